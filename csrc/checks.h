@@ -1,0 +1,60 @@
+// Argument checks. A message is one sentence that names the argument, what was wanted, what was got.
+// Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the device.
+#pragma once
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "backend.h"
+
+namespace dapt {
+
+using OptionalTensor = std::optional<Tensor>;
+
+/// Throws (a RuntimeError in Python) the concatenation of `parts` unless `ok`.
+template <class... Parts>
+void check(bool ok, const Parts&... parts) {
+  if (ok) [[likely]] return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+std::string shape_of(const Tensor& t);
+const char* dtype_of(const Tensor& t);
+bool is_real(const Tensor& t);
+void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
+void check_same_batch(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
+
+/// Finite clouds [B, N, 3] of any floating type, as contiguous float32.
+Tensor as_points(const Tensor& t, const char* name);
+
+/// Floating numbers of any shape, as contiguous `dtype`.
+Tensor as_contiguous(const Tensor& t, const char* name, ScalarType dtype);
+
+/// int64 of any shape on the device of `like`, contiguous.
+Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
+
+/// Row numbers in [-1, N) of the rows of `like`, of any shape, contiguous.
+Tensor as_rows(const Tensor& idx, int64_t N, const Tensor& like, const char* like_name);
+
+/// lengths [B] in [0, N]; `wanted` (an argument named `what`) is >= 1 and fits in every cloud.
+OptionalTensor as_lengths(const OptionalTensor& lengths, const Tensor& points, int64_t wanted,
+                          const char* what);
+
+/// starts [B], or `start` for every cloud: valid points.
+OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tensor& points,
+                         const OptionalTensor& lengths);
+
+/// The dtype of floating numbers, as the kernels that take several name it.
+Real real_of(const Tensor& t);
+
+/// Data of an optional tensor, or null.
+template <class T>
+const T* data_or_null(const OptionalTensor& t) {
+  return t ? t->const_data_ptr<T>() : nullptr;
+}
+
+}  // namespace dapt

@@ -1,0 +1,102 @@
+// The device that the host plays, and the calls of the CUDA run-time that launchers make. Device memory
+// is plain memory and a stream is in order by nature: everything is done when a call returns.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+
+namespace dapt::on_host {
+
+struct DeviceModel {
+  int major = 9, minor = 0;
+  int multiprocessors = 132;
+  std::size_t shared_per_block = 227 * 1024;  // with the opt-in that a launch makes by itself
+  std::size_t shared_per_multiprocessor = 228 * 1024;
+  int threads_per_multiprocessor = 2048;
+  int blocks_per_multiprocessor = 32;
+  int max_cluster = 16;
+};
+
+// The device of all later launches; an H100 at first.
+void set_device(const DeviceModel& model);
+const DeviceModel& device();
+
+}  // namespace dapt::on_host
+
+typedef struct CUstream_st* cudaStream_t;
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+};
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    default: return "invalid argument";
+  }
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrMaxThreadsPerMultiProcessor,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrCooperativeLaunch,
+  cudaDevAttrClusterLaunch,
+};
+
+inline cudaError_t cudaGetDevice(int* ordinal) { return *ordinal = 0, cudaSuccess; }
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const dapt::on_host::DeviceModel& model = dapt::on_host::device();
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = model.multiprocessors; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(model.shared_per_block); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = int(model.shared_per_multiprocessor);
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = model.threads_per_multiprocessor; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = model.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = model.minor; break;
+    case cudaDevAttrCooperativeLaunch: *value = 1; break;
+    case cudaDevAttrClusterLaunch: *value = model.major >= 9; break;
+    default: return cudaErrorInvalidValue;
+  }
+  return cudaSuccess;
+}
+
+template <class T>
+cudaError_t cudaMalloc(T** pointer, std::size_t bytes) {
+  *pointer = static_cast<T*>(std::malloc(bytes ? bytes : 1));
+  return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
+
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault,
+};
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t = nullptr) {
+  if (bytes) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t = nullptr) {
+  if (bytes) std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
+  return cudaMemsetAsync(to, value, bytes);
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

@@ -1,0 +1,50 @@
+// The shared memory of one block: its static variables and its dynamic bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace dapt::on_host {
+
+// Where all static shared variables of this binary lie (see __shared__) for the calling thread of the
+// operating system.
+std::span<std::byte> static_shared_image();
+
+class SharedMemory {
+ public:
+  // Allocates exactly dynamic_bytes, so that AddressSanitizer sees the first byte beyond them.
+  SharedMemory(std::size_t dynamic_bytes, std::span<std::byte> image);
+
+  std::byte* dynamic() const { return dynamic_.get(); }
+
+  // Makes all of it accessible, filled with the pattern.
+  void poison(std::uint32_t pattern);
+  // Forbids access to the dynamic bytes, where AddressSanitizer watches.
+  void forbid();
+
+  // Of several blocks that live at once, one at a time has its static variables in the image.
+  void move_in();
+  void move_out();
+
+  // This block's counterpart of an address in another block's shared memory; null for other addresses.
+  // It stays right for as long as the other block runs, because meanwhile this one does not.
+  std::byte* counterpart(const void* address, const SharedMemory& other);
+
+ private:
+  std::span<std::byte> statics() { return resident_ ? image_ : static_copy_; }
+
+  struct Free {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+  std::unique_ptr<std::byte, Free> dynamic_;
+  std::size_t dynamic_bytes_;
+  std::span<std::byte> image_;
+  std::vector<std::byte> static_copy_;
+  bool resident_ = false;
+};
+
+}  // namespace dapt::on_host

@@ -1,0 +1,30 @@
+"""Neighbours within a radius."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import check_same_device, ops
+
+
+def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: int) -> Tensor:
+    """Find points closer to a query than `radius`: the first `max_neighbors`, in index order.
+
+    A row with fewer hits is filled up with its first hit, as pointnet2 does; a row without any hit
+    is -1 throughout (which `gather` turns into zeros).
+
+    Args:
+        queries: [B, M, 3], any floating dtype and strides; computed in float32.
+        points: [B, N, 3], of the same device.
+
+    Returns:
+        int64 [B, M, max_neighbors].
+    """
+    check_same_device(queries=queries, points=points)
+    return ops.ball_query(queries, points, radius, max_neighbors)
+
+
+@torch.library.register_fake("dapt::ball_query")
+def _(queries, points, radius, max_neighbors):
+    return queries.new_empty((*queries.shape[:2], max_neighbors), dtype=torch.long)

@@ -1,0 +1,61 @@
+"""Nearest squared distances between two clouds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import check_same_device, ops
+from dapt_ext.gather import gather
+
+
+def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance from each point to the nearest point of the other cloud, both ways.
+
+    The Chamfer L2 loss is `sq_ab.mean() + sq_ba.mean()`.
+
+    Args:
+        a: [B, N, 3], any floating dtype and strides.
+        b: [B, M, 3], of the same device.
+
+    Returns:
+        sq_ab [B, N] and sq_ba [B, M] with repeatable gradients to both inputs; float32, and float64
+        where both inputs are.
+    """
+    check_same_device(a=a, b=b)
+    sq_ab, idx_ab, sq_ba, idx_ba = ops.chamfer(a, b)
+    if a.dtype == b.dtype == torch.float64:
+        sq_ab = (a - gather(b, idx_ab)).square().sum(-1)
+        sq_ba = (b - gather(a, idx_ba)).square().sum(-1)
+    return sq_ab, sq_ba
+
+
+@torch.library.register_fake("dapt::chamfer")
+def _(a, b):
+    def nearest(of):
+        return of.new_empty(of.shape[:2], dtype=torch.float32), of.new_empty(
+            of.shape[:2], dtype=torch.long
+        )
+
+    return *nearest(a), *nearest(b)
+
+
+def _setup_context(ctx, inputs, output):
+    _, idx_ab, _, idx_ba = output
+    ctx.mark_non_differentiable(idx_ab, idx_ba)
+    ctx.save_for_backward(*inputs, idx_ab, idx_ba)
+
+
+def _backward(ctx, grad_ab, _, grad_ba, __):
+    a, b, idx_ab, idx_ba = ctx.saved_tensors
+    slope_ab = 2 * grad_ab[..., None] * (a.float() - ops.gather(b.float(), idx_ab))  # [B, N, 3]
+    slope_ba = 2 * grad_ba[..., None] * (b.float() - ops.gather(a.float(), idx_ba))  # [B, M, 3]
+    grad_a = grad_b = None
+    if ctx.needs_input_grad[0]:
+        grad_a = (slope_ab - ops.gather_backward(slope_ba, idx_ba, a.shape[1])).to(a.dtype)
+    if ctx.needs_input_grad[1]:
+        grad_b = (slope_ba - ops.gather_backward(slope_ab, idx_ab, b.shape[1])).to(b.dtype)
+    return grad_a, grad_b
+
+
+torch.library.register_autograd("dapt::chamfer", _backward, setup_context=_setup_context)

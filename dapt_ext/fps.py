@@ -1,0 +1,54 @@
+"""Farthest point sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import ops
+
+
+def farthest_point_sample(
+    points: Tensor,
+    num_samples: int,
+    lengths: Tensor | None = None,
+    start: int | str | Tensor = 0,
+) -> Tensor:
+    """Choose points that cover a cloud: each next one is the farthest from those already chosen.
+
+    Ties go to the lowest index. A chosen point is never chosen again while another is left, so
+    coincident points come last, in index order.
+
+    Args:
+        points: [B, N, 3], any floating dtype and strides; computed in float32.
+        num_samples: M, at most the length of each cloud.
+        lengths: int64 [B]; points past a cloud's length are never chosen.
+        start: index of the first sample of every cloud, `"random"`, or int64 [B].
+
+    Returns:
+        int64 [B, M].
+    """
+    starts, index = resolve_start(points, lengths, start)
+    return ops.fps(points, num_samples, lengths, starts, index)
+
+
+def resolve_start(
+    points: Tensor, lengths: Tensor | None, start: int | str | Tensor
+) -> tuple[Tensor | None, int]:
+    """(starts [B] or None, index for all clouds), as the ops take it."""
+    if isinstance(start, Tensor):
+        return start, 0
+    if not isinstance(start, str):
+        return None, start
+    if start != "random":
+        raise ValueError(f'start must be an int, "random" or an int64 tensor [B], got {start!r}')
+    if points.dim() != 3:
+        raise RuntimeError(f"points must be [B, N, 3], got {list(points.shape)}")
+    draw = torch.rand(points.shape[0], device=points.device, dtype=torch.float64)
+    sizes = points.shape[1] if lengths is None else lengths
+    return (draw * sizes).long(), 0
+
+
+@torch.library.register_fake("dapt::fps")
+def _(points, num_samples, lengths=None, starts=None, start=0, skip_near_origin=False):
+    return points.new_empty((points.shape[0], num_samples), dtype=torch.long)

@@ -1,0 +1,79 @@
+"""Points to patches: the first step of every point transformer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import ops
+from dapt_ext.fps import resolve_start
+from dapt_ext.gather import gather
+
+
+class Groups(NamedTuple):
+    patches: Tensor  # [B, G, K, 3], points minus their centre
+    centers: Tensor  # [B, G, 3]
+    patch_idx: Tensor  # int64 [B, G, K]
+    center_idx: Tensor  # int64 [B, G]
+
+
+def group(
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    lengths: Tensor | None = None,
+    start: int | str | Tensor = 0,
+) -> Groups:
+    """Cut clouds into patches: farthest point sampling chooses the centres, and the nearest points
+    of each centre, minus the centre, are its patch.
+
+    Args:
+        points: [B, N, 3], any floating dtype and strides.
+        num_groups: G, at most the length of each cloud.
+        group_size: K, likewise.
+        lengths: int64 [B]; points past a cloud's length are never used.
+        start: the first centre, as in `farthest_point_sample`.
+
+    Returns:
+        `Groups`, with a repeatable gradient to `points`. Coordinates are float32, and float64
+        where the points are; centres and neighbours are always chosen in float32.
+    """
+    starts, index = resolve_start(points, lengths, start)
+    groups = Groups(*ops.group(points, num_groups, group_size, lengths, starts, index))
+    if points.dtype == torch.float64:
+        centers = gather(points, groups.center_idx)
+        patches = gather(points, groups.patch_idx) - centers[:, :, None]
+        groups = groups._replace(patches=patches, centers=centers)
+    return groups
+
+
+@torch.library.register_fake("dapt::group")
+def _(points, num_groups, group_size, lengths=None, starts=None, start=0):
+    B, G, K = points.shape[0], num_groups, group_size
+    return (
+        points.new_empty((B, G, K, 3), dtype=torch.float32),
+        points.new_empty((B, G, 3), dtype=torch.float32),
+        points.new_empty((B, G, K), dtype=torch.long),
+        points.new_empty((B, G), dtype=torch.long),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    points = inputs[0]
+    _, _, patch_idx, center_idx = output
+    ctx.mark_non_differentiable(patch_idx, center_idx)
+    ctx.num_points, ctx.dtype = points.shape[1], points.dtype
+    ctx.save_for_backward(patch_idx, center_idx)
+
+
+def _backward(ctx, grad_patches, grad_centers, *_):
+    patch_idx, center_idx = ctx.saved_tensors
+    grad_centers = grad_centers - grad_patches.sum(2)  # a centre is subtracted from all its points
+    grad = ops.gather_backward(grad_patches, patch_idx, ctx.num_points)
+    grad = grad + ops.gather_backward(grad_centers, center_idx, ctx.num_points)
+    return grad.to(ctx.dtype), None, None, None, None, None
+
+
+torch.library.register_autograd("dapt::group", _backward, setup_context=_setup_context)

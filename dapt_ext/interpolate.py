@@ -1,0 +1,59 @@
+"""Values of points, spread to other positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import check_same_device, ops
+from dapt_ext.gather import gather
+from dapt_ext.knn import knn
+
+_EPSILON = 1e-8  # keeps the weight of a coincident point finite
+
+
+def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> Tensor:
+    """Average the values of each query's k nearest points by inverse squared distance.
+
+    The weight of a neighbour at squared distance d is 1 / (d + 1e-8), normalised to sum to one.
+
+    Args:
+        queries: [B, M, 3], any floating dtype and strides.
+        points: [B, N, 3], where the values are.
+        values: [B, N, C], any floating dtype; sums are kept in float32 (float64 for float64).
+
+    Returns:
+        [B, M, C] in the dtype of `values`, with repeatable gradients to all three inputs.
+    """
+    check_same_device(queries=queries, points=points, values=values)
+    sq_dist, idx = knn(queries, points, k)
+    weights = 1 / (sq_dist + _EPSILON)
+    weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
+    if values.dtype == torch.float64:
+        return (gather(values, idx) * weights[..., None]).sum(2)
+    return ops.interpolate(values, idx, weights).to(values.dtype)
+
+
+@torch.library.register_fake("dapt::interpolate")
+def _(values, idx, weights):
+    return values.new_empty((*idx.shape[:2], values.shape[2]), dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output):
+    values, idx, weights = inputs
+    ctx.num_points, ctx.dtype = values.shape[1], values.dtype
+    # The values are needed only for the gradient of the weights, that is of the coordinates.
+    ctx.save_for_backward(idx, weights, *([values] if weights.requires_grad else []))
+
+
+def _backward(ctx, grad):
+    idx, weights, *values = ctx.saved_tensors
+    grad_values = grad_weights = None
+    if ctx.needs_input_grad[0]:
+        grad_values = ops.gather_backward(grad, idx, ctx.num_points, weights).to(ctx.dtype)
+    if values:
+        grad_weights = (ops.gather(values[0].float(), idx) * grad[:, :, None]).sum(-1)
+    return grad_values, None, grad_weights
+
+
+torch.library.register_autograd("dapt::interpolate", _backward, setup_context=_setup_context)

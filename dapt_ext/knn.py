@@ -1,0 +1,61 @@
+"""k nearest neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import check_same_device, ops
+from dapt_ext.gather import gather
+
+
+def knn(
+    queries: Tensor, points: Tensor, k: int, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the k nearest points of each query, nearest first, ties to the lowest index.
+
+    Args:
+        queries: [B, M, 3], any floating dtype and strides.
+        points: [B, N, 3], of the same device.
+        k: any number from 1 to the length of each cloud.
+        lengths: int64 [B]; points past a cloud's length are never found.
+
+    Returns:
+        sq_dist [B, M, k]: squared distances, ascending, with gradients to both inputs; float32,
+            and float64 where both inputs are.
+        idx [B, M, k]: int64. Neighbours are always chosen in float32.
+    """
+    check_same_device(queries=queries, points=points)
+    sq_dist, idx = ops.knn(queries, points, k, lengths)
+    if queries.dtype == points.dtype == torch.float64:
+        sq_dist = (queries[:, :, None] - gather(points, idx)).square().sum(-1)
+    return sq_dist, idx
+
+
+@torch.library.register_fake("dapt::knn")
+def _(queries, points, k, lengths=None):
+    shape = (queries.shape[0], queries.shape[1], k)
+    return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape, dtype=torch.long)
+
+
+def _setup_context(ctx, inputs, output):
+    queries, points, _, _ = inputs
+    _, idx = output
+    ctx.mark_non_differentiable(idx)
+    ctx.save_for_backward(queries, points, idx)
+
+
+def _backward(ctx, grad, _):
+    queries, points, idx = ctx.saved_tensors
+    # d |q - p|^2 = 2 (q - p) (dq - dp)
+    difference = queries[:, :, None].float() - ops.gather(points.float(), idx)  # [B, M, k, 3]
+    slope = 2 * grad[..., None] * difference
+    grad_queries = grad_points = None
+    if ctx.needs_input_grad[0]:
+        grad_queries = slope.sum(2).to(queries.dtype)
+    if ctx.needs_input_grad[1]:
+        grad_points = ops.gather_backward(-slope, idx, points.shape[1]).to(points.dtype)
+    return grad_queries, grad_points, None, None
+
+
+torch.library.register_autograd("dapt::knn", _backward, setup_context=_setup_context)
