@@ -1,0 +1,38 @@
+// From each launcher to its build for the instruction set in use.
+#include "cpu/isa.h"
+#include "ops.h"
+
+// Each kernel file defines its launcher once per instruction set.
+#define DAPT_DECLARE(op, Args) void op(const Args&);
+#define DAPT_EACH_OP(X)                     \
+  X(fps, FpsArgs)                           \
+  X(knn, KnnArgs)                           \
+  X(ball_query, BallQueryArgs)              \
+  X(gather, GatherArgs)                     \
+  X(gather_backward, GatherBackwardArgs)    \
+  X(interpolate, InterpolateArgs)           \
+  X(chamfer, ChamferArgs)
+
+namespace dapt::cpu {
+namespace scalar { DAPT_EACH_OP(DAPT_DECLARE) }
+#ifdef DAPT_X86
+namespace avx2 { DAPT_EACH_OP(DAPT_DECLARE) }
+namespace avx512 { DAPT_EACH_OP(DAPT_DECLARE) }
+#endif
+
+#ifdef DAPT_X86
+#define DAPT_DISPATCH(op, Args)                       \
+  void op(const Args& args) {                         \
+    switch (active_isa()) {                           \
+      case Isa::avx512: return avx512::op(args);      \
+      case Isa::avx2: return avx2::op(args);          \
+      case Isa::scalar: return scalar::op(args);      \
+    }                                                 \
+  }
+#else
+#define DAPT_DISPATCH(op, Args) \
+  void op(const Args& args) { scalar::op(args); }
+#endif
+DAPT_EACH_OP(DAPT_DISPATCH)
+
+}  // namespace dapt::cpu
