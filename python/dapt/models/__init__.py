@@ -1,0 +1,92 @@
+"""Backbones by name or by size, with published weights."""
+
+import dataclasses
+import logging
+import os
+
+from torch import nn
+
+from dapt.errors import DaptError
+from dapt.models.checkpoints import AUTOENCODER_LAYOUTS, LoadReport, load_weights
+from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
+from dapt.models.masked_autoencoder import MaskedAutoencoder
+from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
+
+__all__ = [
+    "BACKBONES",
+    "Features",
+    "LoadReport",
+    "MaskedAutoencoder",
+    "PointM2ae",
+    "PointM2aeConfig",
+    "PointTransformer",
+    "PointTransformerConfig",
+    "create_autoencoder",
+    "create_backbone",
+]
+
+BackboneConfig = PointTransformerConfig | PointM2aeConfig
+
+BACKBONES: dict[str, BackboneConfig] = {
+    "point_mae": PointTransformerConfig(),
+    "point_bert": PointTransformerConfig(encoder_dim=256),
+    "act": PointTransformerConfig(),
+    "recon": PointTransformerConfig(),
+    "point_m2ae": PointM2aeConfig(),
+    "point_mae_tiny": PointTransformerConfig(
+        num_groups=32,
+        dim=192,
+        depth=6,
+        num_heads=3,
+        encoder_dim=192,
+        encoder_widths=(64, 128, 256),
+    ),
+}
+
+_log = logging.getLogger("dapt")
+
+
+def create_backbone(
+    name: str, checkpoint: str | os.PathLike | None = None, **fields
+) -> PointTransformer | PointM2ae:
+    """A backbone by the name of its size; ``fields`` of its config replace the size's.
+
+    With a checkpoint every weight must be found in it, in its shape. What became of each tensor
+    is in ``backbone.load_report`` and in the log of "dapt" at level INFO.
+    """
+    backbone = backbone_config(name, **fields).build()
+    if checkpoint is not None:
+        backbone.load_report = load_weights(backbone, checkpoint)
+        _log.info("%s", backbone.load_report)
+    return backbone
+
+
+def create_autoencoder(
+    name: str,
+    checkpoint: str | os.PathLike | None = None,
+    mask_ratio: float = 0.6,
+    decoder_depth: int = 4,
+    **fields,
+) -> MaskedAutoencoder:
+    """Point-MAE's pre-training network around a backbone without a class token."""
+    backbone = backbone_config(name, class_token=False, **fields).build()
+    autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
+    if checkpoint is not None:
+        report = load_weights(autoencoder, checkpoint, AUTOENCODER_LAYOUTS)
+        _log.info("%s", report)
+    return autoencoder
+
+
+def backbone_config(name: str, **fields) -> BackboneConfig:
+    if name not in BACKBONES:
+        raise DaptError(f"unknown backbone '{name}'; choose from {', '.join(BACKBONES)}")
+    config = BACKBONES[name]
+    known = [field.name for field in dataclasses.fields(config)]
+    for field in fields:
+        if field not in known:
+            raise DaptError(f"backbone '{name}' has no field '{field}'; it has {', '.join(known)}")
+    return dataclasses.replace(config, **fields)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

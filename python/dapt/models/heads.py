@@ -1,0 +1,89 @@
+"""Classification heads, and the pooled features that they read."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dapt.errors import DaptError
+from dapt.models.transformer import Features
+
+_POOLS = {
+    "cls": lambda features: features.cls,
+    "prompt:mean": lambda features: features.prompts.mean(1),
+    "prompt:max": lambda features: features.prompts.amax(1),
+    "patch:mean": lambda features: features.patches.mean(1),
+    "patch:max": lambda features: features.patches.amax(1),
+    "patch:max_but_first": lambda features: features.patches[:, 1:].amax(1),
+}
+
+
+class Pool(nn.Module):
+    """Reads head tokens off the features: names, each of which may be a sum ``"a+b"``."""
+
+    def __init__(self, head_tokens: Sequence[str]):
+        super().__init__()
+        if isinstance(head_tokens, str) or not head_tokens:
+            raise DaptError(f"head_tokens must be a list of names, got {head_tokens!r}")
+        for name in "+".join(head_tokens).split("+"):
+            if name not in _POOLS:
+                known = ", ".join(_POOLS)
+                raise DaptError(f"head_tokens: unknown name '{name}'; choose from {known}")
+        self.head_tokens = tuple(head_tokens)
+
+    def forward(self, features: Features) -> Tensor:  # [B, len(head_tokens) * C]
+        return torch.cat([self._pool(features, names) for names in self.head_tokens], 1)
+
+    @staticmethod
+    def _pool(features: Features, names: str) -> Tensor:
+        return sum(_POOLS[name](features) for name in names.split("+"))
+
+    def extra_repr(self) -> str:
+        return ", ".join(self.head_tokens)
+
+
+class ClassificationHead(nn.Module):
+    """``style`` names the paper that the layers follow: "point_mae", "point_bert" or "linear"."""
+
+    levels = ()  # intermediate features of the backbone that this head reads
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        head_tokens: Sequence[str],
+        style: str = "point_mae",
+        hidden: int = 256,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        self.pool = Pool(head_tokens)
+        in_dim = dim * len(head_tokens)
+        if style == "point_mae":
+            self.layers = nn.Sequential(
+                *(
+                    nn.Linear(in_dim, hidden),
+                    nn.BatchNorm1d(hidden),
+                    nn.ReLU(),
+                    nn.Dropout(dropout),
+                ),
+                *(
+                    nn.Linear(hidden, hidden),
+                    nn.BatchNorm1d(hidden),
+                    nn.ReLU(),
+                    nn.Dropout(dropout),
+                ),
+                nn.Linear(hidden, num_classes),
+            )
+        elif style == "point_bert":
+            self.layers = nn.Sequential(
+                *(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Dropout(dropout)),
+                nn.Linear(hidden, num_classes),
+            )
+        elif style == "linear":
+            self.layers = nn.Sequential(nn.Linear(in_dim, num_classes))
+        else:
+            raise DaptError(f"head must be 'point_mae', 'point_bert' or 'linear', got {style!r}")
+
+    def forward(self, features: Features, points: Tensor) -> Tensor:  # [B, num_classes]
+        return self.layers(self.pool(features))

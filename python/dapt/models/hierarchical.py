@@ -1,0 +1,119 @@
+"""Point-M2AE: three scales, each made of patches of the previous one's centers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
+from dapt.models.transformer import (
+    Block,
+    BlockStack,
+    Features,
+    drop_path_rates,
+    init_weights,
+)
+
+
+@dataclass(frozen=True)
+class PointM2aeConfig:
+    num_groups: tuple[int, ...] = (512, 256, 64)
+    group_size: tuple[int, ...] = (16, 8, 8)
+    dims: tuple[int, ...] = (96, 192, 384)
+    depths: tuple[int, ...] = (5, 5, 5)
+    radius: tuple[float, ...] = (0.32, 0.64, 1.28)
+    num_heads: int = 6
+    mlp_ratio: int = 4
+    encoder_widths: tuple[int, int, int] = (128, 256, 512)
+    drop_path: float = 0.1
+
+    def build(self) -> "PointM2ae":
+        return PointM2ae(self)
+
+
+class Scale(nn.Module):
+    """One scale: tokens of patches, then blocks in which a center sees those within a radius."""
+
+    def __init__(self, tokenizer: Tokenizer, blocks: BlockStack, dim: int, radius: float):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.pos_embed = position_embedding(dim, dim)
+        self.blocks = blocks
+        self.radius = radius
+
+    def forward(
+        self, centers: Tensor, tokens: Tensor | None, levels: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        groups = self.tokenizer.group(centers)
+        if tokens is None:
+            patches = groups.patches  # [B, G, K, 3]
+        else:
+            patches = dapt_ext.gather(tokens, groups.patch_idx)  # [B, G, K, C]
+        x = self.tokenizer.encode(patches)
+        x, kept = self.blocks(x, self.pos_embed(groups.centers), self._near(groups.centers), levels)
+        return groups.centers, x, kept
+
+    def _near(self, centers: Tensor) -> Tensor:
+        distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return (distance < self.radius)[:, None]  # [B, 1, G, G]
+
+
+class PointM2ae(nn.Module):
+    # The published head skips the first patch in its maximum, as if it were a class token.
+    head_tokens = ("patch:mean", "patch:max_but_first")
+    num_class_tokens = 0
+
+    def __init__(self, config: PointM2aeConfig):
+        super().__init__()
+        self.config = config
+        rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
+        self.scales = nn.ModuleList()
+        for i, dim in enumerate(config.dims):
+            if i == 0:
+                encoder = PatchEncoder(3, config.encoder_widths, dim)
+            else:
+                previous = config.dims[i - 1]
+                encoder = PatchEncoder(previous, (previous, previous, dim), dim)
+            tokenizer = Tokenizer(
+                config.num_groups[i], config.group_size[i], encoder, nn.Identity()
+            )
+            blocks = BlockStack(
+                Block(dim, config.num_heads, config.mlp_ratio, next(rates))
+                for _ in range(config.depths[i])
+            )
+            self.scales.append(Scale(tokenizer, blocks, dim, config.radius[i]))
+        self.norm = nn.LayerNorm(self.dim)
+        init_weights(self)
+
+    @property
+    def dim(self) -> int:
+        return self.config.dims[-1]
+
+    def forward(self, points: Tensor, levels: Sequence[int] = ()) -> Features:
+        """``levels`` counts the blocks of the last scale."""
+        centers, x, kept = points, None, []
+        for i, scale in enumerate(self.scales):
+            if x is not None:
+                x = x[:, -centers.shape[1] :]  # tokens that blocks inserted end with their scale
+            last = i == len(self.scales) - 1
+            centers, x, kept = scale(centers, x, levels if last else ())
+
+        G = centers.shape[1]
+        x = self.norm(x)
+        return Features(
+            cls=None,
+            prompts=x[:, :-G],
+            patches=x[:, -G:],
+            centers=centers,
+            levels=tuple(self.norm(tokens[:, -G:]) for tokens in kept),
+        )
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        return [scale.tokenizer for scale in self.scales]
+
+    @property
+    def stacks(self) -> list[BlockStack]:
+        return [scale.blocks for scale in self.scales]

@@ -1,0 +1,203 @@
+"""The plain point transformer of Point-MAE, Point-BERT, ACT and ReCon.
+
+It knows nothing of adaptation methods. What they may rely on:
+
+- a block is called as ``block(tokens, positions, mask)`` and adds the positions itself;
+- a block may insert tokens of its own between the class token and the patches, which are always
+  the last G tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
+
+
+class Features(NamedTuple):
+    """What a backbone makes of a batch of clouds, after its final norm."""
+
+    cls: Tensor | None  # [B, C]
+    prompts: Tensor  # [B, P, C], tokens that blocks inserted; P = 0 in the pre-trained network
+    patches: Tensor  # [B, G, C]
+    centers: Tensor  # [B, G, 3]
+    levels: tuple[Tensor, ...] = ()  # patches after the blocks asked for, each [B, G, C]
+
+
+def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
+    """Stochastic depth: 0 or 1 / (1 - rate) per cloud, [B]; None where nothing is dropped."""
+    if rate == 0.0 or not training:
+        return None
+    keep = 1.0 - rate
+    return x.new_empty(x.shape[0]).bernoulli_(keep) / keep
+
+
+def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
+    """x + factor * branch, with one factor per cloud."""
+    return x + branch if factor is None else x + factor[:, None, None] * branch
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # mask: True = attend
+        B, T, _ = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask)  # [B, heads, T, D]
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block that adds the tokens' positions before it starts."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4, drop_path: float = 0.0):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + positions
+        x = add_branch(x, self.attn(self.norm1(x), mask), self._path_factor(x))
+        return add_branch(x, self.mlp(self.norm2(x)), self._path_factor(x))
+
+    def _path_factor(self, x: Tensor) -> Tensor | None:
+        return drop_path_factor(x, self.drop_path, self.training)
+
+
+class BlockStack(nn.ModuleList):
+    """Blocks run one after another; also gives the tokens after the blocks of ``levels``."""
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, levels: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for i, block in enumerate(self):
+            x = block(x, positions, mask)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth grows linearly from 0 in the first block to ``last`` in the last."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
+
+
+@dataclass(frozen=True)
+class PointTransformerConfig:
+    num_groups: int = 64
+    group_size: int = 32
+    dim: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: int = 4
+    encoder_dim: int = 384
+    encoder_widths: tuple[int, int, int] = (128, 256, 512)
+    class_token: bool = True
+    drop_path: float = 0.1
+
+    def build(self) -> "PointTransformer":
+        return PointTransformer(self)
+
+
+class PointTransformer(nn.Module):
+    head_tokens = ("cls", "patch:max")  # what the published classification heads read
+
+    def __init__(self, config: PointTransformerConfig):
+        super().__init__()
+        self.config = config
+        C = config.dim
+        self.tokenizer = Tokenizer(
+            config.num_groups,
+            config.group_size,
+            PatchEncoder(3, config.encoder_widths, config.encoder_dim),
+            nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C),
+        )
+        self.pos_embed = position_embedding(128, C)
+        self.blocks = BlockStack(
+            Block(C, config.num_heads, config.mlp_ratio, rate)
+            for rate in drop_path_rates(config.drop_path, config.depth)
+        )
+        self.norm = nn.LayerNorm(C)
+        init_weights(self)
+        self.cls_token, self.cls_pos = _class_token(C) if config.class_token else (None, None)
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    def forward(self, points: Tensor, levels: Sequence[int] = ()) -> Features:
+        groups = self.tokenizer.group(points)
+        return self.forward_patches(groups.patches, groups.centers, levels)
+
+    def forward_patches(
+        self, patches: Tensor, centers: Tensor, levels: Sequence[int] = ()
+    ) -> Features:
+        x, positions = self.tokenizer.encode(patches), self.pos_embed(centers)  # [B, G, C]
+        G = x.shape[1]
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            positions = torch.cat([self.cls_pos.expand(len(x), -1, -1), positions], 1)
+
+        x, kept = self.blocks(x, positions, levels=levels)
+        x = self.norm(x)
+        return Features(
+            cls=None if self.cls_token is None else x[:, 0],
+            prompts=x[:, self.num_class_tokens : -G],
+            patches=x[:, -G:],
+            centers=centers,
+            levels=tuple(self.norm(tokens[:, -G:]) for tokens in kept),
+        )
+
+    @property
+    def num_class_tokens(self) -> int:
+        return 0 if self.cls_token is None else 1
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        return [self.tokenizer]
+
+    @property
+    def stacks(self) -> list[BlockStack]:
+        return [self.blocks]
+
+
+def _class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Token and position, the same in every process: Point-MAE's files hold none, and an adapter
+    trained on a backbone must find the same backbone again."""
+    generator = torch.Generator().manual_seed(0)
+    token, position = (
+        nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02, generator=generator)
+        for _ in range(2)
+    )
+    return nn.Parameter(token), nn.Parameter(position)
+
+
+def init_weights(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
