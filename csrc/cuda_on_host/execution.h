@@ -31,8 +31,8 @@ struct Launch {
   std::size_t shared_bytes = 0;
   unsigned cluster = 1;      // blocks of a cluster, along x
   bool cooperative = false;  // all blocks live at once
-  void (*body)(const void*) = nullptr;
-  const void* arguments = nullptr;
+  void (*run_thread)(const void* call) = nullptr;
+  const void* call = nullptr;  // the kernel and its arguments
 };
 
 // Runs every thread of the grid to its end. Throws std::runtime_error for a launch that the device

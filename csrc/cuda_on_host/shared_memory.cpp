@@ -51,13 +51,18 @@ SharedMemory::SharedMemory(std::size_t dynamic_bytes, std::span<std::byte> image
   dynamic_.reset(static_cast<std::byte*>(bytes));
 }
 
-void SharedMemory::poison(std::uint32_t pattern) {
+void SharedMemory::begin(std::uint32_t pattern) {
+  resident_ = false;
   __asan_unpoison_memory_region(dynamic(), dynamic_bytes_);
   fill({dynamic(), dynamic_bytes_}, pattern);
-  fill(statics(), pattern);
+  fill(static_copy_, pattern);
 }
 
-void SharedMemory::forbid() { __asan_poison_memory_region(dynamic(), dynamic_bytes_); }
+void SharedMemory::end(std::uint32_t pattern) {
+  fill({dynamic(), dynamic_bytes_}, pattern);
+  fill(statics(), pattern);
+  __asan_poison_memory_region(dynamic(), dynamic_bytes_);
+}
 
 void SharedMemory::move_in() {
   std::ranges::copy(static_copy_, image_.begin());

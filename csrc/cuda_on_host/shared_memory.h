@@ -10,8 +10,8 @@
 
 namespace dapt::on_host {
 
-// Where all static shared variables of this binary lie (see __shared__) for the calling thread of the
-// operating system.
+// Where all static shared variables of this binary lie (see __shared__) for the calling thread of
+// the operating system.
 std::span<std::byte> static_shared_image();
 
 class SharedMemory {
@@ -21,17 +21,18 @@ class SharedMemory {
 
   std::byte* dynamic() const { return dynamic_.get(); }
 
-  // Makes all of it accessible, filled with the pattern.
-  void poison(std::uint32_t pattern);
-  // Forbids access to the dynamic bytes, where AddressSanitizer watches.
-  void forbid();
+  // A block begins, or ends while others live on: all of it holds the pattern. After the end any
+  // access to the dynamic bytes is an error where AddressSanitizer watches.
+  void begin(std::uint32_t pattern);
+  void end(std::uint32_t pattern);
 
   // Of several blocks that live at once, one at a time has its static variables in the image.
   void move_in();
   void move_out();
 
-  // This block's counterpart of an address in another block's shared memory; null for other addresses.
-  // It stays right for as long as the other block runs, because meanwhile this one does not.
+  // This block's counterpart of an address in another block's shared memory; null for other
+  // addresses. It stays right for as long as the other block runs, because meanwhile this one does
+  // not.
   std::byte* counterpart(const void* address, const SharedMemory& other);
 
  private:

@@ -1,0 +1,150 @@
+// float16 and bfloat16: storage and correctly rounded conversions. Arithmetic is left out, and a
+// conversion has to be written, so that code which would compute in half on a device does not
+// compile.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "cuda_on_host/types.h"
+
+namespace dapt::on_host {
+
+// Rounds to nearest, ties to even; NaN becomes 0x7fff as on a device.
+constexpr std::uint16_t half_bits(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint16_t sign = std::uint16_t(bits >> 16 & 0x8000);
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return 0x7fff;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // 65520 and more round to infinity
+  if (magnitude < 0x38800000) {                       // below 2^-14 the step is 2^-24: add 2^-1
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return sign | std::uint16_t(std::bit_cast<std::uint32_t>(shifted) - 0x3f000000);
+  }
+  const std::uint32_t odd = magnitude >> 13 & 1;
+  return sign | std::uint16_t((magnitude - 0x38000000 + 0xfff + odd) >> 13);
+}
+
+constexpr float half_value(std::uint16_t bits) {
+  const std::uint32_t sign = std::uint32_t(bits & 0x8000) << 16;
+  const std::uint32_t exponent = bits >> 10 & 0x1f, mantissa = bits & 0x3ff;
+  if (exponent == 0) {
+    const float value = float(mantissa) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  const std::uint32_t wide = exponent == 31 ? 255 : exponent + 112;
+  return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
+}
+
+constexpr std::uint16_t bfloat16_bits(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;
+  return std::uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+constexpr float bfloat16_value(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t(bits) << 16);
+}
+
+}  // namespace dapt::on_host
+
+struct __half {
+  unsigned short bits;
+  __half() = default;
+  explicit constexpr __half(float value) : bits(dapt::on_host::half_bits(value)) {}
+  explicit constexpr operator float() const { return dapt::on_host::half_value(bits); }
+};
+struct __nv_bfloat16 {
+  unsigned short bits;
+  __nv_bfloat16() = default;
+  explicit constexpr __nv_bfloat16(float value) : bits(dapt::on_host::bfloat16_bits(value)) {}
+  explicit constexpr operator float() const { return dapt::on_host::bfloat16_value(bits); }
+};
+struct __attribute__((aligned(4))) __half2 {
+  __half x, y;
+};
+struct __attribute__((aligned(4))) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+using half = __half;
+using half2 = __half2;
+
+inline __half __float2half(float value) {
+  return __half(value);
+}
+inline __half __float2half_rn(float value) {
+  return __half(value);
+}
+inline float __half2float(__half value) {
+  return float(value);
+}
+inline unsigned short __half_as_ushort(__half value) {
+  return value.bits;
+}
+inline __half __ushort_as_half(unsigned short bits) {
+  return std::bit_cast<__half>(bits);
+}
+inline __half2 __halves2half2(__half low, __half high) {
+  return {low, high};
+}
+inline __half2 __floats2half2_rn(float low, float high) {
+  return {__half(low), __half(high)};
+}
+inline __half2 __float22half2_rn(float2 value) {
+  return __floats2half2_rn(value.x, value.y);
+}
+inline __half __low2half(__half2 value) {
+  return value.x;
+}
+inline __half __high2half(__half2 value) {
+  return value.y;
+}
+inline float __low2float(__half2 value) {
+  return float(value.x);
+}
+inline float __high2float(__half2 value) {
+  return float(value.y);
+}
+inline float2 __half22float2(__half2 value) {
+  return {float(value.x), float(value.y)};
+}
+
+inline __nv_bfloat16 __float2bfloat16(float value) {
+  return __nv_bfloat16(value);
+}
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  return __nv_bfloat16(value);
+}
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return float(value);
+}
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) {
+  return value.bits;
+}
+inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
+  return std::bit_cast<__nv_bfloat16>(bits);
+}
+inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
+  return {low, high};
+}
+inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
+  return {__nv_bfloat16(low), __nv_bfloat16(high)};
+}
+inline __nv_bfloat162 __float22bfloat162_rn(float2 value) {
+  return __floats2bfloat162_rn(value.x, value.y);
+}
+inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 value) {
+  return value.x;
+}
+inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 value) {
+  return value.y;
+}
+inline float __low2float(__nv_bfloat162 value) {
+  return float(value.x);
+}
+inline float __high2float(__nv_bfloat162 value) {
+  return float(value.y);
+}
+inline float2 __bfloat1622float2(__nv_bfloat162 value) {
+  return {float(value.x), float(value.y)};
+}
