@@ -27,10 +27,12 @@ if torch.version.cuda and (_FOLDER / f"libdapt_cuda{_SUFFIX}").exists():
 ops = torch.ops.dapt
 
 
-def check_same_device(**tensors: torch.Tensor) -> None:
-    """All on the device of the first one. Also holds where fake tensors are traced."""
-    (first_name, first), *others = tensors.items()
-    for name, tensor in others:
+def check_tensors(**tensors: torch.Tensor) -> None:
+    """Tensors, all on the device of the first one; also where fake tensors are traced."""
+    (first_name, first), *_ = tensors.items()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.device != first.device:
             raise RuntimeError(
                 f"{name} must be on the device of {first_name} ({first.device}), "

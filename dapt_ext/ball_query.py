@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_same_device, ops
+from dapt_ext._library import check_tensors, ops
 
 
 def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: int) -> Tensor:
@@ -21,7 +21,7 @@ def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: in
     Returns:
         int64 [B, M, max_neighbors].
     """
-    check_same_device(queries=queries, points=points)
+    check_tensors(queries=queries, points=points)
     return ops.ball_query(queries, points, radius, max_neighbors)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_same_device, ops
+from dapt_ext._library import check_tensors, ops
 from dapt_ext.gather import gather
 
 
@@ -22,7 +22,7 @@ def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         sq_ab [B, N] and sq_ba [B, M] with repeatable gradients to both inputs; float32, and float64
         where both inputs are.
     """
-    check_same_device(a=a, b=b)
+    check_tensors(a=a, b=b)
     sq_ab, idx_ab, sq_ba, idx_ba = ops.chamfer(a, b)
     if a.dtype == b.dtype == torch.float64:
         sq_ab = (a - gather(b, idx_ab)).square().sum(-1)

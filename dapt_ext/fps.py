@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import ops
+from dapt_ext._library import check_tensors, ops
 
 
 def farthest_point_sample(
@@ -36,6 +36,7 @@ def resolve_start(
     points: Tensor, lengths: Tensor | None, start: int | str | Tensor
 ) -> tuple[Tensor | None, int]:
     """(starts [B] or None, index for all clouds), as the ops take it."""
+    check_tensors(points=points)
     if isinstance(start, Tensor):
         return start, 0
     if not isinstance(start, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_same_device, ops
+from dapt_ext._library import check_tensors, ops
 
 
 def gather(values: Tensor, idx: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
     Returns:
         [B, ..., C].
     """
-    check_same_device(values=values, idx=idx)
+    check_tensors(values=values, idx=idx)
     return ops.gather(values, idx)
 
 

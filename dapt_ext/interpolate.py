@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_same_device, ops
+from dapt_ext._library import check_tensors, ops
 from dapt_ext.gather import gather
 from dapt_ext.knn import knn
 
@@ -25,7 +25,7 @@ def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> 
     Returns:
         [B, M, C] in the dtype of `values`, with repeatable gradients to all three inputs.
     """
-    check_same_device(queries=queries, points=points, values=values)
+    check_tensors(queries=queries, points=points, values=values)
     sq_dist, idx = knn(queries, points, k)
     weights = 1 / (sq_dist + _EPSILON)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_same_device, ops
+from dapt_ext._library import check_tensors, ops
 from dapt_ext.gather import gather
 
 
@@ -25,7 +25,7 @@ def knn(
             and float64 where both inputs are.
         idx [B, M, k]: int64. Neighbours are always chosen in float32.
     """
-    check_same_device(queries=queries, points=points)
+    check_tensors(queries=queries, points=points)
     sq_dist, idx = ops.knn(queries, points, k, lengths)
     if queries.dtype == points.dtype == torch.float64:
         sq_dist = (queries[:, :, None] - gather(points, idx)).square().sum(-1)

@@ -31,6 +31,67 @@ def farthest_point_sample(
     return torch.stack(idx, dim=1)
 
 
+def knn(
+    queries: Tensor, points: Tensor, k: int, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    queries, points = _as_real(queries), _as_real(points)
+    distance = squared_distance(queries[:, :, None], points[:, None])  # [B, M, N]
+    if lengths is not None:
+        # Past a cloud's length comes after everything, also after an overflow to infinity.
+        past = torch.arange(points.shape[1], device=points.device) >= lengths[:, None, None]
+        order = distance.masked_fill(past, torch.nan)  # sorts last
+    else:
+        order = distance
+    idx = order.sort(dim=-1, stable=True).indices[..., :k]
+    return distance.gather(-1, idx), idx
+
+
+def group(
+    points: Tensor,
+    num_groups: int,
+    group_size: int,
+    lengths: Tensor | None = None,
+    start: int | Tensor = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    points = _as_real(points)
+    center_idx = farthest_point_sample(points, num_groups, lengths, start)  # [B, G]
+    centers = gather(points, center_idx)  # [B, G, 3]
+    patch_idx = knn(centers, points, group_size, lengths)[1]  # [B, G, K]
+    patches = gather(points, patch_idx) - centers[:, :, None]
+    return patches, centers, patch_idx, center_idx
+
+
+def gather(values: Tensor, idx: Tensor) -> Tensor:
+    cloud = torch.arange(len(values), device=idx.device).view(-1, *[1] * (idx.dim() - 1))
+    rows = values[cloud, idx.clamp(min=0)]
+    return rows.masked_fill((idx < 0)[..., None], 0)
+
+
+def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: int) -> Tensor:
+    queries, points = _as_real(queries), _as_real(points)
+    N = points.shape[1]
+    sq_radius = torch.as_tensor(radius, dtype=points.dtype).square()
+    inside = squared_distance(queries[:, :, None], points[:, None]) < sq_radius  # [B, M, N]
+    order = torch.where(inside, torch.arange(N, device=points.device), N)
+    if N < max_neighbors:
+        order = torch.nn.functional.pad(order, (0, max_neighbors - N), value=N)
+    idx = order.sort(dim=-1).values[..., :max_neighbors]
+    first = torch.where(idx[..., :1] < N, idx[..., :1], -1)
+    return torch.where(idx < N, idx, first)
+
+
+def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> Tensor:
+    sq_dist, idx = knn(queries, points, k)
+    weights = 1 / (sq_dist + 1e-8)
+    weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
+    return (gather(_as_real(values), idx) * weights[..., None]).sum(2).to(values.dtype)
+
+
+def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    distance = squared_distance(_as_real(a)[:, :, None], _as_real(b)[:, None])  # [B, N, M]
+    return distance.amin(2), distance.amin(1)
+
+
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of the last dimension: fma(dz, dz, fma(dy, dy, dx * dx))."""
     dx, dy, dz = (a - b).unbind(-1)
@@ -49,9 +110,11 @@ def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     bits = total.view(torch.int64)
     toward_zero = (error < 0) != (total < 0)
     inexact = (error != 0) & error.isfinite() & (bits & 1 == 0)
-    return torch.where(inexact, bits + torch.where(toward_zero, -1, 1), bits).view(
-        torch.float64
-    ).float()
+    return (
+        torch.where(inexact, bits + torch.where(toward_zero, -1, 1), bits)
+        .view(torch.float64)
+        .float()
+    )
 
 
 def _first_argmax(values: Tensor) -> Tensor:
