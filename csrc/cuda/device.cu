@@ -1,0 +1,76 @@
+// Properties of the current device.
+#include "cuda/device.h"
+
+#include "cuda/launch.h"
+
+namespace dapt::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int ordinal) {
+  int value = 0;
+  DAPT_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, ordinal));
+  return value;
+}
+
+#ifdef __CUDACC__
+
+__global__ void one_block_per_multiprocessor() {}
+
+// A part of a GPU (MIG) may lack the neighbouring multiprocessors that a large cluster needs.
+int largest_cluster(const Device& device) {
+  const auto kernel = one_block_per_multiprocessor;
+  DAPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       device.shared_per_block));
+  DAPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  for (int blocks = 16; blocks > 1; blocks /= 2) {
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(blocks), 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(512);
+    config.dynamicSmemBytes = device.shared_per_block;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    int fitting = 0;
+    if (cudaOccupancyMaxActiveClusters(&fitting, kernel, &config) == cudaSuccess && fitting > 0)
+      return blocks;
+    cudaGetLastError();  // a size that the device does not know is no error of a later launch
+  }
+  return 1;
+}
+
+#else
+
+int largest_cluster(const Device&) {
+  return on_host::device().max_cluster;
+}
+
+#endif
+
+Device query(int ordinal) {
+  Device device{.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, ordinal),
+                .shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+                .max_cluster = 1,
+                .major = attribute(cudaDevAttrComputeCapabilityMajor, ordinal),
+                .minor = attribute(cudaDevAttrComputeCapabilityMinor, ordinal)};
+  if (device.major >= 9) device.max_cluster = largest_cluster(device);
+  return device;
+}
+
+}  // namespace
+
+Device current_device() {
+  int ordinal = 0;
+  DAPT_CUDA_CHECK(cudaGetDevice(&ordinal));
+#ifdef __CUDACC__
+  thread_local int known = -1;
+  thread_local Device device;
+  if (ordinal != known) device = query(ordinal), known = ordinal;
+  return device;
+#else
+  return query(ordinal);  // the device that the host plays may change
+#endif
+}
+
+}  // namespace dapt::cuda

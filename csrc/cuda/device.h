@@ -1,0 +1,19 @@
+// What launch plans need to know of a GPU. No CUDA header: plans are made and printed without one.
+#pragma once
+
+namespace dapt::cuda {
+
+struct Device {
+  int multiprocessors;
+  int shared_per_block;  // bytes, with the opt-in that a launch makes by itself
+  int max_cluster;       // blocks of the largest cluster that fits, 1 without clusters
+  int major, minor;      // compute capability
+};
+
+constexpr Device kA100{108, 163 * 1024, 1, 8, 0};
+constexpr Device kH100{132, 227 * 1024, 16, 9, 0};
+
+/// The current device of the calling thread; waits for nothing.
+Device current_device();
+
+}  // namespace dapt::cuda
