@@ -3,20 +3,29 @@
 from dapt_ext.ball_query import ball_query
 from dapt_ext.build_info import build_info
 from dapt_ext.chamfer import chamfer
+from dapt_ext.dynamic_adapter import dynamic_adapter
 from dapt_ext.fps import farthest_point_sample
 from dapt_ext.gather import gather
 from dapt_ext.group import Groups, group
 from dapt_ext.interpolate import interpolate
 from dapt_ext.knn import knn
+from dapt_ext.patch_encoder import PatchEncoderWeights, fold_batch_norm, patch_encoder
+from dapt_ext.scale_shift import scale_shift_linear, scale_shift_norm
 
 __all__ = [
     "Groups",
+    "PatchEncoderWeights",
     "ball_query",
     "build_info",
     "chamfer",
+    "dynamic_adapter",
     "farthest_point_sample",
+    "fold_batch_norm",
     "gather",
     "group",
     "interpolate",
     "knn",
+    "patch_encoder",
+    "scale_shift_linear",
+    "scale_shift_norm",
 ]

@@ -5,7 +5,10 @@ last bit; float64 inputs are computed in float64 throughout."""
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from dapt_ext.patch_encoder import PatchEncoderWeights
 
 
 def farthest_point_sample(
@@ -124,3 +127,99 @@ def _first_argmax(values: Tensor) -> Tensor:
 
 def _as_real(t: Tensor) -> Tensor:
     return t if t.dtype == torch.float64 else t.float()
+
+
+def dynamic_adapter(
+    x: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    scale_weight: Tensor | None = None,
+    scale_bias: Tensor | None = None,
+    static_scale: float = 1.0,
+    mlp_out: Tensor | None = None,
+    residual: Tensor | None = None,
+    path_factor: Tensor | None = None,
+    dropout: float = 0.0,
+    training: bool = False,
+    activation: str = "gelu",
+    prompt: bool = True,
+    eps: float = 1e-5,
+    memory: str = "default",
+) -> tuple[Tensor, Tensor | None]:
+    z = x
+    if norm_weight is not None:
+        z = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)  # [B, T, C]
+    hidden = _ACTIVATIONS[activation](F.linear(z, down_weight, down_bias))  # [B, T, r]
+    if training and dropout > 0:
+        seed = torch.randint(2**63 - 1, (), device=x.device)
+        kept = dropout_mask(seed, hidden.shape[:-1].numel(), hidden.shape[-1], dropout)
+        hidden = hidden * kept.view(hidden.shape) * (1 / (1 - dropout) if dropout < 1 else 0)
+    a = F.linear(hidden, up_weight, up_bias)
+    if scale_weight is not None:
+        a = a * F.relu(F.linear(z, scale_weight, scale_bias))  # [B, T, 1]
+    else:
+        a = a * static_scale
+    out = a if mlp_out is None else mlp_out + a
+    if path_factor is not None:
+        out = path_factor[:, None, None] * out
+    if residual is not None:
+        out = residual + out
+    return out, F.gelu(a).mean(1) if prompt else None
+
+
+_ACTIVATIONS = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "quickgelu": lambda h: h * torch.sigmoid(1.702 * h),
+}
+
+
+def dropout_mask(seed: Tensor, tokens: int, rank: int, dropout: float) -> Tensor:
+    """bool [tokens, rank], True where kept. Hidden unit j of token t takes word j % 4 of
+    Philox4x32-10 (Salmon et al. 2011) with the key `seed` and the counter (t, j / 4)."""
+    t = torch.arange(tokens, device=seed.device)[:, None]
+    quad = torch.arange((rank + 3) // 4, device=seed.device)[None]
+    low = 0xFFFFFFFF
+    words = [(t & low) + 0 * quad, (t >> 32) + 0 * quad, quad + 0 * t, 0 * t + 0 * quad]
+    key = [seed & low, (seed >> 32) & low]
+    for _ in range(10):
+        high0, low0 = _multiply_words(0xD2511F53, words[0])
+        high1, low1 = _multiply_words(0xCD9E8D57, words[2])
+        words = [high1 ^ words[1] ^ key[0], low1, high0 ^ words[3] ^ key[1], low0]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    drawn = torch.stack(words, dim=-1).flatten(1)[:, :rank]  # [tokens, rank], 32 random bits each
+    return drawn >= int(dropout * 2**32)
+
+
+def _multiply_words(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of the product of two 32-bit words."""
+    high, low = a * (b >> 16), a * (b & 0xFFFF)  # below 2^48
+    return (high + (low >> 16)) >> 16, (a * b) & 0xFFFFFFFF
+
+
+def scale_shift_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor
+) -> Tensor:
+    return scale * F.linear(x, weight, bias) + shift
+
+
+def scale_shift_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5
+) -> Tensor:
+    return scale * F.layer_norm(x, x.shape[-1:], weight, bias, eps) + shift
+
+
+def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
+    w = weights
+    points = F.linear(patches, w.conv1, w.bias1).relu()  # [B, G, K, 128]
+    points = F.linear(points, w.conv2, w.bias2)  # [B, G, K, 256]
+    whole = points.amax(-2, keepdim=True).expand_as(points)
+    points = torch.cat([whole, points], dim=-1)
+    conv3 = torch.cat([w.conv3_global, w.conv3_local], dim=1)
+    points = F.linear(points, conv3, w.bias3).relu()  # [B, G, K, 512]
+    return F.linear(points, w.conv4, w.bias4).amax(-2)  # [B, G, C]
