@@ -37,4 +37,5 @@ def reading(path: str | Path):
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # each library of formats has its own exceptions
-        raise DataError(f"cannot read {path}: {error or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot read {path}: {reason}") from error

@@ -1,0 +1,81 @@
+"""One file of points or of a surface: ply, pcd, off, obj, xyz, npy, las."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dapt.data.pcd import read_pcd
+from dapt.errors import DataError, reading
+
+
+def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> np.ndarray:
+    """points [N, 3] float64: a cloud whole, a mesh as `surface_points` uniform by area."""
+    path = Path(path)
+    read = READERS.get(path.suffix.lower())
+    if read is None:
+        raise DataError(
+            f"cannot read {path}: clouds and meshes end in {', '.join(sorted(READERS))}"
+        )
+    with reading(path):
+        points = read(path)
+        if not isinstance(points, np.ndarray):
+            points = _sample_surface(points, surface_points, seed)
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path} must hold numbers [N, 3 or more], got {points.dtype} {list(points.shape)}"
+        )
+    if len(points) == 0:
+        raise DataError(f"{path} holds no points")
+    return points[:, :3].astype(np.float64)
+
+
+def read_table(path: Path) -> np.ndarray:
+    """The first three columns of a text file, separated by commas or white space."""
+    with open(path) as file:
+        first = next((line for line in file if line.strip() and line[0] != "#"), "")
+        file.seek(0)
+        return np.loadtxt(file, delimiter="," if "," in first else None, usecols=(0, 1, 2), ndmin=2)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False)
+
+
+def _read_las(path: Path) -> np.ndarray:
+    import laspy
+
+    return laspy.read(path).xyz
+
+
+def _read_geometry(path: Path):
+    """Points of a cloud, or a trimesh mesh; no other file that it names is opened."""
+    import trimesh
+
+    with open(path, "rb") as file:
+        geometry = trimesh.load(
+            file, file_type=path.suffix[1:].lower(), process=False, skip_materials=True
+        )
+    if isinstance(geometry, trimesh.Scene):
+        geometry = geometry.to_mesh()
+    if len(getattr(geometry, "faces", ())) == 0:
+        return np.asarray(geometry.vertices)
+    return geometry
+
+
+def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
+    import trimesh
+
+    if not mesh.area > 0:
+        raise ValueError("its surface has no area")
+    return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=seed)[0])
+
+
+READERS = {
+    ".las": _read_las,
+    ".npy": _read_npy,
+    ".obj": _read_geometry,
+    ".off": _read_geometry,
+    ".pcd": read_pcd,
+    ".ply": _read_geometry,
+    ".xyz": read_table,
+}

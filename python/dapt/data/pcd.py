@@ -1,0 +1,105 @@
+"""The points of a .pcd file (PCL's format, version 0.7): ascii, binary and binary_compressed."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+
+def read_pcd(path: Path) -> np.ndarray:
+    """points [N, 3]; in an organised cloud the NaN points, which mean "no return", are left out."""
+    with open(path, "rb") as file:
+        header = _header(file)
+        body = file.read()
+    kind = header["DATA"][0]
+    record = _record(header)
+    count = int(header["POINTS"][0])
+    if kind == "ascii":
+        columns = _ascii(body, record)
+    elif kind == "binary":
+        columns = np.frombuffer(body, record, count)
+    elif kind == "binary_compressed":
+        columns = _compressed(body, record, count)
+    else:
+        raise ValueError(f"its DATA is {kind!r}, not ascii, binary or binary_compressed")
+    points = np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)  # [N, 3]
+    if len(points) != count:
+        raise ValueError(f"its header promises {count} points and {len(points)} are there")
+    if int(header.get("HEIGHT", ["1"])[0]) > 1:
+        points = points[~np.isnan(points).all(1)]
+    return points
+
+
+def _header(file) -> dict[str, list[str]]:
+    header = {}
+    while "DATA" not in header and (line := file.readline(4096)):
+        key, *values = line.decode("ascii").split() or ["#"]
+        header[key] = values
+    missing = [key for key in ("FIELDS", "SIZE", "TYPE", "POINTS", "DATA") if not header.get(key)]
+    if missing or not {"x", "y", "z"} <= set(header["FIELDS"]):
+        raise ValueError("its header lacks FIELDS x y z, SIZE, TYPE, POINTS or DATA")
+    return header
+
+
+def _record(header: dict[str, list[str]]) -> np.dtype:
+    """One point as a structured dtype; padding fields, all called _, get names of their own."""
+    fields = []
+    counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
+    for place, (name, kind, size, count) in enumerate(
+        zip(header["FIELDS"], header["TYPE"], header["SIZE"], counts, strict=True)
+    ):
+        number = f"<{kind.lower()}{size}"
+        if name in ("x", "y", "z"):
+            fields.append((name, number))
+        else:
+            fields.append((f"{place}:{name}", number, (int(count),)))
+    return np.dtype(fields)
+
+
+def _ascii(body: bytes, record: np.dtype) -> dict[str, np.ndarray]:
+    table = np.loadtxt(body.decode("ascii").splitlines(), dtype=np.float64, ndmin=2)
+    start, columns = 0, {}
+    for name in record.names:
+        columns[name] = table[:, start]
+        start += int(np.prod(record[name].shape))
+    return columns
+
+
+def _compressed(body: bytes, record: np.dtype, count: int) -> dict[str, np.ndarray]:
+    """Compressed field by field: all x, then all y, and so on."""
+    compressed, size = struct.unpack_from("<II", body)
+    if size != count * record.itemsize or compressed > len(body) - 8:
+        raise ValueError("its compressed data does not fit its header")
+    data = _lzf_decompress(body[8 : 8 + compressed], size)
+    start, columns = 0, {}
+    for name in record.names:
+        columns[name] = np.frombuffer(data, record[name].base, count, start)
+        start += record[name].itemsize * count
+    return columns
+
+
+def _lzf_decompress(data: bytes, size: int) -> bytes:
+    """LZF: runs of literals, and copies of what stands some bytes back."""
+    out = bytearray()
+    place = 0
+    while place < len(data):
+        control = data[place]
+        place += 1
+        if control < 32:
+            out += data[place : place + control + 1]
+            place += control + 1
+            continue
+        length = control >> 5
+        if length == 7:
+            length += data[place]
+            place += 1
+        start = len(out) - ((control & 31) << 8 | data[place]) - 1
+        place += 1
+        length += 2
+        if start < 0 or len(out) + length > size:
+            raise ValueError("its compressed data is damaged")
+        piece = out[start : start + length]  # shorter than length where it reaches its own copy
+        out += (piece * -(-length // len(piece)))[:length]
+    if len(out) != size:
+        raise ValueError("its compressed data is damaged")
+    return bytes(out)
