@@ -58,7 +58,7 @@ class Layout:
         return next((why for pattern, why in self.reasons if re.match(pattern, key)), None)
 
 
-def _plain(prefix: str) -> tuple[tuple[str, str], ...]:
+def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
     return (
         (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
         (r"^tokenizer\.project", "reduce_dim"),
@@ -85,10 +85,20 @@ _DECODER = (r"mask_token|decoder_|MAE_decoder\.|increase_dim\.", "decoder of the
 # More special layouts come first: the first that matches is taken.
 LAYOUTS = (
     Layout(
+        title="released DAPT model",
+        network="point_mae",
+        marks=("blocks.blocks.0.Adapter_MLP.",),
+        renames=plain_renames(""),
+        reasons=(
+            (r"(.*\.)?(Adapter_MLP|tfts_)", "adapter: dapt.load_release opens the whole model"),
+            _HEAD,
+        ),
+    ),
+    Layout(
         title="Point-BERT pre-training",
         network="point_bert",
         marks=("transformer_q.",),
-        renames=_plain("transformer_q."),
+        renames=plain_renames("transformer_q."),
         reasons=(
             (r"transformer_k\.", "momentum copy of the network"),
             (r"dvae\.", "tokenizer of the pre-training"),
@@ -100,14 +110,14 @@ LAYOUTS = (
         title="ACT pre-training",
         network="act",
         marks=("ACT_encoder.",),
-        renames=_plain("ACT_encoder."),
+        renames=plain_renames("ACT_encoder."),
         reasons=((r"(?!ACT_encoder\.)", "decoder and teacher of the pre-training"),),
     ),
     Layout(
         title="ReCon pre-training",
         network="recon",
         marks=("MAE_encoder.", "MAE_encoder.img_token"),
-        renames=_plain("MAE_encoder."),
+        renames=plain_renames("MAE_encoder."),
         reasons=(
             (r"MAE_encoder\.(img|text)_(token|pos)", "contrastive branch"),
             (r"MAE_encoder\.blocks\.blocks\.\d+\.\w+_contrast\.", "contrastive branch"),
@@ -118,7 +128,7 @@ LAYOUTS = (
         title="Point-MAE pre-training",
         network="point_mae",
         marks=("MAE_encoder.",),
-        renames=_plain("MAE_encoder."),
+        renames=plain_renames("MAE_encoder."),
         reasons=(_DECODER,),
         fresh={name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")},
     ),
@@ -143,7 +153,7 @@ LAYOUTS = (
         title="fine-tuned point transformer",
         network="point_mae",
         marks=("encoder.first_conv.", "blocks.blocks."),
-        renames=_plain(""),
+        renames=plain_renames(""),
         reasons=(_HEAD,),
     ),
     Layout(
@@ -226,8 +236,6 @@ def load_weights(
 
 
 def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layout:
-    if any(".Adapter_MLP." in key for key in state):
-        raise DaptError(f"{source} is a released DAPT model: open it with dapt.load_release")
     keys = list(state)
     for layout in layouts:
         if layout.matches(keys):

@@ -12,6 +12,7 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, in_dim: int, widths: tuple[int, int, int], out_dim: int):
         super().__init__()
+        self.out_dim = out_dim
         first, middle, last = widths
         self.first = nn.Sequential(
             nn.Linear(in_dim, first), nn.BatchNorm1d(first), nn.ReLU(), nn.Linear(first, middle)
@@ -21,11 +22,14 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
-        if self.training or self._needs_grad(patches):
+        if self._learns(patches):
             return self._encode_layerwise(patches)
         return dapt_ext.patch_encoder(patches, self.folded_weights())
 
-    def _needs_grad(self, patches: Tensor) -> bool:
+    def _learns(self, patches: Tensor) -> bool:
+        """Whether batch norms count, or a gradient flows: then no weight can be folded."""
+        if self.first[1].training or self.second[1].training:
+            return True
         tensors = (patches, *self.parameters())
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
@@ -76,6 +80,12 @@ class Tokenizer(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
         return self.project(self.encoder(patches))
+
+    @property
+    def dim(self) -> int:
+        """Width of the tokens."""
+        identity = isinstance(self.project, nn.Identity)
+        return self.encoder.out_dim if identity else self.project.out_features
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, group_size={self.group_size}"

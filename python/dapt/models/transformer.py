@@ -71,6 +71,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4, drop_path: float = 0.0):
         super().__init__()
+        self.dim = dim
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, num_heads)
@@ -123,8 +124,6 @@ class PointTransformerConfig:
 
 
 class PointTransformer(nn.Module):
-    head_tokens = ("cls", "patch:max")  # what the published classification heads read
-
     def __init__(self, config: PointTransformerConfig):
         super().__init__()
         self.config = config
@@ -170,6 +169,11 @@ class PointTransformer(nn.Module):
             centers=centers,
             levels=tuple(self.norm(tokens[:, -G:]) for tokens in kept),
         )
+
+    @property
+    def head_tokens(self) -> tuple[str, ...]:
+        """What the published classification heads read."""
+        return ("cls", "patch:max") if self.num_class_tokens else ("patch:max",)
 
     @property
     def num_class_tokens(self) -> int:

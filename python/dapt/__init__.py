@@ -1,0 +1,32 @@
+"""Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it."""
+
+from dapt.errors import DaptError
+from dapt.methods import (
+    AdaptedModel,
+    Dapt,
+    Full,
+    Linear,
+    attach,
+    detach,
+    load_adapter,
+    load_release,
+    merge,
+)
+from dapt.models import create_autoencoder, create_backbone
+from dapt.tasks import Classification
+
+__all__ = [
+    "AdaptedModel",
+    "Classification",
+    "Dapt",
+    "DaptError",
+    "Full",
+    "Linear",
+    "attach",
+    "create_autoencoder",
+    "create_backbone",
+    "detach",
+    "load_adapter",
+    "load_release",
+    "merge",
+]

@@ -1,0 +1,25 @@
+"""Methods that adapt a frozen backbone: one file each, all on one plug."""
+
+from dapt.methods.attach import attach, detach, load_adapter, merge
+from dapt.methods.dapt import Dapt
+from dapt.methods.full import Full
+from dapt.methods.linear import Linear
+from dapt.methods.method import METHODS, Method, method_class, register
+from dapt.methods.model import AdaptedModel
+from dapt.methods.release import load_release
+
+__all__ = [
+    "METHODS",
+    "AdaptedModel",
+    "Dapt",
+    "Full",
+    "Linear",
+    "Method",
+    "attach",
+    "detach",
+    "load_adapter",
+    "load_release",
+    "merge",
+    "method_class",
+    "register",
+]

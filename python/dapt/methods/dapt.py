@@ -1,0 +1,195 @@
+"""DAPT (CVPR 2024): dynamic adapters, scale and shift (TFTS) and internal prompts."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import dapt_ext
+from dapt.errors import UsageError
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements
+from dapt.methods.scale_shift import ScaleShift, put_scale_shift
+from dapt.models.transformer import Block, add_branch, drop_path_factor, drop_path_rates
+
+PUBLISHED = {
+    "scanobjectnn_hardest": {"rank": 64, "drop_path": 0.3, "dropout": 0.2},
+    "scanobjectnn_bg": {"rank": 64, "drop_path": 0.3, "dropout": 0.5},
+    "scanobjectnn_only": {
+        "rank": 64, "drop_path": 0.1, "dropout": 0.0, "head_tokens": ("cls", "prompt:mean"),
+    },
+    "modelnet40": {
+        "rank": 72, "drop_path": 0.1, "dropout": 0.0, "head_tokens": ("cls", "patch:max"),
+    },
+}  # fmt: skip
+
+
+@register("dapt")
+@dataclass(frozen=True)
+class Dapt(Method):
+    rank: int = 64
+    dropout: float = 0.2  # inside the adapters
+    drop_path: float = 0.3  # of the last block; grows from 0 in the first
+    head_tokens: tuple[str, ...] | None = None  # None: the backbone's own and the prompts' mean
+    freeze_bn: bool = True  # False: batch norms go on counting, as in the published code
+    memory: Literal["default", "low"] = "default"  # "low": keep block inputs, recompute the rest
+
+    @classmethod
+    def published(cls, dataset: str, **changes) -> "Dapt":
+        """The paper's settings for a dataset, by a key of ``PUBLISHED``."""
+        if dataset not in PUBLISHED:
+            known = ", ".join(PUBLISHED)
+            raise UsageError(f"no published settings for '{dataset}'; there are: {known}")
+        return cls(**PUBLISHED[dataset] | changes)
+
+    def __post_init__(self):
+        if not 1 <= self.rank <= 256:
+            raise UsageError(f"rank must be from 1 to 256, got {self.rank}")
+        for name in ("dropout", "drop_path"):
+            rate = getattr(self, name)
+            if not 0 <= rate < 1:
+                raise UsageError(f"{name} must be at least 0 and below 1, got {rate}")
+        if self.memory not in ("default", "low"):
+            raise UsageError(f"memory must be 'default' or 'low', got '{self.memory}'")
+        if self.head_tokens is not None:
+            object.__setattr__(self, "head_tokens", tuple(self.head_tokens))
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        if self.head_tokens is not None:
+            return self.head_tokens
+        own, n = backbone.head_tokens, backbone.num_class_tokens
+        return (*own[:n], "prompt:mean", *own[n:])
+
+    def owns(self, entry: str) -> bool:
+        words = entry.split(".")
+        if words[-1] in BATCH_NORM_STATISTICS:
+            return not self.freeze_bn
+        return not {"adapter", "scale", "shift", "cls_token", "cls_pos"}.isdisjoint(words)
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        if backbone.num_class_tokens:
+            replacements.own(backbone, "cls_token")
+            replacements.own(backbone, "cls_pos")
+        for tokenizer in backbone.tokenizers:
+            if isinstance(tokenizer.project, nn.Identity):
+                replacements.put(tokenizer, "project", ScaleShift(tokenizer.dim))
+            else:
+                put_scale_shift(replacements, tokenizer, "project")
+
+        rates = iter(drop_path_rates(self.drop_path, sum(map(len, backbone.stacks))))
+        for stack in backbone.stacks:
+            for i, block in enumerate(list(stack)):
+                for parent, name in (
+                    *((block, "norm1"), (block.attn, "qkv"), (block.attn, "proj")),
+                    *((block, "norm2"), (block.mlp, "fc1"), (block.mlp, "fc2")),
+                ):
+                    put_scale_shift(replacements, parent, name)
+                # A prompt from the last block of an inner scale would reach nothing.
+                with_prompt = stack is backbone.stacks[-1] or i < len(stack) - 1
+                wrapped = DaptBlock(
+                    block,
+                    self,
+                    drop_path=next(rates),
+                    add_positions=i == 0,
+                    prompt_at=backbone.num_class_tokens if with_prompt else None,
+                )
+                replacements.put(stack, str(i), wrapped)
+
+        put_scale_shift(replacements, backbone, "norm")
+        if not self.freeze_bn:
+            replacements.own_batch_norm_statistics(backbone)
+
+
+class DynamicAdapter(nn.Module):
+    """A bottleneck beside the frozen MLP, scaled token by token."""
+
+    def __init__(self, dim: int, rank: int, dropout: float, memory: str):
+        super().__init__()
+        self.dropout = dropout
+        self.memory = memory
+        self.norm = nn.LayerNorm(dim)
+        self.scale = nn.Linear(dim, 1)
+        self.down = nn.Linear(dim, rank)
+        self.up = nn.Linear(rank, dim)
+        for linear in (self.scale, self.down):
+            nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+        for linear in (self.scale, self.down, self.up):
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, x: Tensor, mlp_out: Tensor, residual: Tensor, path_factor: Tensor | None, prompt: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """residual + path_factor * (mlp_out + adapter(x)), and mean over tokens of GELU(adapter)"""
+        return dapt_ext.dynamic_adapter(
+            x,
+            self.down.weight,
+            self.down.bias,
+            self.up.weight,
+            self.up.bias,
+            norm_weight=self.norm.weight,
+            norm_bias=self.norm.bias,
+            scale_weight=self.scale.weight,
+            scale_bias=self.scale.bias,
+            mlp_out=mlp_out,
+            residual=residual,
+            path_factor=path_factor,
+            dropout=self.dropout,
+            training=self.training,
+            prompt=prompt,
+            eps=self.norm.eps,
+            memory=self.memory,
+        )
+
+
+class DaptBlock(nn.Module):
+    """A frozen block with the adapter in its second half and a prompt token more at its end.
+
+    ``add_positions``: DAPT adds them once, before the first block. ``prompt_at``: the index at
+    which the prompt is inserted, None for no prompt.
+    """
+
+    def __init__(
+        self,
+        frozen: Block,
+        config: Dapt,
+        drop_path: float,
+        add_positions: bool,
+        prompt_at: int | None,
+    ):
+        super().__init__()
+        dim = frozen.dim
+        self.frozen = frozen  # its layers already carry their scale and shift
+        self.adapter = DynamicAdapter(dim, config.rank, config.dropout, config.memory)
+        self.prompt = None if prompt_at is None else ScaleShift(dim)
+        self.prompt_at = prompt_at
+        self.drop_path = drop_path
+        self.add_positions = add_positions
+        self.keeps_only_input = config.memory == "low"
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.add_positions:
+            x = x + positions
+        if self.keeps_only_input and torch.is_grad_enabled():
+            return checkpoint(self._run, x, mask, use_reentrant=False)
+        return self._run(x, mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
+        block = self.frozen
+        if mask is not None:  # every token sees the prompts and is seen by them
+            prompts = x.shape[1] - mask.shape[-1]
+            mask = F.pad(mask, (prompts, 0, prompts, 0), value=True)
+        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+        u = block.norm2(x)
+        x, mean = self.adapter(u, block.mlp(u), x, self._path_factor(x), self.prompt is not None)
+        if self.prompt is None:
+            return x
+        prompt = self.prompt(mean)[:, None]
+        return torch.cat([x[:, : self.prompt_at], prompt, x[:, self.prompt_at :]], 1)
+
+    def _path_factor(self, x: Tensor) -> Tensor | None:
+        return drop_path_factor(x, self.drop_path, self.training)

@@ -1,0 +1,24 @@
+"""Full fine-tuning: everything trains, on a copy, so that the pre-trained weights stay."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements
+
+
+@register("full")
+@dataclass(frozen=True)
+class Full(Method):
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        for module in backbone.modules():
+            tensors = [
+                *(name for name, _ in module.named_parameters(recurse=False)),
+                *(name for name, _ in module.named_buffers(recurse=False)),
+            ]
+            for name in tensors:
+                replacements.own(module, name)
+
+    def owns(self, entry: str) -> bool:
+        return True

@@ -1,0 +1,72 @@
+"""What an adaptation method is, and the table of those that exist."""
+
+import dataclasses
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from dapt.errors import UsageError
+from dapt.methods.replacements import Replacements
+
+if TYPE_CHECKING:
+    from dapt.methods.model import AdaptedModel
+
+
+class Method(ABC):
+    """The settings of a method, and how it changes a frozen backbone.
+
+    A subclass is a frozen dataclass in a file of its own, registered under the file's name.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        """Put the method's modules in place of those that it changes."""
+
+    @abstractmethod
+    def owns(self, entry: str) -> bool:
+        """Whether an entry of the wrapped backbone's state belongs to the method.
+
+        The only statement of it: what is owned trains, is saved and is counted, and the rest is
+        the pre-trained network, untouched.
+        """
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        return backbone.head_tokens
+
+    def prepare(  # noqa: B027, most methods need nothing
+        self, model: "AdaptedModel", clouds: Iterable[Tensor]
+    ) -> None:
+        """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Enter a method's class in the table; a name that is not its file's fails at import."""
+
+    def enter(cls: type[Method]) -> type[Method]:
+        file = Path(sys.modules[cls.__module__].__file__).stem
+        if name != file:
+            raise NameError(f"method '{name}' must have the name of its file, '{file}'")
+        if name in METHODS:
+            raise NameError(f"method '{name}' is registered twice")
+        if not (issubclass(cls, Method) and dataclasses.is_dataclass(cls)):
+            raise TypeError(f"method '{name}' must be a dataclass derived from Method")
+        cls.name = name
+        METHODS[name] = cls
+        return cls
+
+    return enter
+
+
+def method_class(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise UsageError(f"unknown method '{name}'; choose from {', '.join(sorted(METHODS))}")
+    return METHODS[name]

@@ -1,0 +1,57 @@
+"""The modules and tensors that an adapter puts in place of the backbone's, to and fro."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class _Replacement:
+    parent: nn.Module
+    name: str
+    original: nn.Module | Tensor
+    substitute: nn.Module | Tensor
+
+
+class Replacements:
+    """What one adapter puts in place; undoing it gives back the very objects that were there."""
+
+    def __init__(self):
+        self._done: list[_Replacement] = []
+
+    def put(self, parent: nn.Module, name: str, substitute: nn.Module | Tensor) -> None:
+        """Put a module, parameter or buffer in the place of ``parent.name``."""
+        original = getattr(parent, name)
+        self._done.append(_Replacement(parent, name, original, substitute))
+        setattr(parent, name, substitute)
+
+    def own(self, parent: nn.Module, name: str) -> None:
+        """Put a copy of a parameter or buffer in its place, for the adapter to change."""
+        original = getattr(parent, name)
+        copy = original.detach().clone()
+        self.put(parent, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
+
+    def own_batch_norm_statistics(self, network: nn.Module) -> None:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for name in BATCH_NORM_STATISTICS:
+                    self.own(module, name)
+
+    def undo(self, device: torch.device) -> None:
+        for step in reversed(self._done):
+            setattr(step.parent, step.name, _on(step.original, device))
+
+    def redo(self, device: torch.device) -> None:
+        for step in self._done:
+            setattr(step.parent, step.name, _on(step.substitute, device))
+
+
+def _on(value: nn.Module | Tensor, device: torch.device) -> nn.Module | Tensor:
+    """A module or parameter that stayed behind when the network moved, moved after it."""
+    if isinstance(value, nn.Parameter):
+        value.data = value.data.to(device)
+        return value
+    return value.to(device)

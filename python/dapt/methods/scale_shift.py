@@ -1,0 +1,73 @@
+"""TFTS: a learnt scale and shift per channel after a frozen layer."""
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.methods.replacements import Replacements
+
+
+class ScaleShift(nn.Module):
+    """scale * x + shift."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(dim))
+        self.shift = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.scale, mean=1.0, std=0.02)
+        nn.init.normal_(self.shift, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class ScaleShiftLinear(ScaleShift):
+    def __init__(self, frozen: nn.Linear):
+        super().__init__(frozen.out_features)
+        self.frozen = frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        linear = self.frozen
+        return dapt_ext.scale_shift_linear(x, linear.weight, linear.bias, self.scale, self.shift)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """One plain layer that does the same."""
+        frozen = self.frozen
+        linear = nn.Linear(frozen.in_features, frozen.out_features, device=self.scale.device)
+        bias = self.shift if frozen.bias is None else frozen.bias * self.scale + self.shift
+        linear.weight.copy_(frozen.weight * self.scale[:, None])
+        linear.bias.copy_(bias)
+        return linear.requires_grad_(False)
+
+
+class ScaleShiftNorm(ScaleShift):
+    def __init__(self, frozen: nn.LayerNorm):
+        super().__init__(*frozen.normalized_shape)
+        self.frozen = frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.frozen
+        return dapt_ext.scale_shift_norm(
+            x, norm.weight, norm.bias, self.scale, self.shift, norm.eps
+        )
+
+    @torch.no_grad()
+    def folded(self) -> nn.LayerNorm:
+        frozen = self.frozen
+        norm = nn.LayerNorm(frozen.normalized_shape, frozen.eps, device=self.scale.device)
+        norm.weight.copy_(frozen.weight * self.scale)
+        norm.bias.copy_(frozen.bias * self.scale + self.shift)
+        return norm.requires_grad_(False)
+
+
+def put_scale_shift(replacements: Replacements, parent: nn.Module, name: str) -> None:
+    """Let a learnt scale and shift follow ``parent.name``."""
+    layer = getattr(parent, name)
+    if isinstance(layer, nn.Linear):
+        substitute = ScaleShiftLinear(layer)
+    elif isinstance(layer, nn.LayerNorm):
+        substitute = ScaleShiftNorm(layer)
+    else:
+        raise TypeError(f"no scale and shift for {type(layer).__name__}")
+    replacements.put(parent, name, substitute)
