@@ -1,0 +1,141 @@
+// One cloud in Morton order, cut into buckets of neighbouring points with bounding boxes, so that a
+// search skips what is far away a bucket at a time.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cpu/simd.h"
+
+namespace dapt::cpu::DAPT_ISA {
+
+/// An array that starts uninitialised.
+template <class T>
+using Buffer = std::unique_ptr<T[]>;
+template <class T>
+Buffer<T> make_buffer(int64_t count) {
+  return std::make_unique_for_overwrite<T[]>(count);
+}
+
+struct Buckets {
+  int64_t size;           // points per bucket, a multiple of kLanes
+  int64_t count;          // buckets
+  int64_t stride;         // buckets, rounded up to whole vectors
+  Buffer<float> xyz;      // [count, 3, size], padded with infinity
+  Buffer<int32_t> index;  // [count, size], places in the cloud; padded with INT32_MAX
+  Buffer<float> boxes;    // [6, stride]: least x y z, greatest x y z; padded with empty boxes
+
+  /// Of `num_points` < 2^31 finite `points` [num_points, 3].
+  Buckets(const float* points, int64_t num_points, int64_t size);
+
+  /// Coordinates of bucket i: `size` of x, then y, then z.
+  const float* at(int64_t i) const { return xyz.get() + 3 * size * i; }
+
+  /// For the buckets i .. i + kLanes - 1 a lower bound of squared_distance from q to their points.
+  /// It holds to the last bit, as every rounding in it is monotone.
+  Float lower_bound(int64_t i, Float qx, Float qy, Float qz) const {
+    const float* box = boxes.get() + i;
+    const auto gap = [&](Float q, int axis) {
+      const Float below = sub(load(box + axis * stride), q);
+      const Float above = sub(q, load(box + (axis + 3) * stride));
+      return max(max(below, above), broadcast(0.0f));
+    };
+    const Float dx = gap(qx, 0), dy = gap(qy, 1), dz = gap(qz, 2);
+    return fma(dz, dz, fma(dy, dy, mul(dx, dx)));
+  }
+};
+
+namespace detail {
+
+// Room for the two other axes between the bits of a cell coordinate.
+inline uint32_t spread_bits(uint32_t c) {
+  c = (c | c << 8) & 0x0300f00f;
+  c = (c | c << 4) & 0x030c30c3;
+  return (c | c << 2) & 0x09249249;
+}
+
+/// Counting sort of `count` points (those listed in `from`, or the first ones where it is null) by
+/// the Morton code of their cell. A cell of more than `crowd` points is sorted again by itself.
+inline void morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
+                        int32_t* sorted) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr int64_t kPointsPerCell = 16, kMaxLevels = 7;
+  const auto point = [=](int64_t i) { return points + 3 * (from ? int64_t(from[i]) : i); };
+  // Halves, so that no extent overflows.
+  float low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+  for (int64_t i = 0; i < count; ++i) {
+    for (int d = 0; d < 3; ++d) {
+      low[d] = std::min(low[d], 0.5f * point(i)[d]);
+      high[d] = std::max(high[d], 0.5f * point(i)[d]);
+    }
+  }
+  int levels = 1;
+  while (levels < kMaxLevels && kPointsPerCell << 3 * levels < count) ++levels;
+  const int32_t side = 1 << levels;
+  const float extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
+  const float scale = float(side) / extent;
+  if (scale == kInfinity) {  // all in one place: any order will do
+    for (int64_t i = 0; i < count; ++i) sorted[i] = from ? from[i] : int32_t(i);
+    return;
+  }
+
+  const auto cell = make_buffer<uint32_t>(count);
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t code = 0;
+    for (int d = 0; d < 3; ++d) {
+      const int32_t c = int32_t((0.5f * point(i)[d] - low[d]) * scale);
+      code |= spread_bits(uint32_t(std::min(c, side - 1))) << d;
+    }
+    cell[i] = code;
+  }
+  std::vector<int64_t> end(int64_t{1} << 3 * levels);
+  for (int64_t i = 0; i < count; ++i) ++end[cell[i]];
+  int64_t total = 0;
+  for (int64_t& e : end) total += std::exchange(e, total);
+  for (int64_t i = 0; i < count; ++i) sorted[end[cell[i]]++] = from ? from[i] : int32_t(i);
+  int64_t begin = 0;
+  for (const int64_t e : end) {
+    if (e - begin > crowd) {
+      const std::vector<int32_t> members(sorted + begin, sorted + e);
+      morton_sort(points, members.data(), e - begin, crowd, sorted + begin);
+    }
+    begin = e;
+  }
+}
+
+}  // namespace detail
+
+inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size)
+    : size(size),
+      count((num_points + size - 1) / size),
+      stride((count + kLanes - 1) / kLanes * kLanes),
+      xyz(make_buffer<float>(count * 3 * size)),
+      index(make_buffer<int32_t>(count * size)),
+      boxes(make_buffer<float>(6 * stride)) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  detail::morton_sort(points, nullptr, num_points, size, index.get());
+  std::fill(index.get() + num_points, index.get() + count * size, INT32_MAX);
+  std::fill(boxes.get(), boxes.get() + 3 * stride, kInfinity);
+  std::fill(boxes.get() + 3 * stride, boxes.get() + 6 * stride, -kInfinity);
+  for (int64_t i = 0; i < count; ++i) {
+    float* x = xyz.get() + 3 * size * i;
+    const int64_t filled = std::min(size, num_points - i * size);
+    for (int64_t j = 0; j < filled; ++j) {
+      const float* p = points + 3 * int64_t(index[i * size + j]);
+      for (int d = 0; d < 3; ++d) x[d * size + j] = p[d];
+    }
+    for (int d = 0; d < 3; ++d) {
+      float* c = x + d * size;
+      const auto [low, high] = std::minmax_element(c, c + filled);
+      boxes[d * stride + i] = *low;
+      boxes[(d + 3) * stride + i] = *high;
+      std::fill(c + filled, c + size, kInfinity);
+    }
+  }
+}
+
+}  // namespace dapt::cpu::DAPT_ISA
