@@ -66,8 +66,6 @@ def load_release(
             for layer in ("first_conv.0", "first_conv.3", "second_conv.0")
         ),
     )
-    if dim % num_heads:
-        raise UsageError(f"num_heads must divide the width of {source}, {dim}, got {num_heads}")
     head_inputs = size("cls_head_finetune.0.weight", 1)
     if head_inputs != dim * len(head_tokens):
         raise UsageError(

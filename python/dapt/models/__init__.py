@@ -6,7 +6,7 @@ import os
 
 from torch import nn
 
-from dapt.errors import DaptError
+from dapt.errors import UsageError
 from dapt.models.checkpoints import AUTOENCODER_LAYOUTS, LoadReport, load_weights
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.masked_autoencoder import MaskedAutoencoder
@@ -79,12 +79,12 @@ def create_autoencoder(
 
 def backbone_config(name: str, **fields) -> BackboneConfig:
     if name not in BACKBONES:
-        raise DaptError(f"unknown backbone '{name}'; choose from {', '.join(BACKBONES)}")
+        raise UsageError(f"unknown backbone '{name}'; choose from {', '.join(BACKBONES)}")
     config = BACKBONES[name]
     known = [field.name for field in dataclasses.fields(config)]
     for field in fields:
         if field not in known:
-            raise DaptError(f"backbone '{name}' has no field '{field}'; it has {', '.join(known)}")
+            raise UsageError(f"backbone '{name}' has no field '{field}'; it has {', '.join(known)}")
     return dataclasses.replace(config, **fields)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dapt.errors import DaptError
+from dapt.errors import UsageError
 from dapt.models.transformer import Features
 
 _POOLS = {
@@ -24,11 +24,11 @@ class Pool(nn.Module):
     def __init__(self, head_tokens: Sequence[str]):
         super().__init__()
         if isinstance(head_tokens, str) or not head_tokens:
-            raise DaptError(f"head_tokens must be a list of names, got {head_tokens!r}")
+            raise UsageError(f"head_tokens must be a list of names, got {head_tokens!r}")
         for name in "+".join(head_tokens).split("+"):
             if name not in _POOLS:
                 known = ", ".join(_POOLS)
-                raise DaptError(f"head_tokens: unknown name '{name}'; choose from {known}")
+                raise UsageError(f"head_tokens: unknown name '{name}'; choose from {known}")
         self.head_tokens = tuple(head_tokens)
 
     def forward(self, features: Features) -> Tensor:  # [B, len(head_tokens) * C]
@@ -83,7 +83,7 @@ class ClassificationHead(nn.Module):
         elif style == "linear":
             self.layers = nn.Sequential(nn.Linear(in_dim, num_classes))
         else:
-            raise DaptError(f"head must be 'point_mae', 'point_bert' or 'linear', got {style!r}")
+            raise UsageError(f"head must be 'point_mae', 'point_bert' or 'linear', got {style!r}")
 
     def forward(self, features: Features, points: Tensor) -> Tensor:  # [B, num_classes]
         return self.layers(self.pool(features))

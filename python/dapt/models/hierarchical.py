@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.errors import UsageError
 from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
 from dapt.models.transformer import (
     Block,
@@ -28,6 +29,17 @@ class PointM2aeConfig:
     mlp_ratio: int = 4
     encoder_widths: tuple[int, int, int] = (128, 256, 512)
     drop_path: float = 0.1
+
+    def __post_init__(self):
+        for field in ("num_groups", "group_size", "depths", "radius"):
+            if len(getattr(self, field)) != len(self.dims):
+                raise UsageError(
+                    f"{field} must have a value for each of the {len(self.dims)} scales, "
+                    f"got {getattr(self, field)}"
+                )
+        for dim in self.dims:
+            if dim % self.num_heads:
+                raise UsageError(f"num_heads must divide dims={self.dims}, got {self.num_heads}")
 
     def build(self) -> "PointM2ae":
         return PointM2ae(self)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import DaptError
+from dapt.errors import UsageError
 from dapt.models.tokenizer import position_embedding
 from dapt.models.transformer import (
     Block,
@@ -39,13 +39,13 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         config = backbone.config
         if config.class_token:
-            raise DaptError(
+            raise UsageError(
                 "pre-training takes a backbone without a class token: "
                 "create it with class_token=False"
             )
         num_masked = int(mask_ratio * config.num_groups)
         if not 0 < num_masked < config.num_groups:
-            raise DaptError(
+            raise UsageError(
                 f"mask_ratio must hide some of the {config.num_groups} patches and not all, "
                 f"got {mask_ratio}"
             )

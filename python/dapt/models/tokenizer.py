@@ -61,8 +61,15 @@ class PatchEncoder(nn.Module):
 
 
 def _fold(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias
+    return dapt_ext.fold_batch_norm(
+        linear.weight,
+        linear.bias,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+    )
 
 
 class Tokenizer(nn.Module):

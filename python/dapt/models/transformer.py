@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dapt.errors import UsageError
 from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
 
 
@@ -118,6 +119,10 @@ class PointTransformerConfig:
     encoder_widths: tuple[int, int, int] = (128, 256, 512)
     class_token: bool = True
     drop_path: float = 0.1
+
+    def __post_init__(self):
+        if self.dim % self.num_heads:
+            raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 
     def build(self) -> "PointTransformer":
         return PointTransformer(self)
