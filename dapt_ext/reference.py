@@ -98,26 +98,33 @@ def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of the last dimension: fma(dz, dz, fma(dy, dy, dx * dx))."""
     dx, dy, dz = (a - b).unbind(-1)
-    return _fma(dz, dz, _fma(dy, dy, dx * dx))
+    return _Fma.apply(dz, dz, _Fma.apply(dy, dy, dx * dx))
 
 
-def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * b + c with one rounding. The float32 product is exact in float64, and rounding the sum to
-    odd there makes the second rounding harmless (Boldo and Melquiond 2008)."""
-    if a.dtype == torch.float64:
-        return a * b + c
-    product, addend = a.double() * b.double(), c.double()
-    total = product + addend
-    shifted = total - product
-    error = (product - (total - shifted)) + (addend - shifted)
-    bits = total.view(torch.int64)
-    toward_zero = (error < 0) != (total < 0)
-    inexact = (error != 0) & error.isfinite() & (bits & 1 == 0)
-    return (
-        torch.where(inexact, bits + torch.where(toward_zero, -1, 1), bits)
-        .view(torch.float64)
-        .float()
-    )
+class _Fma(torch.autograd.Function):
+    """a * b + c with one rounding, which PyTorch has no function for."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        if a.dtype == torch.float64:
+            return a * b + c
+        # The product is exact in float64. The sum is rounded to odd there, which makes the second
+        # rounding, to float32, harmless (Boldo and Melquiond 2008).
+        product, addend = a.double() * b.double(), c.double()
+        total = product + addend
+        shifted = total - product
+        error = (product - (total - shifted)) + (addend - shifted)
+        bits = total.view(torch.int64)
+        toward_zero = (error < 0) != (total < 0)
+        is_even = (error != 0) & error.isfinite() & (bits & 1 == 0)
+        bits = torch.where(is_even, bits + torch.where(toward_zero, -1, 1), bits)
+        return bits.view(torch.float64).float()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return grad * b, grad * a, grad
 
 
 def _first_argmax(values: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+"""Chamfer distances against the twin, float64 and gradcheck."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from dapt_ext import chamfer, reference
+
+
+@pytest.mark.parametrize("N, M", [(1, 1), (2, 31), (33, 1000), (1025, 100), (700, 2048)])
+def test_equals_twin(make_cloud, on_each_isa, N, M):
+    a, b = make_cloud(2, N), make_cloud(2, M)
+    expected = reference.chamfer(a, b)
+    for distances in on_each_isa(chamfer, a, b):
+        assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
+
+
+def test_ties_go_to_the_lowest_index(on_each_isa):
+    a, b = torch.zeros(1, 40, 3), torch.ones(1, 50, 3)
+    for _, idx_ab, _, idx_ba in on_each_isa(torch.ops.dapt.chamfer, a, b):
+        assert (idx_ab == 0).all() and (idx_ba == 0).all()
+
+
+def test_against_float64(scans):
+    a, b = scans["scannet_room"][:, ::20], scans["scannet_room"][:, 7::23]
+    exact = torch.cdist(a.double(), b.double()).square()
+    sq_ab, sq_ba = chamfer(a, b)
+    torch.testing.assert_close(sq_ab.double(), exact.amin(2), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(sq_ba.double(), exact.amin(1), rtol=1e-5, atol=1e-9)
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    a = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(chamfer, (a, b))
+    assert gradgradcheck(chamfer, (a, b))
+
+
+def test_float32_gradients_against_float64():
+    a, b = torch.randn(2, 300, 3), torch.randn(2, 200, 3)
+    weight_ab, weight_ba = torch.randn(2, 300), torch.randn(2, 200)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.detach().to(dtype, copy=True).requires_grad_() for t in (a, b)]
+        sq_ab, sq_ba = chamfer(*inputs)
+        ((sq_ab * weight_ab.to(dtype)).sum() + (sq_ba * weight_ba.to(dtype)).sum()).backward()
+        grads.append([t.grad.double() for t in inputs])
+    for mine, exact in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half(dtype):
+    a, b = torch.randn(2, 20, 3).to(dtype).requires_grad_(), torch.randn(2, 30, 3).to(dtype)
+    sq_ab, _ = chamfer(a, b)
+    assert torch.equal(sq_ab, chamfer(a.float(), b.float())[0])
+    sq_ab.sum().backward()
+    assert a.grad.dtype == dtype
+
+
+def test_empty_batch():
+    assert chamfer(torch.empty(0, 4, 3), torch.empty(0, 9, 3))[1].shape == (0, 9)
+
+
+def test_opcheck():
+    a, b = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 8, 3, requires_grad=True)
+    opcheck(torch.ops.dapt.chamfer, (a, b))
+
+
+def test_compiles_without_graph_breaks():
+    a = torch.randn(2, 20, 3, requires_grad=True)
+    compiled = torch.compile(lambda a, b: sum(t.mean() for t in chamfer(a, b)), fullgraph=True)
+    compiled(a, torch.randn(2, 30, 3)).backward()
+    assert a.grad.abs().sum() > 0

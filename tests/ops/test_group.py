@@ -1,0 +1,85 @@
+"""Grouping against its twin and its parts."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from dapt_ext import Groups, farthest_point_sample, gather, group, knn, reference
+
+
+@pytest.mark.parametrize("N, G, K", [(1, 1, 1), (33, 33, 33), (1000, 17, 5), (1024, 64, 32)])
+def test_equals_twin(make_cloud, on_each_isa, N, G, K):
+    points = make_cloud(2, N)
+    expected = reference.group(points, G, K)
+    for groups in on_each_isa(group, points, G, K):
+        assert all(torch.equal(mine, twin) for mine, twin in zip(groups, expected, strict=True))
+
+
+def test_is_fps_then_knn_then_gather_minus_centre():
+    points, lengths = torch.randn(3, 500, 3), torch.tensor([500, 300, 100])
+    groups = group(points, 20, 16, lengths, start=3)
+    assert isinstance(groups, Groups)
+    center_idx = farthest_point_sample(points, 20, lengths, start=3)
+    centers = gather(points, center_idx)
+    patch_idx = knn(centers, points, 16, lengths)[1]
+    assert torch.equal(groups.center_idx, center_idx)
+    assert torch.equal(groups.centers, centers)
+    assert torch.equal(groups.patch_idx, patch_idx)
+    assert torch.equal(groups.patches, gather(points, patch_idx) - centers[:, :, None])
+
+
+def test_translation_moves_centres_only():
+    points = torch.randint(-50, 50, (2, 300, 3)).float()  # whole numbers: shifts are exact
+    shift = torch.tensor([7.0, -3.0, 11.0])
+    groups, moved = group(points, 12, 8), group(points + shift, 12, 8)
+    assert torch.equal(groups.patches, moved.patches)
+    assert torch.equal(groups.centers + shift, moved.centers)
+
+
+def test_gradients():
+    points = torch.randn(2, 20, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda p: group(p, 4, 5)[:2], (points,))
+    assert gradgradcheck(lambda p: group(p, 4, 5)[:2], (points,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_the_op_against_the_twin(dtype):
+    points = torch.randn(2, 200, 3).to(dtype)
+    on_patches, on_centers = torch.randn(2, 16, 12, 3), torch.randn(2, 16, 3)
+    grads = []
+    for op in (group, reference.group):
+        p = points.clone().requires_grad_()
+        patches, centers, *_ = op(p, 16, 12)
+        ((patches * on_patches).sum() + (centers * on_centers).sum()).backward()
+        grads.append(p.grad)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2  # bf16: one rounding of sums up to ~20
+    torch.testing.assert_close(*grads, rtol=tolerance, atol=tolerance)
+
+
+def test_backward_repeats_bitwise():
+    points = torch.randn(2, 300, 3, requires_grad=True)
+    weight = torch.randn(2, 30, 32, 3)
+    grads = [
+        torch.autograd.grad((group(points, 30, 32).patches * weight).sum(), points)[0]
+        for _ in range(3)
+    ]
+    assert all(torch.equal(grads[0], other) for other in grads[1:])
+
+
+def test_empty_batch():
+    assert group(torch.empty(0, 9, 3), 4, 5).patches.shape == (0, 4, 5, 3)
+
+
+def test_opcheck():
+    points = torch.randn(2, 40, 3)
+    opcheck(torch.ops.dapt.group, (points.requires_grad_(), 6, 5))
+    opcheck(torch.ops.dapt.group, (points.detach().half(), 6, 5, torch.tensor([40, 7])))
+
+
+def test_compiles_without_graph_breaks():
+    points = torch.randn(2, 100, 3, requires_grad=True)
+    compiled = torch.compile(lambda p: group(p, 8, 4).patches.square().sum(), fullgraph=True)
+    compiled(points).backward()
+    expected = torch.autograd.grad(group(points, 8, 4).patches.square().sum(), points)[0]
+    torch.testing.assert_close(points.grad, expected)
