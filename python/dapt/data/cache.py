@@ -1,0 +1,132 @@
+"""Source files are converted once: to .npy files that are memory-mapped ever after.
+
+A cache is a folder `<label>-<digest>` of one .npy file per array and a meta.json. Its digest
+covers the sizes and times of the source files, so it is made once, in a temporary folder that is
+renamed when complete, and never changed. A file lock lets one process convert while others wait;
+the system lets go of it when that process dies.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from glob import escape
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from dapt.data.dataset import ArrayDataset
+from dapt.errors import DataError
+
+FORMAT = 1
+logger = logging.getLogger(__name__)
+
+
+def load_converted(
+    files: list[Path],
+    options: dict,
+    label: str,
+    home: Path,
+    chosen: Path | None,
+    convert: Callable[[Path], None],
+) -> ArrayDataset:
+    """The copy of `files` that `convert(folder)` makes, from where it lies or made now.
+
+    options: what else the copy depends on. label: the readable part of its name. It lies in the
+    folder `chosen`, else in `dapt_cache` in the folder `home`, else in the user's cache.
+    """
+    home = home.resolve()
+    label = f"{label}-{_digest(options)}"
+    name = f"{label}-{_digest(_fingerprint(files))}"
+    places = _places(home, chosen)
+    for place in places:
+        dataset = _open(place / name)
+        if dataset is not None:
+            return dataset
+    place = next(place for place in places if place == places[-1] or _is_writable(place))
+    if place != places[0]:
+        logger.warning("%s is read-only: its converted copy goes to %s", home, place)
+    return _converted(place / name, label, convert)
+
+
+def _places(home: Path, chosen: Path | None) -> list[Path]:
+    """Where the copy may lie, in order of preference; the last one is the last resort."""
+    own = f"{home.name}-{_digest(str(home))}"
+    if chosen is not None:
+        return [chosen / own]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [home / "dapt_cache", user / "dapt" / own]
+
+
+def _is_writable(folder: Path) -> bool:
+    existing = folder if folder.is_dir() else folder.parent
+    # the mode counts too: it does not stop root, but says that the folder is to be left alone
+    return os.access(existing, os.W_OK) and bool(existing.stat().st_mode & 0o222)
+
+
+def _converted(folder: Path, label: str, convert: Callable[[Path], None]) -> ArrayDataset:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{label}.lock")):
+            dataset = _open(folder)  # another process may have made it meanwhile
+            if dataset is None:
+                logger.info("converting to %s", folder)
+                _make(folder, label, convert)
+                dataset = _open(folder)
+            return dataset
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise DataError(
+            f"cannot write the converted data to {folder.parent}: {what}; "
+            "the option cache names another folder"
+        ) from error
+
+
+def _make(folder: Path, label: str, convert: Callable[[Path], None]) -> None:
+    """All or nothing; what a changed source or a killed process left behind goes first."""
+    temporary = folder.with_name(f"{label}.tmp")
+    for stale in [temporary, *folder.parent.glob(f"{escape(label)}-*")]:
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        convert(temporary)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _open(folder: Path) -> ArrayDataset | None:
+    """The converted dataset, or None where it is not there whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in meta["arrays"]
+        }
+        return ArrayDataset(arrays, meta["class_names"], meta["num_parts"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("%s is damaged and will be made anew: %s", folder, error)
+        return None
+
+
+def _digest(value) -> str:
+    text = json.dumps([FORMAT, value], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _fingerprint(files: list[Path]) -> list:
+    try:
+        return [
+            [path.name, status.st_size, status.st_mtime_ns]
+            for path in files
+            for status in [path.stat()]
+        ]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -1,0 +1,148 @@
+"""From the samples of a source to the .npy files of a cache, each sample checked on the way."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import dapt_ext
+from dapt.errors import DataError
+
+
+class Sample(NamedTuple):
+    """One cloud of the source, as it is there."""
+
+    where: str  # what an error calls it: "cloud 3 of train.npz", "chair/chair_0001.off"
+    points: np.ndarray  # [N, 3]
+    label: int
+    part_labels: np.ndarray | None = None  # [N]
+
+
+@dataclass
+class Source:
+    """What is being read: what is known at once, and its samples one by one."""
+
+    where: Path  # the file or folder that an error about the whole of it names
+    class_names: list[str]
+    length: int
+    samples: Iterator[Sample]
+    num_parts: int = 0
+
+
+def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
+    """Streams the samples to `folder`, each one checked: memory holds one cloud at a time."""
+    if source.length == 0:
+        raise DataError(f"{source.where} holds no clouds")
+    samples = track(
+        source.samples,
+        description="converting, once",
+        total=source.length,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    arrays: dict[str, _ArrayWriter] = {}
+    with ExitStack() as files:
+        for sample in samples:
+            row = _row(sample, source, num_points, normalize)
+            for name in row.keys() - arrays.keys():
+                array = _ArrayWriter(folder / f"{name}.npy", source.length, row[name])
+                arrays[name] = files.enter_context(array)
+            expected = arrays["points"].shape[0]
+            if len(row["points"]) != expected:
+                raise DataError(
+                    f"{sample.where} has {len(row['points'])} points and the clouds before it "
+                    f"have {expected}: set num_points, to at most the smaller number"
+                )
+            for name, values in row.items():
+                arrays[name].append(values)
+    meta = {
+        "class_names": source.class_names,
+        "num_parts": source.num_parts,
+        "arrays": list(arrays),
+    }
+    with open(folder / "meta.json", "w") as file:
+        json.dump(meta, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.ndarray]:
+    """The sample as it is stored: checked, in the unit ball, thinned."""
+    where = sample.where
+    points = np.asarray(sample.points, dtype=np.float64)  # [N, 3]
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
+    if len(bad):
+        raise DataError(
+            f"{where} has a point that is not finite: point {bad[0]} is {points[bad[0]].tolist()}"
+        )
+    classes = len(source.class_names)
+    if not 0 <= sample.label < classes:
+        raise DataError(
+            f"{where} has label {sample.label}, and labels go from 0 to {classes - 1} "
+            f"({classes} classes)"
+        )
+    if normalize:
+        points = points - points.mean(0)
+        points /= np.linalg.norm(points, axis=1).max() or 1
+    row = {"points": points.astype(np.float32), "labels": np.int64(sample.label)}
+    if sample.part_labels is not None:
+        row["part_labels"] = _checked_parts(sample, len(points), source.num_parts)
+    if num_points is not None and num_points != len(points):
+        if num_points > len(points):
+            raise DataError(
+                f"{where} has {len(points)} points, fewer than the num_points of {num_points}"
+            )
+        cloud = torch.from_numpy(row["points"])[None]
+        kept = dapt_ext.farthest_point_sample(cloud, num_points)[0].numpy()  # [num_points]
+        row |= {name: row[name][kept] for name in row if name != "labels"}
+    return row
+
+
+def _checked_parts(sample: Sample, count: int, num_parts: int) -> np.ndarray:
+    parts = np.asarray(sample.part_labels)
+    if parts.shape != (count,):
+        raise DataError(
+            f"{sample.where} must have one part label for each of its {count} points, "
+            f"got {list(parts.shape)}"
+        )
+    bad = np.flatnonzero((parts < 0) | (parts >= num_parts))
+    if len(bad):
+        raise DataError(
+            f"{sample.where} has part label {parts[bad[0]]} at point {bad[0]}, and part labels "
+            f"go from 0 to {num_parts - 1}"
+        )
+    return parts.astype(np.int64)
+
+
+class _ArrayWriter:
+    """A .npy file written row by row, with plain writes: a full disk is an error, not a crash."""
+
+    def __init__(self, path: Path, length: int, row: np.ndarray):
+        self.shape, self.dtype = np.shape(row), np.asarray(row).dtype
+        self.file = open(path, "wb")
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (length, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, row: np.ndarray) -> None:
+        self.file.write(np.asarray(row, self.dtype).tobytes())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())

@@ -1,0 +1,71 @@
+"""What every dataset of files has in common: its options, and that it is read through the cache."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapt.data.cache import load_converted
+from dapt.data.convert import Source, write_arrays
+from dapt.data.dataset import ArrayDataset
+from dapt.errors import DataError, UsageError, reading
+
+
+@dataclass(kw_only=True)
+class FileDataset(ABC):
+    """A dataset adds `files`, `read` and options of its own.
+
+    Args:
+        cache: Folder for the converted copy; by default `dapt_cache` beside the source files.
+        num_points: Points to keep of each cloud, by farthest point sampling; all by default.
+        normalize: Centre each cloud and scale it to the unit ball.
+    """
+
+    cache: Path | None = None
+    num_points: int | None = None
+    normalize: bool = True
+
+    PATHS = ("cache", "root", "train", "test")
+
+    def __post_init__(self):
+        for field in self.PATHS:
+            if getattr(self, field, None) is not None:
+                setattr(self, field, Path(getattr(self, field)).expanduser())
+        if self.num_points is not None and self.num_points < 1:
+            raise UsageError(f"num_points must be at least 1, got {self.num_points}")
+
+    @abstractmethod
+    def files(self, split: str) -> list[Path]:
+        """The source files: when one of them changes, the copy is made anew."""
+
+    @abstractmethod
+    def read(self, split: str) -> Source: ...
+
+    def home(self, split: str) -> Path:
+        """The folder of the source, in which the copy lies by default."""
+        return self.root
+
+    def label(self, split: str) -> str:
+        """The readable part of the copy's name."""
+        return f"{self.name}-{split}"
+
+    def load(self, split: str) -> ArrayDataset:
+        return load_converted(
+            files=self.files(split),
+            options={key: value for key, value in vars(self).items() if key not in self.PATHS},
+            label=self.label(split),
+            home=self.home(split),
+            chosen=self.cache,
+            convert=lambda folder: write_arrays(
+                self.read(split), self.num_points, self.normalize, folder
+            ),
+        )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of names, without the blank ones."""
+    with reading(path):
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise DataError(f"{path} is empty")
+    return lines
