@@ -1,0 +1,91 @@
+"""A folder of clouds or meshes per class: the folder's name is the class."""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapt.data.clouds import READERS, read_cloud
+from dapt.data.convert import Sample, Source
+from dapt.data.files import FileDataset
+from dapt.data.registry import register
+from dapt.errors import DataError, UsageError
+
+
+@register("folder")
+@dataclass(kw_only=True)
+class Folder(FileDataset):
+    """Files `<class>/<name>` of ply, pcd, off, obj, xyz, npy and las; meshes are sampled by area.
+
+    Args:
+        train: The training folder, with a folder for each class. Where the split lies inside the
+            class, a * stands for the class: `ModelNet10/*/train`.
+        test: The test folder, if there is one; its classes are among those of the training folder.
+        num_points: Points of each cloud; a mesh gets as many, a larger cloud is thinned to them.
+    """
+
+    train: Path
+    test: Path | None = None
+    num_points: int = 2048
+
+    def _base(self, split: str) -> tuple[Path, str]:
+        """The folder of the class folders, and where in a class folder its files are."""
+        path = self.train if split == "train" else self.test
+        if path is None:
+            raise UsageError("the options of dataset 'folder' name no test folder: set test")
+        before, _, after = str(path).partition("*")
+        return Path(before), after.strip("/")
+
+    def home(self, split: str) -> Path:
+        base = self._base(split)[0].resolve()
+        return base if base.name == "" else base.parent
+
+    def label(self, split: str) -> str:
+        return f"{self._base(split)[0].resolve().name}-{split}"
+
+    def _classes(self, split: str) -> dict[str, list[Path]]:
+        """The files of each class, in order."""
+        base, inner = self._base(split)
+        if not base.is_dir():
+            raise DataError(f"cannot read the folder {base}: it is not there")
+        classes = {}
+        for folder in sorted(base.iterdir()):
+            if folder.is_dir() and not folder.name.startswith("."):
+                found = (folder / inner).rglob("*")
+                classes[folder.name] = sorted(
+                    path for path in found if path.suffix.lower() in READERS
+                )
+        if not classes:
+            raise DataError(f"{base} has no folders, and it must have one for each class")
+        for name, files in classes.items():
+            if not files:
+                kinds = ", ".join(sorted(READERS))
+                raise DataError(f"class {name!r} is empty: {base / name / inner} has no {kinds}")
+        return classes
+
+    def files(self, split: str) -> list[Path]:
+        return [path for files in self._classes(split).values() for path in files]
+
+    def read(self, split: str) -> Source:
+        class_names = list(self._classes("train"))
+        classes = self._classes(split)
+        unknown = sorted(set(classes) - set(class_names))
+        if unknown:
+            raise DataError(
+                f"class {unknown[0]!r} of {self.test} is not a class of {self.train}: "
+                f"{', '.join(class_names)}"
+            )
+        base = self._base(split)[0]
+        samples = (
+            Sample(
+                where=str(path),
+                points=read_cloud(
+                    path,
+                    surface_points=self.num_points,
+                    seed=zlib.crc32(path.relative_to(base).as_posix().encode()),
+                ),
+                label=class_names.index(name),
+            )
+            for name, files in classes.items()
+            for path in files
+        )
+        return Source(base, class_names, sum(map(len, classes.values())), samples)
