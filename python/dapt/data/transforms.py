@@ -1,0 +1,202 @@
+"""Augmentation of whole batches on their device: small callables (points, generator) -> points.
+
+points: [B, N, 3]. All randomness comes from the generator, drawn on its own device: one that
+lives on the CPU gives the same numbers for every device.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import dapt_ext
+from dapt.errors import UsageError
+
+
+@dataclass
+class Share:
+    """A generator of which each process keeps its part, for the transforms in place of a plain one.
+
+    Each process draws for the whole batch and keeps its own rows, so that W processes with the
+    same seed together draw what a single one draws. The processes' batches are equally large.
+    """
+
+    generator: torch.Generator
+    rank: int = 0
+    world_size: int = 1
+
+
+def _draw(sample: Callable, shape: tuple, points: Tensor, generator) -> Tensor:
+    """sample(shape) for this process's rows: `sample` is torch.rand or torch.randn."""
+    share = generator if isinstance(generator, Share) else Share(generator)
+    rows = shape[0]
+    whole = sample(
+        (rows * share.world_size, *shape[1:]),
+        generator=share.generator,
+        device=share.generator.device,
+    )
+    return whole[rows * share.rank : rows * (share.rank + 1)].to(points.device)
+
+
+def _uniform(low: float, high: float, shape: tuple, points: Tensor, generator) -> Tensor:
+    return (_draw(torch.rand, shape, points, generator) * (high - low) + low).to(points.dtype)
+
+
+def _random_order(shape: tuple, points: Tensor, generator) -> Tensor:
+    """A permutation of 0 ... n - 1 in each row [B, n]; stable: equal draws keep their order."""
+    return _draw(torch.rand, shape, points, generator).argsort(dim=1, stable=True)
+
+
+@dataclass
+class Compose:
+    transforms: list
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        for transform in self.transforms:
+            points = transform(points, generator)
+        return points
+
+
+@dataclass
+class Scale:
+    """Multiplies by one random factor per axis, or by one for all three."""
+
+    low: float = 2 / 3
+    high: float = 3 / 2
+    per_axis: bool = True
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        shape = (len(points), 1, 3 if self.per_axis else 1)
+        return points * _uniform(self.low, self.high, shape, points, generator)
+
+
+@dataclass
+class Translate:
+    """Shifts each cloud by up to `limit` along every axis."""
+
+    limit: float = 0.2
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        return points + _uniform(-self.limit, self.limit, (len(points), 1, 3), points, generator)
+
+
+@dataclass
+class Rotate:
+    """Turns each cloud about one axis by up to `max_angle` radians; the field's data is y up."""
+
+    axis: str = "y"
+    max_angle: float = math.pi
+
+    def __post_init__(self):
+        if self.axis not in ("x", "y", "z"):
+            raise UsageError(f"the axis of a rotation must be x, y or z, got {self.axis!r}")
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        angle = _uniform(-self.max_angle, self.max_angle, (len(points), 1), points, generator)
+        cos, sin = angle.cos(), angle.sin()  # [B, 1]
+        fixed = "xyz".index(self.axis)
+        first, second = (fixed + 1) % 3, (fixed + 2) % 3
+        turned = points.clone()
+        turned[..., first] = cos * points[..., first] - sin * points[..., second]
+        turned[..., second] = sin * points[..., first] + cos * points[..., second]
+        return turned
+
+
+@dataclass
+class Jitter:
+    """Moves every point by Gaussian noise, cut off at `clip`."""
+
+    sigma: float = 0.01
+    clip: float = 0.05
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        noise = _draw(torch.randn, tuple(points.shape), points, generator).to(points.dtype)
+        return points + (noise * self.sigma).clamp(-self.clip, self.clip)
+
+
+@dataclass
+class UnitBall:
+    """Centres each cloud on its mean and scales its farthest point to distance 1."""
+
+    def __call__(self, points: Tensor, generator=None) -> Tensor:
+        centred = points - points.mean(1, keepdim=True)
+        radius = centred.norm(dim=-1, keepdim=True).amax(1, keepdim=True)  # [B, 1, 1]
+        return centred / torch.where(radius > 0, radius, 1)
+
+
+@dataclass
+class FarthestPoints:
+    """The field's reduction at test time: `num_points` by farthest point sampling."""
+
+    num_points: int
+
+    def __call__(self, points: Tensor, generator=None) -> Tensor:
+        _check_enough(self.num_points, points)
+        if self.num_points == points.shape[1]:
+            return points
+        return dapt_ext.gather(points, dapt_ext.farthest_point_sample(points, self.num_points))
+
+
+@dataclass
+class Resample:
+    """The field's reduction in training: farthest point sampling, then a random choice of it.
+
+    The first step keeps 75/64 of `num_points` (1200 for 1024, 2400 for 2048, 4800 for 4096), or
+    the whole cloud where it has no more than that.
+    """
+
+    num_points: int
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        return dapt_ext.gather(points, self.indices(points, generator))
+
+    def indices(self, points: Tensor, generator) -> Tensor:
+        """The chosen points [B, num_points], for labels that belong to points."""
+        _check_enough(self.num_points, points)
+        batch, total = points.shape[:2]
+        pool = min(self.num_points * 75 // 64, total)
+        start = (
+            (_draw(torch.rand, (batch,), points, generator) * total).long().clamp_(max=total - 1)
+        )
+        order = _random_order((batch, pool), points, generator)
+        chosen = order[:, : self.num_points]  # [B, num_points]
+        if pool == total:
+            return chosen
+        return dapt_ext.farthest_point_sample(points, pool, start=start).gather(1, chosen)
+
+
+@dataclass
+class RandomPoints:
+    """A random choice of `num_points`, as in pre-training."""
+
+    num_points: int
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        _check_enough(self.num_points, points)
+        order = _random_order(tuple(points.shape[:2]), points, generator)
+        return dapt_ext.gather(points, order[:, : self.num_points])
+
+
+def _check_enough(num_points: int, points: Tensor) -> None:
+    if num_points > points.shape[1]:
+        raise UsageError(
+            f"num_points must be at most the {points.shape[1]} points of the clouds, "
+            f"got {num_points}"
+        )
+
+
+AUGMENTATIONS = {
+    "none": Compose([]),
+    "scale_translate": Compose([Scale(), Translate()]),
+    "rotate": Compose([Rotate()]),
+    "scale_rotate": Compose([Scale(0.9, 1.1), Rotate()]),
+}
+
+
+def augmentation(name: str) -> Compose:
+    """One of the recipes that the field's tables differ by."""
+    if name not in AUGMENTATIONS:
+        raise UsageError(f"unknown augmentation {name!r}: choose one of {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
