@@ -1,0 +1,106 @@
+"""Small networks, and the golden cases of the published ones."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dapt
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+
+SMALL = {
+    "point_mae": {"encoder_dim": 48},
+    "point_bert": {"encoder_dim": 32},  # narrower than the network, so it has a projection
+    "point_m2ae": {
+        "num_groups": (24, 12, 6),
+        "group_size": (7, 4, 3),
+        "dims": (24, 36, 48),
+        "depths": (2, 1, 2),
+        "num_heads": 3,
+    },
+}
+_SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
+
+
+@pytest.fixture
+def small_backbone():
+    """A function: a small backbone of the shape of a named one, the same for the same seed."""
+
+    def build(name="point_mae", seed=0, **fields):
+        if name != "point_m2ae":
+            fields = _SMALL_PLAIN | SMALL[name] | fields
+        else:
+            fields = SMALL[name] | fields
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone = dapt.create_backbone(name, **fields)
+            for module in backbone.modules():  # as if pre-trained: statistics of some data
+                if isinstance(module, torch.nn.BatchNorm1d):
+                    torch.nn.init.normal_(module.running_mean, std=0.1)
+                    torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+        return backbone
+
+    return build
+
+
+class Golden:
+    """A case of the published networks: its settings, weights, points and results."""
+
+    def __init__(self, case, recipe):
+        self.recipe = recipe
+        with np.load(GOLDEN / f"{case}.npz") as file:
+            self.results = dict(file)
+        self.config = json.loads(str(self.results["config"]))
+        names, shapes = self.results["state_names"], self.results["state_shapes"]
+        self.shapes = {str(n): json.loads(str(s)) for n, s in zip(names, shapes, strict=True)}
+
+    def weights(self):
+        return {
+            name: torch.from_numpy(np.array(self.recipe.tensor_for(name, tuple(shape))))
+            for name, shape in self.shapes.items()
+        }
+
+    def points(self):
+        config = self.config
+        return torch.from_numpy(
+            self.recipe.points_for(config["case"], config["batch"], config["points"])
+        )
+
+    def result(self, name):
+        return torch.from_numpy(self.results[name])
+
+    def grad_norms(self):
+        return dict(zip(self.results["grad_names"].tolist(), self.results["grad_norms"].tolist()))
+
+
+@pytest.fixture
+def recipe():
+    if not GOLDEN.is_dir():
+        pytest.skip("the golden cases are not beside this checkout")
+    spec = importlib.util.spec_from_file_location("recipe", GOLDEN / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def golden(recipe):
+    return lambda case: Golden(case, recipe)
+
+
+@pytest.fixture
+def published_layout(recipe):
+    """A function: the published pre-training file of a network, filled by the recipe."""
+
+    def read(name):
+        shapes = json.loads((GOLDEN / f"layout_{name}.json").read_text())
+        return {
+            key: torch.from_numpy(np.array(recipe.tensor_for(key, tuple(shape))))
+            for key, shape in shapes.items()
+        }
+
+    return read
