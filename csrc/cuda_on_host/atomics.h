@@ -62,6 +62,4 @@ DAPT_ATOMIC_CAS(unsigned short)
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
-inline void __nanosleep(unsigned) {
-  dapt::on_host::yield();
-}
+inline void __nanosleep(unsigned) { dapt::on_host::yield(); }

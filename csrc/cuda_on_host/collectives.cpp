@@ -25,9 +25,7 @@ Thread& wait_at(Waiting waiting, const char* call, const Where& where) {
 // A barrier of all threads of the cluster or the grid.
 void arrive_at_gang() {
   Gang& gang = *execution.gang;
-  std::size_t expected = 0;
-  for (const Block* block : gang.blocks) expected += block->threads.size();
-  if (++gang.barrier.arrived < expected) return;
+  if (++gang.barrier.arrived < gang.threads) return;
   ++execution.counters.barriers;
   execution.yields = 0;
   gang.barrier.arrived = 0;
@@ -101,9 +99,7 @@ std::uint64_t warp_collective(const char* name, unsigned mask, std::uint64_t val
   return self.result;
 }
 
-unsigned lane_index() {
-  return execution.self->lane();
-}
+unsigned lane_index() { return execution.self->lane(); }
 
 void yield() {
   Thread& self = *execution.self;
@@ -142,16 +138,10 @@ void grid_barrier(Where where) {
   Fiber::suspend();
 }
 
-unsigned cluster_rank() {
-  return execution.self->block->rank;
-}
-unsigned cluster_size() {
-  return execution.launch->cluster;
-}
+unsigned cluster_rank() { return execution.self->block->rank; }
+unsigned cluster_size() { return execution.launch->cluster; }
 
-void* dynamic_shared() {
-  return execution.self->block->shared.dynamic();
-}
+void* dynamic_shared() { return execution.self->block->shared.dynamic(); }
 
 void* map_shared(const void* address, unsigned rank) {
   Block& self = *execution.self->block;

@@ -10,12 +10,8 @@ namespace dapt::on_host {
 
 static DeviceModel model;
 
-void set_device(const DeviceModel& chosen) {
-  model = chosen;
-}
-const DeviceModel& device() {
-  return model;
-}
+void set_device(const DeviceModel& chosen) { model = chosen; }
+const DeviceModel& device() { return model; }
 
 static std::uint64_t resident_blocks(const Launch& launch) {
   const std::uint64_t threads = launch.block.x * launch.block.y * launch.block.z;

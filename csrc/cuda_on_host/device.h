@@ -35,17 +35,12 @@ enum cudaError_t {
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorMemoryAllocation:
-      return "out of memory";
-    default:
-      return "invalid argument";
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    default: return "invalid argument";
   }
 }
-inline cudaError_t cudaGetLastError() {
-  return cudaSuccess;
-}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
@@ -58,39 +53,22 @@ enum cudaDeviceAttr {
   cudaDevAttrClusterLaunch,
 };
 
-inline cudaError_t cudaGetDevice(int* ordinal) {
-  return *ordinal = 0, cudaSuccess;
-}
+inline cudaError_t cudaGetDevice(int* ordinal) { return *ordinal = 0, cudaSuccess; }
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const dapt::on_host::DeviceModel& model = dapt::on_host::device();
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount:
-      *value = model.multiprocessors;
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = int(model.shared_per_block);
-      break;
+    case cudaDevAttrMultiProcessorCount: *value = model.multiprocessors; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(model.shared_per_block); break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
       *value = int(model.shared_per_multiprocessor);
       break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor:
-      *value = model.threads_per_multiprocessor;
-      break;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = model.major;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = model.minor;
-      break;
-    case cudaDevAttrCooperativeLaunch:
-      *value = 1;
-      break;
-    case cudaDevAttrClusterLaunch:
-      *value = model.major >= 9;
-      break;
-    default:
-      return cudaErrorInvalidValue;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = model.threads_per_multiprocessor; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = model.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = model.minor; break;
+    case cudaDevAttrCooperativeLaunch: *value = 1; break;
+    case cudaDevAttrClusterLaunch: *value = model.major >= 9; break;
+    default: return cudaErrorInvalidValue;
   }
   return cudaSuccess;
 }
@@ -100,9 +78,7 @@ cudaError_t cudaMalloc(T** pointer, std::size_t bytes) {
   *pointer = static_cast<T*>(std::malloc(bytes ? bytes : 1));
   return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-inline cudaError_t cudaFree(void* pointer) {
-  return std::free(pointer), cudaSuccess;
-}
+inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
 
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
@@ -124,6 +100,4 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
 inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
   return cudaMemsetAsync(to, value, bytes);
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

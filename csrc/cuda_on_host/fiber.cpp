@@ -147,8 +147,6 @@ void Fiber::main() {
   std::abort();  // a finished fiber is never resumed
 }
 
-bool Fiber::overflowed() const {
-  return *reinterpret_cast<std::uint64_t*>(stack_) != kCanary;
-}
+bool Fiber::overflowed() const { return *reinterpret_cast<std::uint64_t*>(stack_) != kCanary; }
 
 }  // namespace dapt::on_host

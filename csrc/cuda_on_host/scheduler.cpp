@@ -35,18 +35,21 @@ class Stacks {
  public:
   std::byte* get(std::size_t count) {
     if (count > count_) {
-      if (base_) munmap(base_, count_ * kStackStride);
+      if (base_) munmap(base_, bytes(count_));
       count_ = 0;
-      void* base = mmap(nullptr, count * kStackStride, PROT_READ | PROT_WRITE,
+      void* base = mmap(nullptr, bytes(count), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (base == MAP_FAILED) throw std::bad_alloc();
       base_ = static_cast<std::byte*>(base);
       count_ = count;
     }
-    return base_;
+    return base_ + kStackStride;
   }
 
  private:
+  // One more than asked for: the first may overflow into it until that is noticed.
+  static std::size_t bytes(std::size_t count) { return (count + 1) * kStackStride; }
+
   std::byte* base_ = nullptr;
   std::size_t count_ = 0;
 };
@@ -61,14 +64,10 @@ void thread_main() {
 
 std::uint32_t draw_poison() {
   switch (execution.random.below(4)) {
-    case 0:
-      return 0xffffffff;  // NaN in every type, and -1
-    case 1:
-      return 0x7fffffff;  // NaN, and the largest int
-    case 2:
-      return 0x7f7f7f7f;  // huge
-    default:
-      return execution.random.next();
+    case 0: return 0xffffffff;  // NaN in every type, and -1
+    case 1: return 0x7fffffff;  // NaN, and the largest int
+    case 2: return 0x7f7f7f7f;  // huge
+    default: return execution.random.next();
   }
 }
 
@@ -222,7 +221,7 @@ void run(const Launch& launch) {
   execution.counters.blocks += grid_blocks;
   for (const std::size_t drawn : shuffled(grid_blocks / gang_blocks)) {
     Gang gang;
-    gang.unfinished = gang_blocks * block_threads;
+    gang.threads = gang.unfinished = gang_blocks * block_threads;
     execution.gang = &gang;
     for (std::size_t i = 0; i < gang_blocks; ++i) {
       gang.blocks.push_back(&blocks[i]);
@@ -232,12 +231,8 @@ void run(const Launch& launch) {
   }
 }
 
-void set_seed(std::uint64_t seed) {
-  execution.random.state = seed;
-}
-Counters counters() {
-  return execution.counters;
-}
+void set_seed(std::uint64_t seed) { execution.random.state = seed; }
+Counters counters() { return execution.counters; }
 
 std::string text(const uint3& at) {
   return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) +

@@ -101,6 +101,7 @@ struct Block {
 // The blocks that live at once: one block, a cluster, or a cooperative grid.
 struct Gang {
   std::vector<Block*> blocks;
+  std::size_t threads = 0;
   std::size_t unfinished = 0;  // threads
   Block* resident = nullptr;   // whose static shared variables are in the image
   Barrier barrier;             // of the cluster or the grid

@@ -7,21 +7,13 @@ struct dim3 {
 };
 
 #define DAPT_VECTORS(element, name)                                                              \
-  struct __attribute__((aligned(2 * sizeof(element)))) name##2 {                                 \
-    element x, y;                                                                                \
-  };                                                                                             \
-  struct name##3 {                                                                               \
-    element x, y, z;                                                                             \
-  };                                                                                             \
+  struct __attribute__((aligned(2 * sizeof(element)))) name##2 { element x, y; };                \
+  struct name##3 { element x, y, z; };                                                           \
   struct __attribute__((aligned(4 * sizeof(element) < 16 ? 4 * sizeof(element) : 16))) name##4 { \
     element x, y, z, w;                                                                          \
   };                                                                                             \
-  constexpr name##2 make_##name##2(element x, element y) {                                       \
-    return {x, y};                                                                               \
-  }                                                                                              \
-  constexpr name##3 make_##name##3(element x, element y, element z) {                            \
-    return {x, y, z};                                                                            \
-  }                                                                                              \
+  constexpr name##2 make_##name##2(element x, element y) { return {x, y}; }                      \
+  constexpr name##3 make_##name##3(element x, element y, element z) { return {x, y, z}; }        \
   constexpr name##4 make_##name##4(element x, element y, element z, element w) {                 \
     return {x, y, z, w};                                                                         \
   }
