@@ -1,0 +1,84 @@
+"""Builds files of csrc/cuda, or altered copies of them, for the CPU.
+
+    library = ctypes.CDLL(compile_host(["my_kernel.cu", "exports.cpp"]))
+
+Symbols are hidden unless a source exports them. A sanitized library needs a process that starts
+with the sanitizer's run-time: `run_sanitized` is such a Python.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+LAYER = sorted((CSRC / "cuda_on_host").glob("*.cpp"))
+CACHE = ROOT / "build" / "host"
+
+COMPILER = os.environ.get("CXX", "g++")
+FLAGS = ["-std=c++20", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", f"-I{CSRC}"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+
+def compile_host(sources, extra_flags=(), sanitize=False):
+    """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them."""
+    flags = [*FLAGS, *WARNINGS, *(["-O1", *SANITIZE] if sanitize else ["-O2"]), *extra_flags]
+    sources = [Path(source).resolve() for source in sources]
+    layer, kernels = CSRC / "cuda_on_host", CSRC / "cuda"
+    folders = {CSRC, layer, kernels, *(source.parent for source in sources)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [pool.submit(_compile, source, flags, {layer}) for source in LAYER]
+        made += [pool.submit(_compile, source, flags, folders) for source in sources]
+    objects = [future.result() for future in made]
+    library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
+    if not library.exists():
+        _make(library, [COMPILER, *flags, "-shared", *map(str, objects)])
+    return library
+
+
+def run_sanitized(*arguments):
+    """Runs `python *arguments`, able to load sanitized libraries; returns the finished process."""
+    environment = {
+        **os.environ,
+        # libstdc++ too, because the sanitizer looks for its functions when the process starts.
+        "LD_PRELOAD": " ".join(map(_compiler_library, ("libasan.so", "libstdc++.so"))),
+        "PYTHONMALLOC": "malloc",  # so that it knows where each of Python's blocks ends
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def _compiler_library(name):
+    command = [COMPILER, f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _compile(source, flags, header_folders):
+    headers = {f for folder in header_folders for f in folder.glob("*.*h") if f.is_file()}
+    texts = [source.read_bytes(), *(f.read_bytes() for f in sorted(headers))]
+    made = CACHE / f"{source.stem}-{_digest([' '.join([COMPILER, *flags]).encode(), *texts])}.o"
+    if not made.exists():
+        _make(made, [COMPILER, *flags, "-x", "c++", "-c", str(source)])
+    return made
+
+
+def _make(path, command):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    finished = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+    if finished.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr}")
+    os.replace(unfinished, path)
+
+
+def _digest(parts):
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()[:16]
