@@ -74,7 +74,8 @@ class Golden:
         return torch.from_numpy(self.results[name])
 
     def grad_norms(self):
-        return dict(zip(self.results["grad_names"].tolist(), self.results["grad_norms"].tolist()))
+        names, norms = self.results["grad_names"], self.results["grad_norms"]
+        return dict(zip(names.tolist(), norms.tolist(), strict=True))
 
 
 @pytest.fixture
@@ -93,14 +94,17 @@ def golden(recipe):
 
 
 @pytest.fixture
-def published_layout(recipe):
-    """A function: the published pre-training file of a network, filled by the recipe."""
+def published_layout():
+    """A function: the published pre-training file of a network, with weights of chance."""
 
-    def read(name):
-        shapes = json.loads((GOLDEN / f"layout_{name}.json").read_text())
+    def fill(name):
+        path = GOLDEN / f"layout_{name}.json"
+        if not path.is_file():
+            pytest.skip("the published layouts are not beside this checkout")
+        shapes = json.loads(path.read_text())
         return {
-            key: torch.from_numpy(np.array(recipe.tensor_for(key, tuple(shape))))
+            key: torch.rand(shape) if shape else torch.randint(1000, ())  # counts are integers
             for key, shape in shapes.items()
         }
 
-    return read
+    return fill

@@ -84,7 +84,9 @@ def test_classifiers(golden, tmp_path, case):
 
     def key_of(entry):
         network_part, _, entry = entry.partition(".")
-        return layout.key(entry) if network_part == "0" else entry.replace("layers.", published_head)
+        return (
+            layout.key(entry) if network_part == "0" else entry.replace("layers.", published_head)
+        )
 
     assert_grad_norms(case.grad_norms(), network.named_parameters(), key_of)
 
