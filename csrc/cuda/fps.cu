@@ -1,0 +1,332 @@
+// Farthest point sampling. Its steps are serial, so what counts is the latency of one: a thread
+// keeps its points and their distances to the chosen set in registers, warps reduce 64-bit keys in
+// two instructions, and in the small versions a step has one barrier.
+#include <utility>
+
+#include "cuda/cluster.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/distance.cuh"
+#include "cuda/plan_fps.h"
+#include "cuda/relaxed.cuh"
+#include "cuda/warp.cuh"
+
+namespace dapt::cuda {
+namespace {
+
+// A key orders points as they are chosen: by the largest distance, then by the lowest index.
+// Distances are >= 0, so their bits compare as signed integers, and all keys of points that are not
+// to be chosen (again) are negative.
+using Key = long long;
+constexpr Key kNone = -1;
+constexpr float kTaken = -1.0f;
+
+__device__ __forceinline__ Key make_key(float distance, unsigned index) {
+  return static_cast<Key>(__float_as_int(distance)) << 32 | ~index;
+}
+
+struct Cloud {
+  const float* points;  // [N, 3]
+  int64_t* idx;         // [M] out
+  float* centers;       // [M, 3] out, or null
+  float* nearest;       // [N] scratch, or null
+  unsigned N, length, start;
+  bool skip_near_origin;
+
+  __device__ float3 point(unsigned n) const {
+    const float* p = points + 3 * static_cast<int64_t>(n);
+    return {__ldg(p), __ldg(p + 1), __ldg(p + 2)};
+  }
+  // The distance of point n to a set without points.
+  __device__ float first_distance(unsigned n, float3 at) const {
+    const bool hidden = skip_near_origin && squared_norm(at.x, at.y, at.z) <= 1e-3f;
+    return n < length && !hidden ? INFINITY : kTaken;
+  }
+  __device__ unsigned chosen(Key farthest) const {
+    return farthest >= 0 ? ~static_cast<unsigned>(farthest) : start;
+  }
+  __device__ void write(int64_t m, unsigned n, float3 at) const {
+    idx[m] = n;
+    if (centers) {
+      centers[3 * m] = at.x;
+      centers[3 * m + 1] = at.y;
+      centers[3 * m + 2] = at.z;
+    }
+  }
+};
+
+// Lengths and starts in device memory are unchecked: clamped, they lead to no point outside the
+// cloud.
+__device__ __forceinline__ Cloud cloud_of(const FpsArgs& a, int64_t b, float* nearest = nullptr) {
+  const int64_t length = a.lengths ? Max()(int64_t{1}, Min()(a.lengths[b], a.N)) : a.N;
+  const int64_t start = a.starts ? a.starts[b] : a.start;
+  return {.points = a.points + 3 * b * a.N,
+          .idx = a.idx + b * a.M,
+          .centers = a.centers ? a.centers + 3 * b * a.M : nullptr,
+          .nearest = nearest,
+          .N = static_cast<unsigned>(a.N),
+          .length = static_cast<unsigned>(length),
+          .start = static_cast<unsigned>(Max()(int64_t{0}, Min()(start, length - 1))),
+          .skip_near_origin = a.skip_near_origin};
+}
+
+// The points of one thread in registers: first, first + 32, ... so that a warp reads whole lines
+// and warps are in the order of their indices.
+template <int kThreads, int kPoints>
+struct RegisterSlice {
+  static constexpr unsigned kPerBlock = kThreads * kPoints;
+
+  float x[kPoints], y[kPoints], z[kPoints];
+  float nearest[kPoints];  // squared distance to the chosen set, or kTaken
+  unsigned first;
+
+  // Takes the points of the block `rank` of those that share a cloud.
+  __device__ __forceinline__ void load(const Cloud& cloud, unsigned rank) {
+    first = rank * kPerBlock + warp_id() * 32 * kPoints + lane_id();
+#pragma unroll
+    for (int p = 0; p < kPoints; ++p) {
+      const unsigned n = first + 32 * p;
+      const float3 at = cloud.point(n < cloud.N ? n : 0);
+      x[p] = at.x, y[p] = at.y, z[p] = at.z;
+      nearest[p] = cloud.first_distance(n, at);
+    }
+  }
+
+  // out[0] is the first point of the block.
+  __device__ __forceinline__ void copy_to(float* out, const Cloud& cloud) const {
+#pragma unroll
+    for (int p = 0; p < kPoints; ++p) {
+      const unsigned n = first + 32 * p;
+      if (n < cloud.N) {
+        float* const to = out + 3 * (n % kPerBlock);
+        to[0] = x[p], to[1] = y[p], to[2] = z[p];
+      }
+    }
+  }
+
+  // Point n is not chosen again.
+  __device__ __forceinline__ void take(unsigned n) {
+    const unsigned offset = n - first;
+    if (offset < 32 * kPoints) {  // in one warp only
+#pragma unroll
+      for (int p = 0; p < kPoints; ++p) nearest[p] = offset == 32 * p ? kTaken : nearest[p];
+    }
+  }
+
+  // Adds `at` to the chosen set; returns the farthest point.
+  __device__ __forceinline__ Key add(float3 at) {
+    float farthest = kTaken;
+    int slot = 0;
+#pragma unroll
+    for (int p = 0; p < kPoints; ++p) {
+      nearest[p] = fminf(nearest[p], squared_distance(x[p], y[p], z[p], at.x, at.y, at.z));
+      slot = nearest[p] > farthest ? p : slot;
+      farthest = fmaxf(nearest[p], farthest);
+    }
+    return make_key(farthest, first + 32 * slot);
+  }
+};
+
+// The points of one thread in memory: every kThreads-th of its block's.
+template <int kThreads>
+struct StreamedSlice {
+  Cloud cloud;
+  unsigned begin, end;
+
+  __device__ __forceinline__ void load(const Cloud& of, unsigned rank) {
+    cloud = of;
+    const unsigned per_block = (cloud.N + gridDim.x - 1) / gridDim.x;
+    begin = rank * per_block + threadIdx.x;
+    end = Min()((rank + 1) * per_block, cloud.N);
+    for (unsigned n = begin; n < end; n += kThreads) {
+      cloud.nearest[n] = cloud.first_distance(n, cloud.point(n));
+    }
+  }
+
+  __device__ __forceinline__ void take(unsigned n) {
+    if (n >= begin && n < end && (n - begin) % kThreads == 0) cloud.nearest[n] = kTaken;
+  }
+
+  __device__ __forceinline__ Key add(float3 at) {
+    float farthest = kTaken;
+    unsigned index = 0;
+#pragma unroll 4
+    for (unsigned n = begin; n < end; n += kThreads) {
+      const float3 p = cloud.point(n);
+      const float distance =
+          fminf(cloud.nearest[n], squared_distance(p.x, p.y, p.z, at.x, at.y, at.z));
+      cloud.nearest[n] = distance;
+      index = distance > farthest ? n : index;
+      farthest = fmaxf(distance, farthest);
+    }
+    return make_key(farthest, index);
+  }
+};
+
+template <int kThreads, int kPoints>
+__global__ void __launch_bounds__(kThreads) fps_block_kernel(const FpsArgs a) {
+  // Parallel over B by blocks, over N by their threads.
+  constexpr int kWarps = kThreads / 32;
+  DAPT_DYNAMIC_SHARED(float, points);  // [N, 3]
+  __shared__ Key keys[2][kWarps];
+  const Cloud cloud = cloud_of(a, blockIdx.x);
+  RegisterSlice<kThreads, kPoints> slice;
+  slice.load(cloud, 0);
+  slice.copy_to(points, cloud);
+  __syncthreads();
+  unsigned last = cloud.start;
+  for (int64_t m = 0;; ++m) {
+    const float3 at = {points[3 * last], points[3 * last + 1], points[3 * last + 2]};
+    if (threadIdx.x == 0) cloud.write(m, last, at);
+    if (m + 1 == a.M) return;
+    slice.take(last);
+    const Key of_warp = warp_max(slice.add(at));
+    // Two buffers: a warp that is a step ahead does not overwrite what others still read.
+    if (lane_id() == 0) keys[m & 1][warp_id()] = of_warp;
+    __syncthreads();
+    last = cloud.chosen(warp_max(lane_id() < kWarps ? keys[m & 1][lane_id()] : kNone));
+  }
+}
+
+template <int kThreads, int kPoints, int kBlocks>
+__global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) {
+  // Parallel over B by clusters of kBlocks blocks, over N by their threads.
+  constexpr int kWarps = kThreads / 32;
+  // A warp with its keys for all others in 32 slots needs no barrier of its block.
+  constexpr bool kWarpSlots = kWarps * kBlocks <= 32;
+  constexpr int kSlots = kWarpSlots ? kWarps * kBlocks : kBlocks;
+  DAPT_DYNAMIC_SHARED(float, points);  // [kThreads * kPoints, 3], those of this block
+  __shared__ Key keys[kWarps];
+  __shared__ int distance[2][kSlots];  // bits, as in a key; slots are in the order of their indices
+  __shared__ float4 place[2][kSlots];  // x, y, z, index as bits
+  const Cloud cloud = cloud_of(a, blockIdx.x / kBlocks);
+  const unsigned rank = cluster_rank();
+  RegisterSlice<kThreads, kPoints> slice;
+  slice.load(cloud, rank);
+  slice.copy_to(points, cloud);
+  cluster_sync();
+  unsigned last = cloud.start;
+  float3 at = cloud.point(last);
+  for (int64_t m = 0;; ++m) {
+    if (rank == 0 && threadIdx.x == 0) cloud.write(m, last, at);
+    if (m + 1 == a.M) return;
+    slice.take(last);
+    Key best = warp_max(slice.add(at));
+    if (!kWarpSlots) {
+      if (lane_id() == 0) keys[warp_id()] = best;
+      __syncthreads();
+      if (warp_id() == 0) best = warp_max(lane_id() < kWarps ? keys[lane_id()] : kNone);
+    }
+    if ((kWarpSlots || warp_id() == 0) && lane_id() < kBlocks) {
+      const unsigned slot = kWarpSlots ? rank * kWarps + warp_id() : rank;
+      const unsigned n = cloud.chosen(best);
+      const float* const p = points + 3 * (n % slice.kPerBlock);
+      *map_shared(&distance[m & 1][slot], lane_id()) = static_cast<int>(best >> 32);
+      *map_shared(&place[m & 1][slot], lane_id()) = {p[0], p[1], p[2], __uint_as_float(n)};
+    }
+    cluster_sync();
+    const int mine = lane_id() < kSlots ? distance[m & 1][lane_id()] : -1;
+    const int farthest = warp_max(mine);
+    const float4 found = place[m & 1][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
+    last = __float_as_uint(found.w);
+    at = {found.x, found.y, found.z};
+    if (farthest < 0) last = cloud.start, at = cloud.point(last);
+  }
+}
+
+// Bit 31 of a key is always set, as indices are below 2^31: in the mail it is the parity of the
+// turn.
+constexpr unsigned long long kTag = 1ull << 31;
+
+template <int kThreads, int kPoints>
+__global__ void __launch_bounds__(kThreads)
+    fps_grid_kernel(const FpsArgs a, unsigned long long* mail, float* nearest) {
+  // Parallel over B by rows of the grid, over N by the threads of a row. All blocks run at once:
+  // those of a row send each other their farthest points through mail[gridDim.y][2][gridDim.x],
+  // zero at first.
+  constexpr int kWarps = kThreads / 32;
+  using Slice =
+      std::conditional_t<kPoints == 0, StreamedSlice<kThreads>, RegisterSlice<kThreads, kPoints>>;
+  __shared__ Key of_block[kWarps], of_row[kWarps];
+  mail += blockIdx.y * 2 * gridDim.x;
+  unsigned turn = 2;
+  for (int64_t b = blockIdx.y; b < a.B; b += gridDim.y) {
+    const Cloud cloud = cloud_of(a, b, nearest);
+    Slice slice;
+    slice.load(cloud, blockIdx.x);
+    unsigned last = cloud.start;
+    for (int64_t m = 0;; ++m) {
+      const float3 at = cloud.point(last);
+      if (blockIdx.x == 0 && threadIdx.x == 0) cloud.write(m, last, at);
+      if (m + 1 == a.M) break;
+      slice.take(last);
+      Key best = warp_max(slice.add(at));
+      if (lane_id() == 0) of_block[warp_id()] = best;
+      __syncthreads();
+      // A block is never two turns ahead of another, so two boxes and one bit tell the turns apart.
+      unsigned long long* const box = mail + turn % 2 * gridDim.x;
+      const unsigned long long tag = turn / 2 % 2 ? kTag : 0;
+      ++turn;
+      if (warp_id() == 0) {
+        best = warp_max(lane_id() < kWarps ? of_block[lane_id()] : kNone);
+        if (lane_id() == 0) store_relaxed(&box[blockIdx.x], (best & ~kTag) | tag);
+      }
+      best = kNone;
+      if (threadIdx.x < gridDim.x) {
+        unsigned long long word;
+        do word = load_relaxed(&box[threadIdx.x]);
+        while ((word & kTag) != tag);
+        best = static_cast<Key>(word | kTag);
+      }
+      best = warp_max(best);
+      if (lane_id() == 0) of_row[warp_id()] = best;
+      __syncthreads();
+      last = cloud.chosen(warp_max(lane_id() < kWarps ? of_row[lane_id()] : kNone));
+    }
+  }
+}
+
+template <size_t kListed>
+void launch_listed(const FpsArgs& a, const FpsPlan& plan, const Context& context) {
+  constexpr FpsKernel k = kFpsKernels[kListed];
+  const unsigned B = a.B, blocks = plan.blocks_per_cloud, rows = plan.clouds_at_once;
+  if constexpr (k.version == FpsVersion::block) {
+    DAPT_LAUNCH((fps_block_kernel<k.threads, k.points_per_thread>), B, k.threads, plan.shared_bytes,
+                context.stream, a);
+  } else if constexpr (k.version == FpsVersion::cluster) {
+    DAPT_LAUNCH_CLUSTER((fps_cluster_kernel<k.threads, k.points_per_thread, k.blocks_per_cloud>),
+                        blocks, B * blocks, k.threads, plan.shared_bytes, context.stream, a);
+  } else {
+    const size_t mail_bytes = sizeof(Key) * 2 * blocks * rows;
+    auto* mail = static_cast<unsigned long long*>(context.scratch(mail_bytes));
+    DAPT_CUDA_CHECK(cudaMemsetAsync(mail, 0, mail_bytes, context.stream));
+    float* nearest = nullptr;
+    if (k.version == FpsVersion::streamed) {
+      nearest = static_cast<float*>(context.scratch(sizeof(float) * a.N));
+    }
+    DAPT_LAUNCH_COOPERATIVE((fps_grid_kernel<k.threads, k.points_per_thread>), dim3(blocks, rows),
+                            k.threads, 0, context.stream, a, mail, nearest);
+  }
+}
+
+template <size_t... kListed>
+void launch_plan(const FpsArgs& a, const FpsPlan& plan, const Context& context,
+                 std::index_sequence<kListed...>) {
+  const bool listed =
+      ((plan.kernel == kFpsKernels[kListed] && (launch_listed<kListed>(a, plan, context), true)) ||
+       ...);
+  if (!listed) throw std::runtime_error("no kernel is compiled for fps as " + describe(plan));
+}
+
+}  // namespace
+
+void fps(const FpsArgs& a, const FpsPlan& plan, const Context& context) {
+  if (a.B == 0 || a.M == 0) return;
+  check_cloud_size(a.N);
+  launch_plan(a, plan, context, std::make_index_sequence<std::size(kFpsKernels)>());
+}
+
+void fps(const FpsArgs& a, const Context& context) {
+  fps(a, plan_fps(a.B, a.N, current_device()), context);
+}
+
+}  // namespace dapt::cuda
