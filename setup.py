@@ -51,9 +51,7 @@ def wants_cuda(torch: Path) -> bool:
         raise SystemExit(f"DAPT_CUDA must be auto, on or off, got {wish!r}.")
     if wish != "auto":
         return wish == "on"
-    version = re.search(
-        r"^cuda.*=\s*(.+)$", (torch / "version.py").read_text(), flags=re.MULTILINE
-    )
+    version = re.search(r"^cuda.*=\s*(.+)$", (torch / "version.py").read_text(), flags=re.MULTILINE)
     has_cuda = version is not None and version.group(1) != "None"
     return has_cuda and shutil.which("nvcc") is not None
 

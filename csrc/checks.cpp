@@ -42,7 +42,18 @@ bool values_are_checked(const Tensor& t) {
 }
 
 Tensor on_cpu(const Tensor& t) {
-  return t.is_cpu() ? t : torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  return t.is_cpu()
+             ? t
+             : torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
+
+template <class Sizes>
+std::string list_of(const Sizes& sizes) {
+  std::ostringstream out;
+  out << '[';
+  for (size_t d = 0; d < sizes.size(); ++d) out << (d ? ", " : "") << sizes[d];
+  out << ']';
+  return out.str();
 }
 
 }  // namespace
@@ -58,6 +69,21 @@ Tensor as_contiguous(const Tensor& t, const char* name, ScalarType dtype) {
   check(is_real(t), name, " must be float32, float64, float16 or bfloat16, got ", dtype_of(t));
   const Tensor real = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
   return real.is_contiguous() ? real : torch::stable::contiguous(real);
+}
+
+Tensor as_shaped(const Tensor& t, const char* name, const std::vector<int64_t>& shape,
+                 ScalarType dtype, const Tensor& like, const char* like_name) {
+  const auto sizes = t.sizes();
+  check(std::equal(shape.begin(), shape.end(), sizes.begin(), sizes.end()), name, " must be ",
+        list_of(shape), ", got ", shape_of(t));
+  check_device(t, name, like, like_name);
+  return as_contiguous(t, name, dtype);
+}
+
+OptionalTensor as_shaped(const OptionalTensor& t, const char* name,
+                         const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like,
+                         const char* like_name) {
+  return t ? OptionalTensor(as_shaped(*t, name, shape, dtype, like, like_name)) : std::nullopt;
 }
 
 Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
@@ -133,13 +159,7 @@ OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tens
   return chosen;
 }
 
-std::string shape_of(const Tensor& t) {
-  std::ostringstream out;
-  out << '[';
-  for (int64_t d = 0; d < t.dim(); ++d) out << (d ? ", " : "") << t.size(d);
-  out << ']';
-  return out.str();
-}
+std::string shape_of(const Tensor& t) { return list_of(t.sizes()); }
 
 const char* dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -163,8 +183,10 @@ bool is_real(const Tensor& t) {
          dtype == ScalarType::BFloat16;
 }
 
-Real real_of(const Tensor& t) {
-  switch (t.scalar_type()) {
+Real real_of(const Tensor& t) { return real_of(t.scalar_type()); }
+
+Real real_of(ScalarType dtype) {
+  switch (dtype) {
     case ScalarType::Double: return Real::f64;
     case ScalarType::Half: return Real::f16;
     case ScalarType::BFloat16: return Real::bf16;

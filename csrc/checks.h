@@ -1,11 +1,13 @@
-// Argument checks. A message is one sentence that names the argument, what was wanted, what was got.
-// Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the device.
+// Argument checks. A message is one sentence that names the argument, what was wanted, what was
+// got. Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the
+// device.
 #pragma once
 
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "backend.h"
 
@@ -16,7 +18,8 @@ using OptionalTensor = std::optional<Tensor>;
 /// Throws (a RuntimeError in Python) the concatenation of `parts` unless `ok`.
 template <class... Parts>
 void check(bool ok, const Parts&... parts) {
-  if (ok) [[likely]] return;
+  if (ok) [[likely]]
+    return;
   std::ostringstream message;
   (message << ... << parts);
   throw std::runtime_error(message.str());
@@ -34,6 +37,13 @@ Tensor as_points(const Tensor& t, const char* name);
 /// Floating numbers of any shape, as contiguous `dtype`.
 Tensor as_contiguous(const Tensor& t, const char* name, ScalarType dtype);
 
+/// Floating numbers [shape] on the device of `like`, as contiguous `dtype`.
+Tensor as_shaped(const Tensor& t, const char* name, const std::vector<int64_t>& shape,
+                 ScalarType dtype, const Tensor& like, const char* like_name);
+OptionalTensor as_shaped(const OptionalTensor& t, const char* name,
+                         const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like,
+                         const char* like_name);
+
 /// int64 of any shape on the device of `like`, contiguous.
 Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 
@@ -49,9 +59,13 @@ OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tens
                          const OptionalTensor& lengths);
 
 /// The dtype of floating numbers, as the kernels that take several name it.
+Real real_of(ScalarType dtype);
 Real real_of(const Tensor& t);
 
 /// Data of an optional tensor, or null.
+inline const void* data_or_null(const OptionalTensor& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
 template <class T>
 const T* data_or_null(const OptionalTensor& t) {
   return t ? t->const_data_ptr<T>() : nullptr;

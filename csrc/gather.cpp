@@ -39,8 +39,8 @@ Tensor gather_backward(const Tensor& grad_any, const Tensor& idx_any, int64_t nu
   const Tensor idx = as_rows(idx_any, num_points, grad, "grad");
   const int64_t B = grad.size(0), C = grad.size(grad.dim() - 1);
   const int64_t rows = C ? grad.numel() / C : 0, k = weights_any ? idx.size(idx.dim() - 1) : 1;
-  check(idx.numel() == rows * k || C == 0, "idx must have a row of ", k,
-        " per row of grad ", shape_of(grad), ", got ", shape_of(idx));
+  check(idx.numel() == rows * k || C == 0, "idx must have a row of ", k, " per row of grad ",
+        shape_of(grad), ", got ", shape_of(idx));
   std::optional<Tensor> weights;
   if (weights_any) {
     check(shape_of(*weights_any) == shape_of(idx), "weights must have the shape of idx ",

@@ -4,17 +4,43 @@
 
 STABLE_TORCH_LIBRARY(dapt, m) {
   // points -> patches
-  m.def("fps(Tensor points, SymInt num_samples, Tensor? lengths=None, Tensor? starts=None, "
-        "SymInt start=0, bool skip_near_origin=False) -> Tensor");
+  m.def(
+      "fps(Tensor points, SymInt num_samples, Tensor? lengths=None, Tensor? starts=None, "
+      "SymInt start=0, bool skip_near_origin=False) -> Tensor");
   m.def("knn(Tensor queries, Tensor points, SymInt k, Tensor? lengths=None) -> (Tensor, Tensor)");
-  m.def("group(Tensor points, SymInt num_groups, SymInt group_size, Tensor? lengths=None, "
-        "Tensor? starts=None, SymInt start=0) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "group(Tensor points, SymInt num_groups, SymInt group_size, Tensor? lengths=None, "
+      "Tensor? starts=None, SymInt start=0) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("ball_query(Tensor queries, Tensor points, float radius, SymInt max_neighbors) -> Tensor");
 
   // patches <-> points
   m.def("gather(Tensor values, Tensor idx) -> Tensor");
-  m.def("gather_backward(Tensor grad, Tensor idx, SymInt num_points, Tensor? weights=None) -> Tensor");
+  m.def(
+      "gather_backward(Tensor grad, Tensor idx, SymInt num_points, Tensor? weights=None) -> "
+      "Tensor");
   m.def("interpolate(Tensor values, Tensor idx, Tensor weights) -> Tensor");
+
+  // tokens
+  m.def(
+      "patch_encoder(Tensor patches, Tensor conv1, Tensor bias1, Tensor conv2, "
+      "Tensor conv3_global, Tensor conv3_local, Tensor bias3, Tensor conv4, Tensor bias4, "
+      "ScalarType compute) -> Tensor");
+  m.def(
+      "dynamic_adapter(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, "
+      "Tensor down_bias, Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, "
+      "Tensor up_bias, Tensor? mlp_out, Tensor? residual, Tensor? path_factor, Tensor? seed, "
+      "str activation, float static_scale, float dropout, float eps, ScalarType compute, "
+      "ScalarType out_dtype, bool prompt, bool keep_hidden) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "dynamic_adapter_backward(Tensor? grad_out, Tensor? grad_prompt, Tensor x, "
+      "Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, Tensor down_bias, "
+      "Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, Tensor up_bias, "
+      "Tensor? path_factor, Tensor? seed, Tensor stats, Tensor? hidden, str activation, "
+      "float static_scale, float dropout, ScalarType compute, ScalarType mlp_dtype, int wanted) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift) -> "
+      "(Tensor, Tensor)");
 
   // losses
   m.def("chamfer(Tensor a, Tensor b) -> (Tensor, Tensor, Tensor, Tensor)");

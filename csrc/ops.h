@@ -18,85 +18,174 @@ namespace dapt {
 /// What a CUDA launcher needs besides its arguments.
 struct Context {
   CUstream_st* stream = nullptr;
-  std::function<void*(size_t bytes)> scratch;  // memory that lives until the launcher's work is done
+  std::function<void*(size_t bytes)> scratch;  // device memory, valid until the work is done
 };
 
 /// Farthest point sampling (Eldar et al. 1997): idx[b, 0] is the start, each next one is the point
 /// farthest from those chosen. A chosen point comes again only when no other is left.
 struct FpsArgs {
-  const float* points;      // [B, N, 3]
-  const int64_t* lengths;   // [B] or null
-  const int64_t* starts;    // [B] or null: `start` for every cloud
-  int64_t* idx;             // [B, M] out
-  float* centers;           // [B, M, 3] out: the chosen points themselves, or null
-  int64_t B, N, M;          // M <= lengths[b]
+  const float* points;     // [B, N, 3]
+  const int64_t* lengths;  // [B] or null
+  const int64_t* starts;   // [B] or null: `start` for every cloud
+  int64_t* idx;            // [B, M] out
+  float* centers;          // [B, M, 3] out: the chosen points themselves, or null
+  int64_t B, N, M;         // M <= lengths[b]
   int64_t start;
-  bool skip_near_origin;    // pointnet2's rule: a point with squared norm <= 1e-3 is never chosen,
-                            // unless it is the start; where none is left the start repeats
+  bool skip_near_origin;  // pointnet2's rule: a point with squared norm <= 1e-3 is never chosen,
+                          // unless it is the start; where none is left the start repeats
 };
 
 /// The k nearest points of each query, ascending by (distance, index). With `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
 /// knn with `patches`.
 struct KnnArgs {
-  const float* queries;     // [B, M, 3]
-  const float* points;      // [B, N, 3]
-  const int64_t* lengths;   // [B] or null
-  float* sq_dist;           // [B, M, k] out, or null
-  int64_t* idx;             // [B, M, k] out
-  float* patches;           // [B, M, k, 3] out, or null
-  int64_t B, M, N, k;       // k <= lengths[b]
+  const float* queries;    // [B, M, 3]
+  const float* points;     // [B, N, 3]
+  const int64_t* lengths;  // [B] or null
+  float* sq_dist;          // [B, M, k] out, or null
+  int64_t* idx;            // [B, M, k] out
+  float* patches;          // [B, M, k, 3] out, or null
+  int64_t B, M, N, k;      // k <= lengths[b]
 };
 
-/// The first `max_neighbors` points, in index order, with squared distance < radius². A short row is
-/// filled with its first hit, a row without a hit with -1.
+/// The first `max_neighbors` points, in index order, with squared distance < radius². A short row
+/// is filled with its first hit, a row without a hit with -1.
 struct BallQueryArgs {
-  const float* queries;     // [B, M, 3]
-  const float* points;      // [B, N, 3]
-  int64_t* idx;             // [B, M, K] out
+  const float* queries;  // [B, M, 3]
+  const float* points;   // [B, N, 3]
+  int64_t* idx;          // [B, M, K] out
   int64_t B, M, N, K;
   float sq_radius;
 };
 
 /// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes.
 struct GatherArgs {
-  const void* values;       // [B, N, C]
-  const int64_t* idx;       // [B, Q]
-  void* out;                // [B, Q, C] out
+  const void* values;  // [B, N, C]
+  const int64_t* idx;  // [B, Q]
+  void* out;           // [B, Q, C] out
   int64_t B, N, Q;
-  int64_t row_bytes;        // C * element size
+  int64_t row_bytes;  // C * element size
 };
 
 /// grad_values[b, n] = sum over (q, j) with idx[b, q, j] == n of weights[b, q, j] * grad[b, q], in
 /// ascending (q, j): repeatable. The backward of gather (k = 1, no weights) and of interpolate.
 enum class Real { f32, f64, f16, bf16 };  // sums of f16 and bf16 are kept in float32
 struct GatherBackwardArgs {
-  const void* grad;         // [B, Q, C]
-  const int64_t* idx;       // [B, Q, k], -1: no point
-  const float* weights;     // [B, Q, k], or null for 1
-  void* grad_values;        // [B, N, C] out
+  const void* grad;      // [B, Q, C]
+  const int64_t* idx;    // [B, Q, k], -1: no point
+  const float* weights;  // [B, Q, k], or null for 1
+  void* grad_values;     // [B, N, C] out
   int64_t B, N, Q, k, C;
   Real dtype;
 };
 
 /// out[b, m] = sum_j weights[b, m, j] * values[b, idx[b, m, j]], in ascending j.
 struct InterpolateArgs {
-  const float* values;      // [B, N, C]
-  const int64_t* idx;       // [B, M, k]
-  const float* weights;     // [B, M, k]
-  float* out;               // [B, M, C] out
+  const float* values;   // [B, N, C]
+  const int64_t* idx;    // [B, M, k]
+  const float* weights;  // [B, M, k]
+  float* out;            // [B, M, C] out
   int64_t B, N, M, k, C;
 };
 
 /// For each point of one cloud the nearest point of the other, both ways.
 struct ChamferArgs {
-  const float* a;           // [B, N, 3]
-  const float* b;           // [B, M, 3]
-  float* sq_ab;             // [B, N] out
-  int64_t* idx_ab;          // [B, N] out, into b
-  float* sq_ba;             // [B, M] out
-  int64_t* idx_ba;          // [B, M] out, into a
+  const float* a;   // [B, N, 3]
+  const float* b;   // [B, M, 3]
+  float* sq_ab;     // [B, N] out
+  int64_t* idx_ab;  // [B, N] out, into b
+  float* sq_ba;     // [B, M] out
+  int64_t* idx_ba;  // [B, M] out, into a
   int64_t B, N, M;
+};
+
+/// The frozen mini-PointNet with its batch norms folded in:
+///   f = conv2 · ReLU(conv1 · point + bias1);   g = maximum of f over the patch's points
+///   token = maximum over the points of conv4 · ReLU(conv3_global · g + conv3_local · f + bias3),
+///   plus bias4
+/// conv2's bias is folded into bias3. A NaN point makes its own patch's token NaN.
+struct PatchEncoderArgs {
+  const void* patches;       // [P, K, D]; it, the weights and the tokens are of `compute`
+  const void* conv1;         // [first, D]
+  const void* bias1;         // [first] of float64 where `compute` is, else float32; as all biases
+  const void* conv2;         // [middle, first]
+  const void* conv3_global;  // [last, middle]
+  const void* conv3_local;   // [last, middle]
+  const void* bias3;         // [last]
+  const void* conv4;         // [C, last]
+  const void* bias4;         // [C]
+  void* tokens;              // [P, C] out
+  int64_t P, K;
+  int64_t D, first, middle, last, C;
+  Real compute;
+};
+
+/// DAPT's adapter (Zhou et al. 2024) with all that stands around it in a block, T tokens a cloud:
+///   z = LayerNorm(x), or x;   s = ReLU(scale_weight · z + scale_bias), or static_scale
+///   a = s * (up_weight · dropout(act(down_weight · z + down_bias)) + up_bias)
+///   out = residual + path_factor[b] * (mlp_out + a), absent terms left out
+///   prompt_mean[b] = mean over the cloud's tokens of GELU(a)
+/// Matrix products take their factors in `compute`; statistics and everything else are in `Sum`:
+/// float64 where `compute` is, else float32. Dropout: philox.h, token b * T + t.
+enum class Activation { gelu, relu, quickgelu };
+struct DynamicAdapterArgs {
+  // inputs
+  const void* x;            // [B, T, C] of x_dtype
+  const void* norm_weight;  // [C] of Sum, or null: no norm
+  const void* norm_bias;    // [C]
+  const void* down_weight;  // [r, C] of compute
+  const void* down_bias;    // [r] of Sum
+  const void* scale_weight; // [C], or null: static_scale
+  const void* scale_bias;   // [1]
+  const void* up_weight;    // [C, r] of compute
+  const void* up_bias;      // [C] of Sum
+  const void* mlp_out;      // [B, T, C] of mlp_dtype, or null
+  const void* residual;     // [B, T, C] of residual_dtype, or null
+  const void* path_factor;  // [B] of Sum, or null
+  const int64_t* seed;      // one number, or null: no dropout
+  // outputs
+  void* out;                // [B, T, C] of out_dtype
+  void* prompt_mean;        // [B, C] of out_dtype, or null
+  void* hidden;             // [B, T, r] of compute, for the backward: down_weight · z; or null
+  void* stats;              // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
+  // sizes and choices
+  int64_t B, T, C, r;
+  Real x_dtype, mlp_dtype, residual_dtype, out_dtype, compute;
+  Activation activation;
+  double static_scale, dropout, eps;
+};
+
+/// `forward.hidden` null: the hidden row is computed again. A null gradient in counts as zero, a
+/// null gradient out is not computed.
+struct DynamicAdapterBackwardArgs {
+  DynamicAdapterArgs forward;    // with its hidden and stats; out, mlp_out and residual are not read
+  // gradients in
+  const void* grad_out;          // [B, T, C] of out_dtype, or null
+  const void* grad_prompt_mean;  // [B, C] of out_dtype, or null
+  // gradients out
+  void* grad_x;                  // [B, T, C] of x_dtype
+  void* grad_mlp_out;            // [B, T, C] of mlp_dtype
+  void* grad_norm_weight;        // these eight of Sum
+  void* grad_norm_bias;
+  void* grad_down_weight;
+  void* grad_down_bias;
+  void* grad_scale_weight;
+  void* grad_scale_bias;
+  void* grad_up_weight;
+  void* grad_up_bias;
+};
+
+/// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum of
+/// grad * z with z = (output - shift) / scale. The order of the sums is fixed.
+struct ScaleShiftGradArgs {
+  const void* grad;    // [tokens, C] of dtype
+  const void* output;  // [tokens, C] of dtype
+  const void* scale;   // [C]; it and the next three of float64 where `dtype` is, else float32
+  const void* shift;   // [C]
+  void* grad_scale;    // [C] out
+  void* grad_shift;    // [C] out
+  int64_t tokens, C;
+  Real dtype;
 };
 
 namespace cpu {
@@ -107,6 +196,10 @@ void gather(const GatherArgs&);
 void gather_backward(const GatherBackwardArgs&);
 void interpolate(const InterpolateArgs&);
 void chamfer(const ChamferArgs&);
+void patch_encoder(const PatchEncoderArgs&);
+void dynamic_adapter(const DynamicAdapterArgs&);
+void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&);
+void scale_shift_grad(const ScaleShiftGradArgs&);
 }  // namespace cpu
 
 namespace cuda {
@@ -117,6 +210,10 @@ void gather(const GatherArgs&, const Context&);
 void gather_backward(const GatherBackwardArgs&, const Context&);
 void interpolate(const InterpolateArgs&, const Context&);
 void chamfer(const ChamferArgs&, const Context&);
+void patch_encoder(const PatchEncoderArgs&, const Context&);
+void dynamic_adapter(const DynamicAdapterArgs&, const Context&);
+void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&, const Context&);
+void scale_shift_grad(const ScaleShiftGradArgs&, const Context&);
 }  // namespace cuda
 
 }  // namespace dapt

@@ -27,6 +27,11 @@ def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> 
     """
     check_tensors(queries=queries, points=points, values=values)
     sq_dist, idx = knn(queries, points, k)
+    if values.dim() != 3 or values.shape[:2] != points.shape[:2]:
+        raise RuntimeError(
+            f"values must be [B, N, C] with one row per point ({list(points.shape[:2])}), "
+            f"got {list(values.shape)}"
+        )
     weights = 1 / (sq_dist + _EPSILON)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
     if values.dtype == torch.float64:

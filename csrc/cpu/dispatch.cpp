@@ -4,30 +4,40 @@
 
 // Each kernel file defines its launcher once per instruction set.
 #define DAPT_DECLARE(op, Args) void op(const Args&);
-#define DAPT_EACH_OP(X)                     \
-  X(fps, FpsArgs)                           \
-  X(knn, KnnArgs)                           \
-  X(ball_query, BallQueryArgs)              \
-  X(gather, GatherArgs)                     \
-  X(gather_backward, GatherBackwardArgs)    \
-  X(interpolate, InterpolateArgs)           \
-  X(chamfer, ChamferArgs)
+#define DAPT_EACH_OP(X)                  \
+  X(fps, FpsArgs)                        \
+  X(knn, KnnArgs)                        \
+  X(ball_query, BallQueryArgs)           \
+  X(gather, GatherArgs)                  \
+  X(gather_backward, GatherBackwardArgs) \
+  X(interpolate, InterpolateArgs)        \
+  X(chamfer, ChamferArgs)                \
+  X(patch_encoder, PatchEncoderArgs)     \
+  X(dynamic_adapter, DynamicAdapterArgs) \
+  X(dynamic_adapter_backward, DynamicAdapterBackwardArgs)\
+  X(scale_shift_grad, ScaleShiftGradArgs)
 
 namespace dapt::cpu {
-namespace scalar { DAPT_EACH_OP(DAPT_DECLARE) }
+namespace scalar {
+DAPT_EACH_OP(DAPT_DECLARE)
+}
 #ifdef DAPT_X86
-namespace avx2 { DAPT_EACH_OP(DAPT_DECLARE) }
-namespace avx512 { DAPT_EACH_OP(DAPT_DECLARE) }
+namespace avx2 {
+DAPT_EACH_OP(DAPT_DECLARE)
+}
+namespace avx512 {
+DAPT_EACH_OP(DAPT_DECLARE)
+}
 #endif
 
 #ifdef DAPT_X86
-#define DAPT_DISPATCH(op, Args)                       \
-  void op(const Args& args) {                         \
-    switch (active_isa()) {                           \
-      case Isa::avx512: return avx512::op(args);      \
-      case Isa::avx2: return avx2::op(args);          \
-      case Isa::scalar: return scalar::op(args);      \
-    }                                                 \
+#define DAPT_DISPATCH(op, Args)                  \
+  void op(const Args& args) {                    \
+    switch (active_isa()) {                      \
+      case Isa::avx512: return avx512::op(args); \
+      case Isa::avx2: return avx2::op(args);     \
+      case Isa::scalar: return scalar::op(args); \
+    }                                            \
   }
 #else
 #define DAPT_DISPATCH(op, Args) \

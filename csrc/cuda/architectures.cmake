@@ -1,0 +1,38 @@
+# CMAKE_CUDA_ARCHITECTURES from TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX", as torch reads it); without it
+# the GPU that is present; without one 8.0, 8.6, 8.9, 9.0 and the newer ones that nvcc knows, and
+# PTX of 9.0 for those to come.
+set(wanted "$ENV{TORCH_CUDA_ARCH_LIST}")
+if(wanted STREQUAL "")
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+                  OUTPUT_VARIABLE wanted ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE
+                  RESULT_VARIABLE no_gpu)
+  string(REPLACE "\n" ";" wanted "${wanted}")
+  if(no_gpu)
+    set(wanted "8.0;8.6;8.9;9.0+PTX")
+    find_program(nvcc nvcc HINTS ENV CUDA_HOME PATH_SUFFIXES bin)
+    if(nvcc)
+      execute_process(COMMAND ${nvcc} --list-gpu-arch OUTPUT_VARIABLE known)
+      foreach(newer 10.0 12.0)
+        string(REPLACE "." "" number ${newer})
+        if(known MATCHES "compute_${number}\n")
+          list(APPEND wanted ${newer})
+        endif()
+      endforeach()
+    endif()
+  endif()
+endif()
+
+set(CMAKE_CUDA_ARCHITECTURES "")
+string(REGEX REPLACE "[ ,]+" ";" wanted "${wanted}")
+list(REMOVE_DUPLICATES wanted)
+foreach(arch ${wanted})
+  if(NOT arch MATCHES "^([0-9]+)\\.([0-9]+)(a|f)?(\\+PTX)?$")
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST must list numbers such as 8.0 or 9.0+PTX, got ${arch}")
+  endif()
+  set(number ${CMAKE_MATCH_1}${CMAKE_MATCH_2}${CMAKE_MATCH_3})
+  if(CMAKE_MATCH_4)
+    list(APPEND CMAKE_CUDA_ARCHITECTURES ${number})
+  else()
+    list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-real)
+  endif()
+endforeach()
