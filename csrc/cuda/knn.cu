@@ -1,0 +1,224 @@
+// k nearest neighbours on CUDA: searches that keep their best keys in registers, one with a warp
+// per query for any k, one with a thread per query for k <= 4 and many queries.
+#include "cuda/plan_knn.h"
+#include "cuda/points.cuh"
+#include "cuda/topk.cuh"
+
+namespace dapt::cuda {
+namespace {
+
+struct Search {
+  KnnArgs args;
+  unsigned query_blocks;  // blocks that share the queries of one cloud
+  int tile;
+  int splits;
+  int64_t rank;  // of the first neighbour that this pass finds
+  int width;     // how many it finds
+  Key* partial;  // [B, M, splits, width] lists of the parts of a cloud, null with one part
+};
+
+/// `nearest` fills the slots for which there is no neighbour: those beyond the points of the cloud
+/// that have a distance.
+__device__ void write_neighbor(const KnnArgs& args, int64_t row, int64_t j, Key key,
+                               int64_t nearest, const float* cloud, float3 query) {
+  const int64_t slot = row * args.k + j;
+  const bool found = key < kNoKey;
+  const int64_t n = found ? index_of(key) : nearest;
+  args.idx[slot] = n;
+  if (args.sq_dist)
+    args.sq_dist[slot] = __uint_as_float(found ? distance_bits(key) : 0x7f800000);  // infinity
+  if (args.patches) {
+    const float3 point = load_point(cloud, n);
+    float* patch = args.patches + 3 * slot;
+    patch[0] = __fsub_rn(point.x, query.x);
+    patch[1] = __fsub_rn(point.y, query.y);
+    patch[2] = __fsub_rn(point.z, query.z);
+  }
+}
+
+template <int kRows>
+__device__ __forceinline__ void write_list(const Search& s, int64_t row, const TopK<kRows>& list,
+                                           const float* cloud, float3 query) {
+  const Key first = list.at(0);
+  const int64_t nearest = s.rank > 0       ? s.args.idx[row * s.args.k]
+                          : first < kNoKey ? index_of(first)
+                                           : 0;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int j = i * 32 + static_cast<int>(lane_id());
+    if (j < s.width) write_neighbor(s.args, row, s.rank + j, list.keys[i], nearest, cloud, query);
+  }
+}
+
+/// The smallest key that the pass of `s` looks for: the next one after the last neighbour found.
+__device__ Key first_key(const Search& s, int64_t row, const float* cloud, float3 query) {
+  if (s.rank == 0) return 0;
+  const int64_t* idx = s.args.idx + row * s.args.k;
+  const int64_t last = idx[s.rank - 1];
+  if (last == idx[0]) return kNoKey;  // a filled slot: no neighbour is left
+  const float distance = squared_distance(query, load_point(cloud, last));
+  return make_key(__float_as_uint(distance), static_cast<unsigned>(last)) + 1;
+}
+
+// Parallel over parts of clouds and queries: a warp per query, and a block's warps share each tile.
+template <int kRows>
+__global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Search s) {
+  const int warps = blockDim.x / 32;
+  DAPT_DYNAMIC_SHARED(Key, buffers);  // [warps, kBuffer]
+  auto* tile = reinterpret_cast<float*>(buffers + warps * TopK<kRows>::kBuffer);  // [s.tile, 3]
+  const unsigned part = blockIdx.x / s.query_blocks;
+  const int64_t b = part / s.splits, split = part % s.splits;
+  const int64_t m = static_cast<int64_t>(blockIdx.x % s.query_blocks) * warps + warp_id();
+  const bool active = m < s.args.M;
+  const int64_t row = b * s.args.M + (active ? m : 0);
+  const float* cloud = s.args.points + 3 * b * s.args.N;  // [N, 3]
+  const int64_t count = length_of(s.args.lengths, b, s.args.N);
+  const int64_t part_size = (count + s.splits - 1) / s.splits;
+  const int64_t begin = min(count, split * part_size), end = min(count, begin + part_size);
+
+  const float3 query = load_point(s.args.queries, row);
+  const Key from = kRows == kMaxKeys && active ? first_key(s, row, cloud, query) : 0;
+  TopK<kRows> list(buffers + warp_id() * TopK<kRows>::kBuffer, s.width);
+  for (int64_t first = begin; first < end; first += s.tile) {
+    const int size = static_cast<int>(min(end - first, static_cast<int64_t>(s.tile)));
+    const int padded = (size + kTileStep - 1) / kTileStep * kTileStep;
+    __syncthreads();
+    load_tile(cloud + 3 * first, size, padded, tile);
+    __syncthreads();
+    if (!active) continue;
+    for (int step = 0; step < padded; step += kTileStep) {
+      const int n = step + static_cast<int>(lane_id());
+      float distances[kOffersAtOnce];
+#pragma unroll
+      for (int u = 0; u < kOffersAtOnce; ++u)
+        distances[u] = squared_distance(query, load_point(tile, n + 32 * u));
+#pragma unroll
+      for (int u = 0; u < kOffersAtOnce; ++u) {
+        const Key key =
+            make_key(__float_as_uint(distances[u]), static_cast<unsigned>(first) + (n + 32 * u));
+        list.offer(key, kRows < kMaxKeys || key >= from);
+      }
+      list.merge(first + step + kTileStep >= end);
+    }
+  }
+  if (!active) return;
+  if (!s.partial) return write_list(s, row, list, cloud, query);
+  Key* partial = s.partial + (row * s.splits + split) * s.width;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int j = i * 32 + static_cast<int>(lane_id());
+    if (j < s.width) partial[j] = list.keys[i];
+  }
+}
+
+// Parallel over queries: a warp merges the lists that the parts of its cloud gave.
+template <int kRows>
+__global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_merge_kernel(const Search s) {
+  DAPT_DYNAMIC_SHARED(Key, buffers);  // [warps, kBuffer]
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + warp_id();
+  if (row >= s.args.B * s.args.M) return;
+  const int64_t count = static_cast<int64_t>(s.splits) * s.width;
+  const Key* partial = s.partial + row * count;
+  TopK<kRows> list(buffers + warp_id() * TopK<kRows>::kBuffer, s.width);
+  for (int64_t i = 0; i < count; i += 32) {
+    const int64_t j = i + lane_id();
+    list.offer(j < count ? partial[j] : kNoKey);
+    list.merge(i + 32 >= count);
+  }
+  const float* cloud = s.args.points + 3 * (row / s.args.M) * s.args.N;  // [N, 3]
+  write_list(s, row, list, cloud, load_point(s.args.queries, row));
+}
+
+// Parallel over queries: a thread each, and a block's threads share each tile.
+template <int kKeys>
+__global__ void __launch_bounds__(256) knn_thread_kernel(const Search s) {
+  DAPT_DYNAMIC_SHARED(float4, tile);  // [s.tile]
+  const int64_t b = blockIdx.x / s.query_blocks;
+  const int64_t m = static_cast<int64_t>(blockIdx.x % s.query_blocks) * blockDim.x + threadIdx.x;
+  const bool active = m < s.args.M;
+  const int64_t row = b * s.args.M + (active ? m : 0);
+  const float* cloud = s.args.points + 3 * b * s.args.N;  // [N, 3]
+  const int64_t count = length_of(s.args.lengths, b, s.args.N);
+  const float3 query = load_point(s.args.queries, row);
+  Key keys[kKeys];
+#pragma unroll
+  for (int j = 0; j < kKeys; ++j) keys[j] = kNoKey;
+
+  for (int64_t first = 0; first < count; first += s.tile) {
+    const int size = static_cast<int>(min(count - first, static_cast<int64_t>(s.tile)));
+    __syncthreads();
+    for (int n = threadIdx.x; n < size; n += blockDim.x) {
+      const float3 point = load_point(cloud, first + n);
+      tile[n] = make_float4(point.x, point.y, point.z, 0);
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int n = 0; n < size; ++n) {
+      const float4 point = tile[n];
+      const float distance = squared_distance(query, make_float3(point.x, point.y, point.z));
+      if (__float_as_uint(distance) >= distance_bits(keys[kKeys - 1])) continue;
+      Key key = make_key(__float_as_uint(distance), static_cast<unsigned>(first) + n);
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+        const Key other = keys[j];
+        if (key < other) keys[j] = key, key = other;
+      }
+    }
+  }
+  if (!active) return;
+  const int64_t nearest = keys[0] < kNoKey ? index_of(keys[0]) : 0;
+#pragma unroll
+  for (int j = 0; j < kKeys; ++j) write_neighbor(s.args, row, j, keys[j], nearest, cloud, query);
+}
+
+template <int kKeys>
+void search_by_threads(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
+  Search search{.args = args, .tile = plan.tile, .splits = 1, .width = kKeys};
+  search.query_blocks = grid_of(ceil_div(args.M, 32 * plan.warps));
+  DAPT_LAUNCH((knn_thread_kernel<kKeys>), grid_of(args.B * search.query_blocks), 32 * plan.warps,
+              plan.tile * sizeof(float4), context.stream, search);
+}
+
+template <int kRows>
+void search_by_warps(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
+  Search search{.args = args, .tile = plan.tile, .splits = static_cast<int>(plan.splits)};
+  search.query_blocks = grid_of(ceil_div(args.M, plan.warps));
+  const int64_t most = 32 * kRows;
+  if (plan.splits > 1) {
+    const int64_t keys = args.B * args.M * plan.splits * std::min(args.k, most);
+    search.partial = static_cast<Key*>(context.scratch(keys * sizeof(Key)));
+  }
+  const size_t buffers = plan.warps * TopK<kRows>::kBuffer * sizeof(Key);
+  for (search.rank = 0; search.rank < args.k; search.rank += most) {
+    search.width = static_cast<int>(std::min(args.k - search.rank, most));
+    DAPT_LAUNCH((knn_warp_kernel<kRows>), grid_of(args.B * plan.splits * search.query_blocks),
+                32 * plan.warps, buffers + 3 * plan.tile * sizeof(float), context.stream, search);
+    if (search.partial)
+      DAPT_LAUNCH((knn_merge_kernel<kRows>), grid_of(ceil_div(args.B * args.M, plan.warps)),
+                  32 * plan.warps, buffers, context.stream, search);
+  }
+}
+
+}  // namespace
+
+void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
+  if (args.B * args.M == 0) return;
+  check_cloud_size(args.N);
+  if (plan.warps < 1 || plan.warps > kMaxWarps || plan.tile < kTileStep ||
+      plan.tile % kTileStep != 0 || plan.splits < 1)
+    throw std::invalid_argument("no kNN plan: " + describe(plan));
+  if (plan.kernel == KnnPlan::Kernel::thread_per_query) {
+    dispatch<1, 2, 3, 4>("k of a kNN with a thread per query", static_cast<int>(args.k),
+                         [&](auto k) { search_by_threads<k()>(args, plan, context); });
+  } else {
+    dispatch<1, 2, 4, 8, kMaxKeys>("keys of a kNN plan", plan.keys, [&](auto keys) {
+      search_by_warps<keys()>(args, plan, context);
+    });
+  }
+}
+
+void knn(const KnnArgs& args, const Context& context) {
+  knn(args, plan_knn(args.B, args.M, args.N, args.k, current_device()), context);
+}
+
+}  // namespace dapt::cuda

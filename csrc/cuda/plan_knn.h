@@ -1,0 +1,93 @@
+// How kNN and ball query are launched: pure functions of shape and device. No CUDA header.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "cuda/device.h"
+#include "cuda/dispatch.h"
+#include "ops.h"
+
+namespace dapt::cuda {
+
+struct KnnPlan {
+  enum class Kernel { thread_per_query, warp_per_query };
+  Kernel kernel;
+  int keys;        // that a thread keeps: k of 1 to 4, or rows of 32 in a warp: 1, 2, 4, 8, 16
+  int warps;       // per block
+  int tile;        // points in shared memory at a time, a multiple of 128
+  int64_t splits;  // of a cloud, each searched by its own blocks; their lists are merged
+};
+
+constexpr int kMaxKeys = 16;
+constexpr int kMaxWarps = 16;
+constexpr int kTileStep = 128;
+
+constexpr int tile_of(int64_t N, int most) {
+  return static_cast<int>(std::clamp<int64_t>(ceil_div(N, kTileStep) * kTileStep, kTileStep, most));
+}
+
+/// Warps per block of a kernel with a warp per query: up to 16 share a tile, 8 where 16 would leave
+/// multiprocessors without a block; few queries still get what loads a tile well.
+constexpr int warps_of(int64_t B, int64_t M, int tile, const Device& device) {
+  const int most = B * ceil_div(M, kMaxWarps) >= device.multiprocessors ? kMaxWarps : 8;
+  return static_cast<int>(std::clamp<int64_t>(M, std::min(8, tile / kTileStep), most));
+}
+
+/// - k <= 4 and at least 128 queries per multiprocessor: a thread per query.
+/// - Otherwise a warp per query with the smallest list that holds k, of 512 keys at most; a larger
+///   k takes several passes, each beginning where the last ended.
+/// - Where the queries alone give fewer than two blocks per multiprocessor, a cloud is split, into
+///   parts of at least 4096 points and 8 k.
+/// The limits are estimates from instruction counts.
+constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Device& device) {
+  if (k <= 4 && B * M >= 128 * static_cast<int64_t>(device.multiprocessors)) {
+    return {.kernel = KnnPlan::Kernel::thread_per_query,
+            .keys = static_cast<int>(k),
+            .warps = static_cast<int>(std::clamp<int64_t>(ceil_div(M, 32), 1, 8)),
+            .tile = tile_of(N, 1024),
+            .splits = 1};
+  }
+  KnnPlan plan{.kernel = KnnPlan::Kernel::warp_per_query,
+               .keys = 1,
+               .warps = 0,
+               .tile = tile_of(N, 2048),
+               .splits = 1};
+  while (plan.keys < kMaxKeys && 32 * plan.keys < k) plan.keys *= 2;
+  plan.warps = warps_of(B, M, plan.tile, device);
+  const int64_t blocks = std::max<int64_t>(B * ceil_div(M, plan.warps), 1);
+  const int64_t wanted = ceil_div(2 * static_cast<int64_t>(device.multiprocessors), blocks);
+  plan.splits = std::clamp<int64_t>(N / std::max<int64_t>(4096, 8 * k), 1, wanted);
+  return plan;
+}
+
+inline std::string describe(const KnnPlan& plan) {
+  const bool warp = plan.kernel == KnnPlan::Kernel::warp_per_query;
+  return std::string(warp ? "a warp" : "a thread") + " per query, " + std::to_string(plan.keys) +
+         (warp ? " keys a lane, " : " keys, ") + std::to_string(plan.warps) +
+         " warps a block, tiles of " + std::to_string(plan.tile) + " points, " +
+         std::to_string(plan.splits) + (plan.splits == 1 ? " part" : " parts") + " a cloud";
+}
+
+void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context);
+
+struct BallQueryPlan {
+  int warps;  // per block, a query each
+  int tile;   // points in shared memory at a time, a multiple of 128
+};
+
+/// Tiles are small because most queries are full long before the end of a cloud.
+constexpr BallQueryPlan plan_ball_query(int64_t B, int64_t M, int64_t N, const Device& device) {
+  const int tile = tile_of(N, 1024);
+  return {.warps = warps_of(B, M, tile, device), .tile = tile};
+}
+
+inline std::string describe(const BallQueryPlan& plan) {
+  return "a warp per query, " + std::to_string(plan.warps) + " warps a block, tiles of " +
+         std::to_string(plan.tile) + " points";
+}
+
+void ball_query(const BallQueryArgs& args, const BallQueryPlan& plan, const Context& context);
+
+}  // namespace dapt::cuda
