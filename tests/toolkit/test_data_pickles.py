@@ -114,6 +114,9 @@ def hostile_pickles(marker) -> dict[str, bytes]:
         "more shape than bytes": pickle.dumps(
             Calls(reconstruct, *arguments, state=(1, (2**40,), *state[2:]))
         ),
+        "more bytes than shape": pickle.dumps(
+            Calls(reconstruct, *arguments, state=(1, (1,), *state[2:]))
+        ),
         "negative shape": pickle.dumps(
             Calls(reconstruct, *arguments, state=(1, (-2, -1), *state[2:]))
         ),

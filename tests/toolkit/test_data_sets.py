@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import h5py
+import jsonargparse
 import numpy as np
 import pytest
 
@@ -243,3 +244,14 @@ def test_registered_names_and_options():
         dapt.data.register("npz")(dapt.data.DATASETS["npz"])
     with pytest.raises(DataError, match="objects.npz: No such file"):
         dapt.data.load("npz", {"train": "objects.npz"}, "train")
+
+
+@pytest.mark.parametrize("name", sorted(dapt.data.DATASETS))
+def test_options_are_flags(name):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=dapt.data.options_of(name))
+    required = {"npz": "train", "folder": "train"}.get(name, "root")
+    flags = [f"--data.{required}=here", "--data.num_points=12", "--data.normalize=true"]
+    options = parser.instantiate(parser.parse_args(flags)).data
+    assert type(options) is dapt.data.options_of(name)
+    assert getattr(options, required) == Path("here") and options.num_points == 12

@@ -139,6 +139,9 @@ def test_resample_chooses_from_farthest_points(num_points, total, pool):
     assert len({tuple(sorted(rows.tolist())) for rows in chosen}) == (
         1 if pool == num_points else 8
     )
+    same = T.Resample(num_points).indices(points[:1].expand(8, -1, -1), generator())
+    reached = len(same.unique())  # the sampling starts at a random point of each cloud
+    assert reached > pool if pool < total else reached == pool
     if pool < total:  # spread out: the 64 lie farther apart than 64 random points do
         spread = [
             torch.cdist(cloud[rows], cloud[rows]).fill_diagonal_(9).min()

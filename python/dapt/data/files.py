@@ -1,6 +1,6 @@
 """What every dataset of files has in common: its options, and that it is read through the cache."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from dapt.errors import DataError, UsageError, reading
 
 
 @dataclass(kw_only=True)
-class FileDataset(ABC):
+class FileDataset:  # not an ABC, which the parser of configs would take for no plain dataclass
     """A dataset adds `files`, `read` and options of its own.
 
     Args:
