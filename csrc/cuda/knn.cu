@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_merge_kernel(const Sear
 
 // Parallel over queries: a thread each, and a block's threads share each tile.
 template <int kKeys>
-__global__ void __launch_bounds__(256) knn_thread_kernel(const Search s) {
+__global__ void __launch_bounds__(32 * kMaxWarps) knn_thread_kernel(const Search s) {
   DAPT_DYNAMIC_SHARED(float4, tile);  // [s.tile]
   const int64_t b = blockIdx.x / s.query_blocks;
   const int64_t m = static_cast<int64_t>(blockIdx.x % s.query_blocks) * blockDim.x + threadIdx.x;
