@@ -1,0 +1,408 @@
+"""One matrix over all methods and backbones: what trains, what is kept, what comes back."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dapt
+from dapt.errors import UsageError
+from dapt.methods import METHODS, Method, register
+from dapt.methods.dapt import PUBLISHED
+
+METHODS_TO_TRY = {
+    "dapt": dapt.Dapt(rank=8),
+    "dapt, low memory": dapt.Dapt(rank=8, memory="low"),
+    "dapt, published batch norms": dapt.Dapt(rank=8, freeze_bn=False),
+    "full": dapt.Full(),
+    "linear": dapt.Linear(),
+}
+BACKBONES = ("point_mae", "point_bert", "point_m2ae")
+
+
+def copy_of(state):
+    return {entry: value.clone() for entry, value in state.items()}
+
+
+def assert_same_state(got, wanted):
+    assert list(got) == list(wanted)
+    for entry, value in wanted.items():
+        assert torch.equal(got[entry], value), entry
+
+
+def randomise(model):
+    """Own weights away from their start, where up-projections are zero."""
+    with torch.no_grad():
+        for _, weight in model.own_parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def train_steps(model, steps=2):
+    model.train()
+    optimizer = torch.optim.AdamW([weight for _, weight in model.own_parameters()], 1e-2)
+    batch = {"labels": torch.tensor([0, 1, 2, 4])}
+    for _ in range(steps):
+        loss = model.adapter.task.loss(model(torch.randn(4, 80, 3)), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("method", METHODS_TO_TRY)
+def test_train_then_detach(small_backbone, name, method):
+    method = METHODS_TO_TRY[method]
+    backbone = small_backbone(name)
+    backbone.norm.weight.requires_grad_(False)
+    modules = dict(backbone.named_modules())
+    before = copy_of(backbone.state_dict())
+    frozen_before = {n: p.requires_grad for n, p in backbone.named_parameters()}
+    model = dapt.attach(backbone, method, dapt.Classification(5))
+    pretrained = copy_of(model.state_dict())
+
+    train_steps(model)
+
+    for entry, weight in model.named_parameters():
+        assert model.owns(entry) == weight.requires_grad == (weight.grad is not None), entry
+    for entry, value in model.state_dict().items():
+        if not model.owns(entry):
+            assert torch.equal(value, pretrained[entry]), entry
+    changed = [e for e, w in model.own_parameters() if not torch.equal(w, pretrained[e])]
+    assert len(changed) > len(model.own_parameters()) / 2  # adapters start with zeros
+
+    assert dapt.detach(model) is backbone
+    assert_same_state(backbone.state_dict(), before)
+    assert dict(backbone.named_modules()) == modules
+    assert {n: p.requires_grad for n, p in backbone.named_parameters()} == frozen_before
+    with pytest.raises(UsageError, match="carries no adapter"):
+        model(torch.randn(1, 80, 3))
+
+
+@pytest.mark.parametrize("method", METHODS_TO_TRY)
+def test_evaluation_is_repeatable_and_training_is_not_for_dapt(small_backbone, method):
+    model = dapt.attach(small_backbone(), METHODS_TO_TRY[method], dapt.Classification(5))
+    randomise(model)
+    points = torch.randn(4, 80, 3)
+    model.eval()
+    assert torch.equal(model(points), model(points))
+    model.train()
+    assert not torch.equal(model(points), model(points))  # dropout, at least the head's
+
+
+def test_modes_of_what_is_frozen(small_backbone):
+    def modes(method):
+        model = dapt.attach(small_backbone(), method, dapt.Classification(5)).train()
+        norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm1d)]
+        assert model.head.training
+        return model.backbone.blocks[1].training, {norm.training for norm in norms}
+
+    assert modes(dapt.Dapt()) == (True, {False})
+    assert modes(dapt.Dapt(freeze_bn=False)) == (True, {True})
+    assert modes(dapt.Full()) == (True, {True})
+    assert modes(dapt.Linear()) == (False, {False})
+
+
+def test_published_batch_norms_drift_and_are_the_adapters(small_backbone):
+    backbone = small_backbone()
+    statistic = "tokenizer.encoder.first.1.running_mean"
+    before = backbone.get_buffer(statistic).clone()
+    model = dapt.attach(backbone, dapt.Dapt(rank=4, freeze_bn=False), dapt.Classification(5))
+    train_steps(model)
+    assert not torch.equal(backbone.get_buffer(statistic), before)
+    assert f"backbone.{statistic}" in model.own_state()
+    dapt.detach(model)
+    assert torch.equal(backbone.get_buffer(statistic), before)
+
+
+@pytest.mark.parametrize(
+    "setting, classes, trained",
+    [
+        ("scanobjectnn_hardest", 15, 1_087_771),
+        ("scanobjectnn_bg", 15, 1_087_771),
+        ("scanobjectnn_only", 15, 989_467),
+        ("modelnet40", 40, 1_069_716),
+    ],
+)
+def test_published_counts(capsys, setting, classes, trained):
+    backbone = dapt.create_backbone("point_mae", num_groups=128)
+    model = dapt.attach(backbone, dapt.Dapt.published(setting), dapt.Classification(classes))
+    assert model.count_parameters()[0] == trained
+    model.print_trainable_parameters()
+    assert f"trainable: {trained:,} of " in capsys.readouterr().out
+    assert sum(weight.numel() for _, weight in model.own_parameters()) == trained
+
+
+@pytest.mark.parametrize(
+    "head_tokens",
+    [
+        None,
+        ["cls"],
+        ["cls", "prompt:mean"],
+        ["cls", "prompt:max"],
+        ["cls", "patch:mean"],
+        ["cls", "patch:max"],
+        ["cls", "prompt:mean", "patch:max"],
+        ["prompt:max", "patch:mean"],
+    ],
+)
+def test_all_head_tokens(small_backbone, head_tokens):
+    method = dapt.Dapt(rank=4, head_tokens=head_tokens)
+    model = dapt.attach(small_backbone(), method, dapt.Classification(5))
+    wanted = head_tokens or ["cls", "prompt:mean", "patch:max"]
+    assert model.head.layers[0].in_features == 48 * len(wanted)
+    model(torch.randn(2, 80, 3)).sum().backward()
+    assert all(weight.grad is not None for _, weight in model.own_parameters())
+
+
+def dapt_in_float64(model, points):
+    """methods.md, section 2, line by line, on the adapted model's weights."""
+
+    def layer(wrapped, x):
+        frozen = wrapped.frozen
+        if isinstance(frozen, nn.LayerNorm):
+            y = F.layer_norm(x, x.shape[-1:], frozen.weight, frozen.bias)
+        else:
+            y = F.linear(x, frozen.weight, frozen.bias)
+        return wrapped.scale * y + wrapped.shift
+
+    groups = model.backbone.tokenizer.group(points)
+    model = copy.deepcopy(model).double()
+    backbone = model.backbone
+    tokens = backbone.tokenizer.encoder(groups.patches.double())
+    project = backbone.tokenizer.project
+    if hasattr(project, "frozen"):
+        tokens = layer(project, tokens)
+    else:
+        tokens = project.scale * tokens + project.shift
+    B, G, C = tokens.shape
+    positions = backbone.pos_embed(groups.centers.double())
+    x = torch.cat([backbone.cls_token.expand(B, 1, C), tokens], 1)
+    x = x + torch.cat([backbone.cls_pos.expand(B, 1, C), positions], 1)
+    for wrapped in backbone.blocks:
+        block, adapter, heads = wrapped.frozen, wrapped.adapter, backbone.config.num_heads
+        T = x.shape[1]
+        q, k, v = layer(block.attn.qkv, layer(block.norm1, x)).chunk(3, dim=-1)
+        q, k, v = (t.view(B, T, heads, -1).transpose(1, 2) for t in (q, k, v))
+        weights = (q @ k.transpose(2, 3) * (C // heads) ** -0.5).softmax(-1)
+        x = x + layer(block.attn.proj, (weights @ v).transpose(1, 2).reshape(B, T, C))
+        u = layer(block.norm2, x)
+        z = adapter.norm(u)
+        a = F.relu(adapter.scale(z)) * adapter.up(F.gelu(adapter.down(z)))
+        x = x + layer(block.mlp.fc2, F.gelu(layer(block.mlp.fc1, u))) + a
+        prompt = wrapped.prompt.scale * F.gelu(a).mean(1, keepdim=True) + wrapped.prompt.shift
+        x = torch.cat([x[:, :1], prompt, x[:, 1:]], 1)
+    x = layer(backbone.norm, x)
+    return x[:, 0], x[:, 1:-G], x[:, -G:]
+
+
+@pytest.mark.parametrize("name", ["point_mae", "point_bert"])
+def test_dapt_follows_its_formulas(small_backbone, name):
+    model = dapt.attach(small_backbone(name), dapt.Dapt(rank=5), dapt.Classification(5)).eval()
+    randomise(model)
+    points = torch.randn(3, 80, 3)
+    features = model.backbone(points)
+    for got, wanted in zip(features[:3], dapt_in_float64(model, points), strict=True):
+        torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-4)  # float32
+
+
+def test_dapt_on_scales_of_scales(small_backbone):
+    """Each scale of Point-M2AE has its own prompts, and only the last one's reach the head."""
+    model = dapt.attach(small_backbone("point_m2ae"), dapt.Dapt(rank=5), dapt.Classification(5))
+    assert model.backbone(torch.randn(3, 80, 3)).prompts.shape == (3, 2, 48)
+    assert model.head.pool.head_tokens == ("prompt:mean", "patch:mean", "patch:max_but_first")
+    prompts = [[block.prompt is not None for block in stack] for stack in model.backbone.stacks]
+    assert prompts == [[True, False], [False], [True, True]]
+
+
+@pytest.mark.parametrize("name", ["point_mae", "point_m2ae"])
+def test_low_memory_gives_the_same_gradients(small_backbone, name):
+    gradients, saved = [], []
+    points = torch.randn(4, 80, 3)
+    for memory in ("default", "low"):
+        torch.manual_seed(0)
+        method = dapt.Dapt(rank=5, memory=memory)
+        model = dapt.attach(small_backbone(name), method, dapt.Classification(5)).train()
+        randomise(model)
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(points).square().sum()
+        loss.backward()
+        saved.append(sum(kept.values()))
+        gradients.append({n: w.grad for n, w in model.own_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert saved[1] < 0.7 * saved[0]  # weights and norms' inputs are among the saved
+
+
+def test_several_adapters_on_one_backbone(small_backbone):
+    backbone, points = small_backbone(), torch.randn(4, 80, 3)
+    with torch.no_grad():
+        pretrained = backbone.eval()(points)
+    before = copy_of(backbone.state_dict())
+    model = dapt.attach(backbone, dapt.Dapt(rank=4), dapt.Classification(5), name="chairs")
+    train_steps(model)
+    chairs = model.eval()(points)
+    weight = backbone.blocks[0].frozen.attn.qkv.frozen.weight
+
+    model.add_adapter("tables", dapt.Dapt(rank=6, head_tokens=["cls"]), dapt.Classification(3))
+    assert backbone.blocks[0].frozen.attn.qkv.frozen.weight is weight  # nothing is copied
+    assert model.active == "tables" and model(points).shape == (4, 3)
+    model.add_adapter("everything", dapt.Full(), dapt.Classification(5))
+    train_steps(model)
+    model.eval()
+
+    model.set_adapter("chairs")
+    assert torch.equal(model(points), chairs)
+    assert all(w.requires_grad == model.owns(name) for name, w in model.named_parameters())
+    with model.pretrained() as network:
+        assert torch.equal(network(points).patches, pretrained.patches)
+    assert torch.equal(model(points), chairs)
+
+    with pytest.raises(UsageError, match="already carries an adapter named 'chairs'"):
+        model.add_adapter("chairs", dapt.Linear(), dapt.Classification(5))
+    with pytest.raises(UsageError, match="no adapter named 'lamps'; it carries chairs, tables"):
+        model.set_adapter("lamps")
+    model.delete_adapter("tables")
+    assert list(model.adapters) == ["chairs", "everything"]
+    assert_same_state(dapt.detach(model).state_dict(), before)
+
+
+def test_a_backbone_carries_one_model(small_backbone):
+    backbone = small_backbone()
+    model = dapt.attach(backbone, dapt.Linear(), dapt.Classification(5))
+    with pytest.raises(UsageError, match="already carries an adapter"):
+        dapt.attach(backbone, dapt.Linear(), dapt.Classification(5))
+    dapt.detach(model)
+    with pytest.raises(UsageError, match="head_tokens"):
+        dapt.attach(backbone, dapt.Dapt(head_tokens=["cls", "none"]), dapt.Classification(5))
+    assert "adapter" not in " ".join(backbone.state_dict())
+    dapt.attach(backbone, dapt.Dapt(), dapt.Classification(5))
+
+
+def test_a_network_without_class_token_has_none_to_read(small_backbone):
+    backbone = small_backbone(class_token=False)
+    with pytest.raises(UsageError, match="no class token"):
+        dapt.attach(backbone, dapt.Dapt(head_tokens=["cls"]), dapt.Classification(5))
+    model = dapt.attach(backbone, dapt.Dapt(), dapt.Classification(5))
+    assert model(torch.randn(2, 80, 3)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_merge(small_backbone, name):
+    model = dapt.attach(small_backbone(name), dapt.Dapt(rank=4), dapt.Classification(5)).eval()
+    randomise(model)
+    points = torch.randn(4, 80, 3)
+    before = model(points)
+    merged = dapt.merge(model)
+    torch.testing.assert_close(merged(points), before, atol=1e-5, rtol=1e-4)  # rounding
+    left = {type(m).__name__ for m in merged.modules()}
+    assert not left & {"ScaleShiftLinear", "ScaleShiftNorm"}
+    assert not any(weight.requires_grad for weight in merged.parameters())
+    for forbidden in (
+        merged.detach,
+        merged.merge,
+        lambda: merged.save_adapter("nowhere"),
+        lambda: merged.add_adapter("other", dapt.Linear(), dapt.Classification(5)),
+    ):
+        with pytest.raises(UsageError, match="a merged model cannot"):
+            forbidden()
+
+
+def test_a_copy_stands_alone(small_backbone):
+    model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5)).eval()
+    other, points = copy.deepcopy(model), torch.randn(2, 80, 3)
+    expected = model(points)
+    randomise(model)
+    assert torch.equal(other(points), expected)
+    detached = dapt.detach(other)
+    assert "adapter" not in " ".join(detached.state_dict())
+    assert "backbone.blocks.0.adapter.up.weight" in model.state_dict()
+
+
+def test_settings_are_checked():
+    for wrong, message in (
+        ({"rank": 0}, "rank must be from 1 to 256, got 0"),
+        ({"rank": 257}, "rank must be from 1 to 256, got 257"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"drop_path": -0.1}, "drop_path must be at least 0"),
+        ({"memory": "none"}, "memory must be 'default' or 'low', got 'none'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            dapt.Dapt(**wrong)
+    with pytest.raises(UsageError, match="no published settings for 's3dis'; there are: scan"):
+        dapt.Dapt.published("s3dis")
+    assert dapt.Dapt.published("modelnet40", dropout=0.1).dropout == 0.1
+    assert dapt.Dapt() == dapt.Dapt.published("scanobjectnn_hardest") and len(PUBLISHED) == 4
+
+
+def test_registration_fails_on_a_wrong_name():
+    @dataclass(frozen=True)
+    class Misnamed(Method):
+        def wrap(self, backbone, replacements):
+            pass
+
+        def owns(self, entry):
+            return False
+
+    with pytest.raises(NameError, match="must have the name of its file, 'test_methods'"):
+        register("misnamed")(Misnamed)
+    register("test_methods")(Misnamed)
+    try:
+        with pytest.raises(NameError, match="registered twice"):
+            register("test_methods")(Misnamed)
+    finally:
+        del METHODS["test_methods"]
+    assert all(METHODS[name].name == name for name in METHODS)
+    with pytest.raises(UsageError, match="unknown method 'lora'; choose from dapt, full, linear"):
+        dapt.methods.method_class("lora")
+
+
+@pytest.mark.parametrize("claim", ["norm.weight", "pos_embed.0.weight"])
+def test_a_predicate_that_does_not_fit_is_refused(small_backbone, claim):
+    class Confused(dapt.Linear):
+        def wrap(self, backbone, replacements):
+            replacements.own(backbone.norm, "weight")
+
+        def owns(self, entry):
+            return claim == "pos_embed.0.weight" and entry in ("norm.weight", claim)
+
+    backbone = small_backbone()
+    with pytest.raises(TypeError, match=f"says it .* '{claim}'"):
+        dapt.attach(backbone, Confused(), dapt.Classification(5))
+    dapt.attach(backbone, dapt.Linear(), dapt.Classification(5))  # it came out clean
+
+
+def test_bfloat16(small_backbone):
+    model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(4, 80, 3)).float().square().mean()
+    loss.backward()
+    assert all(w.grad.isfinite().all() for _, w in model.own_parameters())
+    assert {w.dtype for w in model.parameters()} == {torch.float32}
+
+
+def test_compiles_whole(small_backbone):
+    method = dapt.Dapt(rank=4, dropout=0.0, drop_path=0.0)
+    model = dapt.attach(small_backbone(depth=1), method, dapt.Classification(5, dropout=0.0))
+    randomise(model)
+    points = torch.randn(2, 80, 3)
+    model.train()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(points), model(points), atol=1e-4, rtol=1e-4)
+    compiled(points).sum().backward()
+    assert all(weight.grad is not None for _, weight in model.own_parameters())
+
+
+def test_nothing_to_prepare(small_backbone):
+    model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5))
+    before = copy_of(model.state_dict())
+    model.prepare([torch.randn(2, 80, 3)])
+    assert_same_state(model.state_dict(), before)
