@@ -175,7 +175,8 @@ def _from_fields(cls: type, record: dict, where: str) -> object:
         if name not in fields:
             raise DaptError(f"{where}: unknown field '{name}'; known are {', '.join(fields)}")
         if not _accepts(hints[name], value):
-            raise DaptError(f"{where}: {name} must be {fields[name].type}, got {value!r:.40}")
+            wanted = getattr(fields[name].type, "__name__", fields[name].type)
+            raise DaptError(f"{where}: {name} must be {wanted}, got {value!r:.40}")
     for name, field in fields.items():
         if name not in record and field.default is dataclasses.MISSING:
             raise DaptError(f"{where}: {name} is missing")
