@@ -1,0 +1,23 @@
+// The rows of a thread in kernels that move or sum rows of channels.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/launch.h"
+
+namespace dapt::cuda {
+
+/// Blocks hold rows of one cloud each. A team of threads has one row, and each of its threads every
+/// team-th vector of that row.
+struct TeamRow {
+  int64_t b, row;  // cloud, and row in it
+  int rank;        // of the thread in its team
+
+  /// `blocks` blocks share the rows of a cloud; each of them takes `rows` of them.
+  __device__ __forceinline__ TeamRow(unsigned blocks, int rows, int team)
+      : b(blockIdx.x / blocks),
+        row(static_cast<int64_t>(blockIdx.x % blocks) * rows + threadIdx.x / team),
+        rank(static_cast<int>(threadIdx.x) % team) {}
+};
+
+}  // namespace dapt::cuda
