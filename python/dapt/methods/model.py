@@ -21,8 +21,8 @@ _carrying = weakref.WeakSet()  # the backbones of all AdaptedModels
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """One adaptation of the backbone."""
+class Attachment:
+    """One adapter: what was asked for, and what was made of it."""
 
     method: Method
     task: Task
@@ -47,11 +47,12 @@ class AdaptedModel(nn.Module):
         _carrying.add(backbone)
         self.backbone = backbone
         self.head = None
-        self.adapters: dict[str, Adapter] = {}
+        self.adapters: dict[str, Attachment] = {}
         self.active: str | None = None
         self.is_merged = False
         self._modes_before = {module: module.training for module in backbone.modules()}
-        self._grads_before = {weight: weight.requires_grad for weight in backbone.parameters()}
+        self._trainable_before = {w: w.requires_grad for w in backbone.parameters()}
+        backbone.requires_grad_(False)
 
     def forward(self, points: Tensor, *inputs: Tensor) -> Tensor:  # [B, N, 3] -> logits
         """``inputs`` are what the task's head asks for beside the points."""
@@ -76,7 +77,7 @@ class AdaptedModel(nn.Module):
         return self
 
     @property
-    def adapter(self) -> Adapter:
+    def adapter(self) -> Attachment:
         if self.active is None:
             raise UsageError("the model carries no adapter; attach one with dapt.attach")
         return self.adapters[self.active]
@@ -99,7 +100,7 @@ class AdaptedModel(nn.Module):
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """The reverse of `own_state`; nothing is loaded unless everything fits."""
         own = self.own_state()
-        for entry in own.keys() ^ state.keys():
+        for entry in sorted(own.keys() ^ state.keys()):
             where = "missing" if entry in own else "not a part of this adapter"
             raise DaptError(f"adapter state: '{entry}' is {where}")
         for entry, value in state.items():
@@ -135,7 +136,7 @@ class AdaptedModel(nn.Module):
                 head = task.build_head(self.backbone, method.head_tokens_for(self.backbone))
             finally:
                 replacements.undo(self.device)
-        self.adapters[name] = Adapter(method, task, head, replacements)
+        self.adapters[name] = Attachment(method, task, head, replacements)
         self.set_adapter(name)
 
     def set_adapter(self, name: str) -> None:
@@ -213,8 +214,8 @@ class AdaptedModel(nn.Module):
         self.adapters.clear()
         for module, mode in self._modes_before.items():
             module.training = mode
-        for weight, requires_grad in self._grads_before.items():
-            weight.requires_grad_(requires_grad)
+        for weight, trainable in self._trainable_before.items():
+            weight.requires_grad_(trainable)
         _carrying.discard(self.backbone)
         return self.backbone
 
