@@ -6,8 +6,8 @@
 #include "cuda/cluster.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/distance.cuh"
+#include "cuda/mailbox.cuh"
 #include "cuda/plan_fps.h"
-#include "cuda/relaxed.cuh"
 #include "cuda/warp.cuh"
 
 namespace dapt::cuda {
@@ -29,7 +29,7 @@ struct Cloud {
   int64_t* idx;         // [M] out
   float* centers;       // [M, 3] out, or null
   float* nearest;       // [N] scratch, or null
-  unsigned N, length, start;
+  unsigned N, M, length, start;
   bool skip_near_origin;
 
   __device__ float3 point(unsigned n) const {
@@ -44,12 +44,12 @@ struct Cloud {
   __device__ unsigned chosen(Key farthest) const {
     return farthest >= 0 ? ~static_cast<unsigned>(farthest) : start;
   }
-  __device__ void write(int64_t m, unsigned n, float3 at) const {
+  __device__ void write(unsigned m, unsigned n) const {
     idx[m] = n;
     if (centers) {
-      centers[3 * m] = at.x;
-      centers[3 * m + 1] = at.y;
-      centers[3 * m + 2] = at.z;
+      const float3 at = point(n);
+      float* const to = centers + 3 * static_cast<int64_t>(m);
+      to[0] = at.x, to[1] = at.y, to[2] = at.z;
     }
   }
 };
@@ -64,10 +64,25 @@ __device__ __forceinline__ Cloud cloud_of(const FpsArgs& a, int64_t b, float* ne
           .centers = a.centers ? a.centers + 3 * b * a.M : nullptr,
           .nearest = nearest,
           .N = static_cast<unsigned>(a.N),
+          .M = static_cast<unsigned>(a.M),
           .length = static_cast<unsigned>(length),
           .start = static_cast<unsigned>(Max()(int64_t{0}, Min()(start, length - 1))),
           .skip_near_origin = a.skip_near_origin};
 }
+
+// The indices chosen last, one per thread, written when each has one: a step waits for no store.
+template <int kThreads>
+struct Chosen {
+  unsigned mine;
+
+  __device__ __forceinline__ void put(const Cloud& cloud, unsigned m, unsigned n) {
+    const unsigned turn = m % kThreads;
+    if (threadIdx.x == turn) mine = n;
+    if ((turn == kThreads - 1 || m + 1 == cloud.M) && threadIdx.x <= turn) {
+      cloud.write(m - turn + threadIdx.x, mine);
+    }
+  }
+};
 
 // The points of one thread in registers: first, first + 32, ... so that a warp reads whole lines
 // and warps are in the order of their indices.
@@ -165,25 +180,27 @@ struct StreamedSlice {
 template <int kThreads, int kPoints>
 __global__ void __launch_bounds__(kThreads) fps_block_kernel(const FpsArgs a) {
   // Parallel over B by blocks, over N by their threads.
-  constexpr int kWarps = kThreads / 32;
-  DAPT_DYNAMIC_SHARED(float, points);  // [N, 3]
-  __shared__ Key keys[2][kWarps];
+  DAPT_DYNAMIC_SHARED(Key, keys);                             // [2, 32], by warp
+  float* const points = reinterpret_cast<float*>(keys + 64);  // [N, 3]
   const Cloud cloud = cloud_of(a, blockIdx.x);
   RegisterSlice<kThreads, kPoints> slice;
   slice.load(cloud, 0);
   slice.copy_to(points, cloud);
+  if (threadIdx.x < 64) keys[threadIdx.x] = kNone;
   __syncthreads();
+  Chosen<kThreads> chosen;
   unsigned last = cloud.start;
-  for (int64_t m = 0;; ++m) {
+  for (unsigned m = 0;; ++m) {
     const float3 at = {points[3 * last], points[3 * last + 1], points[3 * last + 2]};
-    if (threadIdx.x == 0) cloud.write(m, last, at);
-    if (m + 1 == a.M) return;
+    chosen.put(cloud, m, last);
+    if (m + 1 == cloud.M) return;
     slice.take(last);
     const Key of_warp = warp_max(slice.add(at));
-    // Two buffers: a warp that is a step ahead does not overwrite what others still read.
-    if (lane_id() == 0) keys[m & 1][warp_id()] = of_warp;
+    // Two sets of keys: a warp that is a step ahead does not overwrite what others still read.
+    Key* const of_step = keys + m % 2 * 32;
+    if (lane_id() == 0) of_step[warp_id()] = of_warp;
     __syncthreads();
-    last = cloud.chosen(warp_max(lane_id() < kWarps ? keys[m & 1][lane_id()] : kNone));
+    last = cloud.chosen(warp_max(of_step[lane_id()]));
   }
 }
 
@@ -191,42 +208,49 @@ template <int kThreads, int kPoints, int kBlocks>
 __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) {
   // Parallel over B by clusters of kBlocks blocks, over N by their threads.
   constexpr int kWarps = kThreads / 32;
-  // A warp with its keys for all others in 32 slots needs no barrier of its block.
-  constexpr bool kWarpSlots = kWarps * kBlocks <= 32;
-  constexpr int kSlots = kWarpSlots ? kWarps * kBlocks : kBlocks;
+  // With at most 32 warps in a cluster each sends its own key, else the block sends one.
+  constexpr bool kWarpSends = kWarps * kBlocks <= 32;
+  constexpr int kSlots = kWarpSends ? kWarps * kBlocks : kBlocks;
   DAPT_DYNAMIC_SHARED(float, points);  // [kThreads * kPoints, 3], those of this block
   __shared__ Key keys[kWarps];
-  __shared__ int distance[2][kSlots];  // bits, as in a key; slots are in the order of their indices
+  // Two of each: a block that is a step ahead does not overwrite what others still read. The order
+  // of the slots is that of their indices.
+  __shared__ Mailbox mail[2];
+  __shared__ int distance[2][kSlots];  // bits, as in a key
   __shared__ float4 place[2][kSlots];  // x, y, z, index as bits
   const Cloud cloud = cloud_of(a, blockIdx.x / kBlocks);
   const unsigned rank = cluster_rank();
   RegisterSlice<kThreads, kPoints> slice;
   slice.load(cloud, rank);
   slice.copy_to(points, cloud);
+  if (threadIdx.x < 2) mail[threadIdx.x].init();
   cluster_sync();
+  Chosen<kThreads> chosen;
   unsigned last = cloud.start;
   float3 at = cloud.point(last);
-  for (int64_t m = 0;; ++m) {
-    if (rank == 0 && threadIdx.x == 0) cloud.write(m, last, at);
-    if (m + 1 == a.M) return;
+  for (unsigned m = 0;; ++m) {
+    if (rank == 0) chosen.put(cloud, m, last);
+    if (m + 1 == cloud.M) return;
+    Mailbox& box = mail[m % 2];
+    if (threadIdx.x == 0) box.expect(kSlots * (sizeof(int) + sizeof(float4)));
     slice.take(last);
     Key best = warp_max(slice.add(at));
-    if (!kWarpSlots) {
+    if (!kWarpSends) {
       if (lane_id() == 0) keys[warp_id()] = best;
       __syncthreads();
       if (warp_id() == 0) best = warp_max(lane_id() < kWarps ? keys[lane_id()] : kNone);
     }
-    if ((kWarpSlots || warp_id() == 0) && lane_id() < kBlocks) {
-      const unsigned slot = kWarpSlots ? rank * kWarps + warp_id() : rank;
+    if ((kWarpSends || warp_id() == 0) && lane_id() < kBlocks) {
+      const unsigned slot = kWarpSends ? rank * kWarps + warp_id() : rank;
       const unsigned n = cloud.chosen(best);
       const float* const p = points + 3 * (n % slice.kPerBlock);
-      *map_shared(&distance[m & 1][slot], lane_id()) = static_cast<int>(best >> 32);
-      *map_shared(&place[m & 1][slot], lane_id()) = {p[0], p[1], p[2], __uint_as_float(n)};
+      box.send(&distance[m % 2][slot], static_cast<int>(best >> 32), lane_id());
+      box.send(&place[m % 2][slot], make_float4(p[0], p[1], p[2], __uint_as_float(n)), lane_id());
     }
-    cluster_sync();
-    const int mine = lane_id() < kSlots ? distance[m & 1][lane_id()] : -1;
+    box.wait(m / 2 % 2);
+    const int mine = lane_id() < kSlots ? distance[m % 2][lane_id()] : -1;
     const int farthest = warp_max(mine);
-    const float4 found = place[m & 1][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
+    const float4 found = place[m % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
     last = __float_as_uint(found.w);
     at = {found.x, found.y, found.z};
     if (farthest < 0) last = cloud.start, at = cloud.point(last);
@@ -253,11 +277,12 @@ __global__ void __launch_bounds__(kThreads)
     const Cloud cloud = cloud_of(a, b, nearest);
     Slice slice;
     slice.load(cloud, blockIdx.x);
+    Chosen<kThreads> chosen;
     unsigned last = cloud.start;
-    for (int64_t m = 0;; ++m) {
+    for (unsigned m = 0;; ++m) {
+      if (blockIdx.x == 0) chosen.put(cloud, m, last);
+      if (m + 1 == cloud.M) break;
       const float3 at = cloud.point(last);
-      if (blockIdx.x == 0 && threadIdx.x == 0) cloud.write(m, last, at);
-      if (m + 1 == a.M) break;
       slice.take(last);
       Key best = warp_max(slice.add(at));
       if (lane_id() == 0) of_block[warp_id()] = best;

@@ -30,13 +30,13 @@ struct FpsKernel {
 /// Every kernel that is compiled; of those that a plan rates equal it takes the first.
 constexpr FpsKernel kFpsKernels[] = {
     {FpsVersion::block, 128, 4, 1},     {FpsVersion::block, 128, 8, 1},
-    {FpsVersion::block, 256, 8, 1},     {FpsVersion::block, 512, 8, 1},
+    {FpsVersion::block, 256, 8, 1},     {FpsVersion::block, 256, 16, 1},
     {FpsVersion::block, 512, 16, 1},    {FpsVersion::block, 1024, 8, 1},
     {FpsVersion::cluster, 256, 8, 4},   {FpsVersion::cluster, 512, 8, 4},
     {FpsVersion::cluster, 512, 16, 4},  {FpsVersion::cluster, 512, 24, 4},
     {FpsVersion::cluster, 512, 8, 16},  {FpsVersion::cluster, 512, 16, 16},
     {FpsVersion::cluster, 512, 24, 16}, {FpsVersion::grid, 512, 8, 0},
-    {FpsVersion::grid, 512, 16, 0},     {FpsVersion::grid, 512, 24, 0},
+    {FpsVersion::grid, 512, 16, 0},     {FpsVersion::grid, 512, 20, 0},
     {FpsVersion::streamed, 1024, 0, 0},
 };
 
@@ -59,7 +59,7 @@ inline std::optional<FpsPlan> plan_fps_with(const FpsKernel& kernel, int64_t B, 
   int64_t per_point = 10;  // instructions: 7 for the distance, 3 to keep the farthest
   switch (kernel.version) {
     case FpsVersion::block:
-      shared_bytes = 12 * N;
+      shared_bytes = 512 + 12 * N;  // keys and points
       latency = 200;
       break;
     case FpsVersion::cluster:
@@ -92,9 +92,9 @@ inline std::optional<FpsPlan> plan_fps_with(const FpsKernel& kernel, int64_t B, 
       .blocks_per_cloud = blocks,
       .clouds_at_once = stays ? std::min(B, resident) : B,
       .shared_bytes = size_t(shared_bytes),
-      // A multiprocessor issues for 4 warps at a time; 40 instructions of a warp's step
+      // A multiprocessor issues for 4 warps at a time; 50 instructions of a warp's step
       // are not about its points.
-      .cycles = divide_up(B, resident) * (latency + threads / 128 * (per_point * points + 40))};
+      .cycles = divide_up(B, resident) * (latency + threads / 128 * (per_point * points + 50))};
 }
 
 /// The kernel with the fewest cycles. Those are counted from instructions and usual latencies, not

@@ -1,0 +1,119 @@
+// Messages between blocks that run at the same time, without a barrier of them all.
+#pragma once
+
+#include "cuda/cluster.cuh"
+#include "cuda/warp.cuh"
+
+namespace dapt::cuda {
+
+// In global memory: a word is seen by all, in no order with other memory. A word that says which
+// turn it belongs to needs nothing else.
+
+__device__ __forceinline__ void store_relaxed(unsigned long long* to, unsigned long long word) {
+#ifdef __CUDACC__
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+#else
+  *to = word;
+#endif
+}
+
+// To be called in a loop until the word has come.
+__device__ __forceinline__ unsigned long long load_relaxed(const unsigned long long* from) {
+#ifdef __CUDACC__
+  unsigned long long word;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+  return word;
+#else
+  on_host::yield();
+  return *from;
+#endif
+}
+
+// In the shared memory of a cluster's blocks: a mailbox counts the bytes that came, one turn after
+// the other. In each turn one thread of its block says how many will come, before or after they do,
+// and all threads wait. From init() to the first message there has to be a barrier of the cluster.
+struct Mailbox {
+#ifdef __CUDACC__
+  unsigned long long barrier;
+
+  __device__ __forceinline__ static unsigned address(const void* shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  }
+  __device__ __forceinline__ static unsigned address(const void* shared, unsigned rank) {
+    unsigned mapped = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address(shared)), "r"(rank));
+#endif
+    return mapped;
+  }
+
+  __device__ __forceinline__ void init() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(this)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+  }
+  __device__ __forceinline__ void expect(unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(this)),
+                 "r"(bytes)
+                 : "memory");
+#endif
+  }
+  // Writes to what block `rank` has at `slot`, and counts in what it has at `this`.
+  __device__ __forceinline__ void send(int* slot, int value, unsigned rank) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+                     address(slot, rank)),
+                 "r"(value), "r"(address(this, rank))
+                 : "memory");
+#endif
+  }
+  __device__ __forceinline__ void send(float4* slot, float4 value, unsigned rank) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+        "[%5];" ::"r"(address(slot, rank)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(address(this, rank))
+        : "memory");
+#endif
+  }
+  // `parity` of the turn, which starts with 0.
+  __device__ __forceinline__ void wait(unsigned parity) {
+#if __CUDA_ARCH__ >= 900
+    unsigned came = 0;
+    do {
+      asm volatile(
+          "{ .reg .pred p;\n"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, p; }"
+          : "=r"(came)
+          : "r"(address(this)), "r"(parity)
+          : "memory");
+    } while (!came);
+#endif
+  }
+#else
+  int bytes;  // that are still to come
+  unsigned short announced, turn;
+
+  void init() { bytes = announced = turn = 0; }
+  void expect(int coming) { count(coming, true); }
+  template <class T>
+  void send(T* slot, T value, unsigned rank) {
+    *map_shared(slot, rank) = value;
+    map_shared(this, rank)->count(-int(sizeof value), false);
+  }
+  void wait(unsigned parity) {
+    while (lane_id() == 0 && turn % 2u == parity) on_host::yield();
+    __syncwarp();
+  }
+  void count(int coming, bool announces) {
+    bytes += coming;
+    if (announces && announced++) on_host::fail("expects mail twice in one turn");
+    if (announced && !bytes) ++turn, announced = 0;
+  }
+#endif
+};
+
+}  // namespace dapt::cuda
