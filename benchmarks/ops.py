@@ -1,0 +1,339 @@
+"""Kernel microbenchmarks against every peer that can be imported.
+
+    python benchmarks/ops.py --device cpu
+    python benchmarks/ops.py --device cuda --only fps,knn
+
+Prints a table, and writes it as JSON and as a chart (--out, without an ending).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import Case, machine, measure, write_json
+from torch import Tensor
+
+import dapt_ext
+
+ROOT = Path(__file__).parents[1]
+SCANS = ROOT.parent / "shared" / "data" / "scans.npz"
+
+
+def importable(name: str):
+    """The module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def clouds(B: int, N: int, device: str) -> Tensor:
+    """Points on bumpy spheres, as scans of objects are surfaces: [B, N, 3]."""
+    rng = torch.Generator().manual_seed(N)
+    direction = torch.nn.functional.normalize(torch.randn(B, N, 3, generator=rng), dim=-1)
+    radius = 0.8 + 0.2 * torch.sin(5 * direction[..., :1]) * torch.cos(4 * direction[..., 1:2])
+    return (direction * radius).to(device)
+
+
+# --- farthest point sampling ----------------------------------------------------------------------
+
+
+def agreement(points: Tensor, idx: Tensor) -> float:
+    """Share of the samples that ours also takes from the same first point."""
+    ours = dapt_ext.farthest_point_sample(points, idx.shape[1], start=idx[:, 0].contiguous())
+    both = [torch.isin(a, b).float().mean() for a, b in zip(ours, idx, strict=True)]
+    return float(torch.stack(both).mean())
+
+
+def fps_cases(device: str) -> Iterator[Case]:
+    if device == "cuda":
+        sizes = [(32, 1024, 64), (32, 2048, 128), (32, 8192, 1200), (1, 1_000_000, 1024)]
+        goals = {2048: 10, 8192: 10}
+    else:
+        sizes = [
+            (1, 1024, 64),
+            (1, 2048, 128),
+            (1, 2048, 2048),
+            (1, 8192, 1200),
+            (1, 50_000, 4096),
+            (1, 100_000, 1024),
+            (1, 1_000_000, 1024),
+            (32, 1024, 64),
+            (32, 2048, 128),
+            (32, 8192, 1200),
+        ]
+        goals = {}
+    for B, N, M in sizes:
+        points = clouds(B, N, device)
+
+        def check(name: str, ours: Tensor, theirs, points=points, M=M) -> None:
+            theirs = torch.as_tensor(np.asarray(theirs) if points.is_cpu else theirs).long()
+            theirs = theirs.view(len(points), M).to(points.device)
+            share = agreement(points, theirs)
+            # Where two points are equally far but for rounding, exact samplers may part ways.
+            assert share > 0.99, f"fps {name}: only {share:.1%} of the samples agree"
+
+        yield Case(
+            op="fps",
+            name=f"B={B}, {N} -> {M}",
+            ours=lambda points=points, M=M: dapt_ext.farthest_point_sample(points, M),
+            peers=dict(fps_peers(points, M)),
+            check=check,
+            threads=2 if B > 1 and device == "cpu" else 1,
+            goal=goals.get(N) if device == "cuda" else (7 if B > 1 else 4),
+        )
+
+
+def fps_peers(points: Tensor, M: int) -> Iterator[tuple[str, Callable]]:
+    fpsample = importable("fpsample") if points.is_cpu else None
+    if fpsample:
+        arrays = list(points.numpy())
+        variants = {"fps": lambda a: fpsample.fps_sampling(a, M, start_idx=0)}
+        variants["kdtree"] = lambda a: fpsample.bucket_fps_kdtree_sampling(a, M, start_idx=0)
+        for h in (3, 5, 7, 9):
+            variants[f"kdline h={h}"] = lambda a, h=h: fpsample.bucket_fps_kdline_sampling(
+                a, M, h=h, start_idx=0
+            )
+        for name, sample in variants.items():
+            if name == "fps" and points.shape[1] > 100_000:
+                continue  # minutes, and never the best
+            yield f"fpsample {name}", lambda sample=sample: [sample(a) for a in arrays]
+    if pointnet2 := importable("pointnet2_ops.pointnet2_utils"):
+        if points.is_cuda:
+            yield "pointnet2_ops", lambda: pointnet2.furthest_point_sample(points, M)
+    if pytorch3d := importable("pytorch3d.ops"):
+        yield "pytorch3d", lambda: pytorch3d.sample_farthest_points(points, K=M)[1]
+    if cluster := importable("torch_cluster"):
+        B, N, _ = points.shape
+        batch = torch.arange(B, device=points.device).repeat_interleave(N)
+        flat = points.reshape(-1, 3)
+        yield (
+            "torch-cluster",
+            lambda: (
+                cluster.fps(flat, batch, ratio=M / N, random_start=False).view(B, -1)
+                - N * torch.arange(B, device=points.device)[:, None]
+            ),
+        )
+
+
+# --- nearest neighbours ---------------------------------------------------------------------------
+
+
+def knn_cases(device: str) -> Iterator[Case]:
+    sizes = [(32, 1024, 64), (32, 2048, 128), (8, 8192, 512), (1, 100_000, 4096)]
+    problems = []
+    for B, N, M in sizes:
+        points = clouds(B, N, device)
+        problems.append((f"B={B}, {M} of {N}", points[:, :: N // M][:, :M].contiguous(), points))
+    if SCANS.exists():
+        with np.load(SCANS) as file:
+            room = torch.from_numpy(file["scannet_room"])[None].to(device)
+        problems.append((f"ScanNet room, all {room.shape[1]}", room, room))
+    for name, queries, points in problems:
+
+        def check(peer: str, ours, theirs, name=name) -> None:
+            torch.testing.assert_close(
+                ours[0].double(),
+                theirs[0].double(),
+                rtol=1e-3,
+                atol=1e-5,  # cdist multiplies out: absolute error of a few 1e-6
+                msg=lambda text: f"knn {name}, {peer}: {text}",
+            )
+
+        yield Case(
+            op="knn",
+            name=f"{name}, k=32",
+            ours=lambda q=queries, p=points: dapt_ext.knn(q, p, 32),
+            peers=dict(knn_peers(queries, points, 32)),
+            check=check,
+            threads=2 if device == "cpu" else 1,
+            goal=3 if device == "cpu" else None,
+        )
+
+
+def knn_peers(queries: Tensor, points: Tensor, k: int) -> Iterator[tuple[str, Callable]]:
+    spatial = importable("scipy.spatial") if points.is_cpu else None
+    if spatial:
+        pairs = list(zip(queries.numpy(), points.numpy(), strict=True))
+
+        def ckdtree():
+            found = [spatial.cKDTree(p).query(q, k, workers=2) for q, p in pairs]
+            distance = torch.from_numpy(np.stack([f[0] for f in found]))
+            return distance.square(), np.stack([f[1] for f in found])
+
+        yield "scipy cKDTree", ckdtree
+    if queries.shape[1] * points.shape[1] * len(points) < 600_000_000:  # the matrix fits
+
+        def cdist_topk():
+            distance, idx = torch.cdist(queries, points).topk(k, largest=False)
+            return distance.square(), idx
+
+        yield "torch cdist+topk", cdist_topk
+    if pytorch3d := importable("pytorch3d.ops"):
+        yield "pytorch3d", lambda: pytorch3d.knn_points(queries, points, K=k)[:2]
+
+
+# --- grouping, ball query, chamfer ----------------------------------------------------------------
+
+
+def group_cases(device: str) -> Iterator[Case]:
+    for B, N, G, K in ((32, 1024, 64, 32), (32, 2048, 128, 32)):
+        points = clouds(B, N, device)
+
+        def eager(points=points, G=G, K=K):
+            center_idx = dapt_ext.farthest_point_sample(points, G)
+            centers = points.gather(1, center_idx[..., None].expand(-1, -1, 3))
+            idx = torch.cdist(centers, points).topk(K, largest=False).indices
+            rows = idx.flatten(1)[..., None].expand(-1, -1, 3)
+            return points.gather(1, rows).view(*idx.shape, 3) - centers[:, :, None]
+
+        def check(name: str, ours, theirs) -> None:
+            patches = theirs if isinstance(theirs, Tensor) else theirs.patches
+            torch.testing.assert_close(
+                ours.patches.norm(dim=-1).sort().values, patches.norm(dim=-1).sort().values,
+                rtol=1e-3, atol=1e-3, msg=lambda text: f"group {name}: {text}",
+            )  # fmt: skip
+
+        yield Case(
+            op="group",
+            name=f"B={B}, {N} -> {G} x {K}",
+            ours=lambda points=points, G=G, K=K: dapt_ext.group(points, G, K),
+            peers={"our fps + torch eager": eager},
+            check=check,
+            threads=2 if device == "cpu" else 1,
+        )
+
+
+def ball_query_cases(device: str) -> Iterator[Case]:
+    for B, N, M, radius, K in ((32, 2048, 128, 0.2, 32), (8, 8192, 512, 0.1, 32)):
+        points = clouds(B, N, device)
+        queries = points[:, :M].contiguous()
+
+        def eager(queries=queries, points=points, radius=radius, K=K):
+            N = points.shape[1]
+            inside = torch.cdist(queries, points) < radius
+            order = torch.where(inside, torch.arange(N, device=points.device), N)
+            idx = order.topk(K, largest=False).values.sort().values
+            return torch.where(idx == N, idx[..., :1], idx)
+
+        def check(name: str, ours: Tensor, theirs: Tensor) -> None:
+            differing = (ours != theirs).any(-1).float().mean()
+            # cdist multiplies out, so a point on the rim may fall on the other side of it.
+            assert differing < 0.01, f"ball_query {name}: {differing:.1%} of the rows differ"
+
+        yield Case(
+            op="ball_query",
+            name=f"B={B}, {M} of {N}, r={radius}, K={K}",
+            ours=lambda q=queries, p=points, r=radius, K=K: dapt_ext.ball_query(q, p, r, K),
+            peers={"torch eager": eager},
+            check=check,
+            threads=2 if device == "cpu" else 1,
+            goal=3 if device == "cpu" else None,
+        )
+
+
+def chamfer_cases(device: str) -> Iterator[Case]:
+    for B, N in ((32, 1024), (32, 2048), (512, 32)):
+        a, b = clouds(B, N, device), clouds(B, N, device).flip(2)
+
+        def eager(a=a, b=b):
+            distance = torch.cdist(a, b).square()
+            return distance.amin(2), distance.amin(1)
+
+        def check(name: str, ours, theirs) -> None:
+            torch.testing.assert_close(
+                torch.cat(ours), torch.cat(theirs), rtol=1e-3, atol=1e-5,
+                msg=lambda text: f"chamfer {name}: {text}",
+            )  # fmt: skip
+
+        yield Case(
+            op="chamfer",
+            name=f"B={B}, {N} x {N}",
+            ours=lambda a=a, b=b: dapt_ext.chamfer(a, b),
+            peers={"torch eager": eager},
+            check=check,
+            threads=2 if device == "cpu" else 1,
+            goal=3 if device == "cpu" else None,
+        )
+
+
+SUITES = {
+    "fps": fps_cases,
+    "knn": knn_cases,
+    "group": group_cases,
+    "ball_query": ball_query_cases,
+    "chamfer": chamfer_cases,
+}
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def print_row(case: Case) -> None:
+    row = f"{case.op:12} {case.name:34} {case.threads:2} {1e3 * case.seconds['dapt_ext']:10.3f}"
+    if case.peers:
+        peer = case.best_peer
+        goal = f"{case.goal:g}x" if case.goal else "-"
+        row += f"  {1e3 * case.seconds[peer]:10.3f}  {case.speedup:6.1f}x {goal:>5}  {peer}"
+    print(row, flush=True)
+
+
+def draw(path: Path, cases: list[Case], title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = [case for case in cases if case.peers][::-1]
+    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.3 * len(cases)))
+    colors = dict(zip(SUITES, plt.cm.tab10.colors, strict=False))
+    labels = [f"{case.op}  {case.name}" for case in cases]
+    bars = axes.barh(labels, [c.speedup for c in cases], color=[colors[c.op] for c in cases])
+    axes.bar_label(bars, [f"{c.speedup:.1f}x  {c.best_peer}" for c in cases], padding=3, fontsize=7)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlim(0.8, 3 * max(c.speedup for c in cases))
+    axes.set_xlabel("times faster than the best peer (named at the bar)")
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(axis="y", labelsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", default=",".join(SUITES), help="ops, separated by commas")
+    parser.add_argument("--seconds", type=float, default=3, help="time spent on each case")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/ops-<device>")
+    options = parser.parse_args()
+    unknown = set(options.only.split(",")) - set(SUITES)
+    if unknown:
+        parser.error(f"--only takes {', '.join(SUITES)}, got {', '.join(sorted(unknown))}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU and a torch with CUDA; this torch finds none")
+    out = options.out or ROOT / "benchmarks" / "results" / f"ops-{options.device}"
+
+    print(f"{'op':12} {'case':34} {'th':>2} {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
+    cases = []
+    for name in options.only.split(","):
+        for case in SUITES[name](options.device):
+            measure(case, options.device, options.seconds)
+            print_row(case)
+            cases.append(case)
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    write_json(out.with_suffix(".json"), command, options.device, [c.row() for c in cases])
+    about = machine(options.device)
+    draw(out.with_suffix(".png"), cases, about.get("gpu") or f"{about['cpu']}, 2 threads at most")
+    print(f"wrote {out}.json and {out}.png")
+
+
+if __name__ == "__main__":
+    main()
