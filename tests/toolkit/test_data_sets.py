@@ -211,6 +211,17 @@ def test_folder_of_clouds_and_meshes(tmp_path, rng, pattern):
     np.testing.assert_allclose(batch["points"][1::2], expected, atol=1e-6)
     assert (batch["points"][::2, :, 2] == 0).all()  # the mesh is a square in the plane z = 0
     assert len(dapt.data.load("folder", options, "train")) == 4
+    parts = ("bowl", "train") if "*" in pattern else ("train", "bowl")
+    bowl = tmp_path.joinpath("objects", *parts)
+    bowl.mkdir(parents=True)
+    np.save(bowl / "a.npy", rng.normal(size=(64, 3)))
+    (bowl / "._a.npy").write_text("what a Mac leaves beside it")
+    if "*" in pattern:
+        bowl.with_name("test").mkdir()
+        np.save(bowl.with_name("test") / "a.npy", rng.normal(size=(64, 3)))
+    dataset = dapt.data.load("folder", options, "test")  # the new class renumbers both splits
+    assert dataset.class_names == ["bowl", "chair", "lamp"]
+    assert dataset.labels.tolist()[-4:] == [1, 1, 2, 2]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not in this checkout")

@@ -50,9 +50,10 @@ class Folder(FileDataset):
         classes = {}
         for folder in sorted(base.iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
-                found = (folder / inner).rglob("*")
                 classes[folder.name] = sorted(
-                    path for path in found if path.suffix.lower() in READERS
+                    path
+                    for path in (folder / inner).rglob("*")
+                    if path.suffix.lower() in READERS and not path.name.startswith(".")
                 )
         if not classes:
             raise DataError(f"{base} has no folders, and it must have one for each class")
@@ -63,7 +64,9 @@ class Folder(FileDataset):
         return classes
 
     def files(self, split: str) -> list[Path]:
-        return [path for files in self._classes(split).values() for path in files]
+        base = self._base("train")[0]  # its folders number the classes of both splits
+        numbering = [base / name for name in self._classes("train")]
+        return numbering + [path for files in self._classes(split).values() for path in files]
 
     def read(self, split: str) -> Source:
         class_names = list(self._classes("train"))
