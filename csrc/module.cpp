@@ -1,19 +1,33 @@
-// The Python module `dapt_ext._module`: build info, launch plans, and the CUDA kernels run on the
-// host, on numpy arrays. It needs no torch.
+// The Python module `dapt_ext._module`, on numpy arrays and without torch:
+//   build_info()          what was built
+//   plans.fps(...)        how a CUDA kernel would be launched for a shape on a device
+//   on_host.fps(...)      the CUDA kernels themselves, run on the CPU (cuda_on_host/)
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <list>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cuda/plan_fps.h"
+#include "cuda/plan_knn.h"
+#include "cuda_on_host/execution.h"
+#include "ops.h"
 
 namespace py = pybind11;
+using namespace pybind11::literals;
 
 namespace dapt {
 namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+// --- build info -----------------------------------------------------------------------------------
 
 std::vector<std::string> words(const std::string& list) {
   std::vector<std::string> out;
@@ -29,13 +43,224 @@ py::dict build_info() {
   for (cpu::Isa isa : {cpu::Isa::avx512, cpu::Isa::avx2, cpu::Isa::scalar}) {
     if (cpu::isa_available(isa)) sets.push_back(cpu::isa_name(isa));
   }
-  py::dict info;
-  info["version"] = DAPT_VERSION;
-  info["compiler"] = std::string(DAPT_COMPILER);
-  info["cpu_instruction_sets"] = sets;
-  info["cpu_instruction_set_in_use"] = cpu::isa_name(cpu::active_isa());
-  info["cuda_architectures"] = words(DAPT_CUDA_ARCHITECTURES);
-  return info;
+  return py::dict("version"_a = DAPT_VERSION, "compiler"_a = DAPT_COMPILER,
+                  "cpu_instruction_sets"_a = sets,
+                  "cpu_instruction_set_in_use"_a = cpu::isa_name(cpu::active_isa()),
+                  "cuda_architectures"_a = words(DAPT_CUDA_ARCHITECTURES));
+}
+
+// --- CUDA kernels on the host ---------------------------------------------------------------------
+
+/// Runs a launcher. Scratch memory has exactly the size asked for, so that a sanitizer sees what
+/// oversteps it.
+template <class Args, class Plan>
+void run(const Args& args, const std::optional<Plan>& plan,
+         void (*with_plan)(const Args&, const Plan&, const Context&),
+         void (*planned)(const Args&, const Context&)) {
+  std::list<std::vector<char>> memory;
+  Context context;
+  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes).data(); };
+  plan ? with_plan(args, *plan, context) : planned(args, context);
+}
+
+template <class Args>
+void run(const Args& args, void (*launcher)(const Args&, const Context&)) {
+  std::list<std::vector<char>> memory;
+  Context context;
+  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes).data(); };
+  launcher(args, context);
+}
+
+const int64_t* data_or_null(const std::optional<Longs>& array) {
+  return array ? array->data() : nullptr;
+}
+
+py::tuple fps(const Floats& points, int64_t num_samples, const std::optional<Longs>& lengths,
+              const std::optional<Longs>& starts, int64_t start, bool skip_near_origin,
+              const std::optional<cuda::FpsPlan>& plan) {
+  const int64_t B = points.shape(0), N = points.shape(1), M = num_samples;
+  py::array_t<int64_t> idx({B, M});
+  py::array_t<float> centers({B, M, int64_t{3}});
+  run<FpsArgs, cuda::FpsPlan>({.points = points.data(),
+                               .lengths = data_or_null(lengths),
+                               .starts = data_or_null(starts),
+                               .idx = idx.mutable_data(),
+                               .centers = centers.mutable_data(),
+                               .B = B,
+                               .N = N,
+                               .M = M,
+                               .start = start,
+                               .skip_near_origin = skip_near_origin},
+                              plan, &cuda::fps, &cuda::fps);
+  return py::make_tuple(idx, centers);
+}
+
+py::tuple knn(const Floats& queries, const Floats& points, int64_t k,
+              const std::optional<Longs>& lengths, const std::optional<cuda::KnnPlan>& plan) {
+  const int64_t B = queries.shape(0), M = queries.shape(1), N = points.shape(1);
+  py::array_t<float> sq_dist({B, M, k}), patches({B, M, k, int64_t{3}});
+  py::array_t<int64_t> idx({B, M, k});
+  run<KnnArgs, cuda::KnnPlan>({.queries = queries.data(),
+                               .points = points.data(),
+                               .lengths = data_or_null(lengths),
+                               .sq_dist = sq_dist.mutable_data(),
+                               .idx = idx.mutable_data(),
+                               .patches = patches.mutable_data(),
+                               .B = B,
+                               .M = M,
+                               .N = N,
+                               .k = k},
+                              plan, &cuda::knn, &cuda::knn);
+  return py::make_tuple(sq_dist, idx, patches);
+}
+
+py::array_t<int64_t> ball_query(const Floats& queries, const Floats& points, float sq_radius,
+                                int64_t max_neighbors,
+                                const std::optional<cuda::BallQueryPlan>& plan) {
+  const int64_t B = queries.shape(0), M = queries.shape(1);
+  py::array_t<int64_t> idx({B, M, max_neighbors});
+  run<BallQueryArgs, cuda::BallQueryPlan>({.queries = queries.data(),
+                                           .points = points.data(),
+                                           .idx = idx.mutable_data(),
+                                           .B = B,
+                                           .M = M,
+                                           .N = points.shape(1),
+                                           .K = max_neighbors,
+                                           .sq_radius = sq_radius},
+                                          plan, &cuda::ball_query, &cuda::ball_query);
+  return idx;
+}
+
+Floats gather(const Floats& values, const Longs& idx) {
+  const int64_t C = values.shape(2);
+  py::array_t<float> out({idx.shape(0), idx.shape(1), C});
+  run<GatherArgs>({.values = values.data(),
+                   .idx = idx.data(),
+                   .out = out.mutable_data(),
+                   .B = values.shape(0),
+                   .N = values.shape(1),
+                   .Q = idx.shape(1),
+                   .row_bytes = C * int64_t{sizeof(float)}},
+                  &cuda::gather);
+  return out;
+}
+
+/// `grad` [B, Q, C] of float32, float64, float16, or (as uint16) bfloat16.
+py::array gather_backward(const py::array& grad_any, const Longs& idx, int64_t num_points,
+                          const std::optional<Floats>& weights) {
+  const py::array grad = py::array::ensure(grad_any, py::array::c_style);
+  const std::string name = py::str(grad.dtype());
+  const Real dtype = name == "float64"   ? Real::f64
+                     : name == "float16" ? Real::f16
+                     : name == "uint16"  ? Real::bf16
+                                         : Real::f32;
+  const int64_t B = grad.shape(0), C = grad.shape(2);
+  py::array grad_values(grad.dtype(), std::vector<int64_t>{B, num_points, C});
+  run<GatherBackwardArgs>({.grad = grad.data(),
+                           .idx = idx.data(),
+                           .weights = weights ? weights->data() : nullptr,
+                           .grad_values = grad_values.mutable_data(),
+                           .B = B,
+                           .N = num_points,
+                           .Q = grad.shape(1),
+                           .k = idx.shape(2),
+                           .C = C,
+                           .dtype = dtype},
+                          &cuda::gather_backward);
+  return grad_values;
+}
+
+Floats interpolate(const Floats& values, const Longs& idx, const Floats& weights) {
+  const int64_t C = values.shape(2);
+  py::array_t<float> out({idx.shape(0), idx.shape(1), C});
+  run<InterpolateArgs>({.values = values.data(),
+                        .idx = idx.data(),
+                        .weights = weights.data(),
+                        .out = out.mutable_data(),
+                        .B = values.shape(0),
+                        .N = values.shape(1),
+                        .M = idx.shape(1),
+                        .k = idx.shape(2),
+                        .C = C},
+                       &cuda::interpolate);
+  return out;
+}
+
+py::tuple chamfer(const Floats& a, const Floats& b) {
+  const int64_t B = a.shape(0), N = a.shape(1), M = b.shape(1);
+  py::array_t<float> sq_ab({B, N}), sq_ba({B, M});
+  py::array_t<int64_t> idx_ab({B, N}), idx_ba({B, M});
+  run<ChamferArgs>({.a = a.data(),
+                    .b = b.data(),
+                    .sq_ab = sq_ab.mutable_data(),
+                    .idx_ab = idx_ab.mutable_data(),
+                    .sq_ba = sq_ba.mutable_data(),
+                    .idx_ba = idx_ba.mutable_data(),
+                    .B = B,
+                    .N = N,
+                    .M = M},
+                   &cuda::chamfer);
+  return py::make_tuple(sq_ab, idx_ab, sq_ba, idx_ba);
+}
+
+template <class Plan>
+void bind_plan(py::module_& m, const char* name) {
+  py::class_<Plan>(m, name).def("__repr__", [](const Plan& plan) { return describe(plan); });
+}
+
+void bind_plans(py::module_ m) {
+  py::class_<cuda::Device>(m, "Device")
+      .def(py::init([](int multiprocessors, int shared_per_block, int max_cluster, int major,
+                       int minor) {
+             return cuda::Device{multiprocessors, shared_per_block, max_cluster, major, minor};
+           }),
+           "multiprocessors"_a, "shared_per_block"_a, "max_cluster"_a, "major"_a, "minor"_a);
+  m.attr("A100") = cuda::kA100;
+  m.attr("H100") = cuda::kH100;
+  bind_plan<cuda::FpsPlan>(m, "FpsPlan");
+  bind_plan<cuda::KnnPlan>(m, "KnnPlan");
+  bind_plan<cuda::BallQueryPlan>(m, "BallQueryPlan");
+
+  m.def("fps", &cuda::plan_fps, "B"_a, "N"_a, "device"_a = cuda::kH100);
+  m.def(
+      "every_fps",
+      [](int64_t B, int64_t N, const cuda::Device& device) {
+        std::vector<cuda::FpsPlan> plans;
+        for (const cuda::FpsKernel& kernel : cuda::kFpsKernels) {
+          if (const auto plan = cuda::plan_fps_with(kernel, B, N, device)) plans.push_back(*plan);
+        }
+        return plans;
+      },
+      "Plans of all kernels that can sample such clouds", "B"_a, "N"_a, "device"_a = cuda::kH100);
+  m.def("knn", &cuda::plan_knn, "B"_a, "M"_a, "N"_a, "k"_a, "device"_a = cuda::kH100);
+  m.def(
+      "knn_of",
+      [](bool warp_per_query, int keys, int warps, int tile, int64_t splits) {
+        using Kernel = cuda::KnnPlan::Kernel;
+        const Kernel kernel = warp_per_query ? Kernel::warp_per_query : Kernel::thread_per_query;
+        return cuda::KnnPlan{kernel, keys, warps, tile, splits};
+      },
+      "warp_per_query"_a, "keys"_a, "warps"_a, "tile"_a, "splits"_a);
+  m.def("ball_query", &cuda::plan_ball_query, "B"_a, "M"_a, "N"_a, "device"_a = cuda::kH100);
+  m.def(
+      "ball_query_of", [](int warps, int tile) { return cuda::BallQueryPlan{warps, tile}; },
+      "warps"_a, "tile"_a);
+}
+
+void bind_on_host(py::module_ m) {
+  m.def("set_seed", &on_host::set_seed, "Seed of thread order and of shared memory's poison");
+  m.def("fps", &fps, "points"_a, "num_samples"_a, "lengths"_a = py::none(),
+        "starts"_a = py::none(), "start"_a = 0, "skip_near_origin"_a = false,
+        "plan"_a = py::none());
+  m.def("knn", &knn, "queries"_a, "points"_a, "k"_a, "lengths"_a = py::none(),
+        "plan"_a = py::none());
+  m.def("ball_query", &ball_query, "queries"_a, "points"_a, "sq_radius"_a, "max_neighbors"_a,
+        "plan"_a = py::none());
+  m.def("gather", &gather, "values"_a, "idx"_a);
+  m.def("gather_backward", &gather_backward, "grad"_a, "idx"_a, "num_points"_a,
+        "weights"_a = py::none());
+  m.def("interpolate", &interpolate, "values"_a, "idx"_a, "weights"_a);
+  m.def("chamfer", &chamfer, "a"_a, "b"_a);
 }
 
 }  // namespace
@@ -43,6 +268,8 @@ py::dict build_info() {
 PYBIND11_MODULE(_module, m) {
   m.doc() = "What was built, how CUDA kernels would be launched, and their run on the host.";
   m.def("build_info", &build_info);
+  bind_plans(m.def_submodule("plans", "Launch plans: pure functions of shape and device"));
+  bind_on_host(m.def_submodule("on_host", "The CUDA kernels, run on the CPU"));
 }
 
 }  // namespace dapt
