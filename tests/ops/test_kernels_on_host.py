@@ -1,0 +1,218 @@
+"""The CUDA kernels, run on the CPU in random thread order: the very results of the CPU kernels."""
+
+import numpy as np
+import pytest
+import torch
+from host_module import on_host, plans
+
+import dapt_ext
+
+SEEDS = (0, 1)
+
+
+def check(kernel, expected, *args, **options):
+    """Runs a kernel once per seed; every result has the bits of `expected`."""
+    for seed in SEEDS:
+        on_host.set_seed(seed)
+        results = kernel(*args, **options)
+        results = results if isinstance(results, tuple) else (results,)
+        for mine, theirs in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs.numpy(), strict=True)
+
+
+# --- farthest point sampling ----------------------------------------------------------------------
+
+
+def check_fps(points, M, lengths=None, starts=None, skip_near_origin=False, plan=None):
+    idx = torch.ops.dapt.fps(points, M, lengths, starts, skip_near_origin=skip_near_origin)
+    check(
+        on_host.fps,
+        (idx, dapt_ext.gather(points, idx)),
+        points.numpy(),
+        M,
+        None if lengths is None else lengths.numpy(),
+        None if starts is None else starts.numpy(),
+        skip_near_origin=skip_near_origin,
+        plan=plan,
+    )
+
+
+@pytest.mark.parametrize("N", [1, 2, 31, 33, 1000, 1025, 2048])
+def test_fps(make_cloud, N):
+    check_fps(make_cloud(2, N), min(N, 24))
+
+
+@pytest.mark.parametrize("number", range(len(plans.every_fps(1, 100))))
+def test_fps_by_every_kernel(number):
+    points = torch.randn(3, 400, 3)
+    points[0, 100:200] = points[0, 300:]  # some coincident
+    points[1] = (points[1] * 2).round()  # mostly ties
+    lengths, starts = torch.tensor([400, 37, 399]), torch.tensor([3, 36, 0])
+    plan = plans.every_fps(3, 400)[number]
+    check_fps(points, 12, lengths, starts, plan=plan)
+    points[:, ::2] *= 0.01
+    check_fps(points, 9, lengths, starts, skip_near_origin=True, plan=plan)
+
+
+@pytest.mark.parametrize("N, M, kernel", [(8192, 20, "cluster"), (40_684, 6, "cluster")])
+def test_fps_of_large_clouds(scans, N, M, kernel):
+    points = scans["scannet_room"][:, :N].contiguous()
+    plan = plans.fps(1, N)
+    assert repr(plan).startswith(kernel)
+    check_fps(points, M, plan=plan)
+
+
+def test_fps_chooses_every_point_once():
+    check_fps(torch.zeros(1, 70, 3), 70)
+    check_fps(torch.randn(2, 200, 3), 200)
+
+
+# --- nearest neighbours ---------------------------------------------------------------------------
+
+
+def check_knn(queries, points, k, lengths=None, plan=None):
+    sq_dist, idx = dapt_ext.knn(queries, points, k, lengths)
+    patches = dapt_ext.gather(points, idx) - queries[:, :, None]
+    arrays = (queries.numpy(), points.numpy(), k, None if lengths is None else lengths.numpy())
+    check(on_host.knn, (sq_dist, idx, patches), *arrays, plan=plan)
+
+
+@pytest.mark.parametrize("N, k", [(1, 1), (2, 2), (31, 3), (33, 33), (1000, 32), (1025, 65)])
+def test_knn(make_cloud, N, k):
+    points = make_cloud(2, N)
+    check_knn(points[:, :5].contiguous(), points, k)
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 32, 33, 64, 128, 200, 256, 512, 513, 700])
+def test_knn_for_any_k(k):
+    points = torch.randn(1, 700, 3)
+    points[0, 350:] = points[0, :350]  # each distance twice
+    check_knn(points[:, :3].contiguous(), points, k)
+
+
+@pytest.mark.parametrize("warp_per_query", [False, True])
+@pytest.mark.parametrize("tile, splits", [(128, 1), (256, 1), (1024, 1)])
+def test_knn_by_plan(warp_per_query, tile, splits):
+    points, lengths = torch.randn(2, 600, 3), torch.tensor([600, 130])
+    k = 30 if warp_per_query else 4
+    keys = 1 if warp_per_query else 4
+    plan = plans.knn_of(warp_per_query, keys=keys, warps=2, tile=tile, splits=splits)
+    check_knn(points[:, 40:75].contiguous(), points, k, lengths, plan)
+
+
+@pytest.mark.parametrize("splits", [2, 3, 7])
+def test_knn_of_a_split_cloud(splits):
+    points = torch.randn(1, 2000, 3).round(decimals=1)
+    plan = plans.knn_of(True, keys=1, warps=4, tile=256, splits=splits)
+    check_knn(points[:, :6].contiguous(), points, 32, plan=plan)
+
+
+def test_knn_of_a_large_scan(scans):
+    points = scans["scannet_room"]
+    check_knn(points[:, ::9000].contiguous(), points, 32)
+
+
+@pytest.mark.parametrize("N", [1, 33, 1025])
+@pytest.mark.parametrize("K", [1, 7, 40])
+def test_ball_query(make_cloud, N, K):
+    points = make_cloud(2, N)
+    queries = torch.cat([points[:, :5], make_cloud(2, 2)], dim=1)
+    radius = np.float32(0.7)
+    idx = dapt_ext.ball_query(queries, points, float(radius), K)
+    check(on_host.ball_query, (idx,), queries.numpy(), points.numpy(), radius * radius, K)
+
+
+@pytest.mark.parametrize("N, M", [(1, 1), (2, 31), (200, 333), (1025, 40)])
+def test_chamfer(make_cloud, N, M):
+    a, b = make_cloud(2, N), make_cloud(2, M)
+    check(on_host.chamfer, torch.ops.dapt.chamfer(a, b), a.numpy(), b.numpy())
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("C", [1, 3, 4, 16, 130])
+def test_gather(C):
+    values, idx = torch.randn(2, 40, C), torch.randint(-1, 40, (2, 90))
+    check(on_host.gather, (dapt_ext.gather(values, idx),), values.numpy(), idx.numpy())
+
+
+def test_gather_ignores_what_lies_outside():
+    """A device cannot raise, so a row outside is a row of zeros, and memory stays safe."""
+    values, idx = np.ones((1, 4, 3), np.float32), np.array([[4, -7, 1, 2**40]])
+    assert on_host.gather(values, idx)[0].sum(-1).tolist() == [0, 0, 3, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("N, Q, k, C", [(5, 300, 1, 3), (60, 70, 3, 33), (1, 9, 1, 1)])
+def test_gather_backward(dtype, N, Q, k, C):
+    grad = torch.randn(2, Q, C).to(dtype)
+    idx, weights = torch.randint(-1, N, (2, Q, k)), torch.rand(2, Q, k)
+    of_rows = idx if k > 1 else idx[..., 0]
+    expected = torch.ops.dapt.gather_backward(grad, of_rows, N, weights if k > 1 else None)
+    bits = torch.uint16 if dtype == torch.bfloat16 else dtype  # numpy knows no bfloat16
+    check(
+        on_host.gather_backward,
+        (expected.view(bits),),
+        grad.view(bits).numpy(),
+        idx.numpy(),
+        N,
+        weights.numpy() if k > 1 else None,
+    )
+
+
+@pytest.mark.parametrize("k, C", [(1, 1), (3, 5), (3, 64), (8, 130)])
+def test_interpolate(k, C):
+    values, weights = torch.randn(2, 30, C), torch.rand(2, 50, k)
+    idx = torch.randint(30, (2, 50, k))
+    expected = torch.ops.dapt.interpolate(values, idx, weights)
+    check(on_host.interpolate, (expected,), values.numpy(), idx.numpy(), weights.numpy())
+
+
+# --- robustness -----------------------------------------------------------------------------------
+
+
+def test_nan_stays_in_its_cloud():
+    clean = torch.randn(3, 200, 3)
+    dirty = clean.numpy().copy()
+    dirty[1, 50] = np.nan
+    idx, _ = on_host.fps(dirty, 20)
+    assert (idx >= 0).all() and (idx < 200).all()
+    expected = dapt_ext.farthest_point_sample(clean, 20).numpy()
+    np.testing.assert_array_equal(idx[[0, 2]], expected[[0, 2]])
+    _, idx, _ = on_host.knn(dirty[:, :9], dirty, 12)
+    assert (idx >= 0).all() and (idx < 200).all()
+    expected = dapt_ext.knn(clean[:, :9], clean, 12)[1].numpy()
+    np.testing.assert_array_equal(idx[[0, 2]], expected[[0, 2]])
+
+
+def test_lengths_out_of_range_stay_in_memory():
+    """Lengths on a device are not looked at, so kernels must survive any."""
+    points = np.random.default_rng(0).normal(size=(3, 50, 3)).astype(np.float32)
+    lengths = np.array([-5, 0, 2**40])
+    idx, _ = on_host.fps(points, 10, lengths)
+    assert (idx >= 0).all() and (idx < 50).all()
+    _, idx, _ = on_host.knn(points[:, :4], points, 10, lengths)
+    assert (idx >= -1).all() and (idx < 50).all()
+
+
+# --- launch plans ---------------------------------------------------------------------------------
+
+
+def test_plans_are_what_the_workload_wants():
+    assert repr(plans.fps(32, 2048)).startswith("block")
+    assert repr(plans.fps(32, 8192)).startswith("cluster")
+    assert repr(plans.fps(32, 8192, plans.A100)).startswith("block")  # no clusters before 9.0
+    assert repr(plans.fps(1, 1_000_000)).startswith("grid")
+    assert repr(plans.fps(1, 100_000_000)).startswith("streamed")
+    assert "warp per query, 1 keys a lane" in repr(plans.knn(32, 128, 2048, 32))
+    assert "16 keys a lane" in repr(plans.knn(32, 128, 2048, 512))
+
+
+def test_a_kernel_without_the_right_to_launch_is_refused():
+    """The plan of a device that has clusters does not run on one that has none."""
+    tiny = plans.Device(
+        multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, major=7, minor=5
+    )
+    for N in (100, 5000, 10**6):
+        assert not repr(plans.fps(8, N, tiny)).startswith("cluster")
