@@ -14,14 +14,15 @@ import torch
 import dapt
 from dapt.errors import DaptError
 from dapt.models import checkpoints
-from dapt.models.checkpoints import LAYOUTS, find_layout, load_weights, read_state
+from dapt.models.checkpoints import find_layout, load_weights, read_state
+from dapt.models.layouts import LAYOUTS, plain_renames
 
 PUBLISHED = ("point_bert", "point_m2ae", "recon")
 
 
 def plain_file(backbone, prefix=""):
     """A backbone's weights under the published names, in the shapes of the published layers."""
-    renames = checkpoints.plain_renames(prefix)
+    renames = plain_renames(prefix)
     state = {}
     for entry, value in backbone.state_dict().items():
         for pattern, replacement in renames:

@@ -5,8 +5,9 @@ import torch
 
 import dapt
 from dapt.methods.release import RELEASE
-from dapt.models.checkpoints import AUTOENCODER_LAYOUTS, LAYOUTS, find_layout
+from dapt.models.checkpoints import find_layout
 from dapt.models.heads import ClassificationHead
+from dapt.models.layouts import AUTOENCODER_LAYOUTS, LAYOUTS
 
 # The golden results are float64's; these are the differences to expect in float32.
 LOGITS = {"atol": 2e-4, "rtol": 0}

@@ -8,7 +8,8 @@ from dapt.errors import DaptError, UsageError
 from dapt.methods.attach import attach
 from dapt.methods.dapt import Dapt
 from dapt.methods.model import AdaptedModel
-from dapt.models.checkpoints import Layout, State, load_weights, plain_renames, read_state
+from dapt.models.checkpoints import State, load_weights, read_state
+from dapt.models.layouts import Layout, plain_renames
 from dapt.models.transformer import PointTransformerConfig
 from dapt.tasks import Classification
 

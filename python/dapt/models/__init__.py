@@ -7,8 +7,9 @@ import os
 from torch import nn
 
 from dapt.errors import UsageError
-from dapt.models.checkpoints import AUTOENCODER_LAYOUTS, LoadReport, load_weights
+from dapt.models.checkpoints import LoadReport, load_weights
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
+from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
 
