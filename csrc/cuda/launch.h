@@ -52,10 +52,15 @@
 
 namespace dapt::cuda {
 
+// As written in the source, without the parentheses that a macro's argument may need.
+inline std::string name_of(const std::string& kernel) {
+  return kernel.front() == '(' ? kernel.substr(1, kernel.size() - 2) : kernel;
+}
+
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that the next launch does not report this error again
-  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  throw std::runtime_error(name_of(what) + ": " + cudaGetErrorString(error));
 }
 
 struct LaunchShape {
@@ -110,7 +115,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
   using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...> >;
   const Call call(kernel, std::tuple<Parameters...>(std::forward<Arguments>(arguments)...));
   on_host::Launch launch;
-  launch.kernel = name;
+  launch.kernel = name_of(name);
   launch.grid = shape.grid;
   launch.block = shape.block;
   launch.shared_bytes = shape.shared_bytes;

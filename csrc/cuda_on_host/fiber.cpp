@@ -124,6 +124,7 @@ void Fiber::resume() {
   swapcontext(&caller_context, &context_);
 #endif
   __sanitizer_finish_switch_fiber(caller_sanitizer_stack, nullptr, nullptr);
+  running = nullptr;
 }
 
 void Fiber::suspend() {
@@ -146,6 +147,8 @@ void Fiber::main() {
   suspend();
   std::abort();  // a finished fiber is never resumed
 }
+
+bool Fiber::inside() { return running != nullptr; }
 
 bool Fiber::overflowed() const { return *reinterpret_cast<std::uint64_t*>(stack_) != kCanary; }
 

@@ -20,6 +20,9 @@ class Fiber {
   // Gives control back to the caller of resume().
   static void suspend();
 
+  // Whether the caller runs on a fiber.
+  static bool inside();
+
   bool finished() const { return finished_; }
 
   // Whether the stack has grown into its last bytes.

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cuda_on_host/faults.h"
 #include "cuda_on_host/sanitizer.h"
 
 uint3 threadIdx, blockIdx;
@@ -206,6 +207,7 @@ void run(const Launch& launch) {
   check_limits(launch);
   const std::span<std::byte> image = static_shared_image();
   const Restore restore(image);
+  const FaultsAreFailures guard;
   execution.launch = &launch;
   blockDim = launch.block;
   gridDim = launch.grid;

@@ -19,14 +19,22 @@ LAYER = sorted((CSRC / "cuda_on_host").glob("*.cpp"))
 CACHE = ROOT / "build" / "host"
 
 COMPILER = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++20", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", f"-I{CSRC}"]
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-g",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    f"-I{CSRC}",
+]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
 def compile_host(sources, extra_flags=(), sanitize=False):
     """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them."""
-    flags = [*FLAGS, *WARNINGS, *(["-O1", *SANITIZE] if sanitize else ["-O2"]), *extra_flags]
+    flags = [*FLAGS, *WARNINGS, *(SANITIZE if sanitize else []), *extra_flags]
     sources = [Path(source).resolve() for source in sources]
     layer, kernels = CSRC / "cuda_on_host", CSRC / "cuda"
     folders = {CSRC, layer, kernels, *(source.parent for source in sources)}

@@ -56,6 +56,14 @@ __global__ void too_deep(int* out) {
   *out = large[threadIdx.x];
 }
 
+__global__ void garbage_for_an_index(int* out) {
+  __shared__ int index;
+  out[static_cast<long long>(index) << 30] = 1;
+  index = 0;
+}
+
+__global__ void division_by_zero(int* out) { out[1] = 100 / out[0]; }
+
 __global__ void cluster_barrier_missed() {
   if (cluster_rank() != 1) cluster_sync();
 }
@@ -112,6 +120,8 @@ EXPORT const char* run_mistake(const char* name, int* out) {
       {"endless_spin", [=] { DAPT_LAUNCH(endless_spin, 1, 64, 0, nullptr, out); }},
       {"trap_in_thread", [] { DAPT_LAUNCH(trap_in_thread, 1, 64, 0, nullptr, 21u); }},
       {"too_deep", [=] { DAPT_LAUNCH(too_deep, 1, 1, 0, nullptr, out); }},
+      {"garbage_for_an_index", [=] { DAPT_LAUNCH(garbage_for_an_index, 1, 1, 0, nullptr, out); }},
+      {"division_by_zero", [=] { DAPT_LAUNCH(division_by_zero, 1, 1, 0, nullptr, out); }},
       {"cluster_barrier_missed",
        [] { DAPT_LAUNCH_CLUSTER(cluster_barrier_missed, 4, 4, 32, 0, nullptr); }},
       {"grid_barrier_missed",
