@@ -54,19 +54,23 @@ struct Cloud {
   }
 };
 
+__device__ __forceinline__ unsigned clamp(int64_t value, int64_t low, int64_t high) {
+  return static_cast<unsigned>(value < low ? low : value > high ? high : value);
+}
+
 // Lengths and starts in device memory are unchecked: clamped, they lead to no point outside the
 // cloud.
 __device__ __forceinline__ Cloud cloud_of(const FpsArgs& a, int64_t b, float* nearest = nullptr) {
-  const int64_t length = a.lengths ? Max()(int64_t{1}, Min()(a.lengths[b], a.N)) : a.N;
-  const int64_t start = a.starts ? a.starts[b] : a.start;
+  const unsigned length = clamp(a.lengths ? a.lengths[b] : a.N, 1, a.N);
+  const unsigned start = clamp(a.starts ? a.starts[b] : a.start, 0, length - 1);
   return {.points = a.points + 3 * b * a.N,
           .idx = a.idx + b * a.M,
           .centers = a.centers ? a.centers + 3 * b * a.M : nullptr,
           .nearest = nearest,
           .N = static_cast<unsigned>(a.N),
           .M = static_cast<unsigned>(a.M),
-          .length = static_cast<unsigned>(length),
-          .start = static_cast<unsigned>(Max()(int64_t{0}, Min()(start, length - 1))),
+          .length = length,
+          .start = start,
           .skip_near_origin = a.skip_near_origin};
 }
 
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
 constexpr unsigned long long kTag = 1ull << 31;
 
 template <int kThreads, int kPoints>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     fps_grid_kernel(const FpsArgs a, unsigned long long* mail, float* nearest) {
   // Parallel over B by rows of the grid, over N by the threads of a row. All blocks run at once:
   // those of a row send each other their farthest points through mail[gridDim.y][2][gridDim.x],
@@ -280,9 +284,9 @@ __global__ void __launch_bounds__(kThreads)
     Chosen<kThreads> chosen;
     unsigned last = cloud.start;
     for (unsigned m = 0;; ++m) {
+      const float3 at = cloud.point(last);
       if (blockIdx.x == 0) chosen.put(cloud, m, last);
       if (m + 1 == cloud.M) break;
-      const float3 at = cloud.point(last);
       slice.take(last);
       Key best = warp_max(slice.add(at));
       if (lane_id() == 0) of_block[warp_id()] = best;
@@ -313,13 +317,14 @@ __global__ void __launch_bounds__(kThreads)
 template <size_t kListed>
 void launch_listed(const FpsArgs& a, const FpsPlan& plan, const Context& context) {
   constexpr FpsKernel k = kFpsKernels[kListed];
-  const unsigned B = a.B, blocks = plan.blocks_per_cloud, rows = plan.clouds_at_once;
+  const unsigned blocks = plan.blocks_per_cloud, rows = plan.clouds_at_once;
   if constexpr (k.version == FpsVersion::block) {
-    DAPT_LAUNCH((fps_block_kernel<k.threads, k.points_per_thread>), B, k.threads, plan.shared_bytes,
-                context.stream, a);
+    DAPT_LAUNCH((fps_block_kernel<k.threads, k.points_per_thread>), grid_of(a.B), k.threads,
+                plan.shared_bytes, context.stream, a);
   } else if constexpr (k.version == FpsVersion::cluster) {
     DAPT_LAUNCH_CLUSTER((fps_cluster_kernel<k.threads, k.points_per_thread, k.blocks_per_cloud>),
-                        blocks, B * blocks, k.threads, plan.shared_bytes, context.stream, a);
+                        blocks, grid_of(a.B * blocks), k.threads, plan.shared_bytes, context.stream,
+                        a);
   } else {
     const size_t mail_bytes = sizeof(Key) * 2 * blocks * rows;
     auto* mail = static_cast<unsigned long long*>(context.scratch(mail_bytes));

@@ -29,6 +29,12 @@ __device__ __forceinline__ unsigned long long load_relaxed(const unsigned long l
 #endif
 }
 
+#if __CUDA_ARCH__ >= 900
+#define DAPT_MAIL(...) asm volatile(__VA_ARGS__ : "memory")
+#else
+#define DAPT_MAIL(...) __trap()
+#endif
+
 // In the shared memory of a cluster's blocks: a mailbox counts the bytes that came, one turn after
 // the other. In each turn one thread of its block says how many will come, before or after they do,
 // and all threads wait. From init() to the first message there has to be a barrier of the cluster.
@@ -36,62 +42,47 @@ struct Mailbox {
 #ifdef __CUDACC__
   unsigned long long barrier;
 
-  __device__ __forceinline__ static unsigned address(const void* shared) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  }
-  __device__ __forceinline__ static unsigned address(const void* shared, unsigned rank) {
-    unsigned mapped = 0;
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address(shared)), "r"(rank));
-#endif
-    return mapped;
-  }
-
   __device__ __forceinline__ void init() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(this)) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
+    DAPT_MAIL(
+        "mbarrier.init.shared::cta.b64 [%0], 1;\n"
+        "fence.mbarrier_init.release.cluster;" ::"r"(here(this)));
   }
   __device__ __forceinline__ void expect(unsigned bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(this)),
-                 "r"(bytes)
-                 : "memory");
-#endif
+    DAPT_MAIL("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(here(this)),
+              "r"(bytes));
   }
   // Writes to what block `rank` has at `slot`, and counts in what it has at `this`.
   __device__ __forceinline__ void send(int* slot, int value, unsigned rank) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
-                     address(slot, rank)),
-                 "r"(value), "r"(address(this, rank))
-                 : "memory");
-#endif
+    DAPT_MAIL("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+                  there(slot, rank)),
+              "r"(value), "r"(there(this, rank)));
   }
   __device__ __forceinline__ void send(float4* slot, float4 value, unsigned rank) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
+    DAPT_MAIL(
         "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
-        "[%5];" ::"r"(address(slot, rank)),
-        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(address(this, rank))
-        : "memory");
-#endif
+        "[%5];" ::"r"(there(slot, rank)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(there(this, rank)));
   }
-  // `parity` of the turn, which starts with 0.
+  // `parity` is that of the turn; the first turn is 0.
   __device__ __forceinline__ void wait(unsigned parity) {
-#if __CUDA_ARCH__ >= 900
     unsigned came = 0;
-    do {
-      asm volatile(
+    while (!came) {
+      DAPT_MAIL(
           "{ .reg .pred p;\n"
           "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-          "selp.u32 %0, 1, 0, p; }"
-          : "=r"(came)
-          : "r"(address(this)), "r"(parity)
-          : "memory");
-    } while (!came);
-#endif
+          "selp.u32 %0, 1, 0, p; }" : "=r"(came) : "r"(here(this)),
+          "r"(parity));
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static unsigned here(const void* shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  }
+  __device__ __forceinline__ static unsigned there(const void* shared, unsigned rank) {
+    unsigned mapped = 0;
+    DAPT_MAIL("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(here(shared)), "r"(rank));
+    return mapped;
   }
 #else
   int bytes;  // that are still to come
@@ -108,6 +99,8 @@ struct Mailbox {
     while (lane_id() == 0 && turn % 2u == parity) on_host::yield();
     __syncwarp();
   }
+
+ private:
   void count(int coming, bool announces) {
     bytes += coming;
     if (announces && announced++) on_host::fail("expects mail twice in one turn");
@@ -115,5 +108,7 @@ struct Mailbox {
   }
 #endif
 };
+
+#undef DAPT_MAIL
 
 }  // namespace dapt::cuda

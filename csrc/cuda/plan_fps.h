@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cuda/device.h"
+#include "cuda/dispatch.h"
 #include "ops.h"
 
 namespace dapt::cuda {
@@ -51,7 +52,6 @@ struct FpsPlan {
 /// How `kernel` samples B clouds of N points on `device`; nothing where it cannot.
 inline std::optional<FpsPlan> plan_fps_with(const FpsKernel& kernel, int64_t B, int64_t N,
                                             const Device& device) {
-  const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t threads = kernel.threads, multiprocessors = device.multiprocessors;
   int64_t points = kernel.points_per_thread, blocks = kernel.blocks_per_cloud;
   int64_t most_blocks = 1, shared_bytes = 0;
@@ -68,13 +68,13 @@ inline std::optional<FpsPlan> plan_fps_with(const FpsKernel& kernel, int64_t B, 
       latency = 550;
       break;
     case FpsVersion::grid:
-      blocks = divide_up(N, threads * points);
+      blocks = ceil_div(N, threads * points);
       most_blocks = threads;  // each thread waits for one block's key
       latency = 1800;
       break;
     case FpsVersion::streamed:
-      blocks = std::min(multiprocessors, divide_up(N, threads));
-      points = divide_up(N, blocks * threads);
+      blocks = std::min(multiprocessors, ceil_div(N, threads));
+      points = ceil_div(N, blocks * threads);
       most_blocks = threads;
       latency = 2500;
       per_point = 40;
@@ -85,16 +85,17 @@ inline std::optional<FpsPlan> plan_fps_with(const FpsKernel& kernel, int64_t B, 
       shared_bytes + kStaticShared > device.shared_per_block) {
     return std::nullopt;
   }
-  const int64_t resident = kernel.version == FpsVersion::streamed ? 1 : multiprocessors / blocks;
-  const bool stays = kernel.version == FpsVersion::grid || kernel.version == FpsVersion::streamed;
+  const bool streamed = kernel.version == FpsVersion::streamed;
+  const int64_t resident = streamed ? 1 : multiprocessors / blocks;  // clouds
+  const bool persistent = streamed || kernel.version == FpsVersion::grid;
   return FpsPlan{
       .kernel = kernel,
       .blocks_per_cloud = blocks,
-      .clouds_at_once = stays ? std::min(B, resident) : B,
+      .clouds_at_once = persistent ? std::min(B, resident) : B,
       .shared_bytes = size_t(shared_bytes),
-      // A multiprocessor issues for 4 warps at a time; 50 instructions of a warp's step
-      // are not about its points.
-      .cycles = divide_up(B, resident) * (latency + threads / 128 * (per_point * points + 50))};
+      // A multiprocessor issues for 4 warps at a time; 50 instructions of a warp's step are not
+      // about its points.
+      .cycles = ceil_div(B, resident) * (latency + threads / 128 * (per_point * points + 50))};
 }
 
 /// The kernel with the fewest cycles. Those are counted from instructions and usual latencies, not
