@@ -207,6 +207,14 @@ def test_damaged_files_are_refused(small_backbone, tmp_path):
             read_state(missing)
 
 
+def test_weights_that_are_not_numbers_are_refused(small_backbone, tmp_path):
+    state = plain_file(small_backbone())
+    state["blocks.blocks.1.attn.proj.weight"][3, 4] = float("nan")
+    path = save(state, tmp_path / "diverged.pth")
+    with pytest.raises(DaptError, match=r"'blocks\.blocks\.1\.attn\.proj\.weight' holds NaN"):
+        load_weights(small_backbone(), path)
+
+
 def test_an_unknown_layout_is_refused(small_backbone, tmp_path):
     path = save({"resnet.conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
     with pytest.raises(DaptError, match=r"no known layout has keys like 'resnet\.conv1\.weight'"):

@@ -82,14 +82,29 @@ def test_train_then_detach(small_backbone, name, method):
 
 
 @pytest.mark.parametrize("method", METHODS_TO_TRY)
-def test_evaluation_is_repeatable_and_training_is_not_for_dapt(small_backbone, method):
-    model = dapt.attach(small_backbone(), METHODS_TO_TRY[method], dapt.Classification(5))
+def test_evaluation_is_repeatable(small_backbone, method):
+    model = dapt.attach(small_backbone(), METHODS_TO_TRY[method], dapt.Classification(5)).eval()
     randomise(model)
     points = torch.randn(4, 80, 3)
-    model.eval()
     assert torch.equal(model(points), model(points))
+
+
+@pytest.mark.parametrize("memory", ["default", "low"])
+@pytest.mark.parametrize("dropout, drop_path", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
+def test_what_chance_does_in_training(small_backbone, dropout, drop_path, memory):
+    method = dapt.Dapt(rank=8, dropout=dropout, drop_path=drop_path, memory=memory)
+    model = dapt.attach(small_backbone(), method, dapt.Classification(5, head="linear"))
+    randomise(model)
+    points = torch.randn(16, 80, 3)  # so many that dropping none of them is out of the question
+    evaluated = model.eval()(points)
     model.train()
-    assert not torch.equal(model(points), model(points))  # dropout, at least the head's
+    torch.manual_seed(0)
+    one, two = model(points), model(points)
+    torch.manual_seed(0)
+    again = model(points)
+    assert torch.equal(one, again)
+    by_chance = dropout + drop_path > 0
+    assert torch.equal(one, two) != by_chance and torch.equal(one, evaluated) != by_chance
 
 
 def test_modes_of_what_is_frozen(small_backbone):

@@ -23,7 +23,7 @@ class LoadReport:
     layout: str
     loaded: tuple[str, ...]  # entries of the network
     left_over: dict[str, str]  # key of the file -> why it was not used
-    fresh: dict[str, str]  # entry of the network that such files do not hold -> what it is now
+    fresh: dict[str, str]  # entry of the network that such files never hold -> why
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.layout}, {len(self.loaded)} tensors loaded"]
@@ -88,6 +88,8 @@ def _fit(tensor: Tensor, target: Tensor, key: str, layout: Layout, source: str) 
             f"{source}: '{key}' is {list(tensor.shape)} and the network needs "
             f"{list(target.shape)}{_made_for(layout)}"
         )
+    if not tensor.isfinite().all():
+        raise DaptError(f"{source}: '{key}' holds NaN or infinite values")
     return tensor
 
 
