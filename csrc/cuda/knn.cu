@@ -10,8 +10,8 @@ namespace {
 struct Search {
   KnnArgs args;
   unsigned query_blocks;  // blocks that share the queries of one cloud
-  int tile;
-  int splits;
+  unsigned tile;
+  unsigned splits;
   int64_t rank;  // of the first neighbour that this pass finds
   int width;     // how many it finds
   Key* partial;  // [B, M, splits, width] lists of the parts of a cloud, null with one part
@@ -67,20 +67,20 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Searc
   DAPT_DYNAMIC_SHARED(Key, buffers);  // [warps, kBuffer]
   auto* tile = reinterpret_cast<float*>(buffers + warps * TopK<kRows>::kBuffer);  // [s.tile, 3]
   const unsigned part = blockIdx.x / s.query_blocks;
-  const int64_t b = part / s.splits, split = part % s.splits;
+  const unsigned b = part / s.splits, split = part % s.splits;
   const int64_t m = static_cast<int64_t>(blockIdx.x % s.query_blocks) * warps + warp_id();
   const bool active = m < s.args.M;
   const int64_t row = b * s.args.M + (active ? m : 0);
   const float* cloud = s.args.points + 3 * b * s.args.N;  // [N, 3]
-  const int64_t count = length_of(s.args.lengths, b, s.args.N);
-  const int64_t part_size = (count + s.splits - 1) / s.splits;
-  const int64_t begin = min(count, split * part_size), end = min(count, begin + part_size);
+  const unsigned count = length_of(s.args.lengths, b, s.args.N);
+  const unsigned part_size = (count + s.splits - 1) / s.splits;
+  const unsigned end = min(count, (split + 1) * part_size);
 
   const float3 query = load_point(s.args.queries, row);
   const Key from = kRows == kMaxKeys && active ? first_key(s, row, cloud, query) : 0;
   TopK<kRows> list(buffers + warp_id() * TopK<kRows>::kBuffer, s.width);
-  for (int64_t first = begin; first < end; first += s.tile) {
-    const int size = static_cast<int>(min(end - first, static_cast<int64_t>(s.tile)));
+  for (unsigned first = split * part_size; first < end; first += s.tile) {
+    const int size = static_cast<int>(min(end - first, s.tile));
     const int padded = (size + kTileStep - 1) / kTileStep * kTileStep;
     __syncthreads();
     load_tile(cloud + 3 * first, size, padded, tile);
@@ -173,30 +173,50 @@ __global__ void __launch_bounds__(32 * kMaxWarps) knn_thread_kernel(const Search
 
 template <int kKeys>
 void search_by_threads(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
-  Search search{.args = args, .tile = plan.tile, .splits = 1, .width = kKeys};
-  search.query_blocks = grid_of(ceil_div(args.M, 32 * plan.warps));
-  DAPT_LAUNCH((knn_thread_kernel<kKeys>), grid_of(args.B * search.query_blocks), 32 * plan.warps,
+  const unsigned query_blocks = grid_of(ceil_div(args.M, 32 * plan.warps));
+  const Search search{.args = args,
+                      .query_blocks = query_blocks,
+                      .tile = static_cast<unsigned>(plan.tile),
+                      .splits = 1,
+                      .rank = 0,
+                      .width = kKeys,
+                      .partial = nullptr};
+  DAPT_LAUNCH((knn_thread_kernel<kKeys>), grid_of(args.B * query_blocks), 32 * plan.warps,
               plan.tile * sizeof(float4), context.stream, search);
 }
 
 template <int kRows>
 void search_by_warps(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
-  Search search{.args = args, .tile = plan.tile, .splits = static_cast<int>(plan.splits)};
-  search.query_blocks = grid_of(ceil_div(args.M, plan.warps));
-  const int64_t most = 32 * kRows;
-  if (plan.splits > 1) {
-    const int64_t keys = args.B * args.M * plan.splits * std::min(args.k, most);
-    search.partial = static_cast<Key*>(context.scratch(keys * sizeof(Key)));
-  }
+  const unsigned query_blocks = grid_of(ceil_div(args.M, plan.warps));
+  const unsigned grid = grid_of(args.B * plan.splits * query_blocks);
+  const unsigned merge_grid = grid_of(ceil_div(args.B * args.M, plan.warps));
+  const int64_t pass = std::min<int64_t>(args.k, 32 * kRows);
   const size_t buffers = plan.warps * TopK<kRows>::kBuffer * sizeof(Key);
-  for (search.rank = 0; search.rank < args.k; search.rank += most) {
-    search.width = static_cast<int>(std::min(args.k - search.rank, most));
-    DAPT_LAUNCH((knn_warp_kernel<kRows>), grid_of(args.B * plan.splits * search.query_blocks),
-                32 * plan.warps, buffers + 3 * plan.tile * sizeof(float), context.stream, search);
-    if (search.partial)
-      DAPT_LAUNCH((knn_merge_kernel<kRows>), grid_of(ceil_div(args.B * args.M, plan.warps)),
-                  32 * plan.warps, buffers, context.stream, search);
+  Key* partial = nullptr;
+  if (plan.splits > 1)
+    partial =
+        static_cast<Key*>(context.scratch(args.B * args.M * plan.splits * pass * sizeof(Key)));
+  for (int64_t rank = 0; rank < args.k; rank += pass) {
+    const Search search{.args = args,
+                        .query_blocks = query_blocks,
+                        .tile = static_cast<unsigned>(plan.tile),
+                        .splits = static_cast<unsigned>(plan.splits),
+                        .rank = rank,
+                        .width = static_cast<int>(std::min(args.k - rank, pass)),
+                        .partial = partial};
+    DAPT_LAUNCH((knn_warp_kernel<kRows>), grid, 32 * plan.warps,
+                buffers + 3 * plan.tile * sizeof(float), context.stream, search);
+    if (partial)
+      DAPT_LAUNCH((knn_merge_kernel<kRows>), merge_grid, 32 * plan.warps, buffers, context.stream,
+                  search);
   }
+}
+
+/// Only the longest list can begin where another pass ended.
+bool fits(const KnnPlan& plan, int64_t k) {
+  return plan.kernel == KnnPlan::Kernel::thread_per_query
+             ? k == plan.keys
+             : plan.keys == kMaxKeys || k <= 32 * plan.keys;
 }
 
 }  // namespace
@@ -205,11 +225,12 @@ void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
   if (args.B * args.M == 0) return;
   check_cloud_size(args.N);
   if (plan.warps < 1 || plan.warps > kMaxWarps || plan.tile < kTileStep ||
-      plan.tile % kTileStep != 0 || plan.splits < 1)
-    throw std::invalid_argument("no kNN plan: " + describe(plan));
+      plan.tile % kTileStep != 0 || plan.splits < 1 || !fits(plan, args.k))
+    throw std::invalid_argument("not a plan of a kNN of k = " + std::to_string(args.k) + ": " +
+                                describe(plan));
   if (plan.kernel == KnnPlan::Kernel::thread_per_query) {
-    dispatch<1, 2, 3, 4>("k of a kNN with a thread per query", static_cast<int>(args.k),
-                         [&](auto k) { search_by_threads<k()>(args, plan, context); });
+    dispatch<1, 2, 3, 4>("keys of a kNN plan", plan.keys,
+                         [&](auto keys) { search_by_threads<keys()>(args, plan, context); });
   } else {
     dispatch<1, 2, 4, 8, kMaxKeys>("keys of a kNN plan", plan.keys, [&](auto keys) {
       search_by_warps<keys()>(args, plan, context);

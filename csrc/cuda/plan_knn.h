@@ -28,11 +28,13 @@ constexpr int tile_of(int64_t N, int most) {
   return static_cast<int>(std::clamp<int64_t>(ceil_div(N, kTileStep) * kTileStep, kTileStep, most));
 }
 
-/// Warps per block of a kernel with a warp per query: up to 16 share a tile, 8 where 16 would leave
-/// multiprocessors without a block; few queries still get what loads a tile well.
-constexpr int warps_of(int64_t B, int64_t M, int tile, const Device& device) {
-  const int most = B * ceil_div(M, kMaxWarps) >= device.multiprocessors ? kMaxWarps : 8;
-  return static_cast<int>(std::clamp<int64_t>(M, std::min(8, tile / kTileStep), most));
+/// Warps per block of a kernel with a warp per query. Up to 16 share a tile; 8 where 16 would leave
+/// multiprocessors without a block, or would be alone on one because of their registers. Few
+/// queries still get what loads a tile well.
+constexpr int warps_of(int64_t B, int64_t M, int keys, int tile, const Device& device) {
+  const bool many = keys < 8 && B * ceil_div(M, kMaxWarps) >= device.multiprocessors;
+  return static_cast<int>(
+      std::clamp<int64_t>(M, std::min(8, tile / kTileStep), many ? kMaxWarps : 8));
 }
 
 /// - k <= 4 and at least 128 queries per multiprocessor: a thread per query.
@@ -55,7 +57,7 @@ constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Dev
                .tile = tile_of(N, 2048),
                .splits = 1};
   while (plan.keys < kMaxKeys && 32 * plan.keys < k) plan.keys *= 2;
-  plan.warps = warps_of(B, M, plan.tile, device);
+  plan.warps = warps_of(B, M, plan.keys, plan.tile, device);
   const int64_t blocks = std::max<int64_t>(B * ceil_div(M, plan.warps), 1);
   const int64_t wanted = ceil_div(2 * static_cast<int64_t>(device.multiprocessors), blocks);
   plan.splits = std::clamp<int64_t>(N / std::max<int64_t>(4096, 8 * k), 1, wanted);
@@ -80,7 +82,7 @@ struct BallQueryPlan {
 /// Tiles are small because most queries are full long before the end of a cloud.
 constexpr BallQueryPlan plan_ball_query(int64_t B, int64_t M, int64_t N, const Device& device) {
   const int tile = tile_of(N, 1024);
-  return {.warps = warps_of(B, M, tile, device), .tile = tile};
+  return {.warps = warps_of(B, M, 1, tile, device), .tile = tile};
 }
 
 inline std::string describe(const BallQueryPlan& plan) {
