@@ -25,10 +25,10 @@ Thread& wait_at(Waiting waiting, const char* call, const Where& where) {
 // A barrier of all threads of the cluster or the grid.
 void arrive_at_gang() {
   Gang& gang = *execution.gang;
-  if (++gang.barrier.arrived < gang.threads) return;
+  if (++gang.arrived < gang.threads) return;
   ++execution.counters.barriers;
   execution.yields = 0;
-  gang.barrier.arrived = 0;
+  gang.arrived = 0;
   ++gang.phase;
   for (Block* block : gang.blocks)
     for (Thread& thread : block->threads)
@@ -103,7 +103,7 @@ unsigned lane_index() { return execution.self->lane(); }
 
 void yield() {
   Thread& self = *execution.self;
-  if (++execution.yields > kMaxYields) fail("spins, as all others that do not wait: livelock");
+  if (++execution.yields > kMaxYields) fail("spins, like all others that do not wait: livelock");
   self.block->wake(self);
   self.block->last_warp = execution.random.below(32);  // do not stay with a warp that spins
   Fiber::suspend();

@@ -37,7 +37,7 @@ class Stacks {
   std::byte* get(std::size_t count) {
     if (count > count_) {
       if (base_) munmap(base_, bytes(count_));
-      count_ = 0;
+      base_ = nullptr;
       void* base = mmap(nullptr, bytes(count), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (base == MAP_FAILED) throw std::bad_alloc();
@@ -47,7 +47,17 @@ class Stacks {
     return base_ + kStackStride;
   }
 
+  // Gives back what only a grid of many blocks needed.
+  void trim() {
+    if (count_ <= kKept) return;
+    munmap(base_, bytes(count_));
+    base_ = nullptr;
+    count_ = 0;
+  }
+
  private:
+  static constexpr std::size_t kKept = 16 * 1024;
+
   // One more than asked for: the first may overflow into it until that is noticed.
   static std::size_t bytes(std::size_t count) { return (count + 1) * kStackStride; }
 
@@ -94,8 +104,7 @@ void prepare(Block& block, std::uint64_t index, std::byte* stack) {
   }
 }
 
-// A block's shared memory begins when its first thread runs: what others wrote there before is
-// lost.
+// A block's shared memory begins with its first thread: what others wrote there before is lost.
 void enter(Block& block) {
   Gang& gang = *execution.gang;
   if (gang.resident == &block) return;
@@ -231,6 +240,7 @@ void run(const Launch& launch) {
     }
     run_gang();
   }
+  stacks.trim();
 }
 
 void set_seed(std::uint64_t seed) { execution.random.state = seed; }

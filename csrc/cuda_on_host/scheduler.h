@@ -104,8 +104,8 @@ struct Gang {
   std::size_t threads = 0;
   std::size_t unfinished = 0;  // threads
   Block* resident = nullptr;   // whose static shared variables are in the image
-  Barrier barrier;             // of the cluster or the grid
-  std::uint64_t phase = 0;     // how often it was passed
+  std::size_t arrived = 0;     // threads, at the barrier of the cluster or the grid
+  std::uint64_t phase = 0;     // how often that was passed
 };
 
 // The launch that runs; one at a time.

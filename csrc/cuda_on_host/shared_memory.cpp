@@ -49,6 +49,7 @@ SharedMemory::SharedMemory(std::size_t dynamic_bytes, std::span<std::byte> image
   void* bytes = nullptr;
   if (posix_memalign(&bytes, kAlignment, dynamic_bytes)) throw std::bad_alloc();
   dynamic_.reset(static_cast<std::byte*>(bytes));
+  __asan_poison_memory_region(dynamic(), dynamic_bytes_);
 }
 
 void SharedMemory::begin(std::uint32_t pattern) {

@@ -21,8 +21,8 @@ class SharedMemory {
 
   std::byte* dynamic() const { return dynamic_.get(); }
 
-  // A block begins, or ends while others live on: all of it holds the pattern. After the end any
-  // access to the dynamic bytes is an error where AddressSanitizer watches.
+  // A block begins, or ends while others live on: all of it holds the pattern. Before and after,
+  // any access to the dynamic bytes is an error where AddressSanitizer watches.
   void begin(std::uint32_t pattern);
   void end(std::uint32_t pattern);
 

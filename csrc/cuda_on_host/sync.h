@@ -30,7 +30,7 @@ T from_bits(std::uint64_t bits) {
   return value;
 }
 
-// Every lane gets the value of the lane source(lane, argument, width), or its own where that is -1.
+// Every lane gets the value of the lane source(lane, argument, width).
 template <class T, class Source>
 T shuffle(const char* name, unsigned mask, T value, unsigned argument, int width, Source,
           Where where) {

@@ -38,6 +38,10 @@ class Library:
             return ctypes.c_void_p(value.ctypes.data)
         return value.encode() if isinstance(value, str) else value
 
+    def barriers_passed(self):
+        self._library.barriers_passed.restype = ctypes.c_uint64
+        return self._library.barriers_passed()
+
     def seed(self, value):
         self._library.seed(ctypes.c_uint64(value))
 
@@ -191,6 +195,13 @@ def test_warp_reductions(kernels, random, span):
     np.testing.assert_array_equal(out, np.array(expected, np.int64)[:, None].repeat(32, 1))
 
 
+def test_a_wrapper_with_a_host_body(kernels, random):
+    values = random.integers(-100, 100, 32, dtype=np.int32)
+    out = np.empty(32, np.int32)
+    kernels.run_weigh(values, out)
+    np.testing.assert_array_equal(out, np.full(32, values @ np.arange(32)))
+
+
 def test_half_and_bfloat16_round_correctly(kernels, random):
     bits = random.integers(0, 2**32, 200_000, dtype=np.uint32)
     every_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -281,6 +292,12 @@ def test_shared_memory_starts_poisoned_differently(kernels):
     words = np.zeros(64, np.uint32)
     kernels.run_read_unwritten(words, len(words))
     assert 0xFFFFFFFF in words and 0x7FFFFFFF in words and len(set(words)) > 8
+
+
+def test_barriers_are_counted(kernels):
+    before = kernels.barriers_passed()
+    row_sums(kernels, np.zeros((5, 10), np.int32), rounds=4)
+    assert kernels.barriers_passed() == before + 5 * 4 * 2
 
 
 def test_a_seed_repeats_its_order(kernels):

@@ -40,6 +40,22 @@ __global__ void votes(const int* values, unsigned mask, unsigned* out) {  // [11
   for (int i = 0; i < 11; ++i) out[i * 32 + lane] = results[i];
 }
 
+// The sum of index * value over the warp: a wrapper with a body for CUDA and one for the host.
+__device__ int weigh_lanes(int value) {
+#ifdef DAPT_ON_HOST
+  int values[32], sum = 0;
+  on_host::gather_lanes(kFullWarp, value, values);
+  for (int i = 0; i < 32; ++i) sum += i * values[i];
+  return sum;
+#else
+  return warp_sum(static_cast<int>(lane_id()) * value);
+#endif
+}
+
+__global__ void weigh(const int* values, int* out) {
+  out[lane_id()] = weigh_lanes(values[lane_id()]);
+}
+
 // One warp: the reductions of warp.cuh.
 __global__ void reductions(const long long* values, long long* out) {
   const long long value = values[lane_id()];
@@ -107,6 +123,9 @@ EXPORT const char* run_shuffles_8(const double* values, const int* choice, int d
 }
 EXPORT const char* run_votes(const int* values, unsigned mask, unsigned* out) {
   return message_of([&] { DAPT_LAUNCH(votes, 1, 32, 0, nullptr, values, mask, out); });
+}
+EXPORT const char* run_weigh(const int* values, int* out) {
+  return message_of([&] { DAPT_LAUNCH(weigh, 1, 32, 0, nullptr, values, out); });
 }
 EXPORT const char* run_reductions(const long long* values, long long* out) {
   return message_of([&] { DAPT_LAUNCH(reductions, 1, 32, 0, nullptr, values, out); });
