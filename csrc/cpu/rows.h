@@ -1,0 +1,125 @@
+// Matrices of any real dtype, worked on row by row in `Sum`: double for float64, float for the
+// others. The loops below are left to the compiler's vectoriser.
+#pragma once
+
+#include <torch/headeronly/util/Half.h>
+
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "ops.h"
+
+namespace dapt::cpu::DAPT_ISA {
+
+template <class Function>
+inline void for_each(int64_t count, const Function& f) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) f(i);
+}
+
+/// Four chains of additions, since one would wait for itself.
+template <class Sum, class Function>
+inline Sum sum_over(int64_t count, const Function& term) {
+  const int64_t quarter = count / 4;
+  Sum a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+  for (int64_t i = 0; i < quarter; ++i) {
+    a += term(i), b += term(quarter + i), c += term(2 * quarter + i), d += term(3 * quarter + i);
+  }
+  for (int64_t i = 4 * quarter; i < count; ++i) a += term(i);
+  return (a + b) + (c + d);
+}
+
+inline float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+
+/// Rounds to nearest even; a NaN stays one.
+inline uint16_t to_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+  return value == value ? rounded : 0x7FC0;
+}
+
+/// float16 or bfloat16 from and to float32.
+template <class Sum>
+[[gnu::noinline]] void convert_from(Real dtype, const void* from, int64_t count, Sum* to) {
+  if (dtype == Real::bf16) {
+    const auto* bits = static_cast<const uint16_t*>(from);
+    for_each(count, [=](int64_t i) { to[i] = from_bf16(bits[i]); });
+  } else {
+    const auto* halves = static_cast<const c10::Half*>(from);
+    for_each(count, [=](int64_t i) { to[i] = float(halves[i]); });
+  }
+}
+template <class Sum>
+[[gnu::noinline]] void convert_to(Real dtype, const Sum* from, int64_t count, void* to) {
+  if (dtype == Real::bf16) {
+    auto* bits = static_cast<uint16_t*>(to);
+    for_each(count, [=](int64_t i) { bits[i] = to_bf16(from[i]); });
+  } else {
+    auto* halves = static_cast<c10::Half*>(to);
+    for_each(count, [=](int64_t i) { halves[i] = c10::Half(float(from[i])); });
+  }
+}
+
+inline int64_t element_size(Real dtype) {
+  return dtype == Real::f64 ? 8 : dtype == Real::f32 ? 4 : 2;
+}
+
+/// A row-major matrix, for one thread. A row is its own memory where the dtype is `Sum`, else a
+/// converted copy. Without data every row reads as zeros.
+template <class Sum>
+class Rows {
+ public:
+  Rows(Real dtype, const void* data, int64_t cols)
+      : data(static_cast<char*>(const_cast<void*>(data))),
+        cols(cols),
+        dtype_(dtype),
+        converted_(dtype != kOwn),
+        copy_(converted_ || !data ? cols : 0) {}
+
+  char* data;
+  int64_t cols;
+
+  char* at(int64_t row) const { return at(data, row); }
+  char* at(void* base, int64_t row) const {
+    return static_cast<char*>(base) + row * cols * element_size(dtype_);
+  }
+
+  const Sum* read(int64_t row) {
+    if (!data) return copy_.data();
+    if (!converted_) return reinterpret_cast<const Sum*>(at(row));
+    convert_from(dtype_, at(row), cols, copy_.data());
+    return copy_.data();
+  }
+
+  /// The row, to be written, until `close`.
+  Sum* open(int64_t row) { return converted_ ? copy_.data() : reinterpret_cast<Sum*>(at(row)); }
+
+  void close(int64_t row) {
+    if (converted_) convert_to(dtype_, copy_.data(), cols, at(row));
+  }
+
+ private:
+  static constexpr Real kOwn = std::is_same_v<Sum, double> ? Real::f64 : Real::f32;
+  Real dtype_;
+  bool converted_;
+  std::vector<Sum> copy_;
+};
+
+/// Rows with memory of their own.
+template <class Sum>
+class Matrix : public Rows<Sum> {
+ public:
+  Matrix(Real dtype, int64_t rows, int64_t cols)
+      : Rows<Sum>(dtype, nullptr, cols), memory_(rows * cols * element_size(dtype)) {
+    this->data = memory_.data();
+  }
+
+ private:
+  std::vector<char> memory_;
+};
+
+}  // namespace dapt::cpu::DAPT_ISA

@@ -1,0 +1,199 @@
+// DAPT's adapter, forward and backward: checks, allocation, registration.
+#include <tuple>
+
+#include "checks.h"
+
+namespace dapt {
+namespace {
+
+Activation activation_named(const std::string& name) {
+  if (name == "gelu") return Activation::gelu;
+  if (name == "relu") return Activation::relu;
+  check(name == "quickgelu", "activation must be \"gelu\", \"relu\" or \"quickgelu\", got \"", name,
+        "\"");
+  return Activation::quickgelu;
+}
+
+/// What both directions read, checked and in the dtypes that the kernels take.
+struct Inputs {
+  ScalarType compute, sum;
+  Tensor x;  // [B, T, C]
+  int64_t B, T, C, r;
+  OptionalTensor norm_weight, norm_bias;    // [C]
+  Tensor down_weight, down_bias;            // [r, C], [r]
+  OptionalTensor scale_weight, scale_bias;  // [1, C], [1]
+  Tensor up_weight, up_bias;                // [C, r], [C]
+  OptionalTensor path_factor, seed;         // [B], []
+
+  Inputs(ScalarType compute, const Tensor& x_any, const OptionalTensor& norm_weight_any,
+         const OptionalTensor& norm_bias_any, const Tensor& down_weight_any,
+         const Tensor& down_bias_any, const OptionalTensor& scale_weight_any,
+         const OptionalTensor& scale_bias_any, const Tensor& up_weight_any,
+         const Tensor& up_bias_any, const OptionalTensor& path_factor_any,
+         const OptionalTensor& seed_any)
+      : compute(compute),
+        sum(compute == ScalarType::Double ? ScalarType::Double : ScalarType::Float) {
+    check(x_any.dim() == 3 && x_any.size(2) > 0, "x must be [B, T, C], got ", shape_of(x_any));
+    check(down_weight_any.dim() == 2 && down_weight_any.size(0) > 0,
+          "down_weight must be [rank, C], got ", shape_of(down_weight_any));
+    x = rows(x_any, "x");
+    B = x.size(0), T = x.size(1), C = x.size(2), r = down_weight_any.size(0);
+    norm_weight = as_shaped(norm_weight_any, "norm_weight", {C}, sum, x, "x");
+    norm_bias = as_shaped(norm_bias_any, "norm_bias", {C}, sum, x, "x");
+    down_weight = as_shaped(down_weight_any, "down_weight", {r, C}, compute, x, "x");
+    down_bias = as_shaped(down_bias_any, "down_bias", {r}, sum, x, "x");
+    scale_weight = as_shaped(scale_weight_any, "scale_weight", {1, C}, sum, x, "x");
+    scale_bias = as_shaped(scale_bias_any, "scale_bias", {1}, sum, x, "x");
+    up_weight = as_shaped(up_weight_any, "up_weight", {C, r}, compute, x, "x");
+    up_bias = as_shaped(up_bias_any, "up_bias", {C}, sum, x, "x");
+    path_factor = as_shaped(path_factor_any, "path_factor", {B}, sum, x, "x");
+    if (seed_any) seed = as_index(*seed_any, "seed", x, "x");
+  }
+
+  /// Activations [B, T, C] keep their dtype, but float64 goes with float64 only.
+  Tensor rows(const Tensor& t, const char* name) const {
+    const bool fits = (t.scalar_type() == ScalarType::Double) == (compute == ScalarType::Double);
+    check(fits, name, " must be float64 where all activations are and only there, got ",
+          dtype_of(t));
+    return as_contiguous(t, name, t.scalar_type());
+  }
+  Tensor rows_like_x(const Tensor& t, const char* name) const {
+    return rows(as_shaped(t, name, {B, T, C}, t.scalar_type(), x, "x"), name);
+  }
+  OptionalTensor rows_like_x(const OptionalTensor& t, const char* name) const {
+    return t ? OptionalTensor(rows_like_x(*t, name)) : std::nullopt;
+  }
+
+  Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype, bool wanted = true) const {
+    return wanted ? torch::stable::new_empty(x, shape, dtype)
+                  : torch::stable::new_empty(x, {0}, dtype);
+  }
+
+  DynamicAdapterArgs args(const std::string& activation, double static_scale, double dropout,
+                          double eps) const {
+    check(0 <= dropout && dropout <= 1, "dropout must lie in [0, 1], got ", dropout);
+    return {.x = x.const_data_ptr(),
+            .norm_weight = data_or_null(norm_weight),
+            .norm_bias = data_or_null(norm_bias),
+            .down_weight = down_weight.const_data_ptr(),
+            .down_bias = down_bias.const_data_ptr(),
+            .scale_weight = data_or_null(scale_weight),
+            .scale_bias = data_or_null(scale_bias),
+            .up_weight = up_weight.const_data_ptr(),
+            .up_bias = up_bias.const_data_ptr(),
+            .path_factor = data_or_null(path_factor),
+            .seed = data_or_null<int64_t>(seed),
+            .B = B,
+            .T = T,
+            .C = C,
+            .r = r,
+            .x_dtype = real_of(x),
+            .compute = real_of(compute),
+            .activation = activation_named(activation),
+            .static_scale = static_scale,
+            .dropout = dropout,
+            .eps = eps};
+  }
+};
+
+void* data_or_null(Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; }
+
+}  // namespace
+
+/// (out [B, T, C], prompt_mean [B, C], hidden [B, T, r], stats [B, T, 3]); the second and the third
+/// are empty where they are not wanted.
+std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
+    const Tensor& x, const OptionalTensor& norm_weight, const OptionalTensor& norm_bias,
+    const Tensor& down_weight, const Tensor& down_bias, const OptionalTensor& scale_weight,
+    const OptionalTensor& scale_bias, const Tensor& up_weight, const Tensor& up_bias,
+    const OptionalTensor& mlp_out_any, const OptionalTensor& residual_any,
+    const OptionalTensor& path_factor, const OptionalTensor& seed, std::string activation,
+    double static_scale, double dropout, double eps, ScalarType compute, ScalarType out_dtype,
+    bool prompt, bool keep_hidden) {
+  const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
+                  scale_bias, up_weight, up_bias, path_factor, seed);
+  const OptionalTensor mlp_out = in.rows_like_x(mlp_out_any, "mlp_out");
+  const OptionalTensor residual = in.rows_like_x(residual_any, "residual");
+  Tensor out = in.make({in.B, in.T, in.C}, out_dtype);
+  Tensor prompt_mean = in.make({in.B, in.C}, out_dtype, prompt);
+  Tensor hidden = in.make({in.B, in.T, in.r}, compute, keep_hidden);
+  Tensor stats = in.make({in.B, in.T, 3}, in.sum);
+  if (in.B > 0) {
+    DynamicAdapterArgs args = in.args(activation, static_scale, dropout, eps);
+    args.mlp_out = data_or_null(mlp_out);
+    args.residual = data_or_null(residual);
+    args.out = data_or_null(out);
+    args.prompt_mean = data_or_null(prompt_mean);
+    args.hidden = data_or_null(hidden);
+    args.stats = data_or_null(stats);
+    args.mlp_dtype = mlp_out ? real_of(*mlp_out) : Real::f32;
+    args.residual_dtype = residual ? real_of(*residual) : Real::f32;
+    args.out_dtype = real_of(out);
+    launch(&backend::dynamic_adapter, args, in.x);
+  }
+  return {out, prompt_mean, hidden, stats};
+}
+
+/// Gradients of x, mlp_out, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
+/// scale_bias, up_weight and up_bias. Bit i of `wanted` asks for the i-th; the others are empty.
+using AdapterGradients =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+AdapterGradients dynamic_adapter_backward(
+    const OptionalTensor& grad_out_any, const OptionalTensor& grad_prompt_any, const Tensor& x,
+    const OptionalTensor& norm_weight, const OptionalTensor& norm_bias, const Tensor& down_weight,
+    const Tensor& down_bias, const OptionalTensor& scale_weight, const OptionalTensor& scale_bias,
+    const Tensor& up_weight, const Tensor& up_bias, const OptionalTensor& path_factor,
+    const OptionalTensor& seed, const Tensor& stats_any, const OptionalTensor& hidden_any,
+    std::string activation, double static_scale, double dropout, ScalarType compute,
+    ScalarType mlp_dtype, int64_t wanted) {
+  const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
+                  scale_bias, up_weight, up_bias, path_factor, seed);
+  const auto [B, T, C, r] = std::tuple{in.B, in.T, in.C, in.r};
+  const OptionalTensor grad_out = in.rows_like_x(grad_out_any, "grad_out");
+  check(grad_out || grad_prompt_any, "grad_out or grad_prompt must be given");
+  const ScalarType out_dtype = (grad_out_any ? *grad_out_any : *grad_prompt_any).scalar_type();
+  const OptionalTensor grad_prompt =
+      as_shaped(grad_prompt_any, "grad_prompt", {B, C}, out_dtype, in.x, "x");
+  const Tensor stats = as_shaped(stats_any, "stats", {B, T, 3}, in.sum, in.x, "x");
+  const OptionalTensor hidden = as_shaped(hidden_any, "hidden", {B, T, r}, compute, in.x, "x");
+
+  const auto wants = [wanted](int i) { return (wanted >> i & 1) != 0; };
+  AdapterGradients grads = {
+      in.make({B, T, C}, in.x.scalar_type(), wants(0)),
+      in.make({B, T, C}, mlp_dtype, wants(1)),
+      in.make({C}, in.sum, wants(2)),
+      in.make({C}, in.sum, wants(3)),
+      in.make({r, C}, in.sum, wants(4)),
+      in.make({r}, in.sum, wants(5)),
+      in.make({1, C}, in.sum, wants(6)),
+      in.make({1}, in.sum, wants(7)),
+      in.make({C, r}, in.sum, wants(8)),
+      in.make({C}, in.sum, wants(9)),
+  };
+  DynamicAdapterBackwardArgs args{.forward = in.args(activation, static_scale, dropout, 0)};
+  args.forward.stats = const_cast<void*>(stats.const_data_ptr());
+  args.forward.hidden = const_cast<void*>(data_or_null(hidden));
+  args.forward.mlp_dtype = real_of(mlp_dtype);
+  args.forward.out_dtype = real_of(out_dtype);
+  args.grad_out = data_or_null(grad_out);
+  args.grad_prompt_mean = data_or_null(grad_prompt);
+  args.grad_x = data_or_null(std::get<0>(grads));
+  args.grad_mlp_out = data_or_null(std::get<1>(grads));
+  args.grad_norm_weight = data_or_null(std::get<2>(grads));
+  args.grad_norm_bias = data_or_null(std::get<3>(grads));
+  args.grad_down_weight = data_or_null(std::get<4>(grads));
+  args.grad_down_bias = data_or_null(std::get<5>(grads));
+  args.grad_scale_weight = data_or_null(std::get<6>(grads));
+  args.grad_scale_bias = data_or_null(std::get<7>(grads));
+  args.grad_up_weight = data_or_null(std::get<8>(grads));
+  args.grad_up_bias = data_or_null(std::get<9>(grads));
+  launch(&backend::dynamic_adapter_backward, args, in.x);
+  return grads;
+}
+
+DAPT_REGISTER(m) {
+  m.impl("dynamic_adapter", TORCH_BOX(&dynamic_adapter));
+  m.impl("dynamic_adapter_backward", TORCH_BOX(&dynamic_adapter_backward));
+}
+
+}  // namespace dapt

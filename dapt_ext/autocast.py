@@ -1,0 +1,14 @@
+"""How the ops take part in torch.autocast."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer would multiply x: autocast's where that is on."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
