@@ -28,6 +28,7 @@ $(VENV)/.built: $(READY) $(NATIVE)
 
 test: setup lint
 	$(PY) -m pytest
+	$(MAKE) --no-print-directory sanitize
 	@echo "make test: all checks passed"
 
 lint: $(READY)
@@ -39,6 +40,21 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+
+# The CUDA kernels on the host once more, under AddressSanitizer and UBSan.
+SANITIZED := build/sanitized
+sanitize: setup
+	$(VENV)/bin/cmake -S . -B $(SANITIZED) -G Ninja -DDAPT_SANITIZE=ON \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED)) \
+	  -DDAPT_PYBIND11_INCLUDE=$$($(PY) -c 'import pybind11; print(pybind11.get_include())') \
+	  -DDAPT_PYTHON_INCLUDE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+	  > /dev/null
+	$(VENV)/bin/cmake --build $(SANITIZED) --target _module
+	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
+	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  OMP_NUM_THREADS=1 DAPT_HOST_MODULE=$(SANITIZED)/_module.so \
+	  $(PY) -m pytest tests/ops/test_kernels_on_host.py
 
 cuda: $(READY)
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }

@@ -27,7 +27,8 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-// --- build info -----------------------------------------------------------------------------------
+// --- build info
+// -----------------------------------------------------------------------------------
 
 std::vector<std::string> words(const std::string& list) {
   std::vector<std::string> out;
@@ -49,7 +50,8 @@ py::dict build_info() {
                   "cuda_architectures"_a = words(DAPT_CUDA_ARCHITECTURES));
 }
 
-// --- CUDA kernels on the host ---------------------------------------------------------------------
+// --- CUDA kernels on the host
+// ---------------------------------------------------------------------
 
 /// Runs a launcher. Scratch memory has exactly the size asked for, so that a sanitizer sees what
 /// oversteps it.
@@ -205,11 +207,14 @@ py::tuple chamfer(const Floats& a, const Floats& b) {
 
 template <class Plan>
 void bind_plan(py::module_& m, const char* name) {
-  py::class_<Plan>(m, name).def("__repr__", [](const Plan& plan) { return describe(plan); });
+  // Local, because the sanitized build is loaded beside the ordinary one.
+  py::class_<Plan>(m, name, py::module_local()).def("__repr__", [](const Plan& plan) {
+    return describe(plan);
+  });
 }
 
 void bind_plans(py::module_ m) {
-  py::class_<cuda::Device>(m, "Device")
+  py::class_<cuda::Device>(m, "Device", py::module_local())
       .def(py::init([](int multiprocessors, int shared_per_block, int max_cluster, int major,
                        int minor) {
              return cuda::Device{multiprocessors, shared_per_block, max_cluster, major, minor};
@@ -249,9 +254,8 @@ void bind_plans(py::module_ m) {
 
 void bind_on_host(py::module_ m) {
   m.def("set_seed", &on_host::set_seed, "Seed of thread order and of shared memory's poison");
-  m.def("fps", &fps, "points"_a, "num_samples"_a, "lengths"_a = py::none(),
-        "starts"_a = py::none(), "start"_a = 0, "skip_near_origin"_a = false,
-        "plan"_a = py::none());
+  m.def("fps", &fps, "points"_a, "num_samples"_a, "lengths"_a = py::none(), "starts"_a = py::none(),
+        "start"_a = 0, "skip_near_origin"_a = false, "plan"_a = py::none());
   m.def("knn", &knn, "queries"_a, "points"_a, "k"_a, "lengths"_a = py::none(),
         "plan"_a = py::none());
   m.def("ball_query", &ball_query, "queries"_a, "points"_a, "sq_radius"_a, "max_neighbors"_a,
