@@ -81,6 +81,11 @@ __global__ void count_positive(const int* values, int* results) {
   mine[0] = count, mine[1] = any, mine[2] = all;
 }
 
+// Each thread writes how many came before it.
+__global__ void turns(int* counter, int* turn) {
+  turn[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1);
+}
+
 // One thread a block: what shared memory holds before anyone wrote to it.
 __global__ void read_unwritten(unsigned* words) {
   __shared__ unsigned word;
@@ -117,6 +122,9 @@ EXPORT const char* run_coordinates(int* out, const unsigned* grid, const unsigne
 }
 EXPORT const char* run_count_positive(const int* values, int* results, int threads) {
   return message_of([&] { DAPT_LAUNCH(count_positive, 1, threads, 0, nullptr, values, results); });
+}
+EXPORT const char* run_turns(int* counter, int* turn, int blocks, int threads) {
+  return message_of([&] { DAPT_LAUNCH(turns, blocks, threads, 0, nullptr, counter, turn); });
 }
 EXPORT const char* run_read_unwritten(unsigned* words, int blocks) {
   return message_of([&] { DAPT_LAUNCH(read_unwritten, blocks, 1, 0, nullptr, words); });

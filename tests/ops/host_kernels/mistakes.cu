@@ -39,7 +39,7 @@ __global__ void collective_with_wrong_mask(int* out) {
   out[threadIdx.x] = __any_sync(0x0000ffff, 1);
 }
 
-__global__ void collectives_of_two_masks() { __syncwarp(lane_id() < 16 ? 0xffffffff : 0xffff0000); }
+__global__ void collectives_of_two_masks() { __syncwarp(lane_id() < 16 ? 0xffffffff : 0xfffffffe); }
 
 __global__ void endless_spin(int* flag) {
   while (atomicAdd(flag, 0) == 0) {
