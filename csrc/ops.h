@@ -29,7 +29,7 @@ struct FpsArgs {
   const int64_t* starts;   // [B] or null: `start` for every cloud
   int64_t* idx;            // [B, M] out
   float* centers;          // [B, M, 3] out: the chosen points themselves, or null
-  int64_t B, N, M;         // M <= lengths[b]
+  int64_t B, N, M;         // M <= lengths[b]; CUDA clamps lengths to [1, N], starts to the cloud
   int64_t start;
   bool skip_near_origin;  // pointnet2's rule: a point with squared norm <= 1e-3 is never chosen,
                           // unless it is the start; where none is left the start repeats

@@ -42,9 +42,7 @@ int largest_cluster(const Device& device) {
 
 #else
 
-int largest_cluster(const Device&) {
-  return on_host::device().max_cluster;
-}
+int largest_cluster(const Device&) { return on_host::device().max_cluster; }
 
 #endif
 
