@@ -2,10 +2,17 @@
 // search skips what is far away a bucket at a time.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <new>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -13,12 +20,36 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// An array that starts uninitialised.
+/// An uninitialised array on cache-line bounds. A large one asks for huge pages: most of its cost
+/// would be page faults.
+struct FreeBuffer {
+  void operator()(void* p) const { std::free(p); }
+};
 template <class T>
-using Buffer = std::unique_ptr<T[]>;
+using Buffer = std::unique_ptr<T[], FreeBuffer>;
 template <class T>
 Buffer<T> make_buffer(int64_t count) {
-  return std::make_unique_for_overwrite<T[]>(count);
+  constexpr size_t kLine = 64, kHugePage = 2 << 20;
+  const size_t align = count * sizeof(T) < kHugePage ? kLine : kHugePage;
+  const size_t bytes = (count * sizeof(T) + align - 1) / align * align;
+  void* p = std::aligned_alloc(align, bytes);
+  if (!p) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (align == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  return Buffer<T>(static_cast<T*>(p));
+}
+
+/// For kLanes boxes (least x y z, greatest x y z, `stride` apart) a lower bound of squared_distance
+/// from q to the points in them. It holds to the last bit, as every rounding in it is monotone.
+inline Float box_lower_bound(const float* boxes, int64_t stride, Float qx, Float qy, Float qz) {
+  const auto gap = [=](Float q, int axis) {
+    const Float below = sub(load(boxes + axis * stride), q);
+    const Float above = sub(q, load(boxes + (axis + 3) * stride));
+    return max(max(below, above), broadcast(0.0f));
+  };
+  const Float dx = gap(qx, 0), dy = gap(qy, 1), dz = gap(qz, 2);
+  return fma(dz, dz, fma(dy, dy, mul(dx, dx)));
 }
 
 struct Buckets {
@@ -29,23 +60,15 @@ struct Buckets {
   Buffer<int32_t> index;  // [count, size], places in the cloud; padded with INT32_MAX
   Buffer<float> boxes;    // [6, stride]: least x y z, greatest x y z; padded with empty boxes
 
-  /// Of `num_points` < 2^31 finite `points` [num_points, 3].
-  Buckets(const float* points, int64_t num_points, int64_t size);
+  /// Of `num_points` < 2^31 finite `points` [num_points, 3]; unsorted, they keep the cloud's order.
+  Buckets(const float* points, int64_t num_points, int64_t size, bool sorted = true);
 
   /// Coordinates of bucket i: `size` of x, then y, then z.
   const float* at(int64_t i) const { return xyz.get() + 3 * size * i; }
 
   /// For the buckets i .. i + kLanes - 1 a lower bound of squared_distance from q to their points.
-  /// It holds to the last bit, as every rounding in it is monotone.
   Float lower_bound(int64_t i, Float qx, Float qy, Float qz) const {
-    const float* box = boxes.get() + i;
-    const auto gap = [&](Float q, int axis) {
-      const Float below = sub(load(box + axis * stride), q);
-      const Float above = sub(q, load(box + (axis + 3) * stride));
-      return max(max(below, above), broadcast(0.0f));
-    };
-    const Float dx = gap(qx, 0), dy = gap(qy, 1), dz = gap(qz, 2);
-    return fma(dz, dz, fma(dy, dy, mul(dx, dx)));
+    return box_lower_bound(boxes.get() + i, stride, qx, qy, qz);
   }
 };
 
@@ -58,50 +81,50 @@ inline uint32_t spread_bits(uint32_t c) {
   return (c | c << 2) & 0x09249249;
 }
 
-/// Counting sort of `count` points (those listed in `from`, or the first ones where it is null) by
-/// the Morton code of their cell. A cell of more than `crowd` points is sorted again by itself.
-inline void morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
-                        int32_t* sorted) {
+/// Counting sort of `count` points by the Morton code of their cell: of the first ones (kAll), or
+/// of those listed in `from`. A cell of more than `crowd` points is sorted again by itself.
+template <bool kAll>
+void morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
+                 int32_t* sorted) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  constexpr int64_t kPointsPerCell = 16, kMaxLevels = 7;
-  const auto point = [=](int64_t i) { return points + 3 * (from ? int64_t(from[i]) : i); };
-  // Halves, so that no extent overflows.
+  constexpr int64_t kPointsPerCell = 8, kMaxLevels = 7;
+  const auto member = [=](int64_t i) { return kAll ? i : int64_t(from[i]); };
+  // Half of a coordinate, so that no extent overflows.
+  const auto half = [=](int64_t i, int axis) { return 0.5f * points[3 * member(i) + axis]; };
   float low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
   for (int64_t i = 0; i < count; ++i) {
     for (int d = 0; d < 3; ++d) {
-      low[d] = std::min(low[d], 0.5f * point(i)[d]);
-      high[d] = std::max(high[d], 0.5f * point(i)[d]);
+      low[d] = std::min(low[d], half(i, d));
+      high[d] = std::max(high[d], half(i, d));
     }
   }
   int levels = 1;
   while (levels < kMaxLevels && kPointsPerCell << 3 * levels < count) ++levels;
   const int32_t side = 1 << levels;
-  const float extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
-  const float scale = float(side) / extent;
+  const float scale =
+      float(side) / std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
   if (scale == kInfinity) {  // all in one place: any order will do
-    for (int64_t i = 0; i < count; ++i) sorted[i] = from ? from[i] : int32_t(i);
+    for (int64_t i = 0; i < count; ++i) sorted[i] = int32_t(member(i));
     return;
   }
 
   const auto cell = make_buffer<uint32_t>(count);
   for (int64_t i = 0; i < count; ++i) {
-    uint32_t code = 0;
-    for (int d = 0; d < 3; ++d) {
-      const int32_t c = int32_t((0.5f * point(i)[d] - low[d]) * scale);
-      code |= spread_bits(uint32_t(std::min(c, side - 1))) << d;
-    }
-    cell[i] = code;
+    const auto along = [&](int axis) {
+      return spread_bits(std::min(int32_t((half(i, axis) - low[axis]) * scale), side - 1));
+    };
+    cell[i] = along(0) | along(1) << 1 | along(2) << 2;
   }
-  std::vector<int64_t> end(int64_t{1} << 3 * levels);
+  std::vector<int32_t> end(int64_t{1} << 3 * levels);
   for (int64_t i = 0; i < count; ++i) ++end[cell[i]];
-  int64_t total = 0;
-  for (int64_t& e : end) total += std::exchange(e, total);
-  for (int64_t i = 0; i < count; ++i) sorted[end[cell[i]]++] = from ? from[i] : int32_t(i);
-  int64_t begin = 0;
-  for (const int64_t e : end) {
+  int32_t total = 0;
+  for (int32_t& e : end) total += std::exchange(e, total);
+  for (int64_t i = 0; i < count; ++i) sorted[end[cell[i]]++] = int32_t(member(i));
+  int32_t begin = 0;
+  for (const int32_t e : end) {
     if (e - begin > crowd) {
       const std::vector<int32_t> members(sorted + begin, sorted + e);
-      morton_sort(points, members.data(), e - begin, crowd, sorted + begin);
+      morton_sort<false>(points, members.data(), e - begin, crowd, sorted + begin);
     }
     begin = e;
   }
@@ -109,7 +132,7 @@ inline void morton_sort(const float* points, const int32_t* from, int64_t count,
 
 }  // namespace detail
 
-inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size)
+inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, bool sorted)
     : size(size),
       count((num_points + size - 1) / size),
       stride((count + kLanes - 1) / kLanes * kLanes),
@@ -117,7 +140,11 @@ inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size)
       index(make_buffer<int32_t>(count * size)),
       boxes(make_buffer<float>(6 * stride)) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  detail::morton_sort(points, nullptr, num_points, size, index.get());
+  if (sorted) {
+    detail::morton_sort<true>(points, nullptr, num_points, size, index.get());
+  } else {
+    std::iota(index.get(), index.get() + num_points, 0);
+  }
   std::fill(index.get() + num_points, index.get() + count * size, INT32_MAX);
   std::fill(boxes.get(), boxes.get() + 3 * stride, kInfinity);
   std::fill(boxes.get() + 3 * stride, boxes.get() + 6 * stride, -kInfinity);
@@ -130,9 +157,14 @@ inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size)
     }
     for (int d = 0; d < 3; ++d) {
       float* c = x + d * size;
-      const auto [low, high] = std::minmax_element(c, c + filled);
-      boxes[d * stride + i] = *low;
-      boxes[(d + 3) * stride + i] = *high;
+      std::fill(c + filled, c + size, c[0]);
+      Float low = load(c), high = low;
+      for (int64_t j = kLanes; j < size; j += kLanes) {
+        low = min(low, load(c + j));
+        high = max(high, load(c + j));
+      }
+      boxes[d * stride + i] = reduce_min(low);
+      boxes[(d + 3) * stride + i] = reduce_max(high);
       std::fill(c + filled, c + size, kInfinity);
     }
   }

@@ -28,7 +28,9 @@ inline Int load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline void store(int32_t* p, Int a) { _mm512_storeu_si512(p, a); }
 inline Float broadcast(float a) { return _mm512_set1_ps(a); }
 inline Int broadcast(int32_t a) { return _mm512_set1_epi32(a); }
-inline Int iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+inline Int iota() {
+  return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 inline Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
 inline Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
 inline Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
@@ -48,6 +50,11 @@ inline float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
 inline float reduce_min(Float a) { return _mm512_reduce_min_ps(a); }
 inline float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 inline int32_t reduce_min(Int a) { return _mm512_reduce_min_epi32(a); }
+// Not compressstoreu: it is microcode on Zen 4.
+inline int compress(Mask m, Int a, int32_t* p) {
+  store(p, _mm512_maskz_compress_epi32(m, a));
+  return __builtin_popcount(m);
+}
 
 #elif defined(__AVX2__)
 
@@ -85,9 +92,15 @@ inline uint32_t bits(Mask m) { return _mm256_movemask_ps(m); }
 
 constexpr int kLanes = 8;
 // Plain arrays: the compiler may turn the loops into the vectors of its target (SSE2, NEON).
-struct Float { float v[kLanes]; };
-struct Int { int32_t v[kLanes]; };
-struct Mask { int32_t v[kLanes]; };
+struct Float {
+  float v[kLanes];
+};
+struct Int {
+  int32_t v[kLanes];
+};
+struct Mask {
+  int32_t v[kLanes];
+};
 
 template <class Out, class Function>
 inline Out lanes(Function&& f) {
@@ -95,17 +108,39 @@ inline Out lanes(Function&& f) {
   for (int i = 0; i < kLanes; ++i) out.v[i] = f(i);
   return out;
 }
-inline Float load(const float* p) { Float a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline Float load(const float* p) {
+  Float a;
+  std::memcpy(a.v, p, sizeof a.v);
+  return a;
+}
 inline void store(float* p, Float a) { std::memcpy(p, a.v, sizeof a.v); }
-inline Int load(const int32_t* p) { Int a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline Int load(const int32_t* p) {
+  Int a;
+  std::memcpy(a.v, p, sizeof a.v);
+  return a;
+}
 inline void store(int32_t* p, Int a) { std::memcpy(p, a.v, sizeof a.v); }
-inline Float broadcast(float a) { return lanes<Float>([&](int) { return a; }); }
-inline Int broadcast(int32_t a) { return lanes<Int>([&](int) { return a; }); }
-inline Int iota() { return lanes<Int>([](int i) { return i; }); }
-inline Float add(Float a, Float b) { return lanes<Float>([&](int i) { return a.v[i] + b.v[i]; }); }
-inline Int add(Int a, Int b) { return lanes<Int>([&](int i) { return a.v[i] + b.v[i]; }); }
-inline Float sub(Float a, Float b) { return lanes<Float>([&](int i) { return a.v[i] - b.v[i]; }); }
-inline Float mul(Float a, Float b) { return lanes<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
+inline Float broadcast(float a) {
+  return lanes<Float>([&](int) { return a; });
+}
+inline Int broadcast(int32_t a) {
+  return lanes<Int>([&](int) { return a; });
+}
+inline Int iota() {
+  return lanes<Int>([](int i) { return i; });
+}
+inline Float add(Float a, Float b) {
+  return lanes<Float>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Int add(Int a, Int b) {
+  return lanes<Int>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Float sub(Float a, Float b) {
+  return lanes<Float>([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Float mul(Float a, Float b) {
+  return lanes<Float>([&](int i) { return a.v[i] * b.v[i]; });
+}
 inline Float fma(Float a, Float b, Float c) {
   return lanes<Float>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
 }
@@ -118,12 +153,18 @@ inline Float max(Float a, Float b) {
 inline Int min(Int a, Int b) {
   return lanes<Int>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
-inline Mask less(Float a, Float b) { return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; }); }
+inline Mask less(Float a, Float b) {
+  return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; });
+}
 inline Mask less_equal(Float a, Float b) {
   return lanes<Mask>([&](int i) { return a.v[i] <= b.v[i]; });
 }
-inline Mask equal(Float a, Float b) { return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; }); }
-inline Mask less(Int a, Int b) { return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; }); }
+inline Mask equal(Float a, Float b) {
+  return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; });
+}
+inline Mask less(Int a, Int b) {
+  return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; });
+}
 inline Float select(Mask m, Float yes, Float no) {
   return lanes<Float>([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
@@ -167,6 +208,15 @@ inline int32_t reduce_min(Int a) {
   best = lane[0];
   for (int i = 1; i < kLanes; ++i) best = lane[i] < best ? lane[i] : best;
   return best;
+}
+/// Writes the lanes of `a` that `m` holds one after another; returns their number. There must be
+/// room for all kLanes at `p`.
+inline int compress(Mask m, Int a, int32_t* p) {
+  int32_t lane[kLanes];
+  store(lane, a);
+  int count = 0;
+  for (uint32_t left = bits(m); left; left &= left - 1) p[count++] = lane[__builtin_ctz(left)];
+  return count;
 }
 
 #endif
