@@ -37,7 +37,8 @@ struct FpsArgs {
 
 /// The k nearest points of each query, ascending by (distance, index). With `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
-/// knn with `patches`.
+/// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbour (k > length, NaN
+/// points) repeat the nearest one, or point 0 where there is none, at infinite distance.
 struct KnnArgs {
   const float* queries;    // [B, M, 3]
   const float* points;     // [B, N, 3]
@@ -58,7 +59,8 @@ struct BallQueryArgs {
   float sq_radius;
 };
 
-/// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes.
+/// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes. CUDA
+/// takes an index outside [0, N) for -1, here as in all that follows.
 struct GatherArgs {
   const void* values;  // [B, N, C]
   const int64_t* idx;  // [B, Q]
