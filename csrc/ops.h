@@ -37,8 +37,8 @@ struct FpsArgs {
 
 /// The k nearest points of each query, ascending by (distance, index). With `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
-/// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbour (k > length, NaN
-/// points) repeat the nearest one, or point 0 where there is none, at infinite distance.
+/// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbour (k > length,
+/// NaN points) repeat the nearest one, or point 0 where there is none, at infinite distance.
 struct KnnArgs {
   const float* queries;    // [B, M, 3]
   const float* points;     // [B, N, 3]
