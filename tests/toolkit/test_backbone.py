@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import dapt
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models import BACKBONES, MaskedAutoencoder, count_parameters
+from dapt.models import BACKBONES, MaskedAutoencoder, count_parameters, transformer
 from dapt.models.heads import ClassificationHead, Pool
 from dapt.models.transformer import Features, add_branch, drop_path_factor
 
@@ -158,6 +158,19 @@ def test_drop_path():
     assert torch.equal(add_branch(x, 2 * x, factor)[:, 0, 0], 1 + 2 * factor)
     assert drop_path_factor(x, 0.3, training=False) is None
     assert drop_path_factor(x, 0.0, training=True) is None
+
+
+def test_drop_path_grows_with_depth(small_backbone, monkeypatch):
+    backbone = small_backbone(drop_path=0.4)
+    assert [block.drop_path for block in backbone.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    stacks = small_backbone("point_m2ae", drop_path=0.4).stacks
+    rates = [block.drop_path for stack in stacks for block in stack]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+    drop_all = torch.zeros(2)
+    monkeypatch.setattr(transformer, "drop_path_factor", lambda *args: drop_all)
+    x, positions = torch.randn(2, 2, 12, 48)
+    assert torch.equal(backbone.blocks[0](x, positions), x + positions)
 
 
 def test_head_tokens():

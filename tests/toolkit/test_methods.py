@@ -57,6 +57,8 @@ def test_train_then_detach(small_backbone, name, method):
     method = METHODS_TO_TRY[method]
     backbone = small_backbone(name)
     backbone.norm.weight.requires_grad_(False)
+    backbone.train().norm.eval()
+    modes = {name: module.training for name, module in backbone.named_modules()}
     modules = dict(backbone.named_modules())
     before = copy_of(backbone.state_dict())
     frozen_before = {n: p.requires_grad for n, p in backbone.named_parameters()}
@@ -76,6 +78,7 @@ def test_train_then_detach(small_backbone, name, method):
     assert dapt.detach(model) is backbone
     assert_same_state(backbone.state_dict(), before)
     assert dict(backbone.named_modules()) == modules
+    assert {name: module.training for name, module in backbone.named_modules()} == modes
     assert {n: p.requires_grad for n, p in backbone.named_parameters()} == frozen_before
     with pytest.raises(UsageError, match="carries no adapter"):
         model(torch.randn(1, 80, 3))
@@ -172,45 +175,50 @@ def test_all_head_tokens(small_backbone, head_tokens):
     assert all(weight.grad is not None for _, weight in model.own_parameters())
 
 
-def dapt_in_float64(model, points):
-    """methods.md, section 2, line by line, on the adapted model's weights."""
+def scaled_and_shifted(wrapped, x):
+    """A frozen layer, then its scale and shift, as two separate steps."""
+    frozen = getattr(wrapped, "frozen", None)
+    if isinstance(frozen, nn.LayerNorm):
+        x = F.layer_norm(x, x.shape[-1:], frozen.weight, frozen.bias)
+    elif isinstance(frozen, nn.Linear):
+        x = F.linear(x, frozen.weight, frozen.bias)
+    return wrapped.scale * x + wrapped.shift
 
-    def layer(wrapped, x):
-        frozen = wrapped.frozen
-        if isinstance(frozen, nn.LayerNorm):
-            y = F.layer_norm(x, x.shape[-1:], frozen.weight, frozen.bias)
-        else:
-            y = F.linear(x, frozen.weight, frozen.bias)
-        return wrapped.scale * y + wrapped.shift
 
-    groups = model.backbone.tokenizer.group(points)
-    model = copy.deepcopy(model).double()
-    backbone = model.backbone
-    tokens = backbone.tokenizer.encoder(groups.patches.double())
-    project = backbone.tokenizer.project
-    if hasattr(project, "frozen"):
-        tokens = layer(project, tokens)
-    else:
-        tokens = project.scale * tokens + project.shift
-    B, G, C = tokens.shape
-    positions = backbone.pos_embed(groups.centers.double())
-    x = torch.cat([backbone.cls_token.expand(B, 1, C), tokens], 1)
-    x = x + torch.cat([backbone.cls_pos.expand(B, 1, C), positions], 1)
-    for wrapped in backbone.blocks:
-        block, adapter, heads = wrapped.frozen, wrapped.adapter, backbone.config.num_heads
-        T = x.shape[1]
+def dapt_blocks(blocks, x, far=None):
+    """methods.md, section 2, line by line; ``far`` pairs of patches do not see each other."""
+    layer = scaled_and_shifted
+    for wrapped in blocks:
+        block, adapter = wrapped.frozen, wrapped.adapter
+        B, T, C = x.shape
         q, k, v = layer(block.attn.qkv, layer(block.norm1, x)).chunk(3, dim=-1)
-        q, k, v = (t.view(B, T, heads, -1).transpose(1, 2) for t in (q, k, v))
-        weights = (q @ k.transpose(2, 3) * (C // heads) ** -0.5).softmax(-1)
-        x = x + layer(block.attn.proj, (weights @ v).transpose(1, 2).reshape(B, T, C))
+        q, k, v = (t.view(B, T, block.attn.num_heads, -1).transpose(1, 2) for t in (q, k, v))
+        logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        if far is not None:
+            G = far.shape[-1]
+            logits[:, :, T - G :, T - G :] -= 1e5 * far[:, None]
+        x = x + layer(block.attn.proj, (logits.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C))
         u = layer(block.norm2, x)
         z = adapter.norm(u)
         a = F.relu(adapter.scale(z)) * adapter.up(F.gelu(adapter.down(z)))
         x = x + layer(block.mlp.fc2, F.gelu(layer(block.mlp.fc1, u))) + a
-        prompt = wrapped.prompt.scale * F.gelu(a).mean(1, keepdim=True) + wrapped.prompt.shift
-        x = torch.cat([x[:, :1], prompt, x[:, 1:]], 1)
-    x = layer(backbone.norm, x)
-    return x[:, 0], x[:, 1:-G], x[:, -G:]
+        if wrapped.prompt is not None:
+            prompt = scaled_and_shifted(wrapped.prompt, F.gelu(a).mean(1, keepdim=True))
+            x = torch.cat([x[:, : wrapped.prompt_at], prompt, x[:, wrapped.prompt_at :]], 1)
+    return x
+
+
+def dapt_in_float64(model, points):
+    groups = model.backbone.tokenizer.group(points)
+    backbone = copy.deepcopy(model.backbone).double()
+    tokenizer, B = backbone.tokenizer, len(points)
+    x = scaled_and_shifted(tokenizer.project, tokenizer.encoder(groups.patches.double()))
+    G, C = x.shape[1:]
+    x = torch.cat([backbone.cls_token.expand(B, 1, C), x], 1)
+    positions = backbone.pos_embed(groups.centers.double())
+    x = x + torch.cat([backbone.cls_pos.expand(B, 1, C), positions], 1)
+    x = scaled_and_shifted(backbone.norm, dapt_blocks(backbone.blocks, x))
+    return x[:, :1], x[:, 1:-G], x[:, -G:]
 
 
 @pytest.mark.parametrize("name", ["point_mae", "point_bert"])
@@ -218,9 +226,62 @@ def test_dapt_follows_its_formulas(small_backbone, name):
     model = dapt.attach(small_backbone(name), dapt.Dapt(rank=5), dapt.Classification(5)).eval()
     randomise(model)
     points = torch.randn(3, 80, 3)
+    cls, prompts, patches = dapt_in_float64(model, points)
     features = model.backbone(points)
-    for got, wanted in zip(features[:3], dapt_in_float64(model, points), strict=True):
-        torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-4)  # float32
+    close = {"atol": 1e-4, "rtol": 1e-4}  # float32
+    torch.testing.assert_close(features.cls.double(), cls[:, 0], **close)
+    torch.testing.assert_close(features.prompts.double(), prompts, **close)
+    torch.testing.assert_close(features.patches.double(), patches, **close)
+
+
+def dapt_m2ae_in_float64(model, points):
+    backbone = copy.deepcopy(model.backbone).double()
+    centers, x = points, None
+    for scale, grouping in zip(backbone.scales, model.backbone.scales, strict=True):
+        groups = grouping.tokenizer.group(centers)
+        centers, tokenizer = groups.centers, scale.tokenizer
+        if x is None:
+            patches = groups.patches.double()
+        else:
+            clouds = torch.arange(len(points))[:, None, None]
+            patches = x[clouds, groups.patch_idx]
+        x = scaled_and_shifted(tokenizer.project, tokenizer.encoder(patches))
+        distance = (centers[:, :, None] - centers[:, None]).double().norm(dim=3)
+        x = x + scale.pos_embed(centers.double())
+        all_tokens = dapt_blocks(scale.blocks, x, far=(distance >= scale.radius).double())
+        x = all_tokens[:, -x.shape[1] :]
+    all_tokens, G = scaled_and_shifted(backbone.norm, all_tokens), x.shape[1]
+    return all_tokens[:, :-G], all_tokens[:, -G:]
+
+
+def test_dapt_follows_its_formulas_on_every_scale(small_backbone):
+    model = dapt.attach(small_backbone("point_m2ae"), dapt.Dapt(rank=5), dapt.Classification(5))
+    randomise(model.eval())
+    points = torch.randn(3, 80, 3)
+    prompts, patches = dapt_m2ae_in_float64(model, points)
+    features = model.backbone(points)
+    close = {"atol": 1e-4, "rtol": 1e-4}  # float32
+    torch.testing.assert_close(features.prompts.double(), prompts, **close)
+    torch.testing.assert_close(features.patches.double(), patches, **close)
+
+
+def test_a_dropped_path_leaves_its_cloud_as_it_was(small_backbone, monkeypatch):
+    method = dapt.Dapt(rank=5, drop_path=0.3)
+    model = dapt.attach(small_backbone(), method, dapt.Classification(5)).train()
+    randomise(model)
+    rates = []
+
+    def drop_the_first_cloud(x, rate, training):
+        rates.append(rate)
+        return torch.tensor([0.0, 1.0])
+
+    monkeypatch.setattr(dapt.methods.dapt, "drop_path_factor", drop_the_first_cloud)
+    x = torch.randn(2, 12, 48)
+    for block in model.backbone.blocks[1:]:
+        out = block(x, positions=None)
+        without_prompt = torch.cat([out[:, :1], out[:, 2:]], 1)
+        assert torch.equal(without_prompt[0], x[0]) and not torch.equal(without_prompt[1], x[1])
+    assert rates == pytest.approx([0.15, 0.15, 0.3, 0.3])
 
 
 def test_dapt_on_scales_of_scales(small_backbone):
