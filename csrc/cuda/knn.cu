@@ -61,6 +61,7 @@ __device__ Key first_key(const Search& s, int64_t row, const float* cloud, float
 }
 
 // Parallel over parts of clouds and queries: a warp per query, and a block's warps share each tile.
+// With more than one block asked for per multiprocessor the compiler would spill.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Search s) {
   const int warps = blockDim.x / 32;
