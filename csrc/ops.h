@@ -132,24 +132,24 @@ struct PatchEncoderArgs {
 enum class Activation { gelu, relu, quickgelu };
 struct DynamicAdapterArgs {
   // inputs
-  const void* x;            // [B, T, C] of x_dtype
-  const void* norm_weight;  // [C] of Sum, or null: no norm
-  const void* norm_bias;    // [C]
-  const void* down_weight;  // [r, C] of compute
-  const void* down_bias;    // [r] of Sum
-  const void* scale_weight; // [C], or null: static_scale
-  const void* scale_bias;   // [1]
-  const void* up_weight;    // [C, r] of compute
-  const void* up_bias;      // [C] of Sum
-  const void* mlp_out;      // [B, T, C] of mlp_dtype, or null
-  const void* residual;     // [B, T, C] of residual_dtype, or null
-  const void* path_factor;  // [B] of Sum, or null
-  const int64_t* seed;      // one number, or null: no dropout
+  const void* x;             // [B, T, C] of x_dtype
+  const void* norm_weight;   // [C] of Sum, or null: no norm
+  const void* norm_bias;     // [C]
+  const void* down_weight;   // [r, C] of compute
+  const void* down_bias;     // [r] of Sum
+  const void* scale_weight;  // [C], or null: static_scale
+  const void* scale_bias;    // [1]
+  const void* up_weight;     // [C, r] of compute
+  const void* up_bias;       // [C] of Sum
+  const void* mlp_out;       // [B, T, C] of mlp_dtype, or null
+  const void* residual;      // [B, T, C] of residual_dtype, or null
+  const void* path_factor;   // [B] of Sum, or null
+  const int64_t* seed;       // one number, or null: no dropout
   // outputs
-  void* out;                // [B, T, C] of out_dtype
-  void* prompt_mean;        // [B, C] of out_dtype, or null
-  void* hidden;             // [B, T, r] of compute, for the backward: down_weight · z; or null
-  void* stats;              // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
+  void* out;          // [B, T, C] of out_dtype
+  void* prompt_mean;  // [B, C] of out_dtype, or null
+  void* hidden;       // [B, T, r] of compute, for the backward: down_weight · z; or null
+  void* stats;        // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
   // sizes and choices
   int64_t B, T, C, r;
   Real x_dtype, mlp_dtype, residual_dtype, out_dtype, compute;
@@ -160,14 +160,14 @@ struct DynamicAdapterArgs {
 /// `forward.hidden` null: the hidden row is computed again. A null gradient in counts as zero, a
 /// null gradient out is not computed.
 struct DynamicAdapterBackwardArgs {
-  DynamicAdapterArgs forward;    // with its hidden and stats; out, mlp_out and residual are not read
+  DynamicAdapterArgs forward;  // with its hidden and stats; out, mlp_out and residual are not read
   // gradients in
   const void* grad_out;          // [B, T, C] of out_dtype, or null
   const void* grad_prompt_mean;  // [B, C] of out_dtype, or null
   // gradients out
-  void* grad_x;                  // [B, T, C] of x_dtype
-  void* grad_mlp_out;            // [B, T, C] of mlp_dtype
-  void* grad_norm_weight;        // these eight of Sum
+  void* grad_x;            // [B, T, C] of x_dtype
+  void* grad_mlp_out;      // [B, T, C] of mlp_dtype
+  void* grad_norm_weight;  // these eight of Sum
   void* grad_norm_bias;
   void* grad_down_weight;
   void* grad_down_bias;
@@ -177,8 +177,8 @@ struct DynamicAdapterBackwardArgs {
   void* grad_up_bias;
 };
 
-/// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum of
-/// grad * z with z = (output - shift) / scale. The order of the sums is fixed.
+/// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
+/// of grad * z with z = (output - shift) / scale. The order of the sums is fixed.
 struct ScaleShiftGradArgs {
   const void* grad;    // [tokens, C] of dtype
   const void* output;  // [tokens, C] of dtype

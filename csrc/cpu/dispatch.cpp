@@ -4,17 +4,17 @@
 
 // Each kernel file defines its launcher once per instruction set.
 #define DAPT_DECLARE(op, Args) void op(const Args&);
-#define DAPT_EACH_OP(X)                  \
-  X(fps, FpsArgs)                        \
-  X(knn, KnnArgs)                        \
-  X(ball_query, BallQueryArgs)           \
-  X(gather, GatherArgs)                  \
-  X(gather_backward, GatherBackwardArgs) \
-  X(interpolate, InterpolateArgs)        \
-  X(chamfer, ChamferArgs)                \
-  X(patch_encoder, PatchEncoderArgs)     \
-  X(dynamic_adapter, DynamicAdapterArgs) \
-  X(dynamic_adapter_backward, DynamicAdapterBackwardArgs)\
+#define DAPT_EACH_OP(X)                                   \
+  X(fps, FpsArgs)                                         \
+  X(knn, KnnArgs)                                         \
+  X(ball_query, BallQueryArgs)                            \
+  X(gather, GatherArgs)                                   \
+  X(gather_backward, GatherBackwardArgs)                  \
+  X(interpolate, InterpolateArgs)                         \
+  X(chamfer, ChamferArgs)                                 \
+  X(patch_encoder, PatchEncoderArgs)                      \
+  X(dynamic_adapter, DynamicAdapterArgs)                  \
+  X(dynamic_adapter_backward, DynamicAdapterBackwardArgs) \
   X(scale_shift_grad, ScaleShiftGradArgs)
 
 namespace dapt::cpu {

@@ -1,31 +1,26 @@
 // k nearest neighbours on the CPU.
-#include <algorithm>
-#include <utility>
-#include <vector>
-
-#include "cpu/parallel.h"
-#include "cpu/simd.h"
+#include "cpu/nearest.h"
 #include "ops.h"
 
 namespace dapt::cpu::DAPT_ISA {
 
 void knn(const KnnArgs& a) {
-  // parallel over B * M
-  parallel_for(a.B * a.M, 16, [&](int64_t begin, int64_t end) {
-    std::vector<std::pair<float, int64_t>> found;
+  const bool sorted = a.N >= kSortFrom;
+  const auto prepare = [&](int64_t b) {
+    return std::make_unique<Cloud>(a.points + 3 * b * a.N, a.lengths ? a.lengths[b] : a.N, sorted);
+  };
+  for_each_query(a.B, a.N, a.M, prepare, [&](const Cloud& cloud, int64_t begin, int64_t end) {
+    Nearest nearest(cloud, a.k);
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t b = row / a.M, count = a.lengths ? a.lengths[b] : a.N;
       const float* query = a.queries + 3 * row;
-      const float* points = a.points + 3 * b * a.N;
-      found.resize(count);
-      for (int64_t n = 0; n < count; ++n) found[n] = {squared_distance(query, points + 3 * n), n};
-      std::partial_sort(found.begin(), found.begin() + a.k, found.end());
-      for (int64_t j = 0; j < a.k; ++j) {
-        const auto [distance, n] = found[j];
-        a.idx[row * a.k + j] = n;
-        if (a.sq_dist) a.sq_dist[row * a.k + j] = distance;
+      const float* points = a.points + 3 * (row / a.M) * a.N;
+      const int64_t* key = nearest.search(query);
+      for (int64_t slot = row * a.k; slot < (row + 1) * a.k; ++slot, ++key) {
+        const int64_t n = index_of(*key);
+        a.idx[slot] = n;
+        if (a.sq_dist) a.sq_dist[slot] = distance_of(*key);
         for (int d = 0; a.patches && d < 3; ++d) {
-          a.patches[3 * (row * a.k + j) + d] = points[3 * n + d] - query[d];
+          a.patches[3 * slot + d] = points[3 * n + d] - query[d];
         }
       }
     }

@@ -32,12 +32,8 @@ __device__ __forceinline__ unsigned cluster_size() {
 
 // The two halves of a barrier: what a thread wrote before it arrives is seen by all that have
 // waited.
-__device__ __forceinline__ void cluster_arrive() {
-  DAPT_CLUSTER(__cluster_barrier_arrive());
-}
-__device__ __forceinline__ void cluster_wait() {
-  DAPT_CLUSTER(__cluster_barrier_wait());
-}
+__device__ __forceinline__ void cluster_arrive() { DAPT_CLUSTER(__cluster_barrier_arrive()); }
+__device__ __forceinline__ void cluster_wait() { DAPT_CLUSTER(__cluster_barrier_wait()); }
 
 // Where block `rank` of the cluster has what this block has at `address` in its shared memory.
 template <class T>
@@ -52,9 +48,7 @@ __device__ __forceinline__ void cluster_sync() {
   cluster_wait();
 }
 
-__device__ __forceinline__ void grid_sync() {
-  cooperative_groups::this_grid().sync();
-}
+__device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 }  // namespace dapt::cuda
 

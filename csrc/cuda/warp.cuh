@@ -8,12 +8,8 @@ namespace dapt::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffff;
 
-__device__ __forceinline__ unsigned lane_id() {
-  return threadIdx.x % 32;
-}
-__device__ __forceinline__ unsigned warp_id() {
-  return threadIdx.x / 32;
-}
+__device__ __forceinline__ unsigned lane_id() { return threadIdx.x % 32; }
+__device__ __forceinline__ unsigned warp_id() { return threadIdx.x / 32; }
 
 struct Sum {
   template <class T>
@@ -43,12 +39,8 @@ __device__ __forceinline__ T warp_reduce(T value, Operation operation) {
   return value;
 }
 
-__device__ __forceinline__ float warp_sum(float value) {
-  return warp_reduce(value, Sum());
-}
-__device__ __forceinline__ double warp_sum(double value) {
-  return warp_reduce(value, Sum());
-}
+__device__ __forceinline__ float warp_sum(float value) { return warp_reduce(value, Sum()); }
+__device__ __forceinline__ double warp_sum(double value) { return warp_reduce(value, Sum()); }
 
 // 32-bit integers reduce in one instruction from compute capability 8.0 on.
 #if defined(DAPT_ON_HOST) || __CUDA_ARCH__ >= 800
