@@ -38,7 +38,9 @@ def small_backbone():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = dapt.create_backbone(name, **fields)
-            for module in backbone.modules():  # as if pre-trained: statistics of some data
+            for module in backbone.modules():  # as if pre-trained: every part has its say
+                if isinstance(module, torch.nn.Linear):
+                    torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if isinstance(module, torch.nn.BatchNorm1d):
                     torch.nn.init.normal_(module.running_mean, std=0.1)
                     torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
