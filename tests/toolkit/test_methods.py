@@ -465,6 +465,32 @@ def test_bfloat16(small_backbone):
     assert {w.dtype for w in model.parameters()} == {torch.float32}
 
 
+@pytest.fixture
+def one_process_group(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("method", METHODS_TO_TRY)
+def test_data_parallel_finds_no_unused_parameter(small_backbone, one_process_group, name, method):
+    model = dapt.attach(small_backbone(name), METHODS_TO_TRY[method], dapt.Classification(5))
+    parallel = nn.parallel.DistributedDataParallel(model.train())
+    for _ in range(2):  # a parameter without a gradient fails the second step
+        parallel(torch.randn(4, 80, 3)).sum().backward()
+
+
+def test_data_parallel_with_prompts_that_no_head_reads(small_backbone, one_process_group):
+    method = dapt.Dapt(rank=4, head_tokens=["cls"])
+    model = dapt.attach(small_backbone(), method, dapt.Classification(5))
+    parallel = nn.parallel.DistributedDataParallel(model.train())
+    for _ in range(2):
+        parallel(torch.randn(4, 80, 3)).sum().backward()
+
+
 def test_compiles_whole(small_backbone):
     method = dapt.Dapt(rank=4, dropout=0.0, drop_path=0.0)
     model = dapt.attach(small_backbone(depth=1), method, dapt.Classification(5, dropout=0.0))
