@@ -80,14 +80,14 @@ class Dapt(Method):
             else:
                 put_scale_shift(replacements, tokenizer, "project")
 
+        put_scale_shift(replacements, backbone, "norm")
+
         rates = iter(drop_path_rates(self.drop_path, sum(map(len, backbone.stacks))))
         for stack in backbone.stacks:
             for i, block in enumerate(list(stack)):
-                for parent, name in (
-                    *((block, "norm1"), (block.attn, "qkv"), (block.attn, "proj")),
-                    *((block, "norm2"), (block.mlp, "fc1"), (block.mlp, "fc2")),
-                ):
-                    put_scale_shift(replacements, parent, name)
+                put_scale_shift(replacements, block, "norm1", "norm2")
+                put_scale_shift(replacements, block.attn, "qkv", "proj")
+                put_scale_shift(replacements, block.mlp, "fc1", "fc2")
                 # A prompt from the last block of an inner scale would reach nothing.
                 with_prompt = stack is backbone.stacks[-1] or i < len(stack) - 1
                 wrapped = DaptBlock(
@@ -98,8 +98,6 @@ class Dapt(Method):
                     prompt_at=backbone.num_class_tokens if with_prompt else None,
                 )
                 replacements.put(stack, str(i), wrapped)
-
-        put_scale_shift(replacements, backbone, "norm")
         if not self.freeze_bn:
             replacements.own_batch_norm_statistics(backbone)
 

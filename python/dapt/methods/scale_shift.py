@@ -61,13 +61,9 @@ class ScaleShiftNorm(ScaleShift):
         return norm.requires_grad_(False)
 
 
-def put_scale_shift(replacements: Replacements, parent: nn.Module, name: str) -> None:
-    """Let a learnt scale and shift follow ``parent.name``."""
-    layer = getattr(parent, name)
-    if isinstance(layer, nn.Linear):
-        substitute = ScaleShiftLinear(layer)
-    elif isinstance(layer, nn.LayerNorm):
-        substitute = ScaleShiftNorm(layer)
-    else:
-        raise TypeError(f"no scale and shift for {type(layer).__name__}")
-    replacements.put(parent, name, substitute)
+def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) -> None:
+    """Let a learnt scale and shift follow each of the named layers of ``parent``."""
+    for name in names:
+        layer = getattr(parent, name)
+        kind = ScaleShiftLinear if isinstance(layer, nn.Linear) else ScaleShiftNorm
+        replacements.put(parent, name, kind(layer))
