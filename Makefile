@@ -1,4 +1,4 @@
-# make demo   set-up, then the main job on built-in data: needs no GPU and downloads no data
+# make demo   set-up, then a cloud cut into patches by the ops, with a picture; needs no GPU
 # make test   set-up, then every check
 # make cuda   compile and link every CUDA source; table of registers, shared memory, spills
 PYTHON ?= python3
@@ -25,6 +25,9 @@ build: $(READY) $(VENV)/.built
 $(VENV)/.built: $(READY) $(NATIVE)
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
+
+demo: setup
+	$(PY) examples/patches.py
 
 test: setup lint
 	$(PY) -m pytest
