@@ -49,7 +49,10 @@ def _m2ae(norm: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-_HEAD = (r"cls_head_finetune\.", "classification head of another task")
+_HEAD = (
+    r"(cls_head_finetune|label_conv|propagation_\d|convs\d|bns\d)\.",
+    "head of the task that it was fine-tuned for",
+)
 _DECODER = (r"mask_token|decoder_|MAE_decoder\.|increase_dim\.", "decoder of the pre-training")
 
 # More special layouts come first: the first that matches is taken.
