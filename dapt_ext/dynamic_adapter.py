@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import ops
 from dapt_ext.autocast import product_dtype
 
 
@@ -128,7 +128,8 @@ def _sum_dtype(compute: torch.dtype) -> torch.dtype:
 def _setup_context(ctx, inputs, output):
     (
         x, *parameters, mlp_out, residual, path_factor, seed,
-        ctx.activation, ctx.static_scale, ctx.dropout, _, ctx.compute, _, ctx.prompt, ctx.keeps_hidden,
+        ctx.activation, ctx.static_scale, ctx.dropout, _, ctx.compute, _,
+        ctx.prompt, ctx.keeps_hidden,
     ) = inputs  # fmt: skip
     _, _, hidden, stats = output
     ctx.set_materialize_grads(False)
@@ -172,6 +173,4 @@ def _backward(ctx, grad_out, grad_prompt, _, __):
     return grad_x, *grad_parameters, grad_mlp_out, grad_residual, None, None, *nothing
 
 
-torch.library.register_autograd(
-    "dapt::dynamic_adapter", _backward, setup_context=_setup_context
-)
+torch.library.register_autograd("dapt::dynamic_adapter", _backward, setup_context=_setup_context)

@@ -59,8 +59,9 @@ def read(log: str) -> list[tuple[str, str, int, int, int]]:
         elif match := SPILLS.search(line):
             spilled = int(match[1]) + int(match[2])
         elif match := USED.search(line):
-            shared = SHARED.search(line)
-            rows.append((kernel, architecture, int(match[1]), int(shared[1]) if shared else 0, spilled))
+            registers, shared = int(match[1]), SHARED.search(line)
+            bytes_ = int(shared[1]) if shared else 0
+            rows.append((kernel, architecture, registers, bytes_, spilled))
     return sorted(rows)
 
 
