@@ -33,6 +33,12 @@ def test_empty():
     assert torch.ops.dapt.gather_backward(torch.randn(2, 0, 4), idx, 5).abs().sum() == 0
 
 
+def test_rows_beyond_two_to_the_31():
+    values = torch.zeros(1, 2200, 2**20, dtype=torch.uint8)  # untouched pages cost no memory
+    values[0, 2199, -1] = 7
+    assert gather(values, torch.tensor([[2199]]))[0, 0, -1] == 7
+
+
 def test_minus_one_gives_zeros_and_takes_no_gradient():
     values = torch.randn(1, 4, 3, requires_grad=True)
     out = gather(values, torch.tensor([[-1, 2, -1]]))
