@@ -105,13 +105,16 @@ class BucketSearch {
         peak_slot_(buckets_.stride, kUnknown),
         touched_(buckets_.stride + kLanes) {
     const int64_t size = buckets_.size;
-    for (int64_t slot = 0; slot < buckets_.count * size; ++slot) {
-      const float* x = buckets_.at(slot / size) + slot % size;
-      nearest_[slot] =
-          slot < cloud.count ? cloud.initial_distance(x[0], x[size], x[2 * size]) : kNever;
+    std::fill_n(&peak_[0], buckets_.stride, kNever);
+    for (int64_t i = 0; i < buckets_.count; ++i) {
+      const float* x = buckets_.at(i);
+      const int64_t filled = std::min(size, cloud.count - i * size);
+      for (int64_t j = 0; j < size; ++j) {
+        const float d = cloud.initial_distance(x[j], x[j + size], x[j + 2 * size]);
+        nearest_[i * size + j] = j < filled ? d : kNever;
+        peak_[i] = std::max(peak_[i], nearest_[i * size + j]);
+      }
     }
-    std::fill_n(&peak_[0], buckets_.count, kFar);
-    std::fill(&peak_[buckets_.count], &peak_[buckets_.stride], kNever);
     const int32_t* index = buckets_.index.get();
     last_slot_ = std::find(index, index + cloud.count, cloud.start) - index;
   }

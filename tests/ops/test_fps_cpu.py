@@ -70,12 +70,15 @@ def test_each_cloud_of_a_batch_takes_its_own_search(on_each_isa):
         assert torch.equal(idx, expected)
 
 
-def test_points_near_the_origin_stay_out_of_buckets(on_each_isa):
+@pytest.mark.parametrize("scale, start", [(1, 2000), (1e30, 5)])  # 1e30: all distances infinite
+def test_points_near_the_origin_stay_out_of_buckets(on_each_isa, scale, start):
     """More samples than candidates: those in order, then the start again."""
     points = torch.randn(1, 2500, 3)
+    points[0, :70] *= scale
     points[0, 70:] *= 0.001
-    candidates = torch.cat([torch.tensor([2000]), torch.arange(70)])
-    order = candidates[farthest_point_sample(points[:, candidates], 71)[0]]
-    expected = torch.cat([order, torch.full((49,), 2000)])[None]
-    for idx in on_each_isa(fps, points, 120, start=2000, skip_near_origin=True):
+    candidates = torch.cat([torch.tensor([start]), torch.arange(70)]).unique()
+    first = candidates.tolist().index(start)
+    order = farthest_point_sample(points[:, candidates], len(candidates), start=first)[0]
+    expected = torch.cat([candidates[order], torch.full((120 - len(order),), start)])[None]
+    for idx in on_each_isa(fps, points, 120, start=start, skip_near_origin=True):
         assert torch.equal(idx, expected)
