@@ -103,7 +103,7 @@ class BucketSearch {
         nearest_(make_buffer<float>(buckets_.count * buckets_.size)),
         peak_(make_buffer<float>(buckets_.stride)),
         peak_slot_(buckets_.stride, kUnknown),
-        touched_(buckets_.stride + kLanes) {
+        touched_(make_buffer<int32_t>(buckets_.stride + kLanes)) {
     const int64_t size = buckets_.size;
     std::fill_n(&peak_[0], buckets_.stride, kNever);
     for (int64_t i = 0; i < buckets_.count; ++i) {
@@ -186,7 +186,7 @@ class BucketSearch {
   Buffer<float> nearest_;           // [count, size]
   Buffer<float> peak_;              // [stride]
   std::vector<int64_t> peak_slot_;  // [stride] the lowest index at the peak, found when asked for
-  std::vector<int32_t> touched_;    // [stride + kLanes] buckets
+  Buffer<int32_t> touched_;         // [stride + kLanes] buckets
   int64_t last_slot_;
 };
 
