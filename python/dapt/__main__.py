@@ -1,0 +1,5 @@
+import sys
+
+from dapt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""The command line. `dapt --help` is quick: heavy imports wait until a command needs them."""
+
+import importlib
+import logging
+import sys
+
+from dapt.errors import DaptError, UsageError
+
+COMMANDS = {
+    "train": "adapt a backbone to a dataset",
+    "pretrain": "train a backbone by hiding patches",
+}
+
+USAGE = f"""\
+usage: dapt COMMAND [options]
+
+Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it.
+
+commands:
+{"".join(f"  {name:10} {what}{chr(10)}" for name, what in COMMANDS.items())}
+dapt COMMAND --help shows the options of a command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    command, *rest = argv
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dapt").setLevel(logging.INFO)
+    try:
+        if command not in COMMANDS:
+            raise UsageError(f"unknown command: choose one of {', '.join(COMMANDS)}")
+        getattr(importlib.import_module("dapt.commands"), command)(rest)
+    except DaptError as error:
+        return _say(command, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say(command, "interrupted", 130)
+    return 0
+
+
+def _say(command: str, sentence: str, code: int) -> int:
+    print(f"dapt {command}: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
