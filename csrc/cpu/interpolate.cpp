@@ -26,7 +26,7 @@ inline void sum_channels(const float* values, const int64_t* idx, const float* w
 
 void interpolate(const InterpolateArgs& a) {
   // parallel over B * M
-  parallel_for(a.B * a.M, 1 + 16384 / (a.C * a.k), [&](int64_t begin, int64_t end) {
+  parallel_for(a.B * a.M, 1 + 16384 / (a.C * (a.k + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* values = a.values + row / a.M * a.N * a.C;
       const int64_t* idx = a.idx + row * a.k;

@@ -67,6 +67,12 @@ def test_empty_batch():
     assert out.shape == (0, 4, 5)
 
 
+def test_no_neighbours_sum_to_zero():
+    idx = torch.zeros(2, 5, 0, dtype=torch.int64)
+    out = torch.ops.dapt.interpolate(torch.randn(2, 9, 4), idx, torch.zeros(2, 5, 0))
+    assert torch.equal(out, torch.zeros(2, 5, 4))
+
+
 def test_opcheck():
     values, weights = torch.randn(2, 30, 4), torch.rand(2, 6, 3)
     idx = torch.randint(30, (2, 6, 3))
