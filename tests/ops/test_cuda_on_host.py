@@ -423,13 +423,18 @@ def test_a_broken_rule_is_reported(kernels, random, name, report):
 
 
 @pytest.mark.parametrize(
-    "name", ["reads_block_that_may_have_ended", "writes_block_that_may_not_have_started"]
+    ("name", "places"),
+    [
+        ("reads_block_that_may_have_ended", slice(0, 2)),  # its static shared memory
+        ("reads_block_that_may_have_ended", slice(2, 4)),  # its dynamic shared memory
+        ("writes_block_that_may_not_have_started", slice(0, 2)),
+    ],
 )
-def test_shared_memory_of_a_block_that_is_not_there(kernels, name):
+def test_shared_memory_of_a_block_that_is_not_there(kernels, name, places):
     def run():
         out = np.zeros(64, np.int32)
         kernels.run_mistake(name, out)
-        return out[:2]
+        return out[places]
 
     assert seeds_that_notice(kernels, run, [42, 42]) > 8
 

@@ -75,10 +75,12 @@ __global__ void grid_barrier_missed() {
 __global__ void map_of_global_memory(int* out) { *map_shared(out, 0) = 1; }
 
 __global__ void reads_block_that_may_have_ended(int* out) {
-  DAPT_DYNAMIC_SHARED(int, shared);
-  shared[0] = 42;
+  __shared__ int fixed;
+  DAPT_DYNAMIC_SHARED(int, dynamic);
+  fixed = dynamic[0] = 42;
   cluster_sync();
-  out[blockIdx.x] = *map_shared(shared, 1 - cluster_rank());
+  out[blockIdx.x] = *map_shared(&fixed, 1 - cluster_rank());
+  out[2 + blockIdx.x] = *map_shared(dynamic, 1 - cluster_rank());
 }
 
 __global__ void writes_block_that_may_not_have_started(int* out) {
