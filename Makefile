@@ -44,20 +44,23 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
 
-# The CUDA kernels on the host once more, under AddressSanitizer and UBSan.
-SANITIZED := build/sanitized
+# The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan.
+SANITIZED := $(abspath build/sanitized)
+where = $$($(PY) -c 'import $(1); print($(2))')
 sanitize: setup
 	$(VENV)/bin/cmake -S . -B $(SANITIZED) -G Ninja -DDAPT_SANITIZE=ON \
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
-	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED)) \
-	  -DDAPT_PYBIND11_INCLUDE=$$($(PY) -c 'import pybind11; print(pybind11.get_include())') \
-	  -DDAPT_PYTHON_INCLUDE=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(SANITIZED) \
+	  -DDAPT_TORCH=$(call where,torch,torch.__path__[0]) \
+	  -DDAPT_PYBIND11_INCLUDE=$(call where,pybind11,pybind11.get_include()) \
+	  -DDAPT_PYTHON_INCLUDE=$(call where,sysconfig,sysconfig.get_path("include")) \
 	  > /dev/null
-	$(VENV)/bin/cmake --build $(SANITIZED) --target _module
+	$(VENV)/bin/cmake --build $(SANITIZED)
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
 	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  OMP_NUM_THREADS=1 DAPT_HOST_MODULE=$(SANITIZED)/_module.so \
-	  $(PY) -m pytest tests/ops/test_kernels_on_host.py
+	  OMP_NUM_THREADS=1 DAPT_HOST_MODULE=$(SANITIZED)/_module.so DAPT_LIBRARIES=$(SANITIZED) \
+	  $(PY) -m pytest tests/ops -k "not compile and not opcheck" \
+	  --ignore tests/ops/test_cuda_on_host.py --ignore tests/ops/test_broken_kernels.py
 
 cuda: $(READY)
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }

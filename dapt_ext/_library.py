@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
-_FOLDER = Path(__file__).parent
+# Another build, say with sanitizers, is used from where DAPT_LIBRARIES points to.
+_FOLDER = Path(os.environ.get("DAPT_LIBRARIES") or Path(__file__).parent)
 _SUFFIX = ".dylib" if (_FOLDER / "libdapt_cpu.dylib").exists() else ".so"
 
 
