@@ -87,7 +87,7 @@ template <bool kAll>
 void morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
                  int32_t* sorted) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  constexpr int64_t kPointsPerCell = 8, kMaxLevels = 7;
+  constexpr int64_t kPointsPerCell = 4, kMaxLevels = 7;
   const auto member = [=](int64_t i) { return kAll ? i : int64_t(from[i]); };
   // Half of a coordinate, so that no extent overflows.
   const auto half = [=](int64_t i, int axis) { return 0.5f * points[3 * member(i) + axis]; };
@@ -141,7 +141,7 @@ inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, b
       boxes(make_buffer<float>(6 * stride)) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   if (sorted) {
-    detail::morton_sort<true>(points, nullptr, num_points, size, index.get());
+    detail::morton_sort<true>(points, nullptr, num_points, 8 * size, index.get());
   } else {
     std::iota(index.get(), index.get() + num_points, 0);
   }
