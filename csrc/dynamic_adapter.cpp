@@ -70,7 +70,7 @@ struct Inputs {
   }
 
   DynamicAdapterArgs args(const std::string& activation, double static_scale, double dropout,
-                          double eps) const {
+                          double eps, bool tf32) const {
     check(0 <= dropout && dropout <= 1, "dropout must lie in [0, 1], got ", dropout);
     return {.x = x.const_data_ptr(),
             .norm_weight = data_or_null(norm_weight),
@@ -92,7 +92,8 @@ struct Inputs {
             .activation = activation_named(activation),
             .static_scale = static_scale,
             .dropout = dropout,
-            .eps = eps};
+            .eps = eps,
+            .tf32 = tf32};
   }
 };
 
@@ -109,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
     const OptionalTensor& mlp_out_any, const OptionalTensor& residual_any,
     const OptionalTensor& path_factor, const OptionalTensor& seed, std::string activation,
     double static_scale, double dropout, double eps, ScalarType compute, ScalarType out_dtype,
-    bool prompt, bool keep_hidden) {
+    bool prompt, bool keep_hidden, bool tf32) {
   const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
                   scale_bias, up_weight, up_bias, path_factor, seed);
   const OptionalTensor mlp_out = in.rows_like_x(mlp_out_any, "mlp_out");
@@ -119,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
   Tensor hidden = in.make({in.B, in.T, in.r}, compute, keep_hidden);
   Tensor stats = in.make({in.B, in.T, 3}, in.sum);
   if (in.B > 0) {
-    DynamicAdapterArgs args = in.args(activation, static_scale, dropout, eps);
+    DynamicAdapterArgs args = in.args(activation, static_scale, dropout, eps, tf32);
     args.mlp_out = data_or_null(mlp_out);
     args.residual = data_or_null(residual);
     args.out = data_or_null(out);
@@ -145,7 +146,7 @@ AdapterGradients dynamic_adapter_backward(
     const Tensor& up_weight, const Tensor& up_bias, const OptionalTensor& path_factor,
     const OptionalTensor& seed, const Tensor& stats_any, const OptionalTensor& hidden_any,
     std::string activation, double static_scale, double dropout, ScalarType compute,
-    ScalarType mlp_dtype, int64_t wanted) {
+    ScalarType mlp_dtype, int64_t wanted, bool tf32) {
   const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
                   scale_bias, up_weight, up_bias, path_factor, seed);
   const auto [B, T, C, r] = std::tuple{in.B, in.T, in.C, in.r};
@@ -170,7 +171,7 @@ AdapterGradients dynamic_adapter_backward(
       in.make({C, r}, in.sum, wants(8)),
       in.make({C}, in.sum, wants(9)),
   };
-  DynamicAdapterBackwardArgs args{.forward = in.args(activation, static_scale, dropout, 0)};
+  DynamicAdapterBackwardArgs args{.forward = in.args(activation, static_scale, dropout, 0, tf32)};
   args.forward.stats = const_cast<void*>(stats.const_data_ptr());
   args.forward.hidden = const_cast<void*>(data_or_null(hidden));
   args.forward.mlp_dtype = real_of(mlp_dtype);

@@ -24,19 +24,21 @@ STABLE_TORCH_LIBRARY(dapt, m) {
   m.def(
       "patch_encoder(Tensor patches, Tensor conv1, Tensor bias1, Tensor conv2, "
       "Tensor conv3_global, Tensor conv3_local, Tensor bias3, Tensor conv4, Tensor bias4, "
-      "ScalarType compute) -> Tensor");
+      "ScalarType compute, bool tf32=False) -> Tensor");
   m.def(
       "dynamic_adapter(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, "
       "Tensor down_bias, Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, "
       "Tensor up_bias, Tensor? mlp_out, Tensor? residual, Tensor? path_factor, Tensor? seed, "
       "str activation, float static_scale, float dropout, float eps, ScalarType compute, "
-      "ScalarType out_dtype, bool prompt, bool keep_hidden) -> (Tensor, Tensor, Tensor, Tensor)");
+      "ScalarType out_dtype, bool prompt, bool keep_hidden, bool tf32=False) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "dynamic_adapter_backward(Tensor? grad_out, Tensor? grad_prompt, Tensor x, "
       "Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, Tensor down_bias, "
       "Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, Tensor up_bias, "
       "Tensor? path_factor, Tensor? seed, Tensor stats, Tensor? hidden, str activation, "
-      "float static_scale, float dropout, ScalarType compute, ScalarType mlp_dtype, int wanted) -> "
+      "float static_scale, float dropout, ScalarType compute, ScalarType mlp_dtype, int wanted, "
+      "bool tf32=False) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift) -> "

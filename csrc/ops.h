@@ -120,6 +120,7 @@ struct PatchEncoderArgs {
   int64_t P, K;
   int64_t D, first, middle, last, C;
   Real compute;
+  bool tf32;  // on CUDA float32 factors may be rounded to tf32
 };
 
 /// DAPT's adapter (Zhou et al. 2024) with all that stands around it in a block, T tokens a cloud:
@@ -155,6 +156,7 @@ struct DynamicAdapterArgs {
   Real x_dtype, mlp_dtype, residual_dtype, out_dtype, compute;
   Activation activation;
   double static_scale, dropout, eps;
+  bool tf32;  // on CUDA float32 factors may be rounded to tf32
 };
 
 /// `forward.hidden` null: the hidden row is computed again. A null gradient in counts as zero, a

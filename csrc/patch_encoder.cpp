@@ -6,7 +6,8 @@ namespace dapt {
 Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const Tensor& bias1_any,
                      const Tensor& conv2_any, const Tensor& conv3_global_any,
                      const Tensor& conv3_local_any, const Tensor& bias3_any,
-                     const Tensor& conv4_any, const Tensor& bias4_any, ScalarType compute) {
+                     const Tensor& conv4_any, const Tensor& bias4_any, ScalarType compute,
+                     bool tf32) {
   check(patches_any.dim() == 4 && patches_any.size(2) > 0 && patches_any.size(3) > 0,
         "patches must be [B, G, K, D] with at least one point of one number, got ",
         shape_of(patches_any));
@@ -54,7 +55,8 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
                             .middle = middle,
                             .last = last,
                             .C = C,
-                            .compute = real_of(compute)},
+                            .compute = real_of(compute),
+                            .tf32 = tf32},
            patches);
   }
   return tokens;

@@ -12,3 +12,8 @@ def product_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return x.dtype
+
+
+def tf32_allowed() -> bool:
+    """Whether products of float32 on a GPU may round their factors to tf32, torch's own setting."""
+    return torch.backends.cuda.matmul.allow_tf32

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dapt_ext._library import ops
-from dapt_ext.autocast import product_dtype
+from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
 def dynamic_adapter(
@@ -85,7 +85,7 @@ def dynamic_adapter(
     )
     out, prompt_mean, _, _ = ops.dynamic_adapter(
         x, *parameters, mlp_out, residual, path_factor, seed, activation, static_scale, dropout,
-        eps, compute, out_dtype, prompt, needs_grad and memory == "default",
+        eps, compute, out_dtype, prompt, needs_grad and memory == "default", tf32_allowed(),
     )  # fmt: skip
     return out, prompt_mean if prompt else None
 
@@ -94,7 +94,7 @@ def dynamic_adapter(
 def _(
     x, norm_weight, norm_bias, down_weight, down_bias, scale_weight, scale_bias, up_weight, up_bias,
     mlp_out, residual, path_factor, seed, activation, static_scale, dropout, eps, compute,
-    out_dtype, prompt, keep_hidden,
+    out_dtype, prompt, keep_hidden, tf32=False,
 ):  # fmt: skip
     B, T, C = x.shape
     hidden = (B, T, down_weight.shape[0]) if keep_hidden else (0,)
@@ -110,7 +110,7 @@ def _(
 def _(
     grad_out, grad_prompt, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
     scale_bias, up_weight, up_bias, path_factor, seed, stats, hidden, activation, static_scale,
-    dropout, compute, mlp_dtype, wanted,
+    dropout, compute, mlp_dtype, wanted, tf32=False,
 ):  # fmt: skip
     C, r = x.shape[2], down_weight.shape[0]
     shapes = [x.shape, x.shape, (C,), (C,), (r, C), (r,), (1, C), (1,), (C, r), (C,)]
@@ -129,7 +129,7 @@ def _setup_context(ctx, inputs, output):
     (
         x, *parameters, mlp_out, residual, path_factor, seed,
         ctx.activation, ctx.static_scale, ctx.dropout, _, ctx.compute, _,
-        ctx.prompt, ctx.keeps_hidden,
+        ctx.prompt, ctx.keeps_hidden, ctx.tf32,
     ) = inputs  # fmt: skip
     _, _, hidden, stats = output
     ctx.set_materialize_grads(False)
@@ -144,7 +144,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad_out, grad_prompt, _, __):
     x, *parameters, path_factor, seed, stats, hidden = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    nothing = (None,) * 8
+    nothing = (None,) * 9
     if not ctx.prompt:
         grad_prompt = None
     if grad_out is None and grad_prompt is None:
@@ -156,7 +156,7 @@ def _backward(ctx, grad_out, grad_prompt, _, __):
     if wanted:
         grads = ops.dynamic_adapter_backward(
             grad_out, grad_prompt, x, *parameters, path_factor, seed, stats, hidden, ctx.activation,
-            ctx.static_scale, ctx.dropout, ctx.compute, ctx.mlp_dtype, wanted,
+            ctx.static_scale, ctx.dropout, ctx.compute, ctx.mlp_dtype, wanted, ctx.tf32,
         )  # fmt: skip
     grad_x, grad_mlp_out, *grad_parameters = [
         grad if wanted >> i & 1 else None for i, grad in enumerate(grads)
