@@ -5,30 +5,28 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-/// Compares each query with every point: the fastest way in a small cloud.
+/// Compares every query with every point, a query per lane: the fastest way in a small cloud.
 void scan(const float* points, int64_t N, const float* queries, int64_t count, float* sq_dist,
           int64_t* idx) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const int64_t padded = (N + kLanes - 1) / kLanes * kLanes;
-  const auto x = make_buffer<float>(3 * padded);
-  float *y = x.get() + padded, *z = y + padded;
-  for (int64_t n = 0; n < N; ++n) {
-    x[n] = points[3 * n], y[n] = points[3 * n + 1], z[n] = points[3 * n + 2];
-  }
-  for (int64_t n = N; n < padded; ++n) x[n] = y[n] = z[n] = kInfinity;
-  for (int64_t i = 0; i < count; ++i) {
-    const Query q(queries + 3 * i);
-    Float best = broadcast(kInfinity);
-    Int best_at = iota(), at = iota();
-    for (int64_t n = 0; n < padded; n += kLanes) {
-      const Float d = squared_distance(q.x, q.y, q.z, load(&x[n]), load(&y[n]), load(&z[n]));
-      const Mask closer = less(d, best);
-      best = select(closer, d, best);
-      best_at = select(closer, at, best_at);
-      at = add(at, broadcast(int32_t{kLanes}));
+  for (int64_t begin = 0; begin < count; begin += kLanes) {
+    const int64_t lanes = std::min<int64_t>(kLanes, count - begin);
+    float of[3][kLanes] = {}, nearest[kLanes];
+    int32_t nearest_at[kLanes];
+    for (int64_t i = 0; i < lanes; ++i) {
+      for (int axis = 0; axis < 3; ++axis) of[axis][i] = queries[3 * (begin + i) + axis];
     }
-    sq_dist[i] = reduce_min(best);
-    idx[i] = reduce_min(select(equal(best, broadcast(sq_dist[i])), best_at, broadcast(INT32_MAX)));
+    const Float x = load(of[0]), y = load(of[1]), z = load(of[2]);
+    Float best = broadcast(std::numeric_limits<float>::infinity());
+    Int best_at = broadcast(int32_t{0});
+    for (int64_t n = 0; n < N; ++n) {
+      const Query p(points + 3 * n);  // in every lane
+      const Float d = squared_distance(x, y, z, p.x, p.y, p.z);
+      best_at = select(less(d, best), broadcast(int32_t(n)), best_at);
+      best = min(best, d);
+    }
+    store(nearest, best), store(nearest_at, best_at);
+    std::copy_n(nearest, lanes, sq_dist + begin);
+    std::copy_n(nearest_at, lanes, idx + begin);
   }
 }
 
