@@ -16,6 +16,7 @@
 #include "cuda/plan_fps.h"
 #include "cuda/plan_knn.h"
 #include "cuda_on_host/execution.h"
+#include "module.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -272,8 +273,12 @@ void bind_on_host(py::module_ m) {
 PYBIND11_MODULE(_module, m) {
   m.doc() = "What was built, how CUDA kernels would be launched, and their run on the host.";
   m.def("build_info", &build_info);
-  bind_plans(m.def_submodule("plans", "Launch plans: pure functions of shape and device"));
-  bind_on_host(m.def_submodule("on_host", "The CUDA kernels, run on the CPU"));
+  const auto plans = m.def_submodule("plans", "Launch plans: pure functions of shape and device");
+  bind_plans(plans);
+  bind_token_plans(plans);
+  const auto on_host = m.def_submodule("on_host", "The CUDA kernels, run on the CPU");
+  bind_on_host(on_host);
+  bind_tokens_on_host(on_host);
 }
 
 }  // namespace dapt

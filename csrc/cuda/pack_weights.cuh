@@ -1,0 +1,104 @@
+// Weights in the order in which warps read them (mma.cuh), padded with zeros: 16 columns by 16
+// columns, the inner dimension block by block. With two strides it transposes on the way.
+#pragma once
+
+#include "cuda/mma.cuh"
+#include "cuda/plan_product.h"
+
+namespace dapt::cuda {
+
+struct PackedWeight {
+  const void* weight;  // element (column, inner) at column * column_step + inner * inner_step
+  int64_t column_step, inner_step;
+  int64_t columns, inner, padded_inner;
+  int64_t size;  // packed
+  void* packed;
+};
+
+struct PackedWeights {
+  static constexpr int kMost = 5;
+  PackedWeight at[kMost];
+};
+
+constexpr int kPackThreads = 256;
+
+// Parallel over 16-byte pieces of every packed weight.
+template <class Product>
+__global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights weights) {
+  using Element = typename Product::Element;
+  constexpr int kVector = Product::kVector, kUnit = kTileColumns * Product::kBlock;
+  const PackedWeight& own = weights.at[blockIdx.y];
+  const int64_t blocks = own.padded_inner / Product::kBlock;
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x) * kVector;
+  if (first >= own.size) return;
+  const int64_t tile = first / kUnit / blocks, block = first / kUnit % blocks;
+  const auto* weight = static_cast<const Element*>(own.weight);
+  struct alignas(16) {
+    Element at[kVector];
+  } piece;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    const int2 place = Product::packed_from(static_cast<int>(first % kUnit) + i);
+    const int64_t column = tile * kTileColumns + place.x, inner = block * Product::kBlock + place.y;
+    const bool inside = column < own.columns && inner < own.inner;
+    using Sum = typename Product::Sum;
+    piece.at[i] = Product::factor(
+        inside ? static_cast<Sum>(weight[column * own.column_step + inner * own.inner_step])
+               : Sum(0));
+  }
+  std::memcpy(static_cast<Element*>(own.packed) + first, &piece, sizeof piece);
+}
+
+/// Collects weights and packs them in one launch.
+template <class Product>
+class WeightPacker {
+ public:
+  using Element = typename Product::Element;
+
+  WeightPacker(const ProductShape& shape, const Context& context)
+      : shape_(shape), context_(context) {}
+
+  /// weight [columns, inner], or [inner, columns] when `transposed`.
+  const Element* add(const void* weight, int64_t columns, int64_t inner, bool transposed = false) {
+    const int64_t size = packed_size(columns, inner, shape_);
+    void* packed = context_.scratch(size * sizeof(Element));
+    weights_.at[count_++] = {.weight = weight,
+                             .column_step = transposed ? 1 : inner,
+                             .inner_step = transposed ? columns : 1,
+                             .columns = columns,
+                             .inner = inner,
+                             .padded_inner = padded_width(inner, shape_),
+                             .size = size,
+                             .packed = packed};
+    most_ = std::max(most_, size);
+    return static_cast<const Element*>(packed);
+  }
+
+  void launch() const {
+    const unsigned blocks = grid_of(ceil_div(most_ / Product::kVector, kPackThreads));
+    DAPT_LAUNCH((pack_kernel<Product>), dim3(blocks, count_), kPackThreads, 0, context_.stream,
+                weights_);
+  }
+
+ private:
+  const ProductShape shape_;
+  const Context& context_;
+  PackedWeights weights_{};
+  unsigned count_ = 0;
+  int64_t most_ = 0;
+};
+
+/// sums += a tile of 16 rows times 16 packed columns, over `blocks` blocks of the inner dimension.
+template <class Product>
+__device__ __forceinline__ void multiply_tile(typename Product::Sum (&sums)[8],
+                                              const typename Product::Element* rows, int stride,
+                                              const typename Product::Element* packed, int blocks) {
+#pragma unroll 4
+  for (int block = 0; block < blocks; ++block) {
+    const auto right = Product::load_right(packed + block * kTileColumns * Product::kBlock);
+    const auto left = Product::load_left(rows + block * Product::kBlock, stride);
+    Product::multiply(sums, left, right);
+  }
+}
+
+}  // namespace dapt::cuda

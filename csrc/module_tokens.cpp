@@ -1,0 +1,114 @@
+// The part of `dapt_ext._module` for the ops on tokens: launch plans, and the CUDA kernels on the
+// host. Arrays are passed by address, 0 or left out for null, since numpy lacks bfloat16.
+#include <pybind11/pybind11.h>
+
+#include <list>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/plan_encoder.h"
+#include "module.h"
+#include "ops.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace dapt {
+namespace {
+
+Real real_named(const std::string& name) {
+  if (name == "float64") return Real::f64;
+  if (name == "float32") return Real::f32;
+  if (name == "float16") return Real::f16;
+  if (name == "bfloat16") return Real::bf16;
+  throw std::invalid_argument("no dtype " + name);
+}
+
+/// Keyword arguments as the fields of an Args struct; each has to be asked for.
+class Fields {
+ public:
+  explicit Fields(const py::kwargs& given) : left_(py::dict(given)) {}
+
+  template <class T>
+  void take(const char* name, T& field) {
+    if (!left_.contains(name)) return;
+    const py::object value = left_.attr("pop")(name);
+    if constexpr (std::is_pointer_v<T>) {
+      field = reinterpret_cast<T>(value.cast<intptr_t>());
+    } else if constexpr (std::is_same_v<T, Real>) {
+      field = real_named(value.cast<std::string>());
+    } else if constexpr (std::is_enum_v<T>) {
+      field = static_cast<T>(value.cast<int>());
+    } else {
+      field = value.cast<T>();
+    }
+  }
+  void finish() const {
+    if (!left_.empty())
+      throw std::invalid_argument("unknown fields: " + std::string(py::repr(left_)));
+  }
+
+ private:
+  py::dict left_;
+};
+
+#define TAKE(field) fields.take(#field, args.field)
+
+PatchEncoderArgs patch_encoder_args(const py::kwargs& given) {
+  Fields fields(given);
+  PatchEncoderArgs args{};
+  TAKE(patches), TAKE(conv1), TAKE(bias1), TAKE(conv2), TAKE(conv3_global), TAKE(conv3_local);
+  TAKE(bias3), TAKE(conv4), TAKE(bias4), TAKE(tokens);
+  TAKE(P), TAKE(K), TAKE(D), TAKE(first), TAKE(middle), TAKE(last), TAKE(C);
+  TAKE(compute), TAKE(tf32);
+  fields.finish();
+  return args;
+}
+
+ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
+  Fields fields(given);
+  ScaleShiftGradArgs args{};
+  TAKE(grad), TAKE(output), TAKE(scale), TAKE(shift), TAKE(grad_scale), TAKE(grad_shift);
+  TAKE(tokens), TAKE(C), TAKE(dtype);
+  fields.finish();
+  return args;
+}
+
+#undef TAKE
+
+/// Runs a launcher with scratch memory of exactly the size asked for, so that a sanitizer sees what
+/// oversteps it.
+template <class Launch>
+void with_context(const Launch& launch) {
+  std::list<std::vector<char>> memory;
+  Context context;
+  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes, char(0xFF)).data(); };
+  launch(context);
+}
+
+}  // namespace
+
+void bind_token_plans(py::module_ m) {
+  py::class_<cuda::EncoderPlan>(m, "EncoderPlan", py::module_local())
+      .def("__repr__", [](const cuda::EncoderPlan& plan) { return describe(plan); });
+  m.def("patch_encoder", [](const cuda::Device& device, const py::kwargs& given) {
+    return cuda::plan_encoder(patch_encoder_args(given), device);
+  });
+}
+
+void bind_tokens_on_host(py::module_ m) {
+  m.def("patch_encoder", [](int rows, const py::kwargs& given) {
+    const PatchEncoderArgs args = patch_encoder_args(given);
+    with_context([&](const Context& context) {
+      rows > 0 ? cuda::patch_encoder(args, cuda::plan_encoder_with(rows, args), context)
+               : cuda::patch_encoder(args, context);
+    });
+  });
+  m.def("scale_shift_grad", [](const py::kwargs& given) {
+    const ScaleShiftGradArgs args = scale_shift_grad_args(given);
+    with_context([&](const Context& context) { cuda::scale_shift_grad(args, context); });
+  });
+}
+
+}  // namespace dapt
