@@ -7,7 +7,7 @@ for batch in dapt.data.loader(train, sampler):
     batch["points"], batch["labels"]  # [B, N, 3] float32, [B] int64
 """
 
-from dapt.data import folder, modelnet, npz, scanobjectnn, shapenet, transforms
+from dapt.data import folder, modelnet, npz, scanobjectnn, shapenet, synthetic, transforms
 from dapt.data.clouds import read_cloud
 from dapt.data.dataset import (
     ArrayDataset,
@@ -38,5 +38,6 @@ __all__ = [
     "scanobjectnn",
     "shapenet",
     "split_validation",
+    "synthetic",
     "transforms",
 ]
