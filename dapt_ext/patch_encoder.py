@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from dapt_ext._library import check_tensors, ops
+from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
 class PatchEncoderWeights(NamedTuple):
@@ -38,6 +42,39 @@ def fold_batch_norm(
 
 
 def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
-    from dapt_ext import reference
+    """Tokens of patches by a frozen mini-PointNet: nothing of it is kept, and no gradient flows.
 
-    return reference.patch_encoder(patches, weights)
+        f = conv2 · ReLU(conv1 · point + bias1) + bias2
+        token = max over points of conv4 · ReLU(conv3_global · max f + conv3_local · f + bias3)
+                + bias4
+
+    Args:
+        patches: [B, G, K, D], any floating dtype and strides. Matrix products run in its dtype or
+            in autocast's, sums in float32 (float64 for float64).
+        weights: of any widths.
+
+    Returns:
+        [B, G, C] in the dtype of the products.
+    """
+    check_tensors(patches=patches, **weights._asdict())
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (patches, *weights)):
+        raise RuntimeError(
+            "patches and weights must not require a gradient, as the patch encoder has none: "
+            "freeze them, or call it under torch.no_grad()"
+        )
+    w = weights
+    # max(f + bias2) = max f + bias2, so bias2 moves behind the maximum
+    bias3 = w.bias3 + (w.conv3_global + w.conv3_local) @ w.bias2
+    return ops.patch_encoder(
+        patches, w.conv1, w.bias1, w.conv2, w.conv3_global, w.conv3_local, bias3, w.conv4, w.bias4,
+        product_dtype(patches), tf32_allowed(),
+    )  # fmt: skip
+
+
+@torch.library.register_fake("dapt::patch_encoder")
+def _(
+    patches, conv1, bias1, conv2, conv3_global, conv3_local, bias3, conv4, bias4, compute,
+    tf32=False,
+):  # fmt: skip
+    B, G = patches.shape[:2]
+    return patches.new_empty((B, G, conv4.shape[0]), dtype=compute)

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dapt_ext._library import check_tensors, ops
+from dapt_ext.autocast import product_dtype
+
+# Below it the output no longer tells what was scaled; relative to a scale of about one.
+TINY_SCALE = 1e-2
 
 
 def scale_shift_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    return scale * F.linear(x, weight, bias) + shift
+    """scale * (x · weight + bias) + shift, by one matrix product with folded weights.
+
+    The gradient of the scale comes from the output, which the next layer keeps anyway. Where a
+    scale is below 1e-2 the output does not tell enough: then x is kept too and the product is made
+    again. That is looked at on the CPU alone; on CUDA and under torch.compile such a scale gets the
+    gradient of a scale of 1e-2.
+
+    Args:
+        x: [..., D], any floating dtype; takes part in autocast as a linear layer does.
+        weight, bias: [C, D] and [C], frozen.
+        scale, shift: [C].
+
+    Returns:
+        [..., C].
+    """
+    check_tensors(x=x, weight=weight, scale=scale, shift=shift)
+    _check_frozen(weight, bias)
+    C = weight.shape[0]
+    for name, vector in (("bias", bias), ("scale", scale), ("shift", shift)):
+        if vector is not None and vector.shape != (C,):
+            raise RuntimeError(f"{name} must be [{C}], got {list(vector.shape)}")
+    return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, product_dtype(x))
 
 
 def scale_shift_norm(
@@ -18,8 +46,71 @@ def scale_shift_norm(
     """scale * LayerNorm(x) + shift: the scale and the shift go into the norm's own.
 
     Args:
-        x: [..., C].
+        x: [..., C], any floating dtype.
         weight, bias: [C], of the frozen norm.
         scale, shift: [C].
     """
+    check_tensors(x=x, weight=weight, bias=bias, scale=scale, shift=shift)
+    _check_frozen(weight, bias)
     return F.layer_norm(x, x.shape[-1:], weight * scale, bias * scale + shift, eps)
+
+
+def _check_frozen(weight: Tensor, bias: Tensor | None) -> None:
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        raise ValueError("weight and bias must be frozen (requires_grad=False): they get no grad")
+
+
+class _ScaleShiftLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, scale, shift, compute):
+        ctx.compute = compute
+        folded = (scale[:, None] * weight).to(compute)
+        offset = shift if bias is None else torch.addcmul(shift, scale, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.linear(x.to(compute), folded, offset.to(compute))
+        keep_x = (
+            ctx.needs_input_grad[3]
+            and not torch.compiler.is_compiling()
+            and x.is_cpu
+            and bool((scale.detach().abs() < TINY_SCALE).any())
+        )
+        needs_y = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        ctx.save_for_backward(
+            weight, bias, scale, shift, y if needs_y else None, x if keep_x else None
+        )
+        ctx.x_dtype = x.dtype
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        weight, bias, scale, shift, y, x = ctx.saved_tensors
+        grad_x = grad_scale = grad_shift = None
+        with torch.autocast(grad.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                grad_x = (grad @ (scale[:, None] * weight).to(ctx.compute)).to(ctx.x_dtype)
+            if y is not None:
+                least = torch.full_like(scale, TINY_SCALE).copysign(scale)
+                divisor = torch.where(scale.abs() < TINY_SCALE, least, scale)
+                grad_scale, grad_shift = ops.scale_shift_grad(grad, y, divisor, shift)
+                if x is not None:
+                    tiny = (scale.abs() < TINY_SCALE).nonzero()[:, 0]  # channels
+                    z = F.linear(
+                        x.to(ctx.compute),
+                        weight[tiny].to(ctx.compute),
+                        None if bias is None else bias[tiny].to(ctx.compute),
+                    )
+                    exact = (grad[..., tiny] * z).to(grad_scale.dtype).flatten(0, -2).sum(0)
+                    grad_scale[tiny] = exact
+                grad_scale, grad_shift = grad_scale.to(scale.dtype), grad_shift.to(shift.dtype)
+        if not ctx.needs_input_grad[3]:
+            grad_scale = None
+        if not ctx.needs_input_grad[4]:
+            grad_shift = None
+        return grad_x, None, None, grad_scale, grad_shift, None
+
+
+@torch.library.register_fake("dapt::scale_shift_grad")
+def _(grad, output, scale, shift):
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return (scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype))
