@@ -1,6 +1,7 @@
 // Activations with their slopes, written so that a loop over a row vectorises.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -15,10 +16,13 @@ struct ValueSlope {
   T value, slope;
 };
 
-/// e^-x for x >= 0. float: to 3 ulp up to x = 87, and e^-87 beyond.
+/// e^-x for x >= 0. float: to 3 ulp up to x = 87, and e^-87 beyond and for NaN.
 inline float decay(float x) {
   constexpr float kToNearest = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float y = (x > 87.0f ? 87.0f : x) * -1.44269504f;
+  constexpr float kMost = 87.0f;
+  // The minimum of the bits: of floats it would become a branch.
+  const int32_t bits = std::min(std::bit_cast<int32_t>(x), std::bit_cast<int32_t>(kMost));
+  const float y = std::bit_cast<float>(bits) * -1.44269504f;
   const float shifted = y + kToNearest;
   const float f = y - (shifted - kToNearest);  // 2^f with f in [-1/2, 1/2]
   float p = 1.326472819e-3f;

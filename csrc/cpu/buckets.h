@@ -2,43 +2,17 @@
 // search skips what is far away a bucket at a time.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <utility>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/simd.h"
 
 namespace dapt::cpu::DAPT_ISA {
-
-/// An uninitialised array on cache-line bounds. A large one asks for huge pages: most of its cost
-/// would be page faults.
-struct FreeBuffer {
-  void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], FreeBuffer>;
-template <class T>
-Buffer<T> make_buffer(int64_t count) {
-  constexpr size_t kLine = 64, kHugePage = 2 << 20;
-  const size_t align = count * sizeof(T) < kHugePage ? kLine : kHugePage;
-  const size_t bytes = (count * sizeof(T) + align - 1) / align * align;
-  void* p = std::aligned_alloc(align, bytes);
-  if (!p) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  if (align == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);
-#endif
-  return Buffer<T>(static_cast<T*>(p));
-}
 
 /// For kLanes boxes (least x y z, greatest x y z, `stride` apart) a lower bound of squared_distance
 /// from q to the points in them. It holds to the last bit, as every rounding in it is monotone.

@@ -33,35 +33,50 @@ inline Sum sum_over(int64_t count, const Function& term) {
   return (a + b) + (c + d);
 }
 
-inline float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
-
-/// Rounds to nearest even; a NaN stays one.
-inline uint16_t to_bf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-  return value == value ? rounded : 0x7FC0;
+/// Whether the machine has instructions for bfloat16. A file is compiled for all machines that have
+/// its instruction set, with and without these, so they are written as assembly.
+inline bool has_bf16_instructions() {
+#if defined(__AVX512F__)
+  static const bool has = __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
 }
 
-/// float16 or bfloat16 from and to float32.
+/// Rounds to nearest even; a NaN stays one.
+[[gnu::noinline]] inline void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
+  int64_t done = 0;
+#if defined(__AVX512F__)
+  for (; has_bf16_instructions() && done + 16 <= count; done += 16) {
+    asm("vcvtneps2bf16 %1, %%ymm0\n\tvmovdqu %%ymm0, %0"
+        : "=m"(*reinterpret_cast<uint16_t (*)[16]>(to + done))
+        : "m"(*reinterpret_cast<const float (*)[16]>(from + done))
+        : "xmm0");
+  }
+#endif
+  for_each(count - done, [from = from + done, to = to + done](int64_t i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(from[i]);
+    const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    to[i] = from[i] == from[i] ? rounded : 0x7FC0;
+  });
+}
+
+/// float16 or bfloat16 from and to `Sum`.
 template <class Sum>
 [[gnu::noinline]] void convert_from(Real dtype, const void* from, int64_t count, Sum* to) {
   if (dtype == Real::bf16) {
     const auto* bits = static_cast<const uint16_t*>(from);
-    for_each(count, [=](int64_t i) { to[i] = from_bf16(bits[i]); });
+    for_each(count, [=](int64_t i) { to[i] = std::bit_cast<float>(uint32_t{bits[i]} << 16); });
   } else {
     const auto* halves = static_cast<const c10::Half*>(from);
     for_each(count, [=](int64_t i) { to[i] = float(halves[i]); });
   }
 }
-template <class Sum>
-[[gnu::noinline]] void convert_to(Real dtype, const Sum* from, int64_t count, void* to) {
-  if (dtype == Real::bf16) {
-    auto* bits = static_cast<uint16_t*>(to);
-    for_each(count, [=](int64_t i) { bits[i] = to_bf16(from[i]); });
-  } else {
-    auto* halves = static_cast<c10::Half*>(to);
-    for_each(count, [=](int64_t i) { halves[i] = c10::Half(float(from[i])); });
-  }
+[[gnu::noinline]] inline void convert_to(Real dtype, const float* from, int64_t count, void* to) {
+  if (dtype == Real::bf16) return round_to_bf16(from, count, static_cast<uint16_t*>(to));
+  auto* halves = static_cast<c10::Half*>(to);
+  for_each(count, [=](int64_t i) { halves[i] = c10::Half(from[i]); });
 }
 
 inline int64_t element_size(Real dtype) {
@@ -83,10 +98,7 @@ class Rows {
   char* data;
   int64_t cols;
 
-  char* at(int64_t row) const { return at(data, row); }
-  char* at(void* base, int64_t row) const {
-    return static_cast<char*>(base) + row * cols * element_size(dtype_);
-  }
+  char* at(int64_t row) const { return data + row * cols * element_size(dtype_); }
 
   const Sum* read(int64_t row) {
     if (!data) return copy_.data();
@@ -99,7 +111,9 @@ class Rows {
   Sum* open(int64_t row) { return converted_ ? copy_.data() : reinterpret_cast<Sum*>(at(row)); }
 
   void close(int64_t row) {
-    if (converted_) convert_to(dtype_, copy_.data(), cols, at(row));
+    if constexpr (kOwn == Real::f32) {
+      if (converted_) convert_to(dtype_, copy_.data(), cols, at(row));
+    }
   }
 
  private:
