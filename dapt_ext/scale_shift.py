@@ -33,10 +33,11 @@ def scale_shift_linear(
     """
     check_tensors(x=x, weight=weight, scale=scale, shift=shift)
     _check_frozen(weight, bias)
-    C = weight.shape[0]
-    for name, vector in (("bias", bias), ("scale", scale), ("shift", shift)):
-        if vector is not None and vector.shape != (C,):
-            raise RuntimeError(f"{name} must be [{C}], got {list(vector.shape)}")
+    if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"weight must be [C, D] for x [..., D], got {list(weight.shape)} for {list(x.shape)}"
+        )
+    _check_vectors(weight.shape[0], x=x, bias=bias, scale=scale, shift=shift)
     return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, product_dtype(x))
 
 
@@ -52,12 +53,24 @@ def scale_shift_norm(
     """
     check_tensors(x=x, weight=weight, bias=bias, scale=scale, shift=shift)
     _check_frozen(weight, bias)
+    if x.dim() == 0:
+        raise RuntimeError("x must be [..., C], got []")
+    _check_vectors(x.shape[-1], x=x, weight=weight, bias=bias, scale=scale, shift=shift)
     return F.layer_norm(x, x.shape[-1:], weight * scale, bias * scale + shift, eps)
 
 
 def _check_frozen(weight: Tensor, bias: Tensor | None) -> None:
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         raise ValueError("weight and bias must be frozen (requires_grad=False): they get no grad")
+
+
+def _check_vectors(size: int, x: Tensor, **vectors: Tensor | None) -> None:
+    for name, vector in {"x": x, **vectors}.items():
+        if vector is not None and not vector.is_floating_point():
+            raise RuntimeError(f"{name} must be of a floating dtype, got {vector.dtype}")
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (size,):
+            raise RuntimeError(f"{name} must be [{size}], got {list(vector.shape)}")
 
 
 class _ScaleShiftLinear(torch.autograd.Function):

@@ -9,16 +9,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dapt_ext import (
+    PatchEncoderWeights,
     ball_query,
     chamfer,
+    dynamic_adapter,
     farthest_point_sample,
     gather,
     group,
     interpolate,
     knn,
+    patch_encoder,
+    scale_shift_linear,
+    scale_shift_norm,
 )
 
 POINTS = torch.randn(2, 10, 3)
+ROWS = torch.randn(2, 5, 6)  # activations
+ADAPTER = (torch.randn(4, 6), torch.randn(4), torch.randn(6, 4), torch.randn(6))
+LAYERS = PatchEncoderWeights(
+    *(torch.randn(shape) for shape in ((4, 3), 4, (5, 4), 5, (6, 5), (6, 5), 6, (7, 6), 7))
+)
+VECTOR = torch.randn(6)
 
 
 def with_value(value):
@@ -105,6 +116,60 @@ def with_value(value):
         (lambda: interpolate(POINTS, POINTS, POINTS[:, :4]), "values must be .* one row per point"),
         (lambda: chamfer(POINTS, POINTS[:, :0]), "a and b must hold at least one point"),
         (lambda: chamfer(POINTS, POINTS[:1]), "b must have the batch size of a"),
+        (lambda: dynamic_adapter(ROWS[0], *ADAPTER), r"x must be \[B, T, C\], got \[5, 6\]"),
+        (lambda: dynamic_adapter(ROWS[..., :5], *ADAPTER), r"down_weight must be \[4, 5\], got"),
+        (lambda: dynamic_adapter(ROWS, *ADAPTER[:3], VECTOR[:5]), r"up_bias must be \[6\], got"),
+        (lambda: dynamic_adapter(ROWS.long(), *ADAPTER), "x must be float32.*got int64"),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, norm_weight=VECTOR),
+            "norm_weight and norm_bias must be given together",
+        ),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, scale_weight=VECTOR[None]),
+            "scale_weight and scale_bias must be given together",
+        ),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, mlp_out=ROWS[:1]),
+            r"mlp_out must be \[2, 5, 6\], got \[1, 5, 6\]",
+        ),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, activation="tanh"),
+            'activation must be "gelu", "relu" or "quickgelu", got "tanh"',
+        ),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, memory="none"),
+            'memory must be "default" or "low", got \'none\'',
+        ),
+        (
+            lambda: dynamic_adapter(ROWS, *ADAPTER, dropout=1.5, training=True),
+            r"dropout must lie in \[0, 1\], got 1.5",
+        ),
+        (
+            lambda: patch_encoder(POINTS, LAYERS),
+            r"patches must be \[B, G, K, D\] .*got \[2, 10, 3\]",
+        ),
+        (
+            lambda: patch_encoder(POINTS[:, :, None, :2], LAYERS),
+            r"conv1 must be \[4, 2\], got \[4, 3\]",
+        ),
+        (
+            lambda: patch_encoder(POINTS[:, :, None], LAYERS._replace(conv4=torch.randn(7, 5))),
+            r"conv4 must be \[7, 6\], got \[7, 5\]",
+        ),
+        (
+            lambda: scale_shift_linear(ROWS, torch.randn(4, 6), None, VECTOR, VECTOR[:4]),
+            r"scale must be \[4\], got \[6\]",
+        ),
+        (
+            lambda: scale_shift_linear(
+                ROWS, torch.randn(4, 6, requires_grad=True), None, VECTOR[:4], VECTOR[:4]
+            ),
+            "weight and bias must be frozen",
+        ),
+        (
+            lambda: scale_shift_norm(ROWS, VECTOR, VECTOR, VECTOR[:3], VECTOR),
+            r"scale must be \[6\], got \[3\]",
+        ),
     ],
 )
 def test_message(call, message):
@@ -223,3 +288,58 @@ def test_fuzz_interpolate_op(values, idx, weights):
 @given(tensors(), tensors())
 def test_fuzz_chamfer(a, b):
     call_safely(chamfer, a, b)
+
+
+some_tensor = st.one_of(st.none(), tensors())
+
+
+@fuzz
+@given(st.tuples(*5 * [tensors()]), st.tuples(*7 * [some_tensor]), st.floats(), st.booleans())
+def test_fuzz_dynamic_adapter(required, optional, dropout, training):
+    names = "norm_weight norm_bias scale_weight scale_bias mlp_out residual path_factor".split()
+    options = dict(zip(names, optional, strict=True))
+    call_safely(lambda: dynamic_adapter(*required, **options, dropout=dropout, training=training))
+
+
+sizes = st.integers(0, 4)
+
+
+@fuzz
+@given(sizes, sizes, sizes, sizes, st.booleans(), st.sampled_from(["default", "low"]))
+def test_any_sizes_of_the_adapter(B, T, C, r, norm, memory):
+    """Where the shapes agree, zeros among them, it either runs both ways or says why not."""
+    x = torch.randn(B, T, C, requires_grad=True)
+    parameters = [torch.randn(r, C), torch.randn(r), torch.randn(C, r), torch.randn(C)]
+    options = {"norm_weight": torch.ones(C), "norm_bias": torch.ones(C)} if norm else {}
+    for parameter in parameters:
+        parameter.requires_grad_()
+
+    def both_ways():
+        out, prompt = dynamic_adapter(x, *parameters, **options, memory=memory)
+        (out.sum() + prompt.sum()).backward()
+
+    call_safely(both_ways)
+
+
+@fuzz
+@given(tensors(), st.lists(sizes, min_size=4, max_size=4), sizes, sizes, sizes)
+def test_any_sizes_of_the_patch_encoder(bias, widths, B, G, K):
+    D, first, middle, last = widths
+    shapes = [(first, D), first, (middle, first), middle, (last, middle), (last, middle), last]
+    weights = [torch.randn(shape) for shape in (*shapes, (3, last), 3)]
+    call_safely(lambda: patch_encoder(torch.randn(B, G, K, D), PatchEncoderWeights(*weights)))
+    weights[1] = bias
+    call_safely(lambda: patch_encoder(torch.randn(B, G, K, D), PatchEncoderWeights(*weights)))
+
+
+@fuzz
+@given(st.tuples(*5 * [tensors()]))
+def test_fuzz_scale_shift(values):
+    call_safely(scale_shift_linear, *values)
+    call_safely(scale_shift_norm, *values)
+
+
+@fuzz
+@given(st.tuples(*4 * [tensors()]))
+def test_fuzz_scale_shift_grad(values):
+    call_safely(torch.ops.dapt.scale_shift_grad, *values)
