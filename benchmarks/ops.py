@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from layers import adapter_cases, patch_encoder_cases, scale_shift_cases
 from measure import Case, machine, measure, write_json
 from torch import Tensor
 
@@ -270,6 +271,9 @@ SUITES = {
     "group": group_cases,
     "ball_query": ball_query_cases,
     "chamfer": chamfer_cases,
+    "patch_encoder": patch_encoder_cases,
+    "adapter": adapter_cases,
+    "scale_shift": scale_shift_cases,
 }
 
 
@@ -277,7 +281,7 @@ SUITES = {
 
 
 def print_row(case: Case) -> None:
-    row = f"{case.op:12} {case.name:34} {case.threads:2} {1e3 * case.seconds['dapt_ext']:10.3f}"
+    row = f"{case.op:13} {case.name:36} {case.threads:2} {1e3 * case.seconds['dapt_ext']:10.3f}"
     if case.peers:
         peer = case.best_peer
         goal = f"{case.goal:g}x" if case.goal else "-"
@@ -321,7 +325,7 @@ def main() -> None:
         parser.error("--device cuda needs a GPU and a torch with CUDA; this torch finds none")
     out = options.out or ROOT / "benchmarks" / "results" / f"ops-{options.device}"
 
-    print(f"{'op':12} {'case':34} {'th':>2} {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
+    print(f"{'op':13} {'case':36} {'th':>2} {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
     cases = []
     for name in options.only.split(","):
         for case in SUITES[name](options.device):
