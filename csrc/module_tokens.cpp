@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/plan_adapter.h"
 #include "cuda/plan_encoder.h"
 #include "module.h"
 #include "ops.h"
@@ -75,6 +76,35 @@ ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
   return args;
 }
 
+void take_forward(Fields& fields, DynamicAdapterArgs& args) {
+  TAKE(x), TAKE(norm_weight), TAKE(norm_bias), TAKE(down_weight), TAKE(down_bias);
+  TAKE(scale_weight), TAKE(scale_bias), TAKE(up_weight), TAKE(up_bias);
+  TAKE(mlp_out), TAKE(residual), TAKE(path_factor), TAKE(seed);
+  TAKE(out), TAKE(prompt_mean), TAKE(hidden), TAKE(stats);
+  TAKE(B), TAKE(T), TAKE(C), TAKE(r);
+  TAKE(x_dtype), TAKE(mlp_dtype), TAKE(residual_dtype), TAKE(out_dtype), TAKE(compute);
+  TAKE(activation), TAKE(static_scale), TAKE(dropout), TAKE(eps), TAKE(tf32);
+}
+
+DynamicAdapterArgs dynamic_adapter_args(const py::kwargs& given) {
+  Fields fields(given);
+  DynamicAdapterArgs args{};
+  take_forward(fields, args);
+  fields.finish();
+  return args;
+}
+
+DynamicAdapterBackwardArgs dynamic_adapter_backward_args(const py::kwargs& given) {
+  Fields fields(given);
+  DynamicAdapterBackwardArgs args{};
+  take_forward(fields, args.forward);
+  TAKE(grad_out), TAKE(grad_prompt_mean), TAKE(grad_x), TAKE(grad_mlp_out);
+  TAKE(grad_norm_weight), TAKE(grad_norm_bias), TAKE(grad_down_weight), TAKE(grad_down_bias);
+  TAKE(grad_scale_weight), TAKE(grad_scale_bias), TAKE(grad_up_weight), TAKE(grad_up_bias);
+  fields.finish();
+  return args;
+}
+
 #undef TAKE
 
 /// Runs a launcher with scratch memory of exactly the size asked for, so that a sanitizer sees what
@@ -92,6 +122,11 @@ void with_context(const Launch& launch) {
 void bind_token_plans(py::module_ m) {
   py::class_<cuda::EncoderPlan>(m, "EncoderPlan", py::module_local())
       .def("__repr__", [](const cuda::EncoderPlan& plan) { return describe(plan); });
+  py::class_<cuda::AdapterPlan>(m, "AdapterPlan", py::module_local())
+      .def("__repr__", [](const cuda::AdapterPlan& plan) { return describe(plan); });
+  m.def("dynamic_adapter", [](const cuda::Device& device, const py::kwargs& given) {
+    return cuda::plan_adapter(dynamic_adapter_args(given), device);
+  });
   m.def("patch_encoder", [](const cuda::Device& device, const py::kwargs& given) {
     return cuda::plan_encoder(patch_encoder_args(given), device);
   });
@@ -103,6 +138,18 @@ void bind_tokens_on_host(py::module_ m) {
     with_context([&](const Context& context) {
       rows > 0 ? cuda::patch_encoder(args, cuda::plan_encoder_with(rows, args), context)
                : cuda::patch_encoder(args, context);
+    });
+  });
+  m.def("dynamic_adapter", [](const cuda::Device& device, const py::kwargs& given) {
+    const DynamicAdapterArgs args = dynamic_adapter_args(given);
+    with_context([&](const Context& context) {
+      cuda::dynamic_adapter(args, cuda::plan_adapter(args, device), context);
+    });
+  });
+  m.def("dynamic_adapter_backward", [](const cuda::Device& device, const py::kwargs& given) {
+    const DynamicAdapterBackwardArgs args = dynamic_adapter_backward_args(given);
+    with_context([&](const Context& context) {
+      cuda::dynamic_adapter_backward(args, cuda::plan_adapter(args, device), context);
     });
   });
   m.def("scale_shift_grad", [](const py::kwargs& given) {

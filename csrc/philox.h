@@ -18,7 +18,11 @@ struct Words {
 /// Four words of 32 random bits for a counter (three words; the fourth is zero) and a key.
 DAPT_HOST_DEVICE inline Words philox(uint32_t x, uint32_t y, uint32_t z, uint64_t seed) {
   uint32_t w = 0, key_x = uint32_t(seed), key_y = uint32_t(seed >> 32);
+#ifdef __CUDACC__
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * x, b = uint64_t{0xCD9E8D57} * z;
     x = uint32_t(b >> 32) ^ y ^ key_x;

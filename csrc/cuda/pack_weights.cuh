@@ -89,15 +89,18 @@ class WeightPacker {
 };
 
 /// sums += a tile of 16 rows times 16 packed columns, over `blocks` blocks of the inner dimension.
+/// The weight of the next block is on its way while one is multiplied.
 template <class Product>
 __device__ __forceinline__ void multiply_tile(typename Product::Sum (&sums)[8],
                                               const typename Product::Element* rows, int stride,
                                               const typename Product::Element* packed, int blocks) {
-#pragma unroll 4
+  constexpr int kUnit = kTileColumns * Product::kBlock;
+  auto next = Product::load_right(packed);
+#pragma unroll 1
   for (int block = 0; block < blocks; ++block) {
-    const auto right = Product::load_right(packed + block * kTileColumns * Product::kBlock);
-    const auto left = Product::load_left(rows + block * Product::kBlock, stride);
-    Product::multiply(sums, left, right);
+    const auto right = next;
+    next = Product::load_right(packed + min(block + 1, blocks - 1) * kUnit);
+    Product::multiply(sums, Product::load_left(rows + block * Product::kBlock, stride), right);
   }
 }
 

@@ -26,39 +26,47 @@ struct RowSums {
   }
 };
 
-constexpr int kSumColumns = 32, kSumLanes = 16;
+constexpr int kSumThreads = 512, kMostSumLanes = 16;
 
-// Parallel over columns of all sums, 32 a block; 16 lanes share the rows of each.
+/// Threads that share the rows of a column.
+__host__ __device__ constexpr int sum_lanes(int64_t rows) { return rows > 32 ? kMostSumLanes : 1; }
+__host__ __device__ constexpr int64_t sum_blocks(int64_t rows, int64_t size) {
+  return (size * sum_lanes(rows) + kSumThreads - 1) / kSumThreads;
+}
+
+// Parallel over columns of all sums, and 16 lanes of the rows where those are many.
 template <class Sum>
-__global__ void __launch_bounds__(kSumColumns* kSumLanes) sum_rows_kernel(const RowSums<Sum> sums) {
-  __shared__ Sum lanes[kSumLanes][kSumColumns];
+__global__ void __launch_bounds__(kSumThreads) sum_rows_kernel(const RowSums<Sum> sums) {
+  __shared__ Sum of_lanes[kSumThreads];
   int64_t block = blockIdx.x;
   int job = 0;
-  while (block >= (sums.at[job].size + kSumColumns - 1) / kSumColumns)
-    block -= (sums.at[job++].size + kSumColumns - 1) / kSumColumns;
+  while (block >= sum_blocks(sums.at[job].rows, sums.at[job].size)) {
+    block -= sum_blocks(sums.at[job].rows, sums.at[job].size);
+    ++job;
+  }
   const RowSum<Sum>& own = sums.at[job];
-  const int column = threadIdx.x % kSumColumns, lane = threadIdx.x / kSumColumns;
-  const int64_t i = block * kSumColumns + column;
+  const int lanes = sum_lanes(own.rows), columns = kSumThreads / lanes;
+  const int column = threadIdx.x % columns, lane = threadIdx.x / columns;
+  const int64_t i = block * columns + column;
   Sum sum = 0;
   if (i < own.size) {
 #pragma unroll 6
-    for (int64_t row = lane; row < own.rows; row += kSumLanes)
+    for (int64_t row = lane; row < own.rows; row += lanes)
       sum += own.partials[row * own.stride + i];
   }
-  lanes[lane][column] = sum;
+  of_lanes[threadIdx.x] = sum;
   __syncthreads();
   if (lane > 0 || i >= own.size) return;
-#pragma unroll
-  for (int other = 1; other < kSumLanes; ++other) sum += lanes[other][column];
+  for (int other = 1; other < lanes; ++other) sum += of_lanes[other * columns + column];
   own.out[i] = own.divisor ? sum / own.divisor[i] : sum;
 }
 
 template <class Sum>
 void sum_rows(const RowSums<Sum>& sums, cudaStream_t stream) {
   int64_t blocks = 0;
-  for (int i = 0; i < sums.count; ++i) blocks += ceil_div(sums.at[i].size, kSumColumns);
+  for (int i = 0; i < sums.count; ++i) blocks += sum_blocks(sums.at[i].rows, sums.at[i].size);
   if (blocks == 0) return;
-  DAPT_LAUNCH((sum_rows_kernel<Sum>), grid_of(blocks), kSumColumns * kSumLanes, 0, stream, sums);
+  DAPT_LAUNCH((sum_rows_kernel<Sum>), grid_of(blocks), kSumThreads, 0, stream, sums);
 }
 
 }  // namespace dapt::cuda

@@ -77,3 +77,45 @@ def test_an_index_off_by_one_is_caught(tmp_path, broken):
         assert done.returncode and "heap-buffer-overflow" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
+
+
+ADAPTER_EXPORT = """
+#include <list>
+#include <vector>
+#include "cuda_on_host/execution.h"
+#include "ops.h"
+extern "C" __attribute__((visibility("default")))
+void run_adapter(const float* x, const float* down, const float* up, const float* bias, float* out,
+                 int64_t T, int64_t C, int64_t r, uint64_t seed) {
+  dapt::on_host::set_seed(seed);
+  std::vector<float> stats(3 * T);
+  const dapt::DynamicAdapterArgs args{
+      .x = x, .down_weight = down, .down_bias = bias, .up_weight = up, .up_bias = bias,
+      .out = out, .stats = stats.data(), .B = 1, .T = T, .C = C, .r = r, .static_scale = 1};
+  std::list<std::vector<char>> memory;
+  dapt::Context context;
+  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes).data(); };
+  dapt::cuda::dynamic_adapter(args, context);
+}
+"""
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1])
+def test_a_missing_barrier_changes_the_adapter(tmp_path, missing):
+    parts = (CSRC / "cuda" / "dynamic_adapter.cu").read_text().split("  __syncthreads();\n")
+    assert len(parts) == 3, "the kernel no longer has two barriers"
+    barriers = ["" if i == missing else "  __syncthreads();\n" for i in range(2)]
+    kernel, export = tmp_path / "dynamic_adapter.cu", tmp_path / "export.cpp"
+    kernel.write_text(parts[0] + barriers[0] + parts[1] + barriers[1] + parts[2])
+    export.write_text(ADAPTER_EXPORT)
+    run = ctypes.CDLL(compile_host([kernel, export, CSRC / "cuda" / "device.cu"])).run_adapter
+    T, C, r = 20, 64, 48
+    x, down, up = torch.randn(T, C), torch.randn(r, C) / 8, torch.randn(C, r) / 7
+    expected = torch.nn.functional.gelu(x @ down.T) @ up.T
+    close = []
+    for seed in range(5):
+        out = torch.empty(T, C)
+        arrays = (x, down, up, torch.zeros(C), out)
+        run(*(ctypes.c_void_p(a.data_ptr()) for a in arrays), *map(ctypes.c_int64, (T, C, r, seed)))
+        close.append(torch.allclose(out, expected, atol=1e-4))
+    assert close == [True] * 5 if missing is None else not all(close)

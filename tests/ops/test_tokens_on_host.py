@@ -8,7 +8,7 @@ from host_module import on_host, plans
 SEEDS = (0, 1)
 DTYPES = {
     "float64": (torch.float64, 1e-13),
-    "float32": (torch.float32, 2e-6),
+    "float32": (torch.float32, 1e-5),
     "tf32": (torch.float32, 2e-3),
     "float16": (torch.float16, 2e-3),
     "bfloat16": (torch.bfloat16, 1e-2),
@@ -49,12 +49,12 @@ def run(kernel, outputs, *leading, **given):
     return results[0]
 
 
-def check(actual, expected, tolerance, name=""):
-    """By relative 2-norm, and a NaN only where one is expected."""
+def check(actual, expected, tolerance, name="", least=1e-30):
+    """By 2-norm relative to that expected or to `least`, and a NaN only where one is expected."""
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, name
     assert torch.equal(actual.isnan(), expected.isnan()), name
     actual, expected = actual.double().nan_to_num(), expected.double().nan_to_num()
-    error = (actual - expected).norm() / expected.norm().clamp_min(1e-30)
+    error = (actual - expected).norm() / expected.norm().clamp_min(least)
     assert error <= tolerance, f"{name}: {error:.1e}"
 
 
@@ -143,3 +143,196 @@ def test_patch_encoder_plans():
         plans.patch_encoder(device, **published, compute="float64")
     with pytest.raises(ValueError, match="does not fit the GPU's shared memory"):
         plans.patch_encoder(plans.A100, **{**published, "last": 20_000}, compute="float32")
+
+
+# --- dynamic adapter ------------------------------------------------------------------------------
+
+TINY = plans.Device(multiprocessors=1, shared_per_block=227 * 1024, max_cluster=1, major=9, minor=0)
+PARAMETERS = (
+    "norm_weight", "norm_bias", "down_weight", "down_bias",
+    "scale_weight", "scale_bias", "up_weight", "up_bias",
+)  # fmt: skip
+ACTIVATIONS = ("gelu", "relu", "quickgelu")
+
+
+def make_adapter(B, T, C, r, dtype, norm=True, scale=True):
+    """The inputs of torch.ops.dapt.dynamic_adapter that are tensors."""
+    high = sum_dtype(dtype)
+    return {
+        "x": (2 * torch.randn(B, T, C) + 0.5).to(dtype),
+        "norm_weight": torch.randn(C).to(high) if norm else None,
+        "norm_bias": torch.randn(C).to(high) if norm else None,
+        "down_weight": (torch.randn(r, C) / C**0.5).to(dtype),
+        "down_bias": torch.randn(r).to(high),
+        "scale_weight": (torch.randn(1, C) / C**0.5).to(high) if scale else None,
+        "scale_bias": (0.5 + torch.rand(1)).to(high) if scale else None,
+        "up_weight": (torch.randn(C, r) / r**0.5).to(dtype),
+        "up_bias": torch.randn(C).to(high),
+    }
+
+
+def run_adapter(
+    kind, B, T, C, r, *, device=plans.H100, activation="gelu", dropout=0.0, low=False, prompt=True,
+    mlp=True, residual=True, path=True, norm=True, scale=True, frozen=(), mixed=False,
+):  # fmt: skip
+    """Forward and backward of the kernels against the ops of the CPU."""
+    dtype, tolerance = DTYPES[kind]
+    tf32 = kind == "tf32"
+    given = make_adapter(B, T, C, r, dtype, norm, scale)
+    high = sum_dtype(dtype)
+    other = torch.float32 if mixed else dtype
+    given["mlp_out"] = torch.randn(B, T, C).to(other) if mlp else None
+    given["residual"] = torch.randn(B, T, C).to(other) if residual else None
+    given["path_factor"] = torch.tensor([0.0, 1.25, 1.0] * B)[:B].to(high) if path else None
+    given["seed"] = torch.randint(2**63 - 1, ()) if dropout else None
+    scalars = dict(static_scale=0.7, dropout=dropout, eps=1e-5)
+    expected = torch.ops.dapt.dynamic_adapter(
+        *given.values(), activation, *scalars.values(), dtype, other, prompt, not low
+    )
+    shared = dict(
+        **{n: t for n, t in given.items() if n not in ("mlp_out", "residual")},
+        B=B, T=T, C=C, r=r, x_dtype=dtype, mlp_dtype=other, residual_dtype=other, out_dtype=other,
+        compute=dtype, activation=ACTIVATIONS.index(activation), tf32=tf32, **scalars,
+    )  # fmt: skip
+    outputs = {
+        "out": torch.empty(B, T, C, dtype=other),
+        "prompt_mean": torch.empty(B, C, dtype=other) if prompt else None,
+        "hidden": None if low else torch.empty(B, T, r, dtype=dtype),
+        "stats": torch.empty(B, T, 3, dtype=high),
+    }
+    made = run(
+        on_host.dynamic_adapter, outputs, device, **shared,
+        mlp_out=given["mlp_out"], residual=given["residual"],
+    )  # fmt: skip
+    hidden, stats = made.get("hidden"), made["stats"]
+    live = stats[..., 2:] != 0  # the CPU leaves the hidden row out where nothing comes of it
+    for (name, mine), theirs in zip(outputs.items(), expected, strict=True):
+        if name == "hidden" and not low:
+            check(hidden.where(live, 0), theirs.where(live, 0), tolerance, name)
+        elif mine is not None:
+            check(made[name], theirs, tolerance, name)
+
+    grad_out = torch.randn(B, T, C).to(other)
+    grad_prompt = torch.randn(B, C).to(other) * T if prompt else None
+    shapes = {"x": (given["x"].shape, dtype), "mlp_out": ((B, T, C), other)}
+    shapes |= {n: (given[n].shape, high) for n in PARAMETERS if given[n] is not None}
+    order = ["x", "mlp_out", *PARAMETERS]
+    kept = [n for n in order if n in shapes and n not in frozen]
+    tensors = [given[n] for n in ("x", *PARAMETERS, "path_factor", "seed")]
+    expected = torch.ops.dapt.dynamic_adapter_backward(
+        grad_out, grad_prompt, *tensors, expected[3], None if low else expected[2], activation,
+        0.7, dropout, dtype, other, sum(1 << order.index(name) for name in shapes),
+    )  # fmt: skip
+    grads = run(
+        on_host.dynamic_adapter_backward,
+        {f"grad_{n}": torch.empty(shapes[n][0], dtype=shapes[n][1]) for n in kept},
+        device, **shared, stats=stats, hidden=hidden, grad_out=grad_out,
+        grad_prompt_mean=grad_prompt,
+    )  # fmt: skip
+    # The terms of a single number may cancel: it is measured by the same terms times those of z.
+    usual = {
+        f"{of}_bias": expected[order.index(f"{of}_weight")].double().norm() / C**0.5
+        for of in ("scale", "down")
+    }
+    for name in kept:
+        least = max(float(usual.get(name, 0)), 1e-30)
+        slack = 10 if name.startswith("scale") else 4  # one number a token, of C terms that cancel
+        check(grads[f"grad_{name}"], expected[order.index(name)], slack * tolerance, name, least)
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("C, r", [(48, 1), (96, 30), (192, 64), (50, 8), (131, 72)])
+def test_adapter(kind, C, r):
+    run_adapter(kind, 3, 21, C, r, dropout=0.3)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("B, T, C, r", [(1, 1, 1024, 64), (1, 17, 384, 256), (2, 16, 768, 72)])
+def test_adapter_of_wide_rows(kind, B, T, C, r):
+    run_adapter(kind, B, T, C, r)
+
+
+@pytest.mark.parametrize("kind", ["float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(low=True, dropout=0.5),
+        dict(low=True, prompt=False, path=False),
+        dict(norm=False, scale=False),
+        dict(activation="relu", norm=False),
+        dict(activation="quickgelu", scale=False),
+        dict(mlp=False, residual=False, path=False),
+        dict(frozen=("x", "norm_weight", "norm_bias")),
+        dict(frozen=("x", "mlp_out", "down_weight", "scale_weight", "up_bias"), norm=False),
+        dict(frozen=("x", "norm_weight", "norm_bias", "down_bias", "scale_bias", "down_weight")),
+        dict(frozen=PARAMETERS),
+    ],
+    ids=str,
+)
+def test_adapter_options(kind, options):
+    run_adapter(kind, 2, 35, 60, 20, **options)
+
+
+@pytest.mark.parametrize("by_cloud", [True, False])
+def test_adapter_of_many_tiles_per_block(by_cloud):
+    """Few multiprocessors: a block sums over several tiles, some across a cloud's end."""
+    run_adapter("float32", 5, 70, 40, 12, device=TINY, prompt=by_cloud, path=by_cloud)
+
+
+def test_adapter_in_mixed_dtypes():
+    run_adapter("bfloat16", 2, 20, 64, 16, mixed=True)
+
+
+def test_adapter_reads_rows_that_are_not_aligned():
+    """x begins in the middle of a vector load."""
+    given = make_adapter(1, 3, 64, 8, torch.float32)
+    moved = torch.empty(3 * 64 + 1)[1:].view(1, 3, 64).copy_(given["x"])
+    results = []
+    for x in (given["x"], moved):
+        made = run(
+            on_host.dynamic_adapter,
+            {"out": torch.empty(1, 3, 64), "stats": torch.empty(1, 3, 3)},
+            plans.H100, **{**given, "x": x}, B=1, T=3, C=64, r=8, x_dtype=x.dtype,
+            out_dtype=x.dtype, compute=x.dtype, eps=1e-5,
+        )  # fmt: skip
+        results.append(made["out"])
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 1.0])
+def test_dropout_mask_is_that_of_the_cpu(kind, rate):
+    """out - residual is the active row itself where up_weight is the identity, so its zeros are the
+    mask."""
+    dtype, _ = DTYPES[kind]
+    T, C = 37, 30
+    given = make_adapter(1, T, C, C, dtype, norm=False, scale=False)
+    given["down_bias"] += 10  # no unit is zero by itself
+    given["up_weight"] = torch.eye(C, dtype=dtype)
+    given["up_bias"].zero_()
+    seed = torch.randint(2**63 - 1, ())
+    out, *_ = torch.ops.dapt.dynamic_adapter(
+        *given.values(), None, None, None, seed, "gelu", 1.0, rate, 1e-5, dtype, dtype, False, False
+    )
+    made = run(
+        on_host.dynamic_adapter,
+        {"out": torch.empty_like(out), "stats": torch.empty(1, T, 3, dtype=sum_dtype(dtype))},
+        plans.H100, **given, seed=seed, B=1, T=T, C=C, r=C, x_dtype=dtype, out_dtype=dtype,
+        compute=dtype, static_scale=1.0, dropout=rate,
+    )  # fmt: skip
+    dropped = made["out"] == 0
+    assert torch.equal(dropped, out == 0)
+    assert abs(dropped.double().mean() - rate) <= 0.1
+
+
+def test_adapter_without_tokens():
+    run_adapter("float32", 2, 0, 8, 4, prompt=False)
+
+
+def test_adapter_plans():
+    shape = dict(B=32, T=137, C=384, r=64, path_factor=1)
+    for device in (plans.H100, plans.A100):
+        assert repr(plans.dynamic_adapter(device, **shape, compute="bfloat16")).startswith("288 ")
+        plans.dynamic_adapter(device, **{**shape, "C": 1024, "r": 256}, compute="float32")
+    with pytest.raises(ValueError, match="needs .* bytes of the GPU's shared memory"):
+        plans.dynamic_adapter(plans.A100, **{**shape, "C": 10_000}, compute="float32")
