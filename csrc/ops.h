@@ -102,17 +102,18 @@ struct ChamferArgs {
 };
 
 /// The frozen mini-PointNet with its batch norms folded in:
-///   f = conv2 · ReLU(conv1 · point + bias1);   g = maximum of f over the patch's points
-///   token = maximum over the points of conv4 · ReLU(conv3_global · g + conv3_local · f + bias3),
+///   h = ReLU(conv1 · point + bias1);   g = maximum of conv2 · h over the patch's points
+///   token = maximum over the points of conv4 · ReLU(conv3_global · g + conv3_local · h + bias3),
 ///   plus bias4
-/// conv2's bias is folded into bias3. A NaN point makes its own patch's token NaN.
+/// Nothing stands between the second layer and the third, so conv2 is multiplied into conv3_local,
+/// and its bias is folded into bias3. A NaN point makes its own patch's token NaN.
 struct PatchEncoderArgs {
   const void* patches;       // [P, K, D]; it, the weights and the tokens are of `compute`
   const void* conv1;         // [first, D]
   const void* bias1;         // [first] of float64 where `compute` is, else float32; as all biases
   const void* conv2;         // [middle, first]
   const void* conv3_global;  // [last, middle]
-  const void* conv3_local;   // [last, middle]
+  const void* conv3_local;   // [last, first]
   const void* bias3;         // [last]
   const void* conv4;         // [C, last]
   const void* bias4;         // [C]

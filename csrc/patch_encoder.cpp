@@ -31,7 +31,7 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
   const Tensor bias1 = bias(bias1_any, "bias1", first);
   const Tensor conv2 = weight(conv2_any, "conv2", {middle, first});
   const Tensor conv3_global = weight(conv3_global_any, "conv3_global", {last, middle});
-  const Tensor conv3_local = weight(conv3_local_any, "conv3_local", {last, middle});
+  const Tensor conv3_local = weight(conv3_local_any, "conv3_local", {last, first});
   const Tensor bias3 = bias(bias3_any, "bias3", last);
   const Tensor conv4 = weight(conv4_any, "conv4", {C, last});
   const Tensor bias4 = bias(bias4_any, "bias4", C);

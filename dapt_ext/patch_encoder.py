@@ -63,10 +63,13 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
             "freeze them, or call it under torch.no_grad()"
         )
     w = weights
-    # max(f + bias2) = max f + bias2, so bias2 moves behind the maximum
-    bias3 = w.bias3 + (w.conv3_global + w.conv3_local) @ w.bias2
+    # max(f + bias2) = max f + bias2, so bias2 moves behind the maximum; and what a point's own f
+    # adds to the third layer is a product with what the second one saw.
+    with torch.autocast(patches.device.type, enabled=False):
+        bias3 = w.bias3 + (w.conv3_global + w.conv3_local) @ w.bias2
+        conv3_local = w.conv3_local @ w.conv2
     return ops.patch_encoder(
-        patches, w.conv1, w.bias1, w.conv2, w.conv3_global, w.conv3_local, bias3, w.conv4, w.bias4,
+        patches, w.conv1, w.bias1, w.conv2, w.conv3_global, conv3_local, bias3, w.conv4, w.bias4,
         product_dtype(patches), tf32_allowed(),
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ struct Encoder {
     }
 
     multiply(whole.data, a.conv3_global, whole3, count, middle);
-    multiply(layer2.data, a.conv3_local, layer3, points, middle);
+    multiply(layer1.data, a.conv3_local, layer3, points, first);
     for (int64_t p = 0; p < count; ++p) {
       const Sum *from = whole3.read(p), *bias = vec(a.bias3);
       for_each(last, [=, to = whole_bias.data()](int64_t c) { to[c] = from[c] + bias[c]; });

@@ -155,12 +155,11 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
   constexpr int kTiles = Product::kRowTiles;
   const EncoderPlan& plan = a.plan;
   DAPT_DYNAMIC_SHARED(char, shared);
-  auto* const input = reinterpret_cast<Element*>(shared);                    // [rows, D]
-  auto* const layer1 = reinterpret_cast<Element*>(shared + plan.first_at);   // [rows, first]
-  auto* const layer2 = reinterpret_cast<Element*>(shared + plan.middle_at);  // [rows, middle]
-  auto* const patch_rows = reinterpret_cast<Element*>(shared);               // [16, middle]
-  auto* const layer3 = reinterpret_cast<Element*>(shared);                   // [rows, last]
-  auto* const whole3 = reinterpret_cast<Sum*>(shared + plan.whole_at);       // [patches, last]
+  auto* const input = reinterpret_cast<Element*>(shared);                   // [rows, D]
+  auto* const patch_rows = reinterpret_cast<Element*>(shared);              // [16, middle]
+  auto* const layer3 = reinterpret_cast<Element*>(shared);                  // [rows, last]
+  auto* const layer1 = reinterpret_cast<Element*>(shared + plan.first_at);  // [rows, first]
+  auto* const whole3 = reinterpret_cast<Sum*>(shared + plan.whole_at);      // [patches, last]
   auto* const maxima = reinterpret_cast<Order<Sum>*>(shared + plan.maxima_at);
 
   const int64_t patch = static_cast<int64_t>(blockIdx.x) * plan.patches;
@@ -171,8 +170,8 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
     const Order<Sum> lowest = ~order_of(Sum(__uint_as_float(0x7fffffff)));
     for (int i = threadIdx.x; i < patches * width; i += kEncoderThreads) maxima[i] = lowest;
   };
-  // Two layers of the points from `begin` on.
-  const auto encode_points = [&](int begin, int valid, int row_tiles, bool raise) {
+  // The first layer of the points from `begin` on.
+  const auto encode_points = [&](int begin, int valid, int row_tiles) {
     const int width = a.input_blocks * Product::kBlock;
     for (int i = threadIdx.x; i < row_tiles * kTileRows * width; i += kEncoderThreads) {
       const int row = i / width, d = i % width;
@@ -190,21 +189,20 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
                                [&](int, int i, Sum sum) { return clipped(sum + bias.at[i]); });
         });
     __syncthreads();
-    multiply_rows<Product>(
-        layer1, plan.first_stride, row_tiles, a.conv2, plan.middle_width / kTileColumns,
-        a.first_blocks, [&](int row_tile, int tiles, int c, const Sum(&sums)[kTiles][8]) {
-          store_layer<Product>(layer2, plan.middle_stride, row_tile, tiles, c, sums,
-                               [](int, int, Sum sum) { return sum; });
-          if (raise) raise_maxima(maxima, plan.middle_width, K, valid, row_tile, tiles, c, sums);
-        });
-    __syncthreads();
   };
 
   clear_maxima(plan.middle_width);
   for (int chunk = 0; chunk < plan.chunks; ++chunk) {
     const int begin = chunk * plan.rows, valid = min(points - begin, plan.rows);
-    encode_points(begin, valid, (valid + kTileRows - 1) / kTileRows, true);
+    const int row_tiles = (valid + kTileRows - 1) / kTileRows;
+    encode_points(begin, valid, row_tiles);
+    multiply_rows<Product>(
+        layer1, plan.first_stride, row_tiles, a.conv2, plan.middle_width / kTileColumns,
+        a.first_blocks, [&](int row_tile, int tiles, int c, const Sum(&sums)[kTiles][8]) {
+          raise_maxima(maxima, plan.middle_width, K, valid, row_tile, tiles, c, sums);
+        });
   }
+  __syncthreads();
 
   for (int i = threadIdx.x; i < kTileRows * plan.middle_width; i += kEncoderThreads) {
     const int row = i / plan.middle_width, c = i % plan.middle_width;
@@ -229,10 +227,10 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
   for (int chunk = 0; chunk < plan.chunks; ++chunk) {
     const int begin = chunk * plan.rows, valid = min(points - begin, plan.rows);
     const int row_tiles = (valid + kTileRows - 1) / kTileRows;
-    if (plan.chunks > 1) encode_points(begin, valid, row_tiles, false);
+    if (plan.chunks > 1) encode_points(begin, valid, row_tiles);
     multiply_rows<Product>(
-        layer2, plan.middle_stride, row_tiles, a.conv3_local, plan.last_width / kTileColumns,
-        a.middle_blocks, [&](int row_tile, int tiles, int c, const Sum(&sums)[kTiles][8]) {
+        layer1, plan.first_stride, row_tiles, a.conv3_local, plan.last_width / kTileColumns,
+        a.first_blocks, [&](int row_tile, int tiles, int c, const Sum(&sums)[kTiles][8]) {
           store_layer<Product>(layer3, plan.last_stride, row_tile, tiles, c, sums,
                                [&](int row, int i, Sum sum) {
                                  const int own = min(row / K, patches - 1);
@@ -278,7 +276,7 @@ void encode(const PatchEncoderArgs& args, const EncoderPlan& plan, const Context
       .conv1 = packer.add(args.conv1, args.first, args.D),
       .conv2 = packer.add(args.conv2, args.middle, args.first),
       .conv3_global = packer.add(args.conv3_global, args.last, args.middle),
-      .conv3_local = packer.add(args.conv3_local, args.last, args.middle),
+      .conv3_local = packer.add(args.conv3_local, args.last, args.first),
       .conv4 = packer.add(args.conv4, args.C, args.last),
       .input_blocks = blocks(args.D),
       .first_blocks = blocks(args.first),

@@ -123,8 +123,10 @@ def test_no_gradient_is_promised():
 def test_opcheck_and_compile():
     weights = cast(make_weights(C=24), torch.float32)
     patches = torch.randn(2, 3, 8, 3)
-    arguments = [t for name, t in weights._asdict().items() if name != "bias2"]
-    opcheck(torch.ops.dapt.patch_encoder, (patches, *arguments, torch.float32, False))
+    local = weights.conv3_local @ weights.conv2
+    arguments = weights._replace(conv3_local=local)._asdict()
+    del arguments["bias2"]
+    opcheck(torch.ops.dapt.patch_encoder, (patches, *arguments.values(), torch.float32, False))
     compiled = torch.compile(patch_encoder, fullgraph=True)
     torch.testing.assert_close(compiled(patches, weights), patch_encoder(patches, weights))
 

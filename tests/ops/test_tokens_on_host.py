@@ -91,7 +91,7 @@ def make_encoder(D, first, middle, last, C, dtype):
 
     return {
         "conv1": weight(first, D), "bias1": bias(first), "conv2": weight(middle, first),
-        "conv3_global": weight(last, middle), "conv3_local": weight(last, middle),
+        "conv3_global": weight(last, middle), "conv3_local": weight(last, first),
         "bias3": bias(last), "conv4": weight(C, last), "bias4": bias(C),
     }  # fmt: skip
 
