@@ -70,9 +70,15 @@ __device__ __forceinline__ Element* quad_of(Element* rows, int64_t row, int64_t 
   return rows + row * stride + c;
 }
 
+/// On a multiprocessor; as many as leave a thread enough registers.
+template <class Product>
+constexpr int kRowBlocks = sizeof(typename Product::Element) == 2   ? 3
+                           : sizeof(typename Product::Element) == 4 ? 2
+                                                                    : 1;
+
 // Parallel over runs of tiles of 16 tokens; in a block a warp per 16 columns of each product.
 template <class Product>
-__global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum) == 4 ? 2 : 1)
+__global__ void __launch_bounds__(kAdapterThreads, kRowBlocks<Product>)
     adapter_rows_kernel(const AdapterBackward<Product> args) {
   using Element = typename Product::Element;
   using Sum = typename Product::Sum;

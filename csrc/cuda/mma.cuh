@@ -15,6 +15,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cuda/device.h"
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "ops.h"
@@ -111,10 +112,12 @@ struct TensorCore {
 #ifdef DAPT_ON_HOST
       return value != value ? value
                             : __uint_as_float((__float_as_uint(value) + 0x1000) & 0xffffe000);
-#else
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
       uint32_t bits;
       asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
       return __uint_as_float(bits);
+#else
+      return value;
 #endif
     }
   }
@@ -311,6 +314,13 @@ struct Fma {
 /// Calls f with the way in which products of this dtype are computed.
 template <class Function>
 void with_product(Real compute, bool tf32, const Function& f) {
+  const Device device = current_device();
+  if (device.major < 8 && compute != Real::f64 && (compute != Real::f32 || tf32)) {
+    throw std::runtime_error(
+        "float16, bfloat16 and tf32 need compute capability 8.0, the GPU has " +
+        std::to_string(device.major) + "." + std::to_string(device.minor) +
+        ": use float32 without torch.backends.cuda.matmul.allow_tf32");
+  }
   switch (compute) {
     case Real::f16: return f(TensorCore<__half>());
     case Real::bf16: return f(TensorCore<__nv_bfloat16>());

@@ -114,8 +114,9 @@ def check_encoder(patches, weights, kind, rows=0):
 @pytest.mark.parametrize("kind", DTYPES)
 def test_patch_encoder_as_published(kind):
     dtype, _ = DTYPES[kind]
-    patches = torch.randn(1, 5 if kind == "bfloat16" else 1, 32, 3).to(dtype)
-    rows = {"float64": 32, "bfloat16": 128}.get(kind, 64)
+    G, K = {"bfloat16": (5, 32), "float64": (1, 12)}.get(kind, (1, 32))
+    patches = torch.randn(1, G, K, 3).to(dtype)
+    rows = {"float64": 16, "bfloat16": 128}.get(kind, 64)
     check_encoder(patches, make_encoder(3, 128, 256, 512, 384, dtype), kind, rows)
 
 
