@@ -12,7 +12,7 @@ from dapt.config import PretrainOptions, TrainOptions, Tree, options_in, section
 from dapt.data import PointDataset, has_split, load, split_validation, transforms
 from dapt.distributed import sum_over_processes
 from dapt.errors import UsageError
-from dapt.evaluate import classify, reduction, test_batches
+from dapt.evaluate import SCORES, reduction, test_batches
 from dapt.methods import AdaptedModel, attach, method_class
 from dapt.models import create_autoencoder, create_backbone
 from dapt.runs import RunFolder, write_atomically
@@ -63,6 +63,10 @@ class Job(ABC):
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
         """What has to be known of the training data before the first step."""
 
+    def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
+        """Further measurements for the epoch's line; a job decides in which epochs."""
+        return {}
+
     def final(self, fabric: Fabric) -> dict[str, object]:
         """The result of the best epoch, once."""
         return {}
@@ -71,7 +75,6 @@ class Job(ABC):
 class Adaptation(Job):
     """A frozen backbone, adapted to a task by a method."""
 
-    metric = "validation_accuracy"
     higher_is_better = True
 
     def __init__(self, tree: Tree):
@@ -84,6 +87,8 @@ class Adaptation(Job):
         self.model = build_model(tree, whole.num_classes, whole.class_names, options.seed)
         for dataset in filter(None, (self.train, self.test)):
             check_points(dataset, self.num_points, self.model.backbone)
+        self.task = self.model.adapter.task
+        self.metric = f"validation_{self.task.metric}"
         resample = [transforms.Resample(options.num_points)] if options.num_points else []
         self._views = transforms.Compose([*resample, transforms.augmentation(options.augmentation)])
 
@@ -107,19 +112,23 @@ class Adaptation(Job):
         return self._views(points, share)
 
     def loss(self, network, points, batch, share) -> Tensor:
-        return self.model.adapter.task.loss(network(points), batch)
+        loss = self.task.loss(network(points), batch)
+        extra = self.model.adapter.method.extra_loss(self.model)
+        return loss if extra is None else loss + extra
 
     def evaluate(self, fabric: Fabric) -> dict[str, float]:
         splits = {"validation": self.validation, "test": self.test}
-        return {
+        scores = {
             f"{split}_{name}": value
             for split, dataset in splits.items()
             if dataset is not None
             for name, value in self._scores(dataset, fabric).summary().items()
         }
+        return scores | self.model.adapter.method.meters(self.model)
 
     def _scores(self, dataset: PointDataset, fabric: Fabric):
-        return classify(self.model, dataset, fabric, self.num_points, EVALUATION_BATCH)
+        score = SCORES[self.task.name]
+        return score(self.model, dataset, fabric, self.num_points, EVALUATION_BATCH)
 
     def write(self, folder: RunFolder) -> None:
         self.model.save_adapter(folder.adapter)
@@ -131,12 +140,8 @@ class Adaptation(Job):
     def final(self, fabric: Fabric) -> dict[str, object]:
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
         scores = self._scores(dataset, fabric)
-        return {
-            "split": split,
-            "accuracy": scores.accuracy,
-            "mean_class_accuracy": scores.mean_class_accuracy,
-            "per_class": scores.per_class(dataset.class_names),
-        }
+        per_class = scores.per_class(dataset.class_names)
+        return {"split": split, **scores.summary(), "per_class": per_class}
 
 
 class Pretraining(Job):

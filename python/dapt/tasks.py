@@ -16,6 +16,7 @@ class Task(ABC):
     """The settings of a task: a frozen dataclass."""
 
     name: ClassVar[str]
+    metric: ClassVar[str]  # of its scores, the one that chooses the best epoch; higher is better
 
     @abstractmethod
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
@@ -29,6 +30,7 @@ class Task(ABC):
 @dataclass(frozen=True)
 class Classification(Task):
     name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "accuracy"
 
     num_classes: int
     head: str = "point_mae"  # or "point_bert", "linear": whose layers the head has

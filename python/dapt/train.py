@@ -190,6 +190,7 @@ class Trainer:
             self.mean.swap()
         line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
         line |= self.job.evaluate(self.fabric)
+        line |= self.job.probe(epoch, self.fabric)
         line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         line["seconds"] = round(seconds, 3)
         line["points_per_second"] = round(steps * self._sees() / max(seconds, 1e-9))
@@ -199,8 +200,9 @@ class Trainer:
                 self.job.write(self.folder)
         if self.mean:
             self.mean.swap()
-        if "test_accuracy" in line:
-            self.best_by_test = max(self.best_by_test or 0.0, line["test_accuracy"])
+        by_test = line.get(self.job.metric.replace("validation", "test"))
+        if by_test is not None:
+            self.best_by_test = max(self.best_by_test or 0.0, by_test)
         if self.fabric.is_global_zero:
             self.folder.append_metrics(line)
         bar.end_epoch(line, is_best=self.best is line)

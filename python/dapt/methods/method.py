@@ -44,6 +44,14 @@ class Method(ABC):
     ) -> None:
         """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
 
+    def extra_loss(self, model: "AdaptedModel") -> Tensor | None:
+        """A term that training adds to the task's loss, of the forward pass just made."""
+        return None
+
+    def meters(self, model: "AdaptedModel") -> dict[str, float]:
+        """What the method measures of itself, logged after each evaluation."""
+        return {}
+
 
 METHODS: dict[str, type[Method]] = {}
 

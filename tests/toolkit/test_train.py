@@ -1,0 +1,179 @@
+"""The training loop on tiny clouds: repeatable, resumable, honest about what it did."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dapt import cli
+
+TINY = {
+    "backbone": {
+        "name": "point_mae",
+        "dim": 12,
+        "depth": 2,
+        "num_heads": 2,
+        "encoder_dim": 12,
+        "encoder_widths": [4, 8, 8],
+        "num_groups": 6,
+        "group_size": 5,
+    },
+    "method": {"name": "dapt", "rank": 3},
+    "epochs": 3,
+    "batch_size": 8,
+    "warmup_epochs": 1,
+    "learning_rate": 1e-2,
+    "accelerator": "cpu",
+    "tensorboard": False,
+    "validation": 0.25,
+}
+
+
+def clouds(path, samples=37, points=24, seed=0, **changed):
+    """Flat, long and round clouds, which a network can tell apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples) % 3
+    values = rng.normal(size=(samples, points, 3)).astype(np.float32)
+    values[labels == 1, :, 2] *= 0.05
+    values[labels == 2, :, :2] *= 0.05
+    np.savez(path, **{"points": values, "labels": labels} | changed)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function: `dapt <command>` in this process; returns the run folder and the exit code."""
+    train = clouds(tmp_path / "a.npz")
+    test = clouds(tmp_path / "b.npz", samples=11, seed=1)
+
+    def dapt(out, *flags, command="train", **fields):
+        tree = dict(TINY) if command == "train" else {k: TINY[k] for k in TINY if k != "method"}
+        config = tmp_path / f"{out}.yaml"
+        config.write_text(yaml.safe_dump(tree | fields))
+        words = ["--config", str(config), "--data.train", str(train), "--out", str(tmp_path / out)]
+        if "--with-test" in flags:
+            flags = [flag for flag in flags if flag != "--with-test"] + ["--data.test", str(test)]
+        return tmp_path / out, cli.main([command, *words, *flags])
+
+    return dapt
+
+
+def lines(folder):
+    """metrics.jsonl without what depends on the clock."""
+    text = (folder / "metrics.jsonl").read_text()
+    return [
+        {k: v for k, v in json.loads(line).items() if "second" not in k}
+        for line in text.splitlines()
+    ]
+
+
+def weights(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)["model"]
+
+
+def assert_same_run(one, other):
+    assert lines(one) == lines(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    adapter = "adapter/adapter_model.safetensors"
+    assert (one / adapter).read_bytes() == (other / adapter).read_bytes()
+
+
+def test_same_seed_same_run_and_another_seed_another(run):
+    one, code = run("one")
+    assert code == 0
+    assert_same_run(one, run("two")[0])
+    assert lines(one) != lines(run("three", "--seed", "1")[0])
+
+
+def test_it_learns(run):
+    task = {"name": "classification", "dropout": 0.0}
+    still = {"augmentation": "none", "epochs": 40, "method": {"name": "full"}, "task": task}
+    folder, _ = run("x", "--with-test", **still)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["split"] == "test" and result["accuracy"] > 0.6  # a third by chance
+    assert result["trainable_parameters"] == result["total_parameters"]
+    assert result["saved_activation_bytes"] > 0 and result["seconds_per_step"] > 0
+
+
+def test_the_test_split_does_not_choose_the_epoch(run):
+    """With and without a test file: the same weights, the same best epoch."""
+    alone, tested = run("alone")[0], run("tested", "--with-test")[0]
+    assert (alone / "adapter/adapter_model.safetensors").read_bytes() == (
+        tested / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+    accuracies = [line["validation_accuracy"] for line in lines(tested)]
+    result = json.loads((tested / "result.json").read_text())
+    assert result["best_epoch"] == accuracies.index(max(accuracies))
+    field = max(line["test_accuracy"] for line in lines(tested))
+    assert result["accuracy_of_best_epoch_by_test"] == field
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"accumulate": 2},
+        {"ema": 0.9},
+        {"precision": "bf16"},
+        {"method": {"name": "full"}},
+        {"method": {"name": "linear"}},
+        {"num_points": 16},
+    ],
+    ids=str,
+)
+def test_every_way_to_train_repeats_itself(run, fields):
+    one, code = run("one", **fields)
+    assert code == 0 and len(lines(one)) == 3
+    assert all(np.isfinite(line["train_loss"]) for line in lines(one))
+    assert_same_run(one, run("two", **fields)[0])
+
+
+def test_accumulation_is_the_larger_batch(run):
+    """Without chance in the network and the views, two batches of 7 are one of 14."""
+    still = {
+        "augmentation": "none",
+        "method": {"name": "linear"},
+        "task": {"name": "classification", "head": "linear", "dropout": 0.0},
+        "min_learning_rate": TINY["learning_rate"],
+    }
+    whole = lines(run("whole", **still, batch_size=14)[0])
+    halves = lines(run("halves", **still, batch_size=7, accumulate=2)[0])
+    for one, other in zip(whole, halves, strict=True):
+        assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-4)
+
+
+def test_patience_stops_early(run):
+    folder, _ = run("x", "--epochs", "60", "--patience", "2", "--learning_rate", "1e-9")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["epochs"] < 60 and result["epochs"] >= result["best_epoch"] + 3
+
+
+def test_pretraining_lowers_the_loss_and_leaves_a_backbone(run, tmp_path):
+    folder, code = run("pre", "--epochs", "8", command="pretrain", num_points=None)
+    assert code == 0
+    assert lines(folder)[-1]["validation_loss"] < lines(folder)[0]["validation_loss"]
+    checkpoint = str(folder / "backbone.safetensors")
+    assert run("fine", "--backbone.checkpoint", checkpoint)[1] == 0
+
+
+def test_a_method_adds_a_loss_and_meters(run, monkeypatch):
+    from dapt.methods import Dapt
+
+    plain = lines(run("plain")[0])
+    monkeypatch.setattr(Dapt, "extra_loss", lambda self, model: torch.tensor(5.0))
+    monkeypatch.setattr(Dapt, "meters", lambda self, model: {"share": 0.25})
+    more = lines(run("more")[0])
+    assert more[0]["train_loss"] == pytest.approx(plain[0]["train_loss"] + 5)
+    assert more[0]["share"] == 0.25
