@@ -12,6 +12,7 @@ from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
+from dapt.pretrained import SHIPPED, shipped_checkpoint
 
 __all__ = [
     "BACKBONES",
@@ -52,11 +53,14 @@ def create_backbone(
 ) -> PointTransformer | PointM2ae:
     """A backbone by the name of its size; ``fields`` of its config replace the size's.
 
-    With a checkpoint every weight must be found in it, in its shape. What became of each tensor
+    With a checkpoint every weight must be found in it, in its shape; "shipped" is the one that
+    comes with the package, where there is one of this size. What became of each tensor
     is in ``backbone.load_report`` and in the log of "dapt" at level INFO.
     """
     backbone = backbone_config(name, **fields).build()
     if checkpoint is not None:
+        if os.fspath(checkpoint) == SHIPPED:
+            checkpoint = shipped_checkpoint(name)
         backbone.load_report = load_weights(backbone, checkpoint)
         _log.info("%s", backbone.load_report)
     return backbone

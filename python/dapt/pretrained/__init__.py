@@ -1,0 +1,25 @@
+"""Backbones that come with the package: half-precision weights, and a card that says what they are.
+
+`create_backbone(name, checkpoint="shipped")` takes them; scripts/ship_backbone.py makes them.
+"""
+
+import json
+from pathlib import Path
+
+from dapt.errors import UsageError
+
+SHIPPED = "shipped"
+_FOLDER = Path(__file__).parent
+
+
+def shipped_checkpoint(name: str) -> Path:
+    path = _FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.safetensors")))
+        raise UsageError(f"no weights of '{name}' come with the package: those of {known} do")
+    return path
+
+
+def card(name: str) -> dict:
+    """What a shipped backbone was trained on, how, and what its features are worth."""
+    return json.loads(shipped_checkpoint(name).with_suffix(".json").read_text())
