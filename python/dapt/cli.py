@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 
 from dapt.errors import DaptError, UsageError
@@ -9,6 +10,10 @@ from dapt.errors import DaptError, UsageError
 COMMANDS = {
     "train": "adapt a backbone to a dataset",
     "pretrain": "train a backbone by hiding patches",
+    "evaluate": "score a run's model on its test or validation split",
+    "predict": "label files of points with a run's model",
+    "info": "count a model's parameters, memory and arithmetic",
+    "doctor": "say what is installed, and what is missing for what",
 }
 
 USAGE = f"""\
@@ -36,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         getattr(importlib.import_module("dapt.commands"), command)(rest)
     except DaptError as error:
         return _say(command, str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return _say(command, "interrupted", 130)
     return 0

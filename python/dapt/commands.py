@@ -1,6 +1,8 @@
 """The commands, from their arguments to what they print."""
 
-from argparse import ArgumentError
+import json
+from argparse import ArgumentError, ArgumentParser
+from pathlib import Path
 
 from dapt import config
 from dapt.config import Tree
@@ -28,6 +30,98 @@ def pretrain(argv: list[str]) -> None:
     print(f"backbone: {tree['out']}/backbone.safetensors")
 
 
+def evaluate(argv: list[str]) -> None:
+    parser = _parser("evaluate", "Score a run's model, by torchrun on several processes.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--votes", type=int, default=1, help="views of a cloud to average over")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--out", type=Path, help="also write the scores to this JSON file")
+    args = parser.parse_args(argv)
+    if args.votes < 1:
+        raise UsageError(f"votes must be at least 1, got {args.votes}")
+    from dapt import distributed, jobs, runs
+
+    options = config.TrainOptions(
+        out=args.run, batch_size=args.batch_size, accelerator=args.accelerator
+    )
+    result = jobs.evaluate_run(runs.RunFolder(args.run), args.split, args.votes, options)
+    if distributed.is_first_process():
+        _show_classes(result)
+        if args.out:
+            runs.write_atomically(args.out, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def predict(argv: list[str]) -> None:
+    parser = _parser("predict", "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--votes", type=int, default=1, help="views of a cloud to average over")
+    parser.add_argument("--out", type=Path, help="also write the probabilities: .json or .csv")
+    args = parser.parse_args(argv)
+    if args.votes < 1:
+        raise UsageError(f"votes must be at least 1, got {args.votes}")
+    if args.out and args.out.suffix not in (".json", ".csv"):
+        raise UsageError(f"out must end in .json or .csv, got {args.out}")
+    from dapt import jobs, prediction, runs
+
+    folder = runs.RunFolder(args.run)
+    tree = folder.settings()
+    model = jobs.restore_model(tree, folder)
+    normalize = tree["data"].get("normalize", True)
+    predictions = prediction.predict(
+        model, args.files, tree["num_points"], normalize=normalize, votes=args.votes
+    )
+    if args.out:
+        prediction.write(predictions, args.out)
+    for each in predictions:
+        print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
+
+
+def info(argv: list[str]) -> None:
+    parser = _parser("info", "Count a model's parameters, memory and arithmetic.")
+    parser.add_argument("--config", type=Path, help="YAML file with backbone, method and task")
+    parser.add_argument("--backbone", help="its name, in place of the config's")
+    parser.add_argument("--method", help="its name, in place of the config's")
+    parser.add_argument("--num_classes", type=int, default=15)
+    parser.add_argument("--num_points", type=int, default=2048)
+    parser.add_argument("--batch_size", type=int, default=8)
+    args = parser.parse_args(argv)
+    if args.batch_size < 2:
+        raise UsageError(f"batch_size must be at least 2 for a batch norm, got {args.batch_size}")
+    names = {"backbone": args.backbone, "method": args.method}
+    try:
+        tree = config.model_settings(args.config, {k: v for k, v in names.items() if v})
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
+    from dapt import model_info
+
+    cost = model_info.measure(tree, args.num_classes, args.num_points, args.batch_size)
+    trained, total = cost["trainable_parameters"], cost["total_parameters"]
+    print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+    print(f"adapter file about {cost['adapter_bytes'] / 1e6:.2f} MB")
+    print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
+    kept = cost["saved_activation_bytes"] / 2**20
+    print(f"{kept:.1f} MiB kept for the backward of {args.batch_size} clouds")
+
+
+def doctor(argv: list[str]) -> None:
+    _parser("doctor", "Say what is installed, and what is missing for what.").parse_args(argv)
+    from dapt import doctor as examination
+
+    print("\n".join(examination.lines()))
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UsageError(message)
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    return _Parser(prog=f"dapt {command}", description=description)
+
+
 def _show(tree: Tree, result: dict) -> None:
     best = result["best_epoch"] + 1
     print(f"{result['split']} accuracy {result['accuracy']:.4f}, of the epoch best on validation")
@@ -38,6 +132,16 @@ def _show(tree: Tree, result: dict) -> None:
     trained, total = result["trainable_parameters"], result["total_parameters"]
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
     print(f"run folder: {tree['out']}")
+
+
+def _show_classes(result: dict) -> None:
+    width = max(len(row["class"]) for row in result["per_class"])
+    for row in result["per_class"]:
+        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
+        print(f"{row['class']:{width}}  {row['samples']:6}  {accuracy}")
+    votes = f", {result['votes']} votes" if result["votes"] > 1 else ""
+    print(f"{result['split']} accuracy {result['accuracy']:.4f}{votes}", end=", ")
+    print(f"mean of classes {result['mean_class_accuracy']:.4f}, {result['samples']} clouds")
 
 
 def _parse(prog: str, argv: list[str], sections: tuple[str, ...], description: str) -> Tree:

@@ -133,10 +133,14 @@ def build_parser(
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings.")
     parser.add_class_arguments(options)
+    _add_sections(parser, names)
+    return parser
+
+
+def _add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
     for section, name in names.items():
         parser.add_argument(f"--{section}.name", type=str, default=name)
         _ADD[section](parser, name)
-    return parser
 
 
 def _add_data(parser: ArgumentParser, name: str) -> None:
@@ -181,6 +185,18 @@ def parse(prog: str, argv: list[str], sections: tuple[str, ...], description: st
     tree = parser.parse_args(argv).as_dict()
     tree.pop("config")
     return tree
+
+
+def model_settings(path: Path | None, names: Mapping[str, str]) -> Tree:
+    """Backbone, method and task alone: of a config, with other ones by their names."""
+    given = read_yaml(path) if path else {}
+    sections = ("backbone", "method", "task")
+    tree = {name: given[name] for name in sections if name in given}
+    tree |= {name: {"name": other} for name, other in names.items()}
+    parser = ArgumentParser(exit_on_error=False)
+    named = {name: DEFAULT_NAMES[name] for name in sections}
+    _add_sections(parser, named | _names_in(tree, sections))
+    return parser.parse_object(tree).as_dict()
 
 
 def _spelled_out(word: str) -> str:

@@ -29,6 +29,10 @@ def launch(options: TrainOptions) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def any_process(fabric: Fabric, flag: bool) -> bool:
     if fabric.world_size == 1:
         return flag

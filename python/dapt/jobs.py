@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from dapt.config import PretrainOptions, TrainOptions, Tree, options_in, section
 from dapt.data import PointDataset, has_split, load, split_validation, transforms
-from dapt.distributed import sum_over_processes
+from dapt.distributed import launch, sum_over_processes
 from dapt.errors import UsageError
 from dapt.evaluate import SCORES, reduction, test_batches
-from dapt.methods import AdaptedModel, attach, method_class
+from dapt.methods import AdaptedModel, attach, load_adapter, method_class
 from dapt.models import create_autoencoder, create_backbone
 from dapt.runs import RunFolder, write_atomically
 from dapt.tasks import task_class
@@ -223,6 +223,32 @@ def build_model(tree: Tree, num_classes: int, class_names: list[str], seed: int)
     task = task_class(name)(num_classes=num_classes, class_names=tuple(class_names), **fields)
     torch.manual_seed(seed)
     return attach(backbone, method, task)
+
+
+def restore_model(tree: Tree, folder: RunFolder) -> AdaptedModel:
+    """The trained model of a run: its backbone made anew, its adapter from the folder."""
+    torch.manual_seed(tree["seed"])  # a backbone without a checkpoint is a matter of the seed
+    name, fields = section(tree, "backbone")
+    return load_adapter(folder.adapter, create_backbone(name, **fields))
+
+
+def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """The scores of a run's model on its validation or test split."""
+    tree = folder.settings()
+    if "method" not in tree:
+        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    fabric = launch(options)
+    name, fields = section(tree, "data")
+    if split == "test" and not has_split(name, fields, "test"):
+        raise UsageError(f"the run in {folder.path} names no test data: use --split validation")
+    dataset = load(name, fields, "test" if split == "test" else "train")
+    if split == "validation":
+        dataset = split_validation(dataset, tree["validation"], tree["seed"])[1]
+    model = restore_model(tree, folder).to(fabric.device)
+    score = SCORES[model.adapter.task.name]
+    scores = score(model, dataset, fabric, tree["num_points"], options.batch_size, votes)
+    result = {"split": split, "votes": votes, "samples": scores.samples, **scores.summary()}
+    return result | {"per_class": scores.per_class(dataset.class_names)}
 
 
 def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:

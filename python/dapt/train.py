@@ -7,9 +7,7 @@ checkpoint of weights and counters exactly as if nothing had happened.
 import logging
 import math
 import platform
-import resource
 import signal
-import sys
 import time
 from importlib.metadata import version
 
@@ -24,6 +22,7 @@ from dapt.data.transforms import Share
 from dapt.distributed import any_process, launch, sum_over_processes, synchronise_batch_norms
 from dapt.errors import DaptError
 from dapt.jobs import Adaptation, Job, Pretraining
+from dapt.memory import CountSaved, peak_memory
 from dapt.optimization import RunningMean, adamw, learning_rate
 from dapt.progress import Progress
 from dapt.runs import RunFolder
@@ -157,7 +156,7 @@ class Trainer:
 
         with fabric.no_backward_sync(self.network, enabled=not complete):
             if step == 0:
-                count = _CountSaved(self.job.model)
+                count = CountSaved(self.job.model)
                 with count:
                     loss = self.job.loss(self.network, points, batch, share)
                 self.activation_bytes = count.bytes
@@ -284,7 +283,7 @@ class Trainer:
             "trainable_parameters": trained,
             "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),
             "saved_activation_bytes": self.activation_bytes,
-            "peak_memory_bytes": _peak_memory(self.fabric.device),
+            "peak_memory_bytes": peak_memory(self.fabric.device),
             "seconds_per_step": self.spent["seconds"] / max(self.spent["steps"], 1),
             "epochs": self.epoch,
             "seed": self.options.seed,
@@ -296,29 +295,6 @@ class Trainer:
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class _CountSaved(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that autograd keeps for the backward, each storage once, no weights."""
-
-    def __init__(self, model: nn.Module):
-        self.seen = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
-        self.bytes = 0
-        super().__init__(self._count, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def versions() -> dict[str, str]:

@@ -31,11 +31,11 @@ TINY = {
 }
 
 
-def clouds(path, samples=37, points=24, seed=0, **changed):
+def clouds(path, samples=37, size=24, seed=0, **changed):
     """Flat, long and round clouds, which a network can tell apart."""
     rng = np.random.default_rng(seed)
     labels = np.arange(samples) % 3
-    values = rng.normal(size=(samples, points, 3)).astype(np.float32)
+    values = rng.normal(size=(samples, size, 3)).astype(np.float32)
     values[labels == 1, :, 2] *= 0.05
     values[labels == 2, :, :2] *= 0.05
     np.savez(path, **{"points": values, "labels": labels} | changed)

@@ -1,0 +1,30 @@
+"""How much memory a step takes."""
+
+import resource
+import sys
+
+import torch
+from torch import Tensor, nn
+
+
+class CountSaved(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that autograd keeps for the backward, each storage once, no weights."""
+
+    def __init__(self, model: nn.Module):
+        self.seen = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+        self.bytes = 0
+        super().__init__(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,110 @@
+"""Files of points in, a label and the probabilities of all classes out."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dapt.data.clouds import read_cloud
+from dapt.data.transforms import UnitBall
+from dapt.errors import DataError, UsageError, reading
+from dapt.evaluate import log_probabilities
+from dapt.methods import AdaptedModel
+from dapt.runs import write_atomically
+
+Prediction = dict[str, object]
+
+
+@torch.no_grad()
+def predict(
+    model: AdaptedModel,
+    paths: Sequence[str | Path],
+    num_points: int,
+    normalize: bool = True,
+    votes: int = 1,
+    seed: int = 0,
+) -> list[Prediction]:
+    """One entry for each cloud: file, label, probability, and all probabilities by class."""
+    task = model.adapter.task
+    names = task.class_names or tuple(str(label) for label in range(task.num_classes))
+    model.eval()
+    predictions = []
+    for path in paths:
+        for where, points in clouds_of(path):
+            cloud = _checked(where, points, num_points)
+            cloud = cloud.to(model.device)[None]  # [1, N, 3]
+            cloud = (UnitBall()(cloud) if normalize else cloud).float()
+            generator = torch.Generator().manual_seed(seed)
+            logs = log_probabilities(model, cloud, num_points, votes, generator)
+            predictions.append(_prediction(where, logs[0].exp().tolist(), names))
+    return predictions
+
+
+def clouds_of(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, points [N, 3]): one cloud of a file, or all of an .npz file's `points` [S, N, 3]."""
+    if Path(path).suffix.lower() != ".npz":
+        yield str(path), read_cloud(path)
+        return
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        if "points" not in file:
+            raise DataError(f"{path} must hold 'points', it holds {', '.join(file) or 'nothing'}")
+        points = file["points"]
+    if points.ndim not in (2, 3) or points.shape[-1] != 3 or points.dtype.kind not in "fiu":
+        raise DataError(
+            f"points of {path} must be numbers [S, N, 3] or [N, 3], "
+            f"got {points.dtype} {list(points.shape)}"
+        )
+    if points.ndim == 2:
+        yield str(path), points
+    else:
+        yield from ((f"{path}[{row}]", cloud) for row, cloud in enumerate(points))
+
+
+def _checked(where: str, points: np.ndarray, num_points: int) -> Tensor:
+    if len(points) < num_points:
+        raise DataError(
+            f"{where} has {len(points)} points, and the network was trained on {num_points}: "
+            "give a denser cloud"
+        )
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
+    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
+
+
+def _prediction(where: str, probabilities: list[float], names: Sequence[str]) -> Prediction:
+    best = max(range(len(names)), key=probabilities.__getitem__)
+    return {
+        "file": where,
+        "label": names[best],
+        "probability": probabilities[best],
+        "probabilities": dict(zip(names, probabilities, strict=True)),
+    }
+
+
+def write(predictions: Sequence[Prediction], path: str | Path) -> None:
+    """As JSON, or as CSV with a column for each class."""
+    path = Path(path)
+    if path.suffix == ".json":
+        text = json.dumps(predictions, indent=2) + "\n"
+    elif path.suffix == ".csv":
+        text = _csv(predictions)
+    else:
+        raise UsageError(f"out must end in .json or .csv, got {path}")
+    write_atomically(path, text.encode())
+
+
+def _csv(predictions: Sequence[Prediction]) -> str:
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    names = list(predictions[0]["probabilities"]) if predictions else []
+    table.writerow(["file", "label", "probability", *names])
+    for each in predictions:
+        probabilities = each["probabilities"].values()
+        table.writerow([each["file"], each["label"], each["probability"], *probabilities])
+    return buffer.getvalue()
