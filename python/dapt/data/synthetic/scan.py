@@ -45,7 +45,7 @@ def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple
 
 
 def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
-    """Rows of `count` points, drawn from seen ones of which two in five or more are the object's."""
+    """Rows of `count` points, out of seen ones of which at least two in five are the object's."""
     mine = np.flatnonzero(seen & (owner != BACKGROUND))
     if len(mine) < count // 16:  # the box or a failure of the sensor left almost nothing
         mine = np.flatnonzero(inside & (owner != BACKGROUND))
