@@ -1,9 +1,8 @@
-"""What a backbone's frozen features are worth: accuracy of a linear probe, against random weights.
+"""What a backbone's pre-training is worth: a linear probe on it and on random weights.
 
     python benchmarks/probe.py --backbone point_mae_tiny
 
-The features are the mean and the maximum over the patches' tokens. The probe is a logistic
-regression; its weight decay is chosen on a fifth of the training clouds. Prints JSON.
+Prints JSON.
 """
 
 import argparse
@@ -11,53 +10,10 @@ import json
 import sys
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import dapt
-from dapt.data import PointDataset, load
-
-DECAYS = (1e-4, 1e-3, 1e-2)
-
-
-@torch.no_grad()
-def features(backbone, dataset: PointDataset, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    rows = []
-    for begin in range(0, len(dataset), batch_size):
-        batch = dataset.batch(range(begin, min(begin + batch_size, len(dataset))))
-        tokens = backbone(batch["points"]).patches  # [B, G, C]
-        rows.append(torch.cat([tokens.mean(1), tokens.amax(1)], 1))
-    return torch.cat(rows), torch.from_numpy(dataset.labels)
-
-
-def fit(x: Tensor, labels: Tensor, classes: int, decay: float):
-    weight = torch.zeros(x.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return lambda x: (x @ weight + bias).argmax(1)
-
-
-def probe(backbone, train: PointDataset, test: PointDataset) -> float:
-    backbone.eval()
-    (x, labels), (x_test, labels_test) = features(backbone, train), features(backbone, test)
-    mean, deviation = x.mean(0), x.std(0) + 1e-5
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
-    held = torch.arange(len(x)) % 5 == 4
-
-    def accuracy(decay: float) -> float:
-        predict = fit(x[~held], labels[~held], train.num_classes, decay)
-        return float((predict(x[held]) == labels[held]).float().mean())
-
-    predict = fit(x, labels, train.num_classes, max(DECAYS, key=accuracy))
-    return float((predict(x_test) == labels_test).float().mean())
+from dapt.data import load
+from dapt.probe import linear_probe
 
 
 def main() -> None:
@@ -74,7 +30,7 @@ def main() -> None:
         random = dapt.create_backbone(options.backbone)
         trained = dapt.create_backbone(options.backbone, checkpoint=options.checkpoint)
         table[variant] = {
-            name: round(probe(backbone, train, test), 4)
+            name: round(linear_probe(backbone, train, test), 4)
             for name, backbone in (("random", random), ("pretrained", trained))
         }
         print(variant, table[variant], file=sys.stderr)

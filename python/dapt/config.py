@@ -101,14 +101,22 @@ class PretrainOptions(TrainOptions):
     Args:
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: Blocks of the decoder.
+        probe_every: Epochs between two linear probes of the backbone, by the classes of the data;
+            the last epoch has one, too. 0 for none.
     """
 
     mask_ratio: float = 0.6
     decoder_depth: int = 4
+    probe_every: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-3
     num_points: int | None = 1024
     validation: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.probe_every < 0:
+            raise UsageError(f"probe_every must be at least 0, got {self.probe_every}")
 
 
 DEFAULT_NAMES = {

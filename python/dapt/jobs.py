@@ -9,16 +9,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dapt.config import PretrainOptions, TrainOptions, Tree, options_in, section
-from dapt.data import PointDataset, has_split, load, split_validation, transforms
+from dapt.data import PointDataset, Subset, has_split, load, split_validation, transforms
 from dapt.distributed import launch, sum_over_processes
 from dapt.errors import UsageError
 from dapt.evaluate import SCORES, reduction, test_batches
 from dapt.methods import AdaptedModel, attach, load_adapter, method_class
 from dapt.models import create_autoencoder, create_backbone
+from dapt.probe import linear_probe
 from dapt.runs import RunFolder, write_atomically
 from dapt.tasks import task_class
 
 EVALUATION_BATCH = 32
+PROBE_CLOUDS = 1500  # of the training split, on which a linear probe learns
 
 
 class Job(ABC):
@@ -164,6 +166,9 @@ class Pretraining(Job):
             name, checkpoint, options.mask_ratio, options.decoder_depth, **fields
         )
         check_points(self.train, self.num_points, self.model.backbone)
+        self.epochs, self.probe_every = options.epochs, options.probe_every
+        rows = torch.linspace(0, len(self.train) - 1, min(PROBE_CLOUDS, len(self.train))).long()
+        self._probe_clouds = Subset(self.train, rows)
         sample = transforms.RandomPoints(self.num_points)
         self._views = transforms.Compose([sample, transforms.augmentation(options.augmentation)])
 
@@ -203,6 +208,14 @@ class Pretraining(Job):
         self.model.train()
         total, samples = sum_over_processes(fabric, totals).tolist()
         return {"validation_loss": total / samples}
+
+    def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
+        is_last = epoch + 1 == self.epochs
+        due = self.probe_every and ((epoch + 1) % self.probe_every == 0 or is_last)
+        if not due or self.train.num_classes < 2:
+            return {}
+        data = self._probe_clouds, self.validation, self.num_points
+        return {"probe_accuracy": linear_probe(self.model.backbone, *data)}
 
     def write(self, folder: RunFolder) -> None:
         state = {name: value.detach().contiguous() for name, value in self.state().items()}

@@ -1,17 +1,19 @@
 """The built-in world: objects of every family, their scans, and their independence of order."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import dapt
-from dapt.data import load, loader
+from dapt.data import ArrayDataset, Subset, load, loader
 from dapt.data.sampler import BatchSampler
 from dapt.data.synthetic import FAMILIES, SETS
 from dapt.data.synthetic.shapes import sample
 from dapt.errors import UsageError
+from dapt.probe import linear_probe
 
 
 def dataset(split="train", **options):
@@ -137,3 +139,25 @@ def test_no_test_split():
     assert not dapt.data.has_split("synthetic", {"test_size": 0}, "test")
     with pytest.raises(UsageError, match="no test split"):
         dataset("test", test_size=0)
+
+
+def test_linear_probe_tells_what_features_tell():
+    """Features that hold the class are worth 1, those that do not a guess."""
+
+    class Network(torch.nn.Module):
+        def __init__(self, knows: bool):
+            super().__init__()
+            self.weight, self.knows = torch.nn.Parameter(torch.ones(1)), knows
+
+        def forward(self, points):
+            hint = points[:, :4] if self.knows else torch.randn(len(points), 4, 3)
+            return SimpleNamespace(patches=self.weight * hint)
+
+    labels = np.arange(300) % 3
+    points = np.random.default_rng(0).normal(size=(300, 8, 3)).astype(np.float32)
+    points[:, :, 0] += 10 * (labels == 1)[:, None]
+    points[:, :, 1] += 10 * (labels == 2)[:, None]
+    clouds = ArrayDataset({"points": points, "labels": labels}, "abc")
+    train, test = Subset(clouds, range(200)), Subset(clouds, range(200, 300))
+    assert linear_probe(Network(knows=True), train, test) == 1
+    assert linear_probe(Network(knows=False), train, test) < 0.6

@@ -161,9 +161,13 @@ def test_patience_stops_early(run):
 
 
 def test_pretraining_lowers_the_loss_and_leaves_a_backbone(run, tmp_path):
-    folder, code = run("pre", "--epochs", "8", command="pretrain", num_points=None)
+    flags = ("--epochs", "8", "--probe_every", "5")
+    folder, code = run("pre", *flags, command="pretrain", num_points=None)
     assert code == 0
-    assert lines(folder)[-1]["validation_loss"] < lines(folder)[0]["validation_loss"]
+    epochs = lines(folder)
+    assert epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
+    probed = [i for i, line in enumerate(epochs) if 0 <= line.get("probe_accuracy", -1) <= 1]
+    assert probed == [4, 7]
     checkpoint = str(folder / "backbone.safetensors")
     assert run("fine", "--backbone.checkpoint", checkpoint)[1] == 0
 
