@@ -1,0 +1,217 @@
+"""Scores of labels: counts that are summed over batches and processes, and what follows from them.
+
+Vocabulary: B clouds, N points in each, P labels of points (parts), R categories of objects.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def confusion_matrix(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
+    """Counts [..., true label, predicted label], int64; the last dimension is counted over."""
+    rows = truth.shape[:-1].numel()
+    row = torch.arange(rows, device=truth.device).view(*truth.shape[:-1], 1)
+    cells = (row * labels + truth) * labels + predicted
+    counts = cells.flatten().bincount(minlength=rows * labels * labels)
+    return counts.view(*truth.shape[:-1], labels, labels)
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """[..., P] float64 of confusion [..., P, P]; NaN for a label neither there nor predicted."""
+    hits = confusion.diagonal(dim1=-2, dim2=-1).double()
+    return hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
+
+
+def part_iou(confusion: Tensor, own_parts: Tensor) -> Tensor:
+    """Mean IoU [B] over each cloud's own parts; a part absent and not predicted counts 1.
+
+    confusion: [B, P, P]. own_parts: bool [B, P], the parts of the cloud's category.
+    """
+    iou = intersection_over_union(confusion).nan_to_num(nan=1.0)
+    return (iou * own_parts).sum(1) / own_parts.sum(1)
+
+
+class Scores(ABC):
+    """Counts that make the scores of a split: `counts` can be summed over processes."""
+
+    counts: dict[str, Tensor]
+
+    @abstractmethod
+    def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Count a batch, by its log-probabilities."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """How many clouds were counted."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, float]:
+        """The numbers of the whole split."""
+
+    @abstractmethod
+    def per_class(self) -> list[dict]:
+        """A row for each class; None where it does not occur."""
+
+
+def _known_mean(values: Tensor) -> float:
+    """Mean of what is not NaN, 0 of nothing."""
+    known = values[~values.isnan()]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _or_none(values: Tensor) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+class ClassScores(Scores):
+    """Accuracy of labels of clouds."""
+
+    def __init__(self, names: Sequence[str], device: torch.device):
+        self.names = names
+        self.counts = {
+            "confusion": torch.zeros(len(names), len(names), dtype=torch.int64, device=device),
+            "loss": torch.zeros((), dtype=torch.float64, device=device),
+        }
+
+    def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, classes]
+        labels = batch["labels"]
+        self.counts["loss"] += F.nll_loss(logs, labels, reduction="sum").double()
+        self.counts["confusion"] += confusion_matrix(labels, logs.argmax(1), len(self.names))
+
+    @property
+    def samples(self) -> int:
+        return int(self.counts["confusion"].sum())
+
+    def summary(self) -> dict[str, float]:
+        right = float(self.counts["confusion"].trace())
+        return {
+            "accuracy": right / max(self.samples, 1),
+            "mean_class_accuracy": _known_mean(self._recall()),
+            "loss": float(self.counts["loss"]) / max(self.samples, 1),
+        }
+
+    def _recall(self) -> Tensor:  # [classes]
+        confusion = self.counts["confusion"]
+        return confusion.diagonal().double() / confusion.sum(1)
+
+    def per_class(self) -> list[dict]:
+        counts = self.counts["confusion"].sum(1).tolist()
+        return [
+            {"class": name, "samples": count, "accuracy": accuracy}
+            for name, count, accuracy in zip(
+                self.names, counts, _or_none(self._recall()), strict=True
+            )
+        ]
+
+
+class PointScores(Scores):
+    """Intersection over union of labels of points, over the points of all clouds together."""
+
+    def __init__(self, names: Sequence[str], device: torch.device):
+        self.names = names
+        self.counts = {
+            "confusion": torch.zeros(len(names), len(names), dtype=torch.int64, device=device),
+            "loss": torch.zeros((), dtype=torch.float64, device=device),
+            "samples": torch.zeros((), dtype=torch.int64, device=device),
+        }
+
+    def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, N, P]
+        truth = batch["part_labels"].flatten()
+        logs = logs.flatten(0, 1)
+        self.counts["loss"] += F.nll_loss(logs, truth, reduction="sum").double()
+        self.counts["confusion"] += confusion_matrix(truth, logs.argmax(1), len(self.names))
+        self.counts["samples"] += len(batch["part_labels"])
+
+    @property
+    def samples(self) -> int:
+        return int(self.counts["samples"])
+
+    def summary(self) -> dict[str, float]:
+        confusion = self.counts["confusion"]
+        points = max(float(confusion.sum()), 1.0)
+        return {
+            "miou": _known_mean(intersection_over_union(confusion)),
+            "accuracy": float(confusion.trace()) / points,
+            "mean_class_accuracy": _known_mean(self._recall()),
+            "loss": float(self.counts["loss"]) / points,
+        }
+
+    def _recall(self) -> Tensor:  # [P]
+        confusion = self.counts["confusion"]
+        return confusion.diagonal().double() / confusion.sum(1)
+
+    def per_class(self) -> list[dict]:
+        confusion = self.counts["confusion"]
+        columns = (
+            confusion.sum(1).tolist(),
+            _or_none(intersection_over_union(confusion)),
+            _or_none(self._recall()),
+        )
+        return [
+            {"class": name, "points": count, "iou": iou, "accuracy": accuracy}
+            for name, count, iou, accuracy in zip(self.names, *columns, strict=True)
+        ]
+
+
+class PartScores(Scores):
+    """The field's part segmentation scores: a cloud's points get parts of its own category only.
+
+    instance_miou: mean over clouds of `part_iou`; class_miou: mean over categories of the mean
+    over their clouds.
+    """
+
+    def __init__(self, names: Sequence[str], own_parts: Tensor):
+        """own_parts: bool [R, P], which parts each of the named categories has."""
+        self.names, self.own_parts = names, own_parts
+        device = own_parts.device
+        self.counts = {
+            "iou": torch.zeros(len(names), dtype=torch.float64, device=device),
+            "samples": torch.zeros(len(names), dtype=torch.int64, device=device),
+            "right": torch.zeros(len(names), dtype=torch.int64, device=device),
+            "points": torch.zeros(len(names), dtype=torch.int64, device=device),
+            "loss": torch.zeros((), dtype=torch.float64, device=device),
+        }
+
+    def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, N, P]
+        categories, truth = batch["labels"], batch["part_labels"]
+        own = self.own_parts[categories]  # [B, P]
+        predicted = logs.masked_fill(~own[:, None], -torch.inf).argmax(2)  # [B, N]
+        confusion = confusion_matrix(truth, predicted, logs.shape[2])  # [B, P, P]
+        right = (predicted == truth).sum(1)
+        counts = self.counts
+        counts["iou"].index_add_(0, categories, part_iou(confusion, own))
+        counts["samples"].index_add_(0, categories, torch.ones_like(categories))
+        counts["right"].index_add_(0, categories, right)
+        counts["points"].index_add_(0, categories, torch.full_like(categories, truth.shape[1]))
+        counts["loss"] += F.nll_loss(logs.flatten(0, 1), truth.flatten(), reduction="sum").double()
+
+    @property
+    def samples(self) -> int:
+        return int(self.counts["samples"].sum())
+
+    def summary(self) -> dict[str, float]:
+        counts = self.counts
+        points = max(float(counts["points"].sum()), 1.0)
+        return {
+            "instance_miou": float(counts["iou"].sum()) / max(self.samples, 1),
+            "class_miou": _known_mean(counts["iou"] / counts["samples"]),
+            "accuracy": float(counts["right"].sum()) / points,
+            "loss": float(counts["loss"]) / points,
+        }
+
+    def per_class(self) -> list[dict]:
+        counts = self.counts
+        columns = (
+            counts["samples"].tolist(),
+            _or_none(counts["iou"] / counts["samples"]),
+            _or_none(counts["right"].double() / counts["points"]),
+        )
+        return [
+            {"class": name, "samples": count, "miou": miou, "accuracy": accuracy}
+            for name, count, miou, accuracy in zip(self.names, *columns, strict=True)
+        ]
