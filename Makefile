@@ -1,4 +1,4 @@
-# make demo   set-up, then a cloud cut into patches by the ops, with a picture; needs no GPU
+# make demo   set-up, then DAPT on the shipped backbone beside a linear probe and full fine-tuning
 # make test   set-up, then every check
 # make cuda   compile and link every CUDA source; table of registers, shared memory, spills
 PYTHON ?= python3
@@ -27,7 +27,7 @@ $(VENV)/.built: $(READY) $(NATIVE)
 	touch $@
 
 demo: setup
-	$(PY) examples/patches.py
+	$(PY) examples/demo.py
 
 test: setup lint
 	$(PY) -m pytest

@@ -143,7 +143,9 @@ class Adaptation(Job):
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
         scores = self._scores(dataset, fabric)
         per_class = scores.per_class(dataset.class_names)
-        return {"split": split, **scores.summary(), "per_class": per_class}
+        head = sum(weight.numel() for weight in self.model.head.parameters())
+        summary = {"split": split, **scores.summary(), "per_class": per_class}
+        return summary | {"head_parameters": head}
 
 
 class Pretraining(Job):

@@ -1,0 +1,39 @@
+"""A picture of the built-in world: one object of every family, and scans of the three variants."""
+
+import argparse
+from pathlib import Path
+
+from dapt.data import load
+from dapt.data.synthetic import FAMILIES
+from dapt.pictures import draw_sheet
+
+BACKGROUND = 7  # gray in matplotlib's tab10
+SCANNED = ("chair", "table", "sofa", "toilet")
+
+
+def cloud(families: str, **options):
+    options = {"families": families, "train_size": 1, "num_points": 1500, **options}
+    points, parts = load("synthetic", options, "train").make(0)
+    return points, parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/images/synthetic.png"))
+    out = parser.parse_args().out
+    sheet = []
+    for name in sorted(FAMILIES):
+        points, parts = cloud(name, domain="clean")
+        sheet.append((name.replace("_", " "), points, parts))
+    for variant in ("only", "bg", "hardest"):
+        for name in SCANNED:
+            points, parts = cloud(name, variant=variant)
+            parts[parts < 0] = BACKGROUND
+            sheet.append((f"{name}, {variant}", points, parts))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(out, sheet, columns=10)
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()

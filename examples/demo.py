@@ -1,0 +1,95 @@
+"""The main job on built-in data: adapt the shipped backbone to scans by DAPT, beside a linear
+probe and full fine-tuning.
+
+    python examples/demo.py
+
+Prints a table and draws what DAPT says of test scans, colored by its per-token scales. Run again,
+it goes on where it was stopped.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from dapt import config, jobs
+from dapt.commands import ADAPTATION
+from dapt.data import load
+from dapt.pictures import draw_predictions, token_scales
+from dapt.runs import RunFolder
+from dapt.train import train
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "synthetic"
+METHODS = ("linear", "dapt", "full")
+DRAWN = 15
+
+
+def run(method: str, out: Path, settings: list[str]) -> RunFolder:
+    folder = RunFolder(out / method)
+    if not folder.result.exists():
+        argv = [f"--config={CONFIGS}/{method}.yaml", f"--out={folder.path}", "--resume", *settings]
+        train(config.parse("demo", argv, ADAPTATION))
+    return folder
+
+
+def table(folders: dict[str, RunFolder]) -> str:
+    lines = [
+        f"{'method':8} {'test accuracy':>13} {'trained':>10} {'in the backbone':>16} "
+        f"{'activations':>12} {'an epoch':>9}"
+    ]
+    for method, folder in folders.items():
+        result = json.loads(folder.result.read_text())
+        epochs = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
+        trained, head = result["trainable_parameters"], result["head_parameters"]
+        share = (trained - head) / (result["total_parameters"] - head)
+        lines.append(
+            f"{method:8} {result['accuracy']:13.1%} {trained:10,} {share:16.2%} "
+            f"{result['saved_activation_bytes'] / 2**20:8.1f} MiB {seconds:7.1f} s"
+        )
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def picture(folder: RunFolder, path: Path) -> None:
+    tree = folder.settings()
+    model = jobs.restore_model(tree, folder).eval()
+    name, fields = config.section(tree, "data")
+    scans = load(name, fields, "test")
+    batch = scans.batch(range(DRAWN))
+    certain = model(batch["points"]).softmax(1).max(1)
+    names = scans.class_names
+    draw_predictions(
+        path,
+        batch["points"],
+        token_scales(model, batch["points"])[-1],
+        labels=[names[label] for label in batch["labels"]],
+        predicted=[(names[c], float(p)) for p, c in zip(*certain, strict=True)],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("demo-out"))
+    options, settings = parser.parse_known_args()  # the others are settings of every run
+    logging.basicConfig(level=logging.WARNING)
+    begun = time.monotonic()
+    settings = ["--data.train_size=1200", "--data.test_size=600", "--epochs=12", *settings]
+    folders = {}
+    for method in METHODS:
+        print(f"{method}: dapt train --config configs/synthetic/{method}.yaml {' '.join(settings)}")
+        folders[method] = run(method, options.out, settings)
+    drawn = options.out / "predictions.png"
+    picture(folders["dapt"], drawn)
+    print(f"\n15 classes of scanned objects, hardest variant\n{table(folders)}\n")
+    print(f"{drawn}: what DAPT says of {DRAWN} test scans, colored by its per-token scales")
+    print(f"{options.out}/<method>: config.yaml, metrics.jsonl, result.json, adapter/")
+    print(f"{options.out}/dapt/adapter: the adapter alone, for dapt.load_adapter")
+    print(f"done in {time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
