@@ -3,9 +3,11 @@
 from dapt.errors import DaptError
 from dapt.methods import (
     AdaptedModel,
+    Adapter,
     Dapt,
     Full,
     Linear,
+    Vpt,
     attach,
     detach,
     load_adapter,
@@ -13,15 +15,20 @@ from dapt.methods import (
     merge,
 )
 from dapt.models import create_autoencoder, create_backbone
-from dapt.tasks import Classification
+from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation
 
 __all__ = [
     "AdaptedModel",
+    "Adapter",
     "Classification",
     "Dapt",
     "DaptError",
+    "FewShot",
     "Full",
     "Linear",
+    "PartSegmentation",
+    "SemanticSegmentation",
+    "Vpt",
     "attach",
     "create_autoencoder",
     "create_backbone",

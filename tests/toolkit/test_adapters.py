@@ -13,16 +13,11 @@ from dapt.errors import DaptError
 from dapt.methods import adapter_files
 
 CONFIG, WEIGHTS = adapter_files.CONFIG, adapter_files.WEIGHTS
-METHODS = {
-    "dapt": dapt.Dapt(rank=6, head_tokens=["prompt:max", "patch:mean"]),
-    "dapt, published batch norms": dapt.Dapt(rank=6, freeze_bn=False),
-    "full": dapt.Full(),
-    "linear": dapt.Linear(),
-}
+METHOD = dapt.Dapt(rank=6, head_tokens=["prompt:max", "patch:mean"])
 TASK = dapt.Classification(3, class_names=("bag", "bin", "box"), label_smoothing=0.1)
 
 
-def randomised(backbone, method=METHODS["dapt"], task=TASK):
+def randomised(backbone, method=METHOD, task=TASK):
     """As after some training: every own weight and statistic is away from its start."""
     model = dapt.attach(backbone, method, task).eval()
     with torch.no_grad():
@@ -57,20 +52,6 @@ def assert_refused(folder, backbone, message):
         dapt.load_adapter(folder, backbone)
     assert "\n" not in str(refusal.value)
     dapt.detach(dapt.attach(backbone, dapt.Linear(), TASK))  # the backbone came out clean
-
-
-@pytest.mark.parametrize("name", ["point_mae", "point_bert", "point_m2ae"])
-@pytest.mark.parametrize("method", METHODS)
-def test_reloads_to_identical_logits(small_backbone, tmp_path, name, method):
-    model = randomised(small_backbone(name), METHODS[method])
-    model.save_adapter(tmp_path)
-    again = dapt.load_adapter(tmp_path, backbone=small_backbone(name)).eval()
-
-    points = torch.randn(4, 80, 3)
-    assert torch.equal(again(points), model(points))
-    assert again.adapter.method == model.adapter.method and again.adapter.task == TASK
-    assert set(os.listdir(tmp_path)) == {CONFIG, WEIGHTS}
-    assert set(safetensors.torch.load_file(tmp_path / WEIGHTS)) == set(model.own_state())
 
 
 def test_published_size_stays_below_four_and_a_half_megabytes(tmp_path):

@@ -1,5 +1,6 @@
 """Methods that adapt a frozen backbone: one file each, all on one plug."""
 
+from dapt.methods.adapter import Adapter
 from dapt.methods.attach import attach, detach, load_adapter, merge
 from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
@@ -7,14 +8,17 @@ from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.model import AdaptedModel
 from dapt.methods.release import load_release
+from dapt.methods.vpt import Vpt
 
 __all__ = [
     "METHODS",
     "AdaptedModel",
+    "Adapter",
     "Dapt",
     "Full",
     "Linear",
     "Method",
+    "Vpt",
     "attach",
     "detach",
     "load_adapter",

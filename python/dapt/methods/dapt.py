@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import dapt_ext
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
-from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements
+from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements, own_class_token
 from dapt.methods.scale_shift import ScaleShift, put_scale_shift
-from dapt.models.transformer import Block, add_branch, drop_path_factor, drop_path_rates
+from dapt.models.transformer import (
+    Block,
+    add_branch,
+    drop_path_factor,
+    drop_path_rates,
+    widen_mask,
+)
 
 PUBLISHED = {
     "scanobjectnn_hardest": {"rank": 64, "drop_path": 0.3, "dropout": 0.2},
@@ -71,9 +76,7 @@ class Dapt(Method):
         return not {"adapter", "scale", "shift", "cls_token", "cls_pos"}.isdisjoint(words)
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
-        if backbone.num_class_tokens:
-            replacements.own(backbone, "cls_token")
-            replacements.own(backbone, "cls_pos")
+        own_class_token(backbone, replacements)
         for tokenizer in backbone.tokenizers:
             if isinstance(tokenizer.project, nn.Identity):
                 replacements.put(tokenizer, "project", ScaleShift(tokenizer.dim))
@@ -178,9 +181,7 @@ class DaptBlock(nn.Module):
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
         block = self.frozen
-        if mask is not None:  # every token sees the prompts and is seen by them
-            prompts = x.shape[1] - mask.shape[-1]
-            mask = F.pad(mask, (prompts, 0, prompts, 0), value=True)
+        mask = widen_mask(mask, x.shape[1])
         x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
         u = block.norm2(x)
         x, mean = self.adapter(u, block.mlp(u), x, self._path_factor(x), self.prompt is not None)

@@ -54,10 +54,14 @@ class AdaptedModel(nn.Module):
         self._trainable_before = {w: w.requires_grad for w in backbone.parameters()}
         backbone.requires_grad_(False)
 
-    def forward(self, points: Tensor, *inputs: Tensor) -> Tensor:  # [B, N, 3] -> logits
-        """``inputs`` are what the task's head asks for beside the points."""
+    def forward(
+        self, points: Tensor, *inputs: Tensor, queries: Tensor | None = None
+    ) -> Tensor:  # [B, N, 3] -> logits
+        """``inputs`` are what the task's head asks for beside the points; ``queries`` [B, M, 3]
+        are the points to label where they are not those that the network sees."""
         head = self.adapter.head
-        return head(self.backbone(points, head.levels), points, *inputs)
+        features = self.backbone(points, head.levels)
+        return head(features, points if queries is None else queries, *inputs)
 
     def prepare(self, clouds: Iterable[Tensor]) -> None:
         """Give the method what it needs of the training clouds, in batches [B, N, 3]."""

@@ -49,6 +49,13 @@ class Replacements:
             setattr(step.parent, step.name, _on(step.substitute, device))
 
 
+def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
+    """Let the class token and its position train, where there is one."""
+    if backbone.num_class_tokens:
+        replacements.own(backbone, "cls_token")
+        replacements.own(backbone, "cls_pos")
+
+
 def _on(value: nn.Module | Tensor, device: torch.device) -> nn.Module | Tensor:
     """A module or parameter that stayed behind when the network moved, moved after it."""
     if isinstance(value, nn.Parameter):

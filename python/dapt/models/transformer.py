@@ -42,6 +42,14 @@ def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
     return x + branch if factor is None else x + factor[:, None, None] * branch
 
 
+def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
+    """The mask of the patches, for all tokens: those in front see everything and are seen."""
+    if mask is None:
+        return None
+    more = num_tokens - mask.shape[-1]
+    return F.pad(mask, (more, 0, more, 0), value=True)
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()

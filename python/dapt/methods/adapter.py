@@ -1,0 +1,57 @@
+"""Parallel adapters of a fixed scale: DAPT's adapter without what makes it dynamic."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dapt.errors import UsageError
+from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, own_class_token
+from dapt.models.transformer import Block, add_branch, drop_path_factor
+
+
+@register("adapter")
+@dataclass(frozen=True)
+class Adapter(Method):
+    rank: int = 64
+    scale: float = 0.1
+    dropout: float = 0.1  # inside the adapters
+
+    def __post_init__(self):
+        if not 1 <= self.rank <= 256:
+            raise UsageError(f"rank must be from 1 to 256, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    def owns(self, entry: str) -> bool:
+        return not {"adapter", "cls_token", "cls_pos"}.isdisjoint(entry.split("."))
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        own_class_token(backbone, replacements)
+        for stack in backbone.stacks:
+            for i, block in enumerate(list(stack)):
+                adapter = Bottleneck(
+                    block.dim, self.rank, scale=self.scale, dropout=self.dropout, normalise=True
+                )
+                replacements.put(stack, str(i), AdapterBlock(block, adapter))
+
+
+class AdapterBlock(nn.Module):
+    """A frozen block with an adapter beside its MLP."""
+
+    def __init__(self, frozen: Block, adapter: Bottleneck):
+        super().__init__()
+        self.dim = frozen.dim
+        self.frozen = frozen
+        self.adapter = adapter
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        block = self.frozen
+        x = x + positions
+        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+        u = block.norm2(x)
+        return self.adapter(u, block.mlp(u), x, self._path_factor(x))
+
+    def _path_factor(self, x: Tensor) -> Tensor | None:
+        return drop_path_factor(x, self.frozen.drop_path, self.training)

@@ -1,0 +1,57 @@
+"""Visual prompt tuning (ECCV 2022), the deep kind: fresh learnt tokens in front of every block."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dapt.errors import UsageError
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, own_class_token
+from dapt.models.transformer import Block, widen_mask
+
+
+@register("vpt")
+@dataclass(frozen=True)
+class Vpt(Method):
+    prompts: int = 10  # in each block
+
+    def __post_init__(self):
+        if self.prompts < 1:
+            raise UsageError(f"prompts must be at least 1, got {self.prompts}")
+
+    def owns(self, entry: str) -> bool:
+        own = {"prompt_tokens", "prompt_token_positions", "cls_token", "cls_pos"}
+        return not own.isdisjoint(entry.split("."))
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        own_class_token(backbone, replacements)
+        for stack in backbone.stacks:
+            for i, block in enumerate(list(stack)):
+                wrapped = PromptedBlock(block, self.prompts, backbone.num_class_tokens)
+                replacements.put(stack, str(i), wrapped)
+
+
+class PromptedBlock(nn.Module):
+    """A frozen block that sees learnt tokens, with positions of their own, and drops them after."""
+
+    def __init__(self, frozen: Block, prompts: int, prompt_at: int):
+        super().__init__()
+        self.dim = frozen.dim
+        self.frozen = frozen
+        self.prompt_at = prompt_at
+        self.prompt_tokens = nn.Parameter(torch.empty(prompts, frozen.dim))
+        self.prompt_token_positions = nn.Parameter(torch.empty(prompts, frozen.dim))
+        nn.init.trunc_normal_(self.prompt_tokens, std=0.02)
+        nn.init.trunc_normal_(self.prompt_token_positions, std=0.02)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self._insert(x, self.prompt_tokens)  # [B, T + P, C]
+        positions = self._insert(positions, self.prompt_token_positions)
+        x = self.frozen(x, positions, widen_mask(mask, x.shape[1]))
+        at = self.prompt_at
+        return torch.cat([x[:, :at], x[:, at + len(self.prompt_tokens) :]], 1)
+
+    def _insert(self, x: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.to(x.dtype).expand(len(x), -1, -1)
+        return torch.cat([x[:, : self.prompt_at], rows, x[:, self.prompt_at :]], 1)
