@@ -12,6 +12,7 @@ COMMANDS = {
     "pretrain": "train a backbone by hiding patches",
     "evaluate": "score a run's model on its test or validation split",
     "predict": "label files of points with a run's model",
+    "compare": "train several methods with several seeds, and put them in one table",
     "info": "count a model's parameters, memory and arithmetic",
     "doctor": "say what is installed, and what is missing for what",
 }

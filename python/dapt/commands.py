@@ -79,6 +79,30 @@ def predict(argv: list[str]) -> None:
         print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
 
 
+def compare(argv: list[str]) -> None:
+    parser = _parser(
+        "compare",
+        "Train several methods with several seeds, or go on where that stopped, and write "
+        "comparison.md, .csv, .json and .png. Further options are those of dapt train.",
+    )
+    parser.add_argument("--methods", required=True, help="dapt,linear,full,...")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="YAML file for all methods, or a folder with a file <method>.yaml for each",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
+    args, flags = parser.parse_known_args(argv)
+    from dapt import compare as comparison
+
+    methods = args.methods.split(",")
+    try:
+        print(comparison.compare(methods, args.seeds, args.config, args.out, flags), end="")
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
+
+
 def info(argv: list[str]) -> None:
     parser = _parser("info", "Count a model's parameters, memory and arithmetic.")
     parser.add_argument("--config", type=Path, help="YAML file with backbone, method and task")

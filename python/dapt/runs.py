@@ -75,10 +75,10 @@ class RunFolder:
                     f"{self.path} already holds a run: add --resume to go on with it, "
                     "or choose another --out"
                 )
-            self._check_same(tree, free)
+            self.check_same(tree, free)
         write_atomically(self.config, dump(tree).encode())
 
-    def _check_same(self, tree: Tree, free: tuple[str, ...]) -> None:
+    def check_same(self, tree: Tree, free: tuple[str, ...]) -> None:
         before, now = flatten(read_yaml(self.config)), flatten(plain(tree))
         for key in sorted(before.keys() | now.keys()):
             if key not in free and before.get(key) != now.get(key):

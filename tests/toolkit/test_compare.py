@@ -1,0 +1,113 @@
+"""The table of methods: what it runs, what it leaves alone, and what it says."""
+
+import csv
+import json
+import statistics
+
+import pytest
+import yaml
+from test_train import TINY, clouds, one_thread  # noqa: F401, a fixture
+
+from dapt import cli, compare
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The runs that a comparison starts, as (method, seed); they run in this process."""
+    log = []
+
+    def train(run):
+        log.append((run.method, run.seed))
+        assert cli.main(["train", *run.arguments]) == 0
+
+    monkeypatch.setattr(compare, "train", train)
+    return log
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """A function: `dapt compare` of methods on tiny clouds; returns its exit code."""
+    clouds(tmp_path / "a.npz")
+    clouds(tmp_path / "b.npz", samples=11, seed=1)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY | {"epochs": 2}))
+
+    def run(methods, *flags, base="base.yaml", seeds=2):
+        words = ["compare", "--methods", methods, "--seeds", str(seeds)]
+        words += ["--config", str(tmp_path / base), "--out", str(tmp_path / "out")]
+        words += ["--data.train", str(tmp_path / "a.npz"), "--data.test", str(tmp_path / "b.npz")]
+        return cli.main([*words, *flags])
+
+    return run
+
+
+def test_table_says_what_the_runs_say(comparison, started, tmp_path, capsys):
+    assert comparison("dapt,linear") == 0
+    assert started == [("dapt", 0), ("linear", 0), ("dapt", 1), ("linear", 1)]
+    out = tmp_path / "out"
+    results = [json.loads((out / f"dapt/seed_{s}/result.json").read_text()) for s in (0, 1)]
+    scores = [result["accuracy"] for result in results]
+    rows = {row["method"]: row for row in csv.DictReader((out / "comparison.csv").open())}
+    assert float(rows["dapt"]["accuracy_mean"]) == pytest.approx(statistics.mean(scores))
+    assert float(rows["dapt"]["accuracy_std"]) == pytest.approx(statistics.stdev(scores))
+    trained = results[0]["trainable_parameters"]
+    assert int(rows["dapt"]["trainable_parameters"]) == trained
+    assert int(rows["linear"]["trainable_parameters"]) < trained
+    table = (out / "comparison.md").read_text()
+    assert f"| dapt | {statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f} | 2 |" in table
+    assert "test split of npz, 2 epochs, augmentation scale_translate" in table
+    assert capsys.readouterr().out.endswith(table)
+    record = json.loads((out / "comparison.json").read_text())
+    assert record["rows"][0]["scores"] == scores and record["split"] == "test"
+    assert (out / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    ranks = [yaml.safe_load((out / f"{m}/seed_0/config.yaml").read_text())["method"] for m in rows]
+    assert ranks == [ranks[0] | {"name": "dapt", "rank": 3}, {"name": "linear"}]
+
+
+def test_runs_only_what_is_missing(comparison, started, tmp_path, capsys):
+    assert comparison("linear", seeds=1) == 0
+    assert comparison("vpt,linear", seeds=1) == 0
+    assert started == [("linear", 0), ("vpt", 0)]
+    (tmp_path / "out/vpt/seed_0/result.json").unlink()  # as if it had been killed near its end
+    assert comparison("vpt,linear", seeds=1) == 0
+    assert started == [("linear", 0), ("vpt", 0), ("vpt", 0)]
+    assert comparison("linear", "--epochs", "3", seeds=1) == 2
+    assert "has epochs=2, not 3" in capsys.readouterr().err
+
+
+def test_a_folder_has_a_config_for_each_method(comparison, started, tmp_path):
+    (tmp_path / "base").mkdir()
+    for method, rate in (("dapt", 0.01), ("linear", 0.02)):
+        fields = {"epochs": 1, "learning_rate": rate, "method": {"name": method}}
+        (tmp_path / f"base/{method}.yaml").write_text(yaml.safe_dump(TINY | fields))
+    assert comparison("dapt,linear", base="base", seeds=1) == 0
+    for method, rate in (("dapt", 0.01), ("linear", 0.02)):
+        settings = yaml.safe_load((tmp_path / f"out/{method}/seed_0/config.yaml").read_text())
+        assert settings["learning_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    "methods, flags, words",
+    [
+        ("dapt,nonsense", (), "unknown method 'nonsense'"),
+        ("dapt,dapt", (), "must name each method once"),
+        ("dapt", ("--nonsense", "1"), "nonsense"),
+        ("dapt", ("--seeds", "0"), "seeds must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_run(
+    comparison, started, capsys, methods, flags, words
+):
+    assert comparison(methods, *flags) == 2
+    written = capsys.readouterr().err.strip().splitlines()
+    assert words in written[-1] and written[-1].startswith("dapt compare: ")
+    assert not started
+
+
+def test_real_processes(comparison, tmp_path, capfd):
+    assert comparison("linear", seeds=1) == 0
+    assert "| linear | " in capfd.readouterr().out
+    (tmp_path / "out/linear/seed_0/result.json").unlink()
+    (tmp_path / "out/linear/seed_0/last.ckpt").write_bytes(b"damaged")
+    (tmp_path / "out/linear/seed_0/previous.ckpt").write_bytes(b"damaged")
+    assert comparison("linear", seeds=1) == 1
+    assert "the run of linear with seed 0 ended with exit code 1" in capfd.readouterr().err
