@@ -15,7 +15,7 @@ from dapt.methods import (
     merge,
 )
 from dapt.models import create_autoencoder, create_backbone
-from dapt.tasks import Classification
+from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation
 
 __all__ = [
     "AdaptedModel",
@@ -23,8 +23,11 @@ __all__ = [
     "Classification",
     "Dapt",
     "DaptError",
+    "FewShot",
     "Full",
     "Linear",
+    "PartSegmentation",
+    "SemanticSegmentation",
     "Vpt",
     "attach",
     "create_autoencoder",

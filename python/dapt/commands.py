@@ -109,6 +109,7 @@ def info(argv: list[str]) -> None:
     parser.add_argument("--backbone", help="its name, in place of the config's")
     parser.add_argument("--method", help="its name, in place of the config's")
     parser.add_argument("--num_classes", type=int, default=15)
+    parser.add_argument("--num_parts", type=int, default=50, help="of part segmentation")
     parser.add_argument("--num_points", type=int, default=2048)
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args(argv)
@@ -121,7 +122,8 @@ def info(argv: list[str]) -> None:
         raise UsageError(str(error)) from None
     from dapt import model_info
 
-    cost = model_info.measure(tree, args.num_classes, args.num_points, args.batch_size)
+    sizes = args.num_classes, args.num_parts, args.num_points, args.batch_size
+    cost = model_info.measure(tree, *sizes)
     trained, total = cost["trainable_parameters"], cost["total_parameters"]
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
     print(f"adapter file about {cost['adapter_bytes'] / 1e6:.2f} MB")
@@ -147,11 +149,19 @@ def _parser(command: str, description: str) -> ArgumentParser:
 
 
 def _show(tree: Tree, result: dict) -> None:
-    best = result["best_epoch"] + 1
-    print(f"{result['split']} accuracy {result['accuracy']:.4f}, of the epoch best on validation")
-    print(f"validation accuracy {result['validation_accuracy']:.4f} (epoch {best})")
-    if "accuracy_of_best_epoch_by_test" in result:
-        by_test = result["accuracy_of_best_epoch_by_test"]
+    metric, split = result["metric"], result["split"]
+    words, score = metric.replace("_", " "), f"{result[metric]:.4f}"
+    if "folds" in result:
+        spread, count = result[f"{metric}_std"], len(result["folds"])
+        print(f"{split} {words} {score} ± {spread:.4f} over {count} folds")
+    elif f"validation_{metric}" in result:
+        best, validation = result["best_epoch"] + 1, result[f"validation_{metric}"]
+        print(f"{split} {words} {score}, of the epoch best on validation")
+        print(f"validation {words} {validation:.4f} (epoch {best})")
+    else:
+        print(f"{split} {words} {score}, of the last epoch")
+    if f"{metric}_of_best_epoch_by_test" in result:
+        by_test = result[f"{metric}_of_best_epoch_by_test"]
         print(f"the field's number, of the epoch best on the test split itself: {by_test:.4f}")
     trained, total = result["trainable_parameters"], result["total_parameters"]
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
@@ -160,12 +170,23 @@ def _show(tree: Tree, result: dict) -> None:
 
 def _show_classes(result: dict) -> None:
     width = max(len(row["class"]) for row in result["per_class"])
+    columns = [column for column in result["per_class"][0] if column != "class"]
+    print(f"{'class':{width}}", *(f"{column:>9}" for column in columns))
     for row in result["per_class"]:
-        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
-        print(f"{row['class']:{width}}  {row['samples']:6}  {accuracy}")
+        print(f"{row['class']:{width}}", *(f"{_cell(row[column]):>9}" for column in columns))
     votes = f", {result['votes']} votes" if result["votes"] > 1 else ""
-    print(f"{result['split']} accuracy {result['accuracy']:.4f}{votes}", end=", ")
-    print(f"mean of classes {result['mean_class_accuracy']:.4f}, {result['samples']} clouds")
+    scores = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in result.items()
+        if isinstance(value, float)
+    )
+    print(f"{result['split']} {scores}{votes}, {result['samples']} clouds")
+
+
+def _cell(value: int | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _parse(prog: str, argv: list[str], sections: tuple[str, ...], description: str) -> Tree:

@@ -18,6 +18,9 @@ from dapt import data, methods, models, tasks
 from dapt.errors import UsageError
 
 Tree = dict[str, Any]
+Augmentation = Literal[
+    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate", "rotate_z"
+]
 NAMED = ("data", "backbone", "method", "task")
 
 
@@ -38,7 +41,8 @@ class TrainOptions:
         weight_decay: For matrices; none for biases, other 1-D parameters and tokens.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points of each cloud that the network sees; all by default.
-        augmentation: none, scale_translate, rotate or scale_rotate.
+        augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
+            or scale_rotate about the y axis, rotate_z (rooms').
         validation: Share of the training data on which the best epoch is chosen.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
@@ -63,7 +67,7 @@ class TrainOptions:
     weight_decay: float = 0.05
     clip_norm: float = 10.0
     num_points: int | None = None
-    augmentation: Literal["none", "scale_translate", "rotate", "scale_rotate"] = "scale_translate"
+    augmentation: Augmentation = "scale_translate"
     validation: float = 0.1
     patience: int = 0
     ema: float = 0.0
@@ -169,8 +173,8 @@ def _add_method(parser: ArgumentParser, name: str) -> None:
 
 
 def _add_task(parser: ArgumentParser, name: str) -> None:
-    from_data = {"num_classes", "class_names"}
-    parser.add_class_arguments(tasks.task_class(name), "task", skip=from_data)
+    task = tasks.task_class(name)
+    parser.add_class_arguments(task, "task", skip=set(task.from_data))
 
 
 _ADD = {"data": _add_data, "backbone": _add_backbone, "method": _add_method, "task": _add_task}

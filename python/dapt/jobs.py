@@ -8,19 +8,33 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+import dapt_ext
 from dapt.config import PretrainOptions, TrainOptions, Tree, options_in, section
-from dapt.data import PointDataset, Subset, has_split, load, split_validation, transforms
+from dapt.data import (
+    PointDataset,
+    Subset,
+    few_shot_fold,
+    has_split,
+    load,
+    split_validation,
+    transforms,
+)
 from dapt.distributed import launch, sum_over_processes
 from dapt.errors import UsageError
-from dapt.evaluate import SCORES, reduction, test_batches
+from dapt.evaluate import reduction, score, test_batches
+from dapt.folds import fold_folders, is_of_folds, summary
 from dapt.methods import AdaptedModel, attach, load_adapter, method_class
+from dapt.metrics import Scores
 from dapt.models import create_autoencoder, create_backbone
 from dapt.probe import linear_probe
 from dapt.runs import RunFolder, write_atomically
-from dapt.tasks import task_class
+from dapt.tasks import FewShot, Task, task_class
 
-EVALUATION_BATCH = 32
+EVALUATION_BATCH = 32  # of pre-training
 PROBE_CLOUDS = 1500  # of the training split, on which a linear probe learns
+
+
+Batch = Mapping[str, Tensor]
 
 
 class Job(ABC):
@@ -29,8 +43,9 @@ class Job(ABC):
     model: nn.Module
     train: PointDataset
     validation: PointDataset
-    metric: str  # the validation metric by which the best epoch is chosen
+    metric: str  # the entry of an epoch's line by which the best epoch is chosen
     higher_is_better: bool
+    test_metric: str | None = None  # by which the field chooses it
 
     @abstractmethod
     def parameters(self) -> list[tuple[str, nn.Parameter]]: ...
@@ -43,13 +58,11 @@ class Job(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
 
     @abstractmethod
-    def views(self, points: Tensor, share: transforms.Share) -> Tensor:
-        """The clouds as one training step sees them."""
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        """The batch as one training step sees it."""
 
     @abstractmethod
-    def loss(
-        self, network: nn.Module, points: Tensor, batch: Mapping[str, Tensor], share
-    ) -> Tensor: ...
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor: ...
 
     @abstractmethod
     def evaluate(self, fabric: Fabric) -> dict[str, float]:
@@ -81,18 +94,18 @@ class Adaptation(Job):
 
     def __init__(self, tree: Tree):
         options = options_in(tree, TrainOptions)
-        name, fields = section(tree, "data")
-        whole = load(name, fields, "train")
-        self.train, self.validation = split_validation(whole, options.validation, options.seed)
-        self.test = load(name, fields, "test") if has_split(name, fields, "test") else None
-        self.num_points = options.num_points or whole.num_points
-        self.model = build_model(tree, whole.num_classes, whole.class_names, options.seed)
+        self.train, self.validation, self.test = load_splits(tree, options)
+        self.num_points = options.num_points or self.train.num_points
+        name, fields = section(tree, "task")
+        self.task = task_class(name).of(self.train, **fields)
+        self.model = build_model(tree, self.task, options.seed)
         for dataset in filter(None, (self.train, self.test)):
             check_points(dataset, self.num_points, self.model.backbone)
-        self.task = self.model.adapter.task
-        self.metric = f"validation_{self.task.metric}"
-        resample = [transforms.Resample(options.num_points)] if options.num_points else []
-        self._views = transforms.Compose([*resample, transforms.augmentation(options.augmentation)])
+        # without a validation split the last epoch counts
+        self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
+        self.test_metric = f"test_{self.task.metric}"
+        self._resample = transforms.Resample(options.num_points) if options.num_points else None
+        self._augment = transforms.augmentation(options.augmentation)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return self.model.own_parameters()
@@ -107,14 +120,22 @@ class Adaptation(Job):
         self.model.prepare(self._clouds(fabric))
 
     def _clouds(self, fabric: Fabric) -> Iterator[Tensor]:
-        for batch in test_batches(self.train, EVALUATION_BATCH, fabric):
+        for batch in test_batches(self.train, self.task.evaluation_batch, fabric):
             yield reduction(self.num_points)(batch["points"], None)
 
-    def views(self, points: Tensor, share: transforms.Share) -> Tensor:
-        return self._views(points, share)
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        view = dict(batch)
+        if self._resample:
+            chosen = self._resample.indices(batch["points"], share)  # [B, num_points]
+            view["points"] = dapt_ext.gather(batch["points"], chosen)
+            if "part_labels" in batch:
+                view["part_labels"] = batch["part_labels"].gather(1, chosen)
+        view["points"] = self._augment(view["points"], share)
+        return view
 
-    def loss(self, network, points, batch, share) -> Tensor:
-        loss = self.task.loss(network(points), batch)
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+        output = network(batch["points"], *self.task.inputs(batch))
+        loss = self.task.loss(output, batch)
         extra = self.model.adapter.method.extra_loss(self.model)
         return loss if extra is None else loss + extra
 
@@ -128,9 +149,8 @@ class Adaptation(Job):
         }
         return scores | self.model.adapter.method.meters(self.model)
 
-    def _scores(self, dataset: PointDataset, fabric: Fabric):
-        score = SCORES[self.task.name]
-        return score(self.model, dataset, fabric, self.num_points, EVALUATION_BATCH)
+    def _scores(self, dataset: PointDataset, fabric: Fabric) -> Scores:
+        return score(self.model, dataset, fabric, self.num_points, self.task.evaluation_batch)
 
     def write(self, folder: RunFolder) -> None:
         self.model.save_adapter(folder.adapter)
@@ -142,10 +162,9 @@ class Adaptation(Job):
     def final(self, fabric: Fabric) -> dict[str, object]:
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
         scores = self._scores(dataset, fabric)
-        per_class = scores.per_class(dataset.class_names)
         head = sum(weight.numel() for weight in self.model.head.parameters())
-        summary = {"split": split, **scores.summary(), "per_class": per_class}
-        return summary | {"head_parameters": head}
+        result = {"split": split, "metric": self.task.metric, **scores.summary()}
+        return result | {"per_class": scores.per_class(), "head_parameters": head}
 
 
 class Pretraining(Job):
@@ -183,10 +202,11 @@ class Pretraining(Job):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(state)
 
-    def views(self, points: Tensor, share: transforms.Share) -> Tensor:
-        return self._views(points, share)
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        return {**batch, "points": self._views(batch["points"], share)}
 
-    def loss(self, network, points, batch, share) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+        points = batch["points"]
         return network(points, self._mask(len(points), share).to(points.device))
 
     def _mask(self, rows: int, share: transforms.Share) -> Tensor:  # [B, G]
@@ -205,7 +225,7 @@ class Pretraining(Job):
         for batch in test_batches(self.validation, EVALUATION_BATCH, fabric):
             points = reduction(self.num_points)(batch["points"], None)
             with fabric.autocast():
-                loss = self.loss(self.model, points, batch, share)
+                loss = self.loss(self.model, {"points": points}, share)
             totals += torch.stack([loss.double() * len(points), totals.new_tensor(len(points))])
         self.model.train()
         total, samples = sum_over_processes(fabric, totals).tolist()
@@ -227,15 +247,37 @@ class Pretraining(Job):
         self.load_state(safetensors.torch.load_file(folder.backbone))
 
 
-def build_model(tree: Tree, num_classes: int, class_names: list[str], seed: int) -> AdaptedModel:
+def load_splits(
+    tree: Tree, options: TrainOptions
+) -> tuple[PointDataset, PointDataset | None, PointDataset | None]:
+    """(train, validation, test); a fold of few clouds has none to spare for validation."""
+    name, fields = section(tree, "data")
+    if tree["task"]["name"] == FewShot.name:
+        train, test = load_fold(name, fields, tree["task"], options.seed)
+        return train, None, test
+    whole = load(name, fields, "train")
+    train, validation = split_validation(whole, options.validation, options.seed)
+    test = load(name, fields, "test") if has_split(name, fields, "test") else None
+    return train, validation, test
+
+
+def load_fold(name: str, fields: Tree, task: Tree, seed: int) -> tuple[PointDataset, PointDataset]:
+    """(train, test) of a published fold, or of one drawn from any labelled training data."""
+    way, shot, fold = task["way"], task["shot"], task["fold"]
+    if name == "modelnet40_fewshot":
+        fields = fields | {"way": way, "shot": shot, "fold": fold}
+        return load(name, fields, "train"), load(name, fields, "test")
+    whole = load(name, fields, "train")
+    return few_shot_fold(whole, way, shot, fold, seed, task["queries"])
+
+
+def build_model(tree: Tree, task: Task, seed: int) -> AdaptedModel:
     """The untrained model that the settings describe, the same for the same seed."""
     torch.manual_seed(seed)
     name, fields = section(tree, "backbone")
     backbone = create_backbone(name, **fields)
     name, fields = section(tree, "method")
     method = method_class(name)(**fields)
-    name, fields = section(tree, "task")
-    task = task_class(name)(num_classes=num_classes, class_names=tuple(class_names), **fields)
     torch.manual_seed(seed)
     return attach(backbone, method, task)
 
@@ -252,18 +294,34 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
     tree = folder.settings()
     if "method" not in tree:
         raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    if is_of_folds(tree):
+        return evaluate_folds(folder, split, votes, options)
     fabric = launch(options)
-    name, fields = section(tree, "data")
-    if split == "test" and not has_split(name, fields, "test"):
-        raise UsageError(f"the run in {folder.path} names no test data: use --split validation")
-    dataset = load(name, fields, "test" if split == "test" else "train")
-    if split == "validation":
-        dataset = split_validation(dataset, tree["validation"], tree["seed"])[1]
+    _, validation, test = load_splits(tree, options_in(tree, TrainOptions))
+    dataset = test if split == "test" else validation
+    if dataset is None:
+        other = "validation" if split == "test" else "test"
+        raise UsageError(f"the run in {folder.path} names no {split} data: use --split {other}")
     model = restore_model(tree, folder).to(fabric.device)
-    score = SCORES[model.adapter.task.name]
     scores = score(model, dataset, fabric, tree["num_points"], options.batch_size, votes)
-    result = {"split": split, "votes": votes, "samples": scores.samples, **scores.summary()}
-    return result | {"per_class": scores.per_class(dataset.class_names)}
+    metric = model.adapter.task.metric
+    result = {"split": split, "votes": votes, "metric": metric, "samples": scores.samples}
+    return result | scores.summary() | {"per_class": scores.per_class()}
+
+
+def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """A row for each fold in place of the classes, which differ from fold to fold."""
+    results = [
+        evaluate_run(fold, split, votes, options)
+        for fold in fold_folders(folder, folder.settings())
+    ]
+    rows = [
+        {"class": f"fold {fold}", "samples": each["samples"], "accuracy": each["accuracy"]}
+        for fold, each in enumerate(results)
+    ]
+    shared = {key: results[0][key] for key in ("split", "votes", "metric")}
+    samples = sum(each["samples"] for each in results)
+    return shared | {"samples": samples} | summary(results) | {"per_class": rows}
 
 
 def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:

@@ -40,7 +40,7 @@ def predict(
             cloud = cloud.to(model.device)[None]  # [1, N, 3]
             cloud = (UnitBall()(cloud) if normalize else cloud).float()
             generator = torch.Generator().manual_seed(seed)
-            logs = log_probabilities(model, cloud, num_points, votes, generator)
+            logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
             predictions.append(_prediction(where, logs[0].exp().tolist(), names))
     return predictions
 

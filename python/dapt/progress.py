@@ -66,7 +66,11 @@ class Progress:
         self.bar.update(self.task, rate=rate, loss=f"{loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
-        shown = {key: value for key, value in line.items() if key.endswith(("loss", "_accuracy"))}
+        shown = {
+            key: value
+            for key, value in line.items()
+            if key.endswith(("loss", "_accuracy", "_miou"))
+        }
         shown.pop("validation_mean_class_accuracy", None)
         shown.pop("test_mean_class_accuracy", None)
         words = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in shown.items())

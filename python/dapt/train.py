@@ -21,6 +21,7 @@ from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
 from dapt.distributed import any_process, launch, sum_over_processes, synchronise_batch_norms
 from dapt.errors import DaptError
+from dapt.folds import is_of_folds, train_folds
 from dapt.jobs import Adaptation, Job, Pretraining
 from dapt.memory import CountSaved, peak_memory
 from dapt.optimization import RunningMean, adamw, learning_rate
@@ -40,6 +41,8 @@ class Interrupted(DaptError):
 
 def train(tree: Tree) -> dict:
     """Run, or go on with, what the settings describe; returns the content of result.json."""
+    if is_of_folds(tree):
+        return train_folds(tree, train)
     return _run(tree, options_in(tree, TrainOptions), Adaptation)
 
 
@@ -148,7 +151,7 @@ class Trainer:
         options, fabric = self.options, self.fabric
         share = self._seed(step)
         batch = {key: values.to(fabric.device) for key, values in batch.items()}
-        points = self.job.views(batch["points"], share)
+        batch = self.job.views(batch, share)
         in_epoch = step % len(self.sampler)
         first = in_epoch - in_epoch % options.accumulate
         together = min(options.accumulate, len(self.sampler) - first)
@@ -158,10 +161,10 @@ class Trainer:
             if step == 0:
                 count = CountSaved(self.job.model)
                 with count:
-                    loss = self.job.loss(self.network, points, batch, share)
+                    loss = self.job.loss(self.network, batch, share)
                 self.activation_bytes = count.bytes
             else:
-                loss = self.job.loss(self.network, points, batch, share)
+                loss = self.job.loss(self.network, batch, share)
             fabric.backward(loss / together)
         self.totals += torch.stack([loss.detach().double(), torch.ones_like(self.totals[0])])
         if not complete:
@@ -199,7 +202,7 @@ class Trainer:
                 self.job.write(self.folder)
         if self.mean:
             self.mean.swap()
-        by_test = line.get(self.job.metric.replace("validation", "test"))
+        by_test = line.get(self.job.test_metric)
         if by_test is not None:
             self.best_by_test = max(self.best_by_test or 0.0, by_test)
         if self.fabric.is_global_zero:
@@ -278,7 +281,8 @@ class Trainer:
             self.job.metric: self.best[self.job.metric],
         }
         if self.best_by_test is not None:
-            result["accuracy_of_best_epoch_by_test"] = self.best_by_test
+            metric = self.job.test_metric.removeprefix("test_")
+            result[f"{metric}_of_best_epoch_by_test"] = self.best_by_test
         result |= {
             "trainable_parameters": trained,
             "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),

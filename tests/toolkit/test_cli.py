@@ -34,7 +34,7 @@ def test_evaluate_repeats_the_result_of_the_run(trained, tmp_path, capsys):
     assert scores["accuracy"] == max(line["validation_accuracy"] for line in lines(trained))
     assert cli.main(["evaluate", str(trained), "--votes", "3", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["votes"] == 3
-    assert "mean of classes" in capsys.readouterr().out
+    assert "mean class accuracy" in capsys.readouterr().out
 
 
 def test_predict_agrees_with_evaluate(trained, tmp_path):

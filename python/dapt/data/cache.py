@@ -22,7 +22,7 @@ from filelock import FileLock
 from dapt.data.dataset import ArrayDataset
 from dapt.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 logger = logging.getLogger(__name__)
 
 
@@ -108,7 +108,7 @@ def _open(folder: Path) -> ArrayDataset | None:
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in meta["arrays"]
         }
-        return ArrayDataset(arrays, meta["class_names"], meta["num_parts"])
+        return ArrayDataset(arrays, meta["class_names"], meta["part_names"], meta["class_parts"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ class Sample(NamedTuple):
     points: np.ndarray  # [N, 3]
     label: int
     part_labels: np.ndarray | None = None  # [N]
+    scene: int | None = None  # number of the scene that it is cut from
 
 
 @dataclass
@@ -33,15 +34,14 @@ class Source:
 
     where: Path  # the file or folder that an error about the whole of it names
     class_names: list[str]
-    length: int
+    length: int | None  # None where it is known only at the end
     samples: Iterator[Sample]
-    num_parts: int = 0
+    part_names: Sequence[str] = ()
+    class_parts: list[list[int]] | None = None  # per class its parts; None: all of them
 
 
 def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
     """Streams the samples to `folder`, each one checked: memory holds one cloud at a time."""
-    if source.length == 0:
-        raise DataError(f"{source.where} holds no clouds")
     samples = track(
         source.samples,
         description="converting, once",
@@ -55,7 +55,7 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
         for sample in samples:
             row = _row(sample, source, num_points, normalize)
             for name in row.keys() - arrays.keys():
-                array = _ArrayWriter(folder / f"{name}.npy", source.length, row[name])
+                array = _ArrayWriter(folder / f"{name}.npy", row[name])
                 arrays[name] = files.enter_context(array)
             expected = arrays["points"].shape[0]
             if len(row["points"]) != expected:
@@ -65,9 +65,12 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
                 )
             for name, values in row.items():
                 arrays[name].append(values)
+    if not arrays:
+        raise DataError(f"{source.where} holds no clouds")
     meta = {
         "class_names": source.class_names,
-        "num_parts": source.num_parts,
+        "part_names": list(source.part_names),
+        "class_parts": source.class_parts,
         "arrays": list(arrays),
     }
     with open(folder / "meta.json", "w") as file:
@@ -99,7 +102,9 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
         points /= np.linalg.norm(points, axis=1).max() or 1
     row = {"points": points.astype(np.float32), "labels": np.int64(sample.label)}
     if sample.part_labels is not None:
-        row["part_labels"] = _checked_parts(sample, len(points), source.num_parts)
+        row["part_labels"] = _checked_parts(sample, len(points), len(source.part_names))
+    if sample.scene is not None:
+        row["scenes"] = np.int64(sample.scene)
     if num_points is not None and num_points != len(points):
         if num_points > len(points):
             raise DataError(
@@ -107,7 +112,7 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
             )
         cloud = torch.from_numpy(row["points"])[None]
         kept = dapt_ext.farthest_point_sample(cloud, num_points)[0].numpy()  # [num_points]
-        row |= {name: row[name][kept] for name in row if name != "labels"}
+        row |= {name: row[name][kept] for name in ("points", "part_labels") if name in row}
     return row
 
 
@@ -130,19 +135,27 @@ def _checked_parts(sample: Sample, count: int, num_parts: int) -> np.ndarray:
 class _ArrayWriter:
     """A .npy file written row by row, with plain writes: a full disk is an error, not a crash."""
 
-    def __init__(self, path: Path, length: int, row: np.ndarray):
-        self.shape, self.dtype = np.shape(row), np.asarray(row).dtype
+    def __init__(self, path: Path, row: np.ndarray):
+        self.shape, self.dtype, self.length = np.shape(row), np.asarray(row).dtype, 0
         self.file = open(path, "wb")
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (length, *self.shape)}
+        self._write_header()
+
+    def _write_header(self) -> None:
+        """Of a size that does not depend on the number of rows, for which numpy leaves room."""
+        shape = (self.length, *self.shape)
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, row: np.ndarray) -> None:
         self.file.write(np.asarray(row, self.dtype).tobytes())
+        self.length += 1
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         with self.file:
+            self.file.seek(0)
+            self._write_header()
             self.file.flush()
             os.fsync(self.file.fileno())

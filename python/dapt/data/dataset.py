@@ -1,6 +1,7 @@
 """A dataset: clouds of equal size, a label each, handed out as batches.
 
-Vocabulary: S samples in the dataset, B of them in a batch, N points in a cloud.
+Vocabulary: S samples in the dataset, B of them in a batch, N points in a cloud, P labels of points
+("parts": of an object, or the classes of a scene's points).
 """
 
 from abc import ABC, abstractmethod
@@ -15,18 +16,43 @@ from dapt.errors import UsageError
 class PointDataset(ABC):
     """Map-style dataset; `batch` is all that a new kind of dataset has to write.
 
-    labels: [S] int64, in memory. num_parts: how many part labels there are, 0 without them.
+    labels: [S] int64, in memory. part_names: of the labels of points, none without them.
+    class_parts: per class the part labels that its points may have; all of them by default.
+    scenes: [S] int64, which samples are cut from the same scene and share points; None: none do.
     """
 
-    def __init__(self, labels, class_names: Sequence[str], num_points: int, num_parts: int = 0):
+    scenes: np.ndarray | None = None
+
+    def __init__(
+        self,
+        labels,
+        class_names: Sequence[str],
+        num_points: int,
+        part_names: Sequence[str] = (),
+        class_parts: Sequence[Sequence[int]] | None = None,
+    ):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = list(class_names)
         self.num_points = num_points
-        self.num_parts = num_parts
+        self.part_names = list(part_names)
+        self.class_parts = class_parts or [list(range(self.num_parts)) for _ in self.class_names]
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.part_names)
+
+    def part_counts(self) -> np.ndarray:  # [P]
+        """How many points have each part label."""
+        counts = np.zeros(self.num_parts, dtype=np.int64)
+        for start in range(0, len(self), 256):
+            rows = range(start, min(start + 256, len(self)))
+            parts = self.batch(rows)["part_labels"].flatten().numpy()
+            counts += np.bincount(parts, minlength=self.num_parts)
+        return counts
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,9 +74,12 @@ class ArrayDataset(PointDataset):
     A memory-mapped array travels to another process as its file name.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], class_names, num_parts: int = 0):
-        super().__init__(arrays["labels"], class_names, arrays["points"].shape[1], num_parts)
-        self.arrays = arrays
+    def __init__(self, arrays: dict[str, np.ndarray], class_names, part_names=(), class_parts=None):
+        num_points = arrays["points"].shape[1]
+        super().__init__(arrays["labels"], class_names, num_points, part_names, class_parts)
+        self.arrays = dict(arrays)
+        scenes = self.arrays.pop("scenes", None)
+        self.scenes = None if scenes is None else np.array(scenes)
 
     def batch(self, indices) -> dict[str, torch.Tensor]:
         rows = np.asarray(indices, dtype=np.int64)  # [B]
@@ -84,8 +113,10 @@ class Subset(PointDataset):
             dataset.labels[self.indices] if labels is None else labels,
             dataset.class_names if class_names is None else class_names,
             dataset.num_points,
-            dataset.num_parts,
+            dataset.part_names,
+            dataset.class_parts if class_names is None else None,
         )
+        self.scenes = None if dataset.scenes is None else dataset.scenes[self.indices]
 
     def batch(self, indices) -> dict[str, torch.Tensor]:
         rows = np.asarray(indices, dtype=np.int64)
@@ -98,20 +129,23 @@ def split_validation(
 ) -> tuple[PointDataset, PointDataset]:
     """(train, validation): `fraction` of every class, the same for the same seed.
 
-    A class of two or more samples is on both sides; a single sample stays in training.
+    A class of two or more samples is on both sides; a single sample stays in training. Samples of
+    one scene stay together.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, got {fraction}")
+    units = np.arange(len(dataset)) if dataset.scenes is None else dataset.scenes  # [S]
     validation = np.zeros(len(dataset), dtype=bool)
     for label in range(dataset.num_classes):
-        members = np.flatnonzero(dataset.labels == label)
+        members = np.unique(units[dataset.labels == label])
         if len(members) > 1:
             count = min(max(round(fraction * len(members)), 1), len(members) - 1)
             order = np.random.default_rng([seed, label]).permutation(members)
-            validation[order[:count]] = True
+            validation |= np.isin(units, order[:count])
     if not validation.any():
+        kind = "sample" if dataset.scenes is None else "scene"
         raise UsageError(
-            "no validation split can be made: every class has a single sample, "
+            f"no validation split can be made: every class has a single {kind}, "
             "and at least one class needs two"
         )
     return (

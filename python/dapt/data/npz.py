@@ -1,4 +1,4 @@
-"""Anyone's own data in .npz files: points, labels, and where known class_names, part_labels."""
+"""Anyone's own data in .npz files: points, labels, and where known names and part labels."""
 
 import logging
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 @register("npz")
 @dataclass(kw_only=True)
 class Npz(FileDataset):
-    """`points` float [S, N, 3], `labels` int [S], optional `class_names`, `part_labels` [S, N].
+    """`points` float [S, N, 3], `labels` int [S], optional `class_names`, `part_labels` [S, N] and
+    `part_names`.
 
     Args:
         train: The training file; it says how many classes and part labels there are.
@@ -44,7 +45,7 @@ class Npz(FileDataset):
 
     def read(self, split: str) -> Source:
         path = self._path(split)
-        training = _read(self.train, ("labels", "class_names", "part_labels"))
+        training = _read(self.train, ("labels", "class_names", "part_labels", "part_names"))
         arrays = training if path == self.train else _read(path, ("labels", "part_labels"))
         points = _read(path, ("points",))["points"]  # [S, N, 3]
         labels, parts = arrays["labels"], arrays["part_labels"]
@@ -65,9 +66,10 @@ class Npz(FileDataset):
             )
         if (parts is None) != (training["part_labels"] is None):
             raise DataError(f"part_labels must be in both {self.train} and {path}, or in neither")
+        class_names = _class_names(training, self.train)
         return Source(
             where=path,
-            class_names=_class_names(training, self.train),
+            class_names=class_names,
             length=len(points),
             samples=(
                 Sample(
@@ -78,7 +80,8 @@ class Npz(FileDataset):
                 )
                 for row in range(len(points))
             ),
-            num_parts=0 if parts is None else int(training["part_labels"].max(initial=-1)) + 1,
+            part_names=() if parts is None else _names(training, "part_labels", "part_names"),
+            class_parts=None if parts is None else _class_parts(training, self.train, class_names),
         )
 
 
@@ -100,11 +103,7 @@ def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray | None]:
 
 def _class_names(training: dict, path: Path) -> list[str]:
     """The file's names or the numbers; a class without a cloud is pointed out."""
-    labels, names = training["labels"], training["class_names"]
-    if names is None:
-        names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
-    else:
-        names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel()]
+    labels, names = training["labels"], _names(training, "labels", "class_names")
     empty = sorted(set(range(len(names))) - set(labels.tolist()))
     if empty:
         logger.warning(
@@ -113,3 +112,27 @@ def _class_names(training: dict, path: Path) -> list[str]:
             ", ".join(names[label] for label in empty),
         )
     return names
+
+
+def _names(training: dict, labels: str, names: str) -> list[str]:
+    """The file's names, or the numbers that occur."""
+    if training[names] is None:
+        return [str(label) for label in range(int(training[labels].max(initial=-1)) + 1)]
+    return [
+        name.decode() if isinstance(name, bytes) else str(name) for name in training[names].ravel()
+    ]
+
+
+def _class_parts(training: dict, path: Path, class_names: list[str]) -> list[list[int]]:
+    """Which parts each class has in the training file; a class without a cloud may have any."""
+    labels, parts = training["labels"], training["part_labels"]
+    if parts.shape[:1] != labels.shape:
+        raise DataError(
+            f"part_labels of {path} must have a row for each of its {len(labels)} clouds, "
+            f"got {list(parts.shape)}"
+        )
+    everything = np.unique(parts).tolist()
+    return [
+        np.unique(parts[labels == label]).tolist() or everything
+        for label in range(len(class_names))
+    ]

@@ -190,7 +190,9 @@ def _check_enough(num_points: int, points: Tensor) -> None:
 AUGMENTATIONS = {
     "none": Compose([]),
     "scale_translate": Compose([Scale(), Translate()]),
+    "slight_scale_translate": Compose([Scale(0.8, 1.25, per_axis=False), Translate(0.1)]),
     "rotate": Compose([Rotate()]),
+    "rotate_z": Compose([Rotate("z")]),
     "scale_rotate": Compose([Scale(0.9, 1.1), Rotate()]),
 }
 

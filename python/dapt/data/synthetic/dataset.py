@@ -86,8 +86,7 @@ class Synthetic:
 class SyntheticDataset(PointDataset):
     """Cloud i is a function of (seed, split, i) alone: of no order, batch or process.
 
-    class_parts: per class the part labels that its points have; parts are numbered over all
-    classes, and a clean set has them as `part_labels`.
+    Parts are numbered over all classes, and a clean set has them as `part_labels`.
     """
 
     def __init__(self, options: Synthetic, split: str):
@@ -95,14 +94,16 @@ class SyntheticDataset(PointDataset):
         self.families = [FAMILIES[name] for name in options.names()]
         size = options.train_size if split == "train" else options.test_size
         ends = np.cumsum([0] + [len(family.parts) for family in self.families])
-        self.class_parts = [list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        self.part_names = [f"{f.name} {part}" for f in self.families for part in f.parts]
+        class_parts = [list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        part_names = [f"{f.name} {part}" for f in self.families for part in f.parts]
+        self.first_parts = ends[:-1]
         has_parts = options.domain == "clean"
         super().__init__(
             np.arange(size) % len(self.families),
             [family.name for family in self.families],
             options.num_points,
-            int(ends[-1]) if has_parts else 0,
+            part_names if has_parts else (),
+            class_parts if has_parts else None,
         )
         kept = size * options.num_points * 12 <= KEPT_BYTES
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if kept else None
@@ -146,7 +147,7 @@ class SyntheticDataset(PointDataset):
             part = parts[which]
         points = points - points.mean(0)
         points /= np.linalg.norm(points, axis=1).max()
-        part_labels = np.where(part < 0, -1, part + self.class_parts[label][0])
+        part_labels = np.where(part < 0, -1, part + self.first_parts[label])
         return points.astype(np.float32), part_labels
 
     def __getstate__(self) -> dict:
