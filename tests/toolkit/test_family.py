@@ -19,6 +19,7 @@ FAMILY = {
     "dapt, published batch norms": dapt.Dapt(rank=8, freeze_bn=False),
     "full": dapt.Full(),
     "linear": dapt.Linear(),
+    "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
     "vpt": dapt.Vpt(prompts=3),
 }
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
@@ -179,7 +180,7 @@ class Killed(BaseException):
     """As SIGKILL does: nothing after it is run by the loop."""
 
 
-@pytest.mark.parametrize("name", ["vpt", "adapter"])
+@pytest.mark.parametrize("name", ["vpt", "adapter", "point_peft"])
 def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name):  # noqa: F811
     fields = {"method": {"name": name}, "checkpoint_seconds": 0.0, "epochs": 2}
     whole, code = run("whole", **fields)
@@ -197,7 +198,15 @@ def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name):  # noqa: F
     assert_same_run(whole, run("parts", "--resume", **fields)[0])
 
 
-@pytest.mark.parametrize("method, trained", [(dapt.Vpt(), 360_463)], ids=["vpt"])
+@pytest.mark.parametrize(
+    "method, trained",
+    [
+        (dapt.Vpt(), 360_463),
+        # the published network has 62,268 more, which never receive a gradient
+        (dapt.PointPeft(), 773_017 - 62_268),
+    ],
+    ids=["vpt", "point_peft"],
+)
 def test_published_counts(method, trained):
     model = dapt.attach(dapt.create_backbone("point_mae"), method, dapt.Classification(15))
     assert model.count_parameters()[0] == trained

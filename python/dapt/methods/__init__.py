@@ -7,6 +7,7 @@ from dapt.methods.full import Full
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.model import AdaptedModel
+from dapt.methods.point_peft import PointPeft
 from dapt.methods.release import load_release
 from dapt.methods.vpt import Vpt
 
@@ -18,6 +19,7 @@ __all__ = [
     "Full",
     "Linear",
     "Method",
+    "PointPeft",
     "Vpt",
     "attach",
     "detach",

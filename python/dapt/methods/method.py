@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dapt.errors import UsageError
 from dapt.methods.replacements import Replacements
+from dapt.models.transformer import Features
 
 if TYPE_CHECKING:
     from dapt.methods.model import AdaptedModel
@@ -39,10 +40,19 @@ class Method(ABC):
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
         return backbone.head_tokens
 
+    def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
+        """What the wrapped backbone makes of a batch of clouds."""
+        return backbone(points, levels)
+
     def prepare(  # noqa: B027, most methods need nothing
         self, model: "AdaptedModel", clouds: Iterable[Tensor]
     ) -> None:
         """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
+
+    def make_room(  # noqa: B027, most sizes are known from the settings
+        self, model: "AdaptedModel", state: Mapping[str, Tensor]
+    ) -> None:
+        """Give own entries whose sizes depend on the training data the sizes of a saved state."""
 
     def extra_loss(self, model: "AdaptedModel") -> Tensor | None:
         """A term that training adds to the task's loss, of the forward pass just made."""

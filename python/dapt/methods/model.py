@@ -60,7 +60,7 @@ class AdaptedModel(nn.Module):
         """``inputs`` are what the task's head asks for beside the points; ``queries`` [B, M, 3]
         are the points to label where they are not those that the network sees."""
         head = self.adapter.head
-        features = self.backbone(points, head.levels)
+        features = self.adapter.method.features(self.backbone, points, head.levels)
         return head(features, points if queries is None else queries, *inputs)
 
     def prepare(self, clouds: Iterable[Tensor]) -> None:
@@ -107,6 +107,8 @@ class AdaptedModel(nn.Module):
         for entry in sorted(own.keys() ^ state.keys()):
             where = "missing" if entry in own else "not a part of this adapter"
             raise DaptError(f"adapter state: '{entry}' is {where}")
+        self.adapter.method.make_room(self, state)
+        own = self.own_state()
         for entry, value in state.items():
             if value.shape != own[entry].shape:
                 raise DaptError(

@@ -12,7 +12,7 @@ BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 class _Replacement:
     parent: nn.Module
     name: str
-    original: nn.Module | Tensor
+    original: nn.Module | Tensor | None  # None: there was nothing
     substitute: nn.Module | Tensor
 
 
@@ -28,6 +28,13 @@ class Replacements:
         self._done.append(_Replacement(parent, name, original, substitute))
         setattr(parent, name, substitute)
 
+    def add(self, parent: nn.Module, name: str, module: nn.Module) -> None:
+        """Give ``parent`` a module that it did not have."""
+        if hasattr(parent, name):
+            raise NameError(f"{type(parent).__name__} already has a '{name}'")
+        self._done.append(_Replacement(parent, name, None, module))
+        setattr(parent, name, module)
+
     def own(self, parent: nn.Module, name: str) -> None:
         """Put a copy of a parameter or buffer in its place, for the adapter to change."""
         original = getattr(parent, name)
@@ -42,11 +49,24 @@ class Replacements:
 
     def undo(self, device: torch.device) -> None:
         for step in reversed(self._done):
-            setattr(step.parent, step.name, _on(step.original, device))
+            if step.original is None:
+                delattr(step.parent, step.name)
+            else:
+                setattr(step.parent, step.name, _on(step.original, device))
 
     def redo(self, device: torch.device) -> None:
         for step in self._done:
             setattr(step.parent, step.name, _on(step.substitute, device))
+
+
+def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
+    """(parent, name) of a module in a network."""
+    return next(
+        (parent, name)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if child is module
+    )
 
 
 def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:

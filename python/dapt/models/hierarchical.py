@@ -64,8 +64,9 @@ class Scale(nn.Module):
         else:
             patches = dapt_ext.gather(tokens, groups.patch_idx)  # [B, G, K, C]
         x = self.tokenizer.encode(patches)
-        x, kept = self.blocks(x, self.pos_embed(groups.centers), self._near(groups.centers), levels)
-        return groups.centers, x, kept
+        centers = groups.centers
+        x, kept = self.blocks(x, self.pos_embed(centers), self._near(centers), levels, centers)
+        return centers, x, kept
 
     def _near(self, centers: Tensor) -> Tensor:
         distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")

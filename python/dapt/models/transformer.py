@@ -97,10 +97,18 @@ class Block(nn.Module):
 
 
 class BlockStack(nn.ModuleList):
-    """Blocks run one after another; also gives the tokens after the blocks of ``levels``."""
+    """Blocks run one after another; also gives the tokens after the blocks of ``levels``.
+
+    ``centers`` are the coordinates of the patches, for methods that look at them.
+    """
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, levels: Sequence[int] = ()
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         kept = []
         for i, block in enumerate(self):
@@ -173,7 +181,7 @@ class PointTransformer(nn.Module):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
             positions = torch.cat([self.cls_pos.expand(len(x), -1, -1), positions], 1)
 
-        x, kept = self.blocks(x, positions, levels=levels)
+        x, kept = self.blocks(x, positions, levels=levels, centers=centers)
         x = self.norm(x)
         return Features(
             cls=None if self.cls_token is None else x[:, 0],

@@ -1,0 +1,308 @@
+"""Point-PEFT (AAAI 2024): prompts from a memory of the training clouds, adapters that know space.
+
+Point-M2AE gets the prompts in its last scale, as wide as the features in the memory, and the
+adapters in every scale.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError
+from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.transformer import (
+    Block,
+    BlockStack,
+    Features,
+    add_branch,
+    drop_path_factor,
+    widen_mask,
+)
+
+FEED_FORWARD_SCALE = 0.7
+GEOMETRY_SCALE = 0.3
+NUM_HEADS = 6  # of the attention within a neighbourhood
+
+
+@register("point_peft")
+@dataclass(frozen=True)
+class PointPeft(Method):
+    prompts: int = 10  # in a block: the cloud's own, a mean of the memory's nearest, and these
+    prompt_depth: int = 6  # blocks that have prompts
+    prompt_rank: int = 8
+    rank: int = 16  # of the feed-forward and geometry-aware adapters
+    geometry_dim: int = 18  # of the attention within a neighbourhood
+    neighbors: int = 16  # tokens in a neighbourhood
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        least = {"prompts": 3, "prompt_depth": 1, "prompt_rank": 1, "rank": 1, "neighbors": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UsageError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.geometry_dim < 1 or self.geometry_dim % NUM_HEADS:
+            raise UsageError(
+                f"geometry_dim must be a multiple of {NUM_HEADS}, got {self.geometry_dim}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    def owns(self, entry: str) -> bool:
+        first, *words = entry.split(".")
+        if first == "memory":
+            return words == ["bank"]
+        if first in ("cls_token", "cls_pos", "norm") or not {"adapters", "shared"}.isdisjoint(
+            words
+        ):
+            return True
+        return "frozen" in words and words[-1] == "bias"
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        stacks = backbone.stacks
+        memory = Memory(sharing_copy(backbone), self.prompts)
+        replacements.add(backbone, "memory", memory)
+        own_class_token(backbone, replacements)
+        replacements.own(backbone.norm, "weight")
+        replacements.own(backbone.norm, "bias")
+        for stack in stacks:
+            for module in stack.modules():
+                if getattr(module, "bias", None) is not None:
+                    replacements.own(module, "bias")
+            depth = self.prompt_depth if stack is stacks[-1] else 0
+            wrapped = PointPeftStack(stack, self, depth, backbone.num_class_tokens)
+            replacements.put(*place_of(backbone, stack), wrapped)
+
+    def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
+        backbone.stacks[-1].prior = backbone.memory(points)
+        return backbone(points, levels)
+
+    def prepare(self, model: nn.Module, clouds: Iterable[Tensor]) -> None:
+        """Fill the memory with a feature of each cloud, of those of all processes."""
+        memory = model.backbone.memory
+        features = [memory.feature(points.to(model.device)) for points in clouds]
+        if not features:
+            raise UsageError("clouds must hold at least one batch: the memory is made of them")
+        memory.bank = _of_all_processes(F.normalize(torch.cat(features), dim=1))
+
+    def make_room(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        memory, bank = model.backbone.memory, state["backbone.memory.bank"]
+        if bank.ndim == 2:  # whatever else is wrong with it, its reader says
+            memory.bank = memory.bank.new_zeros(len(bank), memory.bank.shape[1])
+
+
+def sharing_copy(network: nn.Module) -> nn.Module:
+    """The same network once more, on the same tensors: what is replaced in one stays in the other.
+
+    Both move together, because they move their parameters in place.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+
+
+def _of_all_processes(rows: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    counts = [
+        torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())
+    ]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = int(max(counts))
+    padded = F.pad(rows, (0, 0, 0, most - len(rows)))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+class Memory(nn.Module):
+    """What the pre-trained network made of the training clouds, and what it makes of others."""
+
+    def __init__(self, pretrained: nn.Module, prompts: int):
+        super().__init__()
+        self.pretrained = pretrained
+        self.num_nearest = prompts - 2
+        self.register_buffer("bank", torch.zeros(0, pretrained.dim))  # [S, C], rows of length one
+
+    def train(self, mode: bool = True) -> "Memory":
+        super().train(mode)
+        self.pretrained.eval()
+        return self
+
+    @torch.no_grad()
+    def feature(self, points: Tensor) -> Tensor:  # [B, N, 3] -> [B, C]
+        return self.pretrained(points).patches.amax(1).float()
+
+    @torch.no_grad()
+    def forward(self, points: Tensor) -> Tensor:
+        """The prior [B, P, C]: the feature, the mean of the nearest by similarity, the nearest.
+
+        A memory of fewer clouds than that gives them more than once.
+        """
+        if len(self.bank) == 0:
+            raise UsageError(
+                "the memory of point_peft is empty: call model.prepare with the training clouds"
+            )
+        feature = self.feature(points)
+        with torch.autocast(points.device.type, enabled=False):
+            unit = F.normalize(feature, dim=1)
+            nearest = (unit @ self.bank.T).topk(min(self.num_nearest, len(self.bank))).indices
+            again = torch.arange(self.num_nearest, device=points.device) % nearest.shape[1]
+            rows = self.bank[nearest[:, again]]  # [B, P - 2, C]
+            # once more, row by row: so it does not depend on what else is in the memory
+            weights = (rows * unit[:, None]).sum(-1, keepdim=True).softmax(1)
+            mean = (weights * rows).sum(1, keepdim=True)
+            return torch.cat([feature[:, None], mean, rows], 1)
+
+
+class Geometry(NamedTuple):
+    """Where the tokens are, and their neighbourhoods: the same for all blocks of a stack."""
+
+    coordinates: Tensor  # [B, T, 3]
+    groups: dapt_ext.Groups  # [B, M] centers among the tokens, [B, M, K] tokens around each
+
+
+class PointPeftStack(nn.Module):
+    """Frozen blocks, their adapters, and what these share."""
+
+    def __init__(self, frozen: BlockStack, config: PointPeft, prompt_depth: int, prompt_at: int):
+        super().__init__()
+        self.frozen = frozen
+        self.neighbors = config.neighbors
+        self.prompt_at = prompt_at
+        self.prior: Tensor | None = None  # of the clouds of the next forward pass
+        self.shared = SharedAdapter(frozen[0].dim, config, with_prompts=prompt_depth > 0)
+        self.adapters = nn.ModuleList(
+            BlockAdapter(block.dim, config, with_prompts=i < prompt_depth)
+            for i, block in enumerate(frozen)
+        )
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        prior, self.prior = self.prior, None
+        geometry = self._geometry(centers, prompted=False)
+        with_prompts = None if prior is None else self._geometry(centers, prompted=True)
+        kept = []
+        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
+            x = x + positions
+            if adapter.prompt_tokens is None:
+                x = self._run(block, adapter, x, mask, geometry)
+            else:
+                x = self._run_prompted(block, adapter, x, mask, with_prompts, prior)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+    def _geometry(self, centers: Tensor, prompted: bool) -> Geometry:
+        coordinates, half = centers, max(centers.shape[1] // 2, 1)
+        if prompted:
+            own = self.shared.coordinates.to(centers.dtype).expand(len(centers), -1, -1)
+            coordinates = torch.cat([own, centers], 1)
+        size = min(self.neighbors, coordinates.shape[1])
+        return Geometry(coordinates, dapt_ext.group(coordinates, half, size))
+
+    def _run_prompted(
+        self,
+        block: Block,
+        adapter: "BlockAdapter",
+        x: Tensor,
+        mask: Tensor | None,
+        geometry: Geometry,
+        prior: Tensor,
+    ) -> Tensor:
+        at, prompts = self.prompt_at, adapter.prompts(prior)
+        x = torch.cat([x[:, :at], prompts.to(x.dtype), x[:, at:]], 1)
+        x = self._run(block, adapter, x, widen_mask(mask, x.shape[1]), geometry)
+        return torch.cat([x[:, :at], x[:, at + prompts.shape[1] :]], 1)
+
+    def _run(
+        self,
+        block: Block,
+        adapter: "BlockAdapter",
+        x: Tensor,
+        mask: Tensor | None,
+        geometry: Geometry,
+    ) -> Tensor:
+        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(block, x))
+        mlp_out = block.mlp(block.norm2(x))
+        x = adapter.feed_forward(mlp_out, mlp_out, x, self._path_factor(block, x))
+        at = self.prompt_at
+        spread = self._look_around(adapter, x[:, at:], geometry)
+        x = torch.cat([x[:, :at], spread], 1)
+        return adapter.after_geometry(x, residual=x)
+
+    def _look_around(self, adapter: "BlockAdapter", x: Tensor, geometry: Geometry) -> Tensor:
+        coordinates, groups = geometry
+        around = self.shared(dapt_ext.gather(x, groups.patch_idx))  # [B, M, K, C]
+        seen = adapter.norm(around.amax(2).flatten(0, 1)).view(len(x), -1, x.shape[2])
+        seen = F.gelu(seen) + GEOMETRY_SCALE * dapt_ext.gather(x, groups.center_idx)
+        num_centers = seen.shape[1]
+        spread = dapt_ext.interpolate(coordinates, groups.centers, seen, k=num_centers)
+        return x + GEOMETRY_SCALE * spread
+
+    def _path_factor(self, block: Block, x: Tensor) -> Tensor | None:
+        return drop_path_factor(x, block.drop_path, self.training)
+
+
+class SharedAdapter(nn.Module):
+    """One small attention within neighbourhoods for all blocks, and where the prompts are."""
+
+    def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * config.geometry_dim, bias=False)
+        self.proj = nn.Linear(config.geometry_dim, dim)
+        self.coordinates = None
+        if with_prompts:
+            self.coordinates = nn.Parameter(torch.empty(config.prompts, 3))
+            nn.init.trunc_normal_(self.coordinates, std=0.02)
+
+    def forward(self, around: Tensor) -> Tensor:  # [B, M, K, C]
+        B, M, K, _ = around.shape
+        qkv = self.qkv(self.norm(around)).view(B * M, K, 3, NUM_HEADS, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(*qkv.unbind(0))  # [BM, heads, K, D]
+        return around + self.proj(out.transpose(1, 2).reshape(B, M, K, -1))
+
+
+class BlockAdapter(nn.Module):
+    def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
+        super().__init__()
+
+        def bottleneck(rank: int, scale: float = 1.0) -> Bottleneck:
+            return Bottleneck(
+                dim, rank, scale=scale, dropout=config.dropout, activation="quickgelu"
+            )
+
+        self.dropout = config.dropout
+        self.prompt_tokens = None
+        if with_prompts:
+            self.prompt_tokens = nn.Parameter(torch.empty(config.prompts, dim))
+            nn.init.trunc_normal_(self.prompt_tokens, std=0.02)
+            self.from_prior = bottleneck(config.prompt_rank)
+        self.feed_forward = bottleneck(config.rank, FEED_FORWARD_SCALE)
+        self.norm = nn.BatchNorm1d(dim)
+        self.after_geometry = bottleneck(config.rank)
+
+    def prompts(self, prior: Tensor | None) -> Tensor:  # [B, P, C]
+        if prior is None:
+            raise UsageError("a model of point_peft is called as a whole, not by its backbone")
+        learnt = self.prompt_tokens.expand(len(prior), -1, -1)
+        return F.dropout(learnt, self.dropout, self.training) + self.from_prior(
+            prior, residual=prior
+        )
