@@ -10,6 +10,7 @@ from measure import Case
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt_ext import reference
 
 # Relative 2-norm in which ours and the eager module may differ: both round, in other orders.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
@@ -161,6 +162,34 @@ def scale_shift_cases(device: str) -> Iterator[Case]:
             check=agree(dtype),
             threads=threads(device),
         )  # fmt: skip
+
+
+def attention_cases(device: str) -> Iterator[Case]:
+    """torch's fused attention is the peer; on CUDA it is what we call."""
+    torch.manual_seed(0)
+    if device != "cpu":
+        return
+    B, T, C, heads = 8, 130, 384, 6
+
+    def fused(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    for dtype in (torch.float32, torch.bfloat16):
+        qkv = torch.randn(B, T, 3 * C, dtype=dtype, requires_grad=True)
+        yield Case(
+            op="attention",
+            name=f"B={B}, {T} x {C}, {heads} heads, train, {NAMES[dtype]}",
+            ours=trained(lambda qkv: dapt_ext.attention(qkv, heads), [qkv], [], dtype),
+            peers={
+                "torch sdpa": trained(fused, [qkv], [], dtype),
+                "torch eager": trained(
+                    lambda qkv: reference.attention(qkv, heads), [qkv], [], dtype
+                ),
+            },
+            check=agree(dtype),
+            threads=threads(device),
+        )
 
 
 def patch_encoder_cases(device: str) -> Iterator[Case]:

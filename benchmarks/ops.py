@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from layers import adapter_cases, patch_encoder_cases, scale_shift_cases
+from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
 from measure import Case, machine, measure, write_json
 from torch import Tensor
 
@@ -271,6 +271,7 @@ SUITES = {
     "group": group_cases,
     "ball_query": ball_query_cases,
     "chamfer": chamfer_cases,
+    "attention": attention_cases,
     "patch_encoder": patch_encoder_cases,
     "adapter": adapter_cases,
     "scale_shift": scale_shift_cases,

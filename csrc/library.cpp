@@ -43,6 +43,10 @@ STABLE_TORCH_LIBRARY(dapt, m) {
   m.def(
       "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift) -> "
       "(Tensor, Tensor)");
+  m.def("attention(Tensor qkv, SymInt num_heads) -> (Tensor, Tensor)");
+  m.def(
+      "attention_backward(Tensor grad, Tensor qkv, Tensor out, Tensor log_sum, SymInt num_heads) "
+      "-> Tensor");
 
   // losses
   m.def("chamfer(Tensor a, Tensor b) -> (Tensor, Tensor, Tensor, Tensor)");

@@ -180,6 +180,21 @@ struct DynamicAdapterBackwardArgs {
   void* grad_up_bias;
 };
 
+/// Of each head out = softmax(q · kᵀ / √D) · v. On the CPU alone: on CUDA torch's own is used.
+struct AttentionArgs {
+  const void* qkv;  // [B, T, 3, H, D] of dtype
+  void* out;        // [B, T, H, D] of dtype; an input of the backward
+  void* log_sum;    // [B, H, T], of the scores' exponentials; an input of the backward
+  int64_t B, T, H, D;
+  Real dtype;
+};
+
+struct AttentionBackwardArgs {
+  AttentionArgs forward;
+  const void* grad_out;  // [B, T, H, D] of dtype
+  void* grad_qkv;        // [B, T, 3, H, D] of dtype
+};
+
 /// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
 /// of grad * z with z = (output - shift) / scale. The order of the sums is fixed.
 struct ScaleShiftGradArgs {
@@ -205,6 +220,8 @@ void patch_encoder(const PatchEncoderArgs&);
 void dynamic_adapter(const DynamicAdapterArgs&);
 void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&);
 void scale_shift_grad(const ScaleShiftGradArgs&);
+void attention(const AttentionArgs&);
+void attention_backward(const AttentionBackwardArgs&);
 }  // namespace cpu
 
 namespace cuda {

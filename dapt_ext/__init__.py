@@ -1,5 +1,6 @@
 """Exact, repeatable point-cloud ops with hand-written CPU and CUDA kernels."""
 
+from dapt_ext.attention import attention
 from dapt_ext.ball_query import ball_query
 from dapt_ext.build_info import build_info
 from dapt_ext.chamfer import chamfer
@@ -15,6 +16,7 @@ from dapt_ext.scale_shift import scale_shift_linear, scale_shift_norm
 __all__ = [
     "Groups",
     "PatchEncoderWeights",
+    "attention",
     "ball_query",
     "build_info",
     "chamfer",

@@ -230,3 +230,9 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
     conv3 = torch.cat([w.conv3_global, w.conv3_local], dim=1)
     points = F.linear(points, conv3, w.bias3).relu()  # [B, G, K, 512]
     return F.linear(points, w.conv4, w.bias4).amax(-2)  # [B, G, C]
+
+
+def attention(qkv: Tensor, num_heads: int) -> Tensor:
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
+    shares = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+    return (shares @ v).transpose(1, 2).flatten(2)

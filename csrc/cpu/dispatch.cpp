@@ -15,7 +15,9 @@
   X(patch_encoder, PatchEncoderArgs)                      \
   X(dynamic_adapter, DynamicAdapterArgs)                  \
   X(dynamic_adapter_backward, DynamicAdapterBackwardArgs) \
-  X(scale_shift_grad, ScaleShiftGradArgs)
+  X(scale_shift_grad, ScaleShiftGradArgs)                 \
+  X(attention, AttentionArgs)                             \
+  X(attention_backward, AttentionBackwardArgs)
 
 namespace dapt::cpu {
 namespace scalar {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dapt_ext import (
     PatchEncoderWeights,
+    attention,
     ball_query,
     chamfer,
     dynamic_adapter,
@@ -343,3 +344,16 @@ def test_fuzz_scale_shift(values):
 @given(st.tuples(*4 * [tensors()]))
 def test_fuzz_scale_shift_grad(values):
     call_safely(torch.ops.dapt.scale_shift_grad, *values)
+
+
+@fuzz
+@given(tensors(), counts)
+def test_fuzz_attention(qkv, num_heads):
+    call_safely(attention, qkv, num_heads)
+    call_safely(torch.ops.dapt.attention, qkv, num_heads)
+
+
+@fuzz
+@given(st.tuples(*4 * [tensors()]), counts)
+def test_fuzz_attention_backward(values, num_heads):
+    call_safely(torch.ops.dapt.attention_backward, *values, num_heads)

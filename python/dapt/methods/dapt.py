@@ -188,7 +188,8 @@ class DaptBlock(nn.Module):
         if self.prompt is None:
             return x
         prompt = self.prompt(mean)[:, None]
-        return torch.cat([x[:, : self.prompt_at], prompt, x[:, self.prompt_at :]], 1)
+        before, after = x.split([self.prompt_at, x.shape[1] - self.prompt_at], 1)
+        return torch.cat([before, prompt, after], 1)
 
     def _path_factor(self, x: Tensor) -> Tensor | None:
         return drop_path_factor(x, self.drop_path, self.training)

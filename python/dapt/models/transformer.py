@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import dapt_ext
 from dapt.errors import UsageError
 from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
 
@@ -58,10 +59,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # mask: True = attend
-        B, T, _ = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask)  # [B, heads, T, D]
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(dapt_ext.attention(self.qkv(x), self.num_heads, mask))
 
 
 class Mlp(nn.Module):

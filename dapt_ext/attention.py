@@ -1,0 +1,78 @@
+"""Attention among the tokens of a cloud."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dapt_ext._library import check_tensors, ops
+
+
+def attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """softmax(q · kᵀ / √D) · v of each head, from what the layer of queries, keys and values gives.
+
+    On the CPU, without a mask, by a kernel for the few hundred tokens of a cloud: torch's own is
+    made for longer sequences. Else by torch's scaled_dot_product_attention.
+
+    Args:
+        qkv: [B, T, 3 C], any floating dtype: queries, keys and values, each of num_heads heads.
+        mask: bool, [B, 1, T, T] or alike: which key (last) a query attends to.
+
+    Returns:
+        [B, T, C].
+    """
+    check_tensors(qkv=qkv)
+    if (
+        qkv.dim() != 3
+        or not 1 <= num_heads <= max(qkv.shape[2], 1)
+        or qkv.shape[2] % (3 * num_heads)
+    ):
+        raise RuntimeError(
+            "num_heads must be at least 1 and divide C of qkv [B, T, 3 C], "
+            f"got {num_heads} for {list(qkv.shape)}"
+        )
+    if qkv.is_cpu and mask is None:
+        return ops.attention(qkv, num_heads)[0]
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, T, D]
+    return out.transpose(1, 2).flatten(2)
+
+
+@torch.library.register_fake("dapt::attention")
+def _(qkv, num_heads):
+    B, T, width = qkv.shape
+    sums = torch.float64 if qkv.dtype == torch.float64 else torch.float32
+    return qkv.new_empty(B, T, width // 3), qkv.new_empty(B, num_heads, T, dtype=sums)
+
+
+@torch.library.register_fake("dapt::attention_backward")
+def _(grad, qkv, out, log_sum, num_heads):
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output):
+    qkv, ctx.num_heads = inputs
+    out, log_sum = output
+    ctx.mark_non_differentiable(log_sum)
+    ctx.save_for_backward(qkv, out, log_sum)
+
+
+def _backward(ctx, grad, _):
+    return ops.attention_backward(grad, *ctx.saved_tensors, ctx.num_heads), None
+
+
+torch.library.register_autograd("dapt::attention", _backward, setup_context=_setup_context)
+
+
+@register_flop_formula(ops.attention)
+def _(qkv_shape, num_heads, *_, **__) -> int:
+    B, T, width = qkv_shape
+    return 2 * 2 * B * T * T * (width // 3)
+
+
+@register_flop_formula(ops.attention_backward)
+def _(grad_shape, qkv_shape, *_, **__) -> int:
+    B, T, width = qkv_shape
+    return 5 * 2 * B * T * T * (width // 3)
