@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dapt.data.clouds import read_cloud
+from dapt.data.clouds import read_cloud, upright
 from dapt.data.transforms import UnitBall
 from dapt.errors import DataError, UsageError, reading
 from dapt.evaluate import log_probabilities
@@ -28,15 +28,19 @@ def predict(
     normalize: bool = True,
     votes: int = 1,
     seed: int = 0,
+    up: str = "y",
 ) -> list[Prediction]:
-    """One entry for each cloud: file, label, probability, and all probabilities by class."""
+    """One entry for each cloud: file, label, probability, and all probabilities by class.
+
+    `up`: the axis of the files that points up, as the model's training data had it.
+    """
     task = model.adapter.task
     names = task.class_names or tuple(str(label) for label in range(task.num_classes))
     model.eval()
     predictions = []
     for path in paths:
         for where, points in clouds_of(path):
-            cloud = _checked(where, points, num_points)
+            cloud = _checked(where, upright(points, up), num_points)
             cloud = cloud.to(model.device)[None]  # [1, N, 3]
             cloud = (UnitBall()(cloud) if normalize else cloud).float()
             generator = torch.Generator().manual_seed(seed)

@@ -185,6 +185,26 @@ def test_npz_without_names_or_test(tmp_path, rng, caplog):
         dapt.data.load("npz", options, "test")
 
 
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_upright(tmp_path, rng, up):
+    """The axis that points up becomes y, by a rotation: nothing is mirrored."""
+    points = rng.normal(size=(4, 9, 3)).astype("f4")
+    np.savez(tmp_path / "a.npz", points=points, labels=np.arange(4) % 2)
+    for row, cloud in enumerate(points):
+        (tmp_path / "clouds" / str(row % 2)).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "clouds" / str(row % 2) / f"{row}.npy", cloud)
+    options = {"up": up, "normalize": False}
+    turned = everything(dapt.data.load("npz", {"train": tmp_path / "a.npz", **options}, "train"))
+    np.testing.assert_array_equal(turned["points"][..., 1], points[..., "xyz".index(up)])
+    turn = np.linalg.lstsq(points.reshape(-1, 3), turned["points"].reshape(-1, 3), rcond=None)[0]
+    np.testing.assert_allclose(np.linalg.det(turn), 1, atol=1e-5)
+    options |= {"train": tmp_path / "clouds", "num_points": 9}
+    from_files = everything(dapt.data.load("folder", options, "train"))
+    np.testing.assert_array_equal(from_files["points"], turned["points"][[0, 2, 1, 3]])
+    with pytest.raises(UsageError, match="up must be x, y or z, got 'w'"):
+        dapt.data.load("npz", {"train": tmp_path / "a.npz", "up": "w"}, "train")
+
+
 @pytest.mark.parametrize("pattern", ["{split}", "*/{split}"])
 def test_folder_of_clouds_and_meshes(tmp_path, rng, pattern):
     clouds = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dapt.data.pcd import read_pcd
-from dapt.errors import DataError, reading
+from dapt.errors import DataError, UsageError, reading
 
 
 def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> np.ndarray:
@@ -79,3 +79,16 @@ READERS = {
     ".ply": _read_geometry,
     ".xyz": read_table,
 }
+
+
+def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
+    """Turned so that the axis `up` becomes y, which points up in the field's data."""
+    if up == "y":
+        return points
+    x, y, z = np.moveaxis(points.astype(np.float64), -1, 0)
+    return np.stack((-y, x, z) if up == "x" else (x, z, -y), -1)
+
+
+def check_up(up: str) -> None:
+    if up not in ("x", "y", "z"):
+        raise UsageError(f"up must be x, y or z, got {up!r}")

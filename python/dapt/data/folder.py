@@ -3,8 +3,9 @@
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from dapt.data.clouds import READERS, read_cloud
+from dapt.data.clouds import READERS, check_up, read_cloud, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.files import FileDataset
 from dapt.data.registry import register
@@ -21,11 +22,18 @@ class Folder(FileDataset):
             class, a * stands for the class: `ModelNet10/*/train`.
         test: The test folder, if there is one; its classes are among those of the training folder.
         num_points: Points of each cloud; a mesh gets as many, a larger cloud is thinned to them.
+        up: The axis that points up; clouds are turned so that it is y, as in the data that the
+            backbones were pre-trained on.
     """
 
     train: Path
     test: Path | None = None
     num_points: int = 2048
+    up: Literal["x", "y", "z"] = "y"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_up(self.up)
 
     def _base(self, split: str) -> tuple[Path, str]:
         """The folder of the class folders, and where in a class folder its files are."""
@@ -81,10 +89,13 @@ class Folder(FileDataset):
         samples = (
             Sample(
                 where=str(path),
-                points=read_cloud(
-                    path,
-                    surface_points=self.num_points,
-                    seed=zlib.crc32(path.relative_to(base).as_posix().encode()),
+                points=upright(
+                    read_cloud(
+                        path,
+                        surface_points=self.num_points,
+                        seed=zlib.crc32(path.relative_to(base).as_posix().encode()),
+                    ),
+                    self.up,
                 ),
                 label=class_names.index(name),
             )

@@ -3,9 +3,11 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.files import FileDataset
 from dapt.data.registry import register
@@ -23,10 +25,17 @@ class Npz(FileDataset):
     Args:
         train: The training file; it says how many classes and part labels there are.
         test: The test file, if there is one.
+        up: The axis that points up; clouds are turned so that it is y, as in the data that the
+            backbones were pre-trained on.
     """
 
     train: Path
     test: Path | None = None
+    up: Literal["x", "y", "z"] = "y"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_up(self.up)
 
     def _path(self, split: str) -> Path:
         path = self.train if split == "train" else self.test
@@ -74,7 +83,7 @@ class Npz(FileDataset):
             samples=(
                 Sample(
                     where=f"cloud {row} of {path}",
-                    points=points[row],
+                    points=upright(points[row], self.up),
                     label=int(labels[row]),
                     part_labels=None if parts is None else parts[row],
                 )
