@@ -7,7 +7,18 @@ for batch in dapt.data.loader(train, sampler):
     batch["points"], batch["labels"]  # [B, N, 3] float32, [B] int64
 """
 
-from dapt.data import folder, modelnet, npz, scanobjectnn, shapenet, synthetic, transforms
+from dapt.data import (
+    folder,
+    modelnet,
+    npz,
+    s3dis,
+    scanobjectnn,
+    scenes,
+    shapenet,
+    shapenetpart,
+    synthetic,
+    transforms,
+)
 from dapt.data.clouds import read_cloud
 from dapt.data.dataset import (
     ArrayDataset,
@@ -35,8 +46,11 @@ __all__ = [
     "options_of",
     "read_cloud",
     "register",
+    "s3dis",
     "scanobjectnn",
+    "scenes",
     "shapenet",
+    "shapenetpart",
     "split_validation",
     "synthetic",
     "transforms",

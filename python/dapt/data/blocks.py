@@ -1,0 +1,127 @@
+"""Scenes of any size, cut into blocks: columns of space over squares of the ground."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dapt.data.convert import Sample
+from dapt.data.files import FileDataset
+from dapt.errors import DataError, UsageError
+
+
+def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> Iterator[np.ndarray]:
+    """Indices of the points [N, 3] over each square of the ground that has any, in order.
+
+    The squares begin every `stride` and the last ones end with the scene, so that each point is in
+    one at least.
+    """
+    check_grid(size, stride, up)
+    first, second = (points[:, axis] for axis in range(3) if axis != "xyz".index(up))
+    order = np.argsort(first, kind="stable")
+    rows = _starts(second, size, stride)
+    for strip in _slices(first[order], _starts(first, size, stride), size):
+        inside = order[strip]
+        inside = inside[np.argsort(second[inside], kind="stable")]
+        for square in _slices(second[inside], rows, size):
+            if square.start < square.stop:
+                yield np.sort(inside[square])
+
+
+def check_grid(size: float, stride: float, up: str) -> None:
+    if not 0 < stride <= size:
+        raise UsageError(
+            f"stride must be above 0 and at most the block of {size}, or points would be left out, "
+            f"got {stride}"
+        )
+    if up not in ("x", "y", "z"):
+        raise UsageError(f"up must be x, y or z, got {up!r}")
+
+
+def _starts(values: np.ndarray, size: float, stride: float) -> np.ndarray:
+    low, high = values.min(), values.max()
+    steps = int(np.ceil(max(high - low - size, 0) / stride))
+    return np.append(low + stride * np.arange(steps), max(high - size, low))
+
+
+def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[slice]:
+    """The part of the sorted values in each interval; rounding leaves none between two of them."""
+    low = np.searchsorted(values, starts, "left")
+    high = np.searchsorted(values, starts + size, "right")
+    low[0], high[-1] = 0, len(values)
+    high[:-1] = np.maximum(high[:-1], low[1:])
+    return map(slice, low, high)
+
+
+def at_least(index: np.ndarray, count: int) -> np.ndarray:
+    """The same points, over and over where there are fewer than `count` of them."""
+    return np.resize(index, max(len(index), count))
+
+
+class Scene(NamedTuple):
+    where: str
+    points: np.ndarray  # [N, 3]
+    labels: np.ndarray  # [N]
+    kind: int = 0  # which class of scenes it belongs to
+
+
+@dataclass(kw_only=True)
+class BlockDataset(FileDataset):
+    """Blocks of labelled scenes; those of the training split overlap, those of the test split
+    hardly do.
+
+    Args:
+        num_points: Points of a block, by farthest point sampling; a block of fewer repeats them.
+        block: Side of the square under a block, in the unit of the scenes.
+        stride: From one training block to the next.
+        min_points: A block of fewer points is left out.
+        up: The vertical axis.
+    """
+
+    num_points: int = 4096
+    block: float = 1.0
+    stride: float = 0.5
+    min_points: int = 100
+    up: Literal["x", "y", "z"] = "z"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_grid(self.block, self.stride, self.up)
+        if self.min_points < 1:
+            raise UsageError(f"min_points must be at least 1, got {self.min_points}")
+
+    def blocks(self, scenes: Iterable[Scene], split: str) -> Iterator[Sample]:
+        stride = self.stride if split == "train" else self.block
+        for number, scene in enumerate(scenes):
+            points, labels = _checked(scene)
+            for count, index in enumerate(windows(points, self.block, stride, self.up)):
+                if len(index) < self.min_points:
+                    continue
+                index = at_least(index, self.num_points)
+                where = f"block {count} of {scene.where}"
+                yield Sample(where, points[index], scene.kind, labels[index], number)
+
+
+def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    points, labels = np.asarray(scene.points, np.float64), np.asarray(scene.labels)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise DataError(f"{scene.where} must have points [N, 3], got {list(points.shape)}")
+    if labels.shape != points.shape[:1]:
+        raise DataError(
+            f"{scene.where} must have a label for each of its {len(points)} points, "
+            f"got {list(labels.shape)}"
+        )
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise DataError(
+            f"{scene.where} has a point that is not finite: "
+            f"point {bad[0]} is {points[bad[0]].tolist()}"
+        )
+    return points, labels
+
+
+def natural(paths: Iterable[Path]) -> list[Path]:
+    """By name, the same on every machine."""
+    return sorted(paths, key=lambda path: path.as_posix())

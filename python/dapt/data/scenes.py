@@ -1,0 +1,99 @@
+"""One's own scenes with a label for each point, cut into blocks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dapt.data.blocks import BlockDataset, Scene, natural
+from dapt.data.convert import Source
+from dapt.data.files import read_lines
+from dapt.data.registry import register
+from dapt.errors import DataError, UsageError, reading
+
+
+@register("scenes")
+@dataclass(kw_only=True)
+class Scenes(BlockDataset):
+    """Scenes of any size, each a file: an .npz of `points` [N, 3] and `labels` [N], or an .npy
+    [N, 4 or more] that begins with x y z and ends with the label.
+
+    Args:
+        train: The folder of the training scenes. A `classes.txt` in it names the labels, a line
+            for each; without it the labels of the training scenes count.
+        test: The folder of the test scenes, if there is one.
+    """
+
+    train: Path
+    test: Path | None = None
+
+    def _folder(self, split: str) -> Path:
+        folder = self.train if split == "train" else self.test
+        if folder is None:
+            raise UsageError("the options of dataset 'scenes' name no test folder: set test")
+        return folder
+
+    def home(self, split: str) -> Path:
+        return self._folder(split)
+
+    def label(self, split: str) -> str:
+        return f"{self._folder(split).resolve().name}-{split}"
+
+    def _scenes(self, split: str) -> list[Path]:
+        folder = self._folder(split)
+        found = natural([*folder.glob("*.npz"), *folder.glob("*.npy")])
+        if not found:
+            raise DataError(f"{folder} holds no scenes: they are .npz and .npy files")
+        return found
+
+    @property
+    def _names(self) -> Path:
+        return self.train / "classes.txt"
+
+    def files(self, split: str) -> list[Path]:
+        scenes = self._scenes(split)
+        return [*([self._names] if self._names.is_file() else self._scenes("train")), *scenes]
+
+    def read(self, split: str) -> Source:
+        if self._names.is_file():
+            names = read_lines(self._names)
+        else:
+            last = max(int(_read(path)[1].max(initial=-1)) for path in self._scenes("train"))
+            names = [str(label) for label in range(last + 1)]
+        samples = self.blocks(self._read_all(split), split)
+        return Source(self._folder(split), ["scene"], None, samples, names)
+
+    def _read_all(self, split: str) -> Iterator[Scene]:
+        for path in self._scenes(split):
+            yield Scene(str(path), *_read(path))
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with reading(path):
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return _columns(path, content)
+        with content:
+            missing = {"points", "labels"} - set(content.files)
+            if missing:
+                raise DataError(
+                    f"{path} must hold 'points' and 'labels', it holds "
+                    f"{', '.join(content.files) or 'nothing'}"
+                )
+            points, labels = content["points"], content["labels"]
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"labels of {path} must be whole numbers, got {labels.dtype}")
+    return points, labels
+
+
+def _columns(path: Path, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if table.ndim != 2 or table.shape[1] < 4 or table.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path} must hold numbers [N, 4 or more], x y z first and the label last, "
+            f"got {table.dtype} {list(table.shape)}"
+        )
+    labels = table[:, -1].astype(np.int64)
+    if not (labels == table[:, -1]).all():
+        raise DataError(f"the last column of {path} must hold labels, whole numbers")
+    return table[:, :3], labels
