@@ -54,29 +54,76 @@ def evaluate(argv: list[str]) -> None:
 
 
 def predict(argv: list[str]) -> None:
-    parser = _parser("predict", "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz.")
+    parser = _parser(
+        "predict",
+        "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz. A model that labels points "
+        "leaves the labels and a coloured cloud of each file.",
+    )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--votes", type=int, default=1, help="views of a cloud to average over")
-    parser.add_argument("--out", type=Path, help="also write the probabilities: .json or .csv")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="also write the probabilities: .json or .csv; of a model that labels points the "
+        "folder of its labels, by default `predictions` in the run folder",
+    )
+    parser.add_argument("--category", help="of the objects, for their parts")
+    parser.add_argument("--block", type=float, help="side of a scene's blocks; else the run's")
+    parser.add_argument("--stride", type=float, help="from block to block; else half a block")
+    parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
     args = parser.parse_args(argv)
     if args.votes < 1:
         raise UsageError(f"votes must be at least 1, got {args.votes}")
-    if args.out and args.out.suffix not in (".json", ".csv"):
-        raise UsageError(f"out must end in .json or .csv, got {args.out}")
-    from dapt import jobs, prediction, runs
+    from dapt import jobs, runs
 
     folder = runs.RunFolder(args.run)
     tree = folder.settings()
     model = jobs.restore_model(tree, folder)
-    normalize = tree["data"].get("normalize", True)
+    if model.adapter.task.labels_points:
+        _predict_points(model, tree, args)
+    else:
+        _predict_clouds(model, tree, args)
+
+
+def _predict_clouds(model, tree: Tree, args) -> None:
+    if args.out and args.out.suffix not in (".json", ".csv"):
+        raise UsageError(f"out must end in .json or .csv, got {args.out}")
+    from dapt import prediction
+
+    as_trained = {"normalize": tree["data"].get("normalize", True)}
+    as_trained["up"] = args.up or tree["data"].get("up", "y")
     predictions = prediction.predict(
-        model, args.files, tree["num_points"], normalize=normalize, votes=args.votes
+        model, args.files, tree["num_points"], votes=args.votes, **as_trained
     )
     if args.out:
         prediction.write(predictions, args.out)
     for each in predictions:
         print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
+
+
+def _predict_points(model, tree: Tree, args) -> None:
+    if args.votes > 1:
+        raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
+    if args.out and args.out.suffix in (".json", ".csv"):
+        raise UsageError(f"out must be a folder where points are labelled, got {args.out}")
+    from dapt import labelling
+
+    data = tree["data"]
+    shared = model, args.files, tree["num_points"]
+    normalize = data.get("normalize", True)
+    if model.adapter.task.name == "part_segmentation":
+        scans = labelling.label_objects(*shared, args.category, normalize)
+    else:
+        block = args.block or data.get("block", 1.0)
+        grid = {"block": block, "stride": args.stride or block / 2}
+        grid["up"] = args.up or data.get("up", "z")
+        scans = labelling.label_rooms(*shared, normalize, **grid)
+    for scan in scans:
+        written = labelling.write(scan, args.out or args.run / "predictions")
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in scan.shares().items())
+        print(f"{scan.name}: {len(scan.points):,} points: {shares}")
+        print(f"  {' '.join(map(str, written))}")
 
 
 def compare(argv: list[str]) -> None:

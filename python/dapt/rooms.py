@@ -1,0 +1,84 @@
+"""Labels for a whole room: a network that sees blocks slides over it, and overlaps vote."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dapt.data.blocks import at_least, windows
+from dapt.data.transforms import FarthestPoints
+from dapt.errors import DataError
+from dapt.methods import AdaptedModel
+
+CHUNK = 4096  # points that the head labels at a time
+
+
+class PointLabels(NamedTuple):
+    labels: np.ndarray  # [N] int64
+    confidence: np.ndarray  # [N] float32, the probability of the label
+
+
+@torch.no_grad()
+def label_room(
+    model: AdaptedModel,
+    points: np.ndarray,
+    num_points: int,
+    block: float = 1.0,
+    stride: float = 0.5,
+    up: str = "z",
+    normalize: bool = True,
+    where: str = "the room",
+) -> PointLabels:
+    """A label for each of the points [N, 3], from the mean over the blocks that it is in.
+
+    The network sees `num_points` of a block, its head labels all points of it. One block is in
+    memory at a time, and a row of probabilities for each point.
+    """
+    _check_size(points, num_points, block, up, where)
+    model.eval()
+    votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
+    for index in windows(points, block, stride, up):
+        votes[index] += probabilities(model, points[index], num_points, normalize)
+    labels = votes.argmax(1)
+    best = votes[np.arange(len(votes)), labels]
+    return PointLabels(labels, best / votes.sum(1))
+
+
+@torch.no_grad()
+def probabilities(
+    model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
+) -> np.ndarray:  # [N, labels]
+    """Of all points [N, 3] of one cloud, of which the network sees `num_points`."""
+    points = np.asarray(points, np.float64)
+    if normalize:
+        points = points - points.mean(0)
+        points = points / (np.linalg.norm(points, axis=1).max() or 1)
+    cloud = torch.from_numpy(points.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
+    whole = torch.from_numpy(at_least(np.arange(len(points)), num_points))
+    seen = FarthestPoints(num_points)(cloud[:, whole])
+    head = model.adapter.head
+    features = model.backbone(seen, head.levels)
+    parts = [
+        head(features, chunk, *inputs)[0].float().softmax(1) for chunk in cloud.split(CHUNK, 1)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _check_size(points: np.ndarray, num_points: int, block: float, up: str, where: str) -> None:
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
+    if len(points) < num_points:
+        raise DataError(
+            f"{where} has {len(points)} points, fewer than the {num_points} that the network sees "
+            "of a block: give a denser scan"
+        )
+    ground = np.delete(np.ptp(points, axis=0), "xyz".index(up))
+    if ground.max() < block:
+        raise DataError(
+            f"{where} is {ground[0]:.3g} by {ground[1]:.3g}, smaller than a block of {block}: "
+            "give it in the unit that the network was trained in, or a smaller block"
+        )
