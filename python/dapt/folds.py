@@ -36,7 +36,7 @@ def train_folds(tree: Tree, train: Callable[[Tree], dict]) -> dict:
         else:
             task = {**tree["task"], "fold": fold}
             results.append(train({**tree, "task": task, "out": each.path}))
-    result = {key: results[0][key] for key in _SHARED} | summary(results)
+    result = {key: results[0][key] for key in _SHARED} | summary(results) | _costs(results)
     if is_first_process():
         folder.write_result(result)
     return result
@@ -46,3 +46,9 @@ def summary(results: list[dict]) -> dict:
     """Mean and standard deviation of the folds' accuracies, and each of them."""
     accuracies = [result["accuracy"] for result in results]
     return {"accuracy": fmean(accuracies), "accuracy_std": pstdev(accuracies), "folds": accuracies}
+
+
+def _costs(results: list[dict]) -> dict:
+    largest = ("saved_activation_bytes", "peak_memory_bytes")
+    costs = {key: max(result[key] for result in results) for key in largest}
+    return costs | {"seconds_per_step": fmean(result["seconds_per_step"] for result in results)}
