@@ -20,6 +20,10 @@ FAMILY = {
     "full": dapt.Full(),
     "linear": dapt.Linear(),
     "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
+    "reversible, variant 1": dapt.Reversible(),
+    "reversible, variant 2": dapt.Reversible(variant=2),
+    "reversible, variant 3": dapt.Reversible(variant=3),
+    "reversible dapt": dapt.Reversible.on(dapt.Dapt(rank=5)),
     "vpt": dapt.Vpt(prompts=3),
 }
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
@@ -31,6 +35,8 @@ each_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
 def attached(backbone, method, task=TASK):
+    if str(method).startswith("reversible") and len(backbone.stacks) > 1:
+        pytest.skip("reversible is for the plain transformer")
     model = dapt.attach(backbone, FAMILY[method] if isinstance(method, str) else method, task)
     model.prepare([torch.randn(4, 80, 3), torch.randn(3, 80, 3)])
     return model
@@ -99,10 +105,12 @@ def test_train_then_detach(small_backbone, name, method):
 def test_every_own_parameter_matters(small_backbone, method):
     """Away from the zeros of the start no own parameter's gradient is zero everywhere."""
     model = attached(small_backbone(), method, dapt.Classification(5, head="linear")).train()
-    randomise(model)
-    TASK.loss(model(torch.randn(4, 80, 3)), {"labels": LABELS}).backward()
-    for entry, weight in model.own_parameters():
-        assert weight.grad.count_nonzero() > 0, entry
+    waiting = {entry for entry, _ in model.own_parameters()}
+    for _ in range(5):  # a ReLU may shut a whole adapter for some weights
+        randomise(model)
+        TASK.loss(model(torch.randn(4, 80, 3)), {"labels": LABELS}).backward()
+        waiting -= {e for e, weight in model.own_parameters() if weight.grad.count_nonzero()}
+    assert not waiting
 
 
 @each_method
@@ -180,7 +188,7 @@ class Killed(BaseException):
     """As SIGKILL does: nothing after it is run by the loop."""
 
 
-@pytest.mark.parametrize("name", ["vpt", "adapter", "point_peft"])
+@pytest.mark.parametrize("name", ["vpt", "adapter", "point_peft", "reversible:dapt"])
 def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name):  # noqa: F811
     fields = {"method": {"name": name}, "checkpoint_seconds": 0.0, "epochs": 2}
     whole, code = run("whole", **fields)

@@ -304,9 +304,7 @@ def test_a_run_learns_to_label_points(run, tmp_path, capsys, task, metric):
     assert all(name in printed for name in names)
     assert f"{metric.replace('_', ' ')} {scores[metric]:.4f}" in printed
     assert cli.main(["evaluate", str(folder), "--votes", "3", "--out", str(out)]) == 0
-    assert json.loads(out.read_text())[metric] == pytest.approx(
-        result[metric], abs=0.15
-    )
+    assert json.loads(out.read_text())[metric] == pytest.approx(result[metric], abs=0.15)
 
 
 def test_the_same_seed_is_the_same_run(run):

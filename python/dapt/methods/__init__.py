@@ -9,6 +9,7 @@ from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.model import AdaptedModel
 from dapt.methods.point_peft import PointPeft
 from dapt.methods.release import load_release
+from dapt.methods.reversible import Reversible
 from dapt.methods.vpt import Vpt
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Linear",
     "Method",
     "PointPeft",
+    "Reversible",
     "Vpt",
     "attach",
     "detach",

@@ -47,11 +47,18 @@ class AdapterBlock(nn.Module):
         self.adapter = adapter
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.transform(self.attend(self.place(x, positions), mask))
+
+    def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + positions
+
+    def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         block = self.frozen
-        x = x + positions
-        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
-        u = block.norm2(x)
-        return self.adapter(u, block.mlp(u), x, self._path_factor(x))
+        return add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        u = self.frozen.norm2(x)
+        return self.adapter(u, self.frozen.mlp(u), x, self._path_factor(x))
 
     def _path_factor(self, x: Tensor) -> Tensor | None:
         return drop_path_factor(x, self.frozen.drop_path, self.training)

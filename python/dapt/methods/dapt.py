@@ -163,7 +163,7 @@ class DaptBlock(nn.Module):
         prompt_at: int | None,
     ):
         super().__init__()
-        dim = frozen.dim
+        self.dim = dim = frozen.dim
         self.frozen = frozen  # its layers already carry their scale and shift
         self.adapter = DynamicAdapter(dim, config.rank, config.dropout, config.memory)
         self.prompt = None if prompt_at is None else ScaleShift(dim)
@@ -173,23 +173,30 @@ class DaptBlock(nn.Module):
         self.keeps_only_input = config.memory == "low"
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.add_positions:
-            x = x + positions
+        x = self.place(x, positions)
         if self.keeps_only_input and torch.is_grad_enabled():
             return checkpoint(self._run, x, mask, use_reentrant=False)
         return self._run(x, mask)
 
-    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
-        block = self.frozen
-        mask = widen_mask(mask, x.shape[1])
-        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+    def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + positions if self.add_positions else x
+
+    def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        block, mask = self.frozen, widen_mask(mask, x.shape[1])
+        return add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+
+    def transform(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
+        block, with_prompt = self.frozen, self.prompt is not None
         u = block.norm2(x)
-        x, mean = self.adapter(u, block.mlp(u), x, self._path_factor(x), self.prompt is not None)
+        x, mean = self.adapter(u, block.mlp(u), x, self._path_factor(x), with_prompt)
         if self.prompt is None:
             return x
         prompt = self.prompt(mean)[:, None]
         before, after = x.split([self.prompt_at, x.shape[1] - self.prompt_at], 1)
         return torch.cat([before, prompt, after], 1)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.transform(self.attend(x, mask))
 
     def _path_factor(self, x: Tensor) -> Tensor | None:
         return drop_path_factor(x, self.drop_path, self.training)

@@ -25,6 +25,9 @@ class Method(ABC):
 
     name: ClassVar[str]
 
+    def __post_init__(self):  # noqa: B027, where a method's settings are checked
+        pass
+
     @abstractmethod
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         """Put the method's modules in place of those that it changes."""
@@ -36,6 +39,11 @@ class Method(ABC):
         The only statement of it: what is owned trains, is saved and is counted, and the rest is
         the pre-trained network, untouched.
         """
+
+    @classmethod
+    def over(cls, inner: str) -> type["Method"]:
+        """The class that is named `<this method>:<inner>`."""
+        raise UsageError(f"method '{cls.name}' stands alone: it is not named '{cls.name}:{inner}'")
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
         return backbone.head_tokens
@@ -85,6 +93,8 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
 
 
 def method_class(name: str) -> type[Method]:
-    if name not in METHODS:
+    """By its name, or by two names and a colon for a method that builds on another's name."""
+    first, colon, rest = name.partition(":")
+    if first not in METHODS:
         raise UsageError(f"unknown method '{name}'; choose from {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+    return METHODS[first].over(rest) if colon else METHODS[first]
