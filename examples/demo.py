@@ -77,7 +77,7 @@ def main() -> None:
     options, settings = parser.parse_known_args()  # the others are settings of every run
     logging.basicConfig(level=logging.WARNING)
     begun = time.monotonic()
-    settings = ["--data.train_size=1200", "--data.test_size=600", "--epochs=12", *settings]
+    settings = ["--data.test_size=600", "--epochs=10", *settings]
     folders = {}
     for method in METHODS:
         print(f"{method}: dapt train --config configs/synthetic/{method}.yaml {' '.join(settings)}")
