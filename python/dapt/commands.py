@@ -113,7 +113,8 @@ def _predict_points(model, tree: Tree, args) -> None:
     shared = model, args.files, tree["num_points"]
     normalize = data.get("normalize", True)
     if model.adapter.task.name == "part_segmentation":
-        scans = labelling.label_objects(*shared, args.category, normalize)
+        up = args.up or data.get("up", "y")
+        scans = labelling.label_objects(*shared, args.category, normalize, up)
     else:
         block = args.block or data.get("block", 1.0)
         grid = {"block": block, "stride": args.stride or block / 2}

@@ -19,7 +19,7 @@ from dapt.errors import UsageError
 
 Tree = dict[str, Any]
 Augmentation = Literal[
-    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate", "rotate_z"
+    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate"
 ]
 NAMED = ("data", "backbone", "method", "task")
 
@@ -42,7 +42,7 @@ class TrainOptions:
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points of each cloud that the network sees; all by default.
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
-            or scale_rotate about the y axis, rotate_z (rooms').
+            or scale_rotate about the y axis.
         validation: Share of the training data on which the best epoch is chosen.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.

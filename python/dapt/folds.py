@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from statistics import fmean, pstdev
 
-from dapt.config import TrainOptions, Tree, options_in, plain
+from dapt.config import TrainOptions, Tree, options_in, plain, section
 from dapt.distributed import is_first_process
 from dapt.runs import RunFolder
 from dapt.tasks import FewShot
@@ -15,8 +15,9 @@ _SHARED += ("seed", "versions")
 
 
 def is_of_folds(tree: Tree) -> bool:
-    task = tree["task"]
-    return task["name"] == FewShot.name and task["fold"] is None
+    """Whether the settings, which have to be possible ones, ask for every fold."""
+    name, fields = section(tree, "task")
+    return name == FewShot.name and FewShot(num_classes=1, **fields).fold is None
 
 
 def fold_folders(folder: RunFolder, tree: Tree) -> list[RunFolder]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dapt.data.clouds import upright
 from dapt.errors import DataError, UsageError
 from dapt.methods import AdaptedModel
 from dapt.prediction import clouds_of
@@ -54,6 +55,7 @@ def label_objects(
     num_points: int,
     category: str | None,
     normalize: bool = True,
+    up: str = "y",
 ) -> Iterator[Scan]:
     """Objects of a category, by a model of part segmentation."""
     task = model.adapter.task
@@ -72,7 +74,8 @@ def label_objects(
     for path in paths:
         for where, points in clouds_of(path):
             _check_object(where, points, num_points)
-            chances = probabilities(model, points, num_points, normalize, number) * own
+            chances = probabilities(model, upright(points, up), num_points, normalize, number)
+            chances = np.where(own, chances, 0.0)
             labels = np.where(own, chances, -1.0).argmax(1)
             best = chances[np.arange(len(labels)), labels] / chances.sum(1)
             yield Scan(_name(where), points, PointLabels(labels, best), names)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dapt.data.blocks import at_least, windows
+from dapt.data.clouds import upright
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
 from dapt.methods import AdaptedModel
@@ -39,7 +40,8 @@ def label_room(
     model.eval()
     votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
     for index in windows(points, block, stride, up):
-        votes[index] += probabilities(model, points[index], num_points, normalize)
+        seen_upright = upright(points[index], up)
+        votes[index] += probabilities(model, seen_upright, num_points, normalize)
     labels = votes.argmax(1)
     best = votes[np.arange(len(votes)), labels]
     return PointLabels(labels, best / votes.sum(1))

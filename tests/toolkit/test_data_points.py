@@ -164,7 +164,7 @@ def room(rng, points=3000, size=(2.4, 1.7, 2.5)):
     return cloud, rng.integers(0, 13, points)
 
 
-BLOCKS = {"num_points": 64, "min_points": 20, "normalize": False}
+BLOCKS = {"num_points": 64, "min_points": 20, "normalize": False, "up": "y"}
 
 
 def assert_blocks_of(dataset, scenes, rng):
@@ -175,7 +175,7 @@ def assert_blocks_of(dataset, scenes, rng):
         batch["points"], batch["part_labels"], dataset.scenes, strict=True
     ):
         assert points.shape == (64, 3) and rows(points, labels) <= whole[scene]
-        assert (np.ptp(points[:, :2], axis=0) <= 1 + 1e-6).all()
+        assert (np.ptp(points[:, ::2], axis=0) <= 1 + 1e-6).all()
 
 
 def test_s3dis_rooms_as_arrays(tmp_path, rng):
@@ -206,6 +206,17 @@ def test_s3dis_rooms_as_its_owners_text(tmp_path, rng):
     batch = everything(dataset)
     assert len(dataset) == 1 and dataset.labels.tolist() == [1]
     assert rows(batch["points"][0], batch["part_labels"][0]) == rows(points, labels)
+
+
+def test_blocks_are_turned_upright(tmp_path, rng):
+    points, labels = room(rng, size=(0.9, 0.9, 3.0))
+    np.savez(tmp_path / "a.npz", points=points, labels=labels)
+    options = {"train": tmp_path, "num_points": 3000, "normalize": False}
+    dataset = dapt.data.load("scenes", options, "train")  # z is up in the file
+    x, y, z = points.T
+    turned = np.stack([x, z, -y], 1)
+    batch = everything(dataset)
+    assert rows(batch["points"][0], batch["part_labels"][0]) == rows(turned, labels)
 
 
 def test_s3dis_blocks_as_h5(tmp_path, rng):
@@ -265,7 +276,7 @@ def test_scenes(tmp_path, rng):
 
 
 def test_sparse_blocks_repeat_their_points(tmp_path, rng):
-    points, labels = room(rng, points=30, size=(0.5, 0.5, 2.0))
+    points, labels = room(rng, points=30, size=(0.5, 2.0, 0.5))
     np.savez(tmp_path / "a.npz", points=points, labels=labels)
     options = {"train": tmp_path} | BLOCKS
     batch = everything(dapt.data.load("scenes", options, "train"))

@@ -162,7 +162,9 @@ def test_levels_end_the_thirds_of_the_network():
 @pytest.mark.parametrize("name", ["point_mae", "point_bert", "point_m2ae"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_learns_to_label_points(small_backbone, name, method):
-    """One step lowers the loss of its batch, and moves nothing that is not the method's."""
+    """A few steps lower the loss of their batch, and move nothing that is not the method's."""
+    if (method, name) == ("reversible", "point_m2ae"):
+        pytest.skip("reversible works on one stack of plain blocks")
     torch.manual_seed(0)
     backbone = small_backbone(name)
     clouds, labels = torch.randn(4, 64, 3), torch.tensor([0, 2, 1, 2])

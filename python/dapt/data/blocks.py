@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample
 from dapt.data.files import FileDataset
 from dapt.errors import DataError, UsageError
@@ -18,7 +19,8 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
     The squares begin every `stride` and the last ones end with the scene, so that each point is in
     one at least.
     """
-    check_grid(size, stride, up)
+    check_grid(size, stride)
+    check_up(up)
     first, second = (points[:, axis] for axis in range(3) if axis != "xyz".index(up))
     order = np.argsort(first, kind="stable")
     rows = _starts(second, size, stride)
@@ -30,14 +32,12 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
                 yield np.sort(inside[square])
 
 
-def check_grid(size: float, stride: float, up: str) -> None:
+def check_grid(size: float, stride: float) -> None:
     if not 0 < stride <= size:
         raise UsageError(
             f"stride must be above 0 and at most the block of {size}, or points would be left out, "
             f"got {stride}"
         )
-    if up not in ("x", "y", "z"):
-        raise UsageError(f"up must be x, y or z, got {up!r}")
 
 
 def _starts(values: np.ndarray, size: float, stride: float) -> np.ndarray:
@@ -77,7 +77,8 @@ class BlockDataset(FileDataset):
         block: Side of the square under a block, in the unit of the scenes.
         stride: From one training block to the next.
         min_points: A block of fewer points is left out.
-        up: The vertical axis.
+        up: The axis that points up; blocks are turned so that it is y, as in the data that the
+            backbones were pre-trained on.
     """
 
     num_points: int = 4096
@@ -88,7 +89,8 @@ class BlockDataset(FileDataset):
 
     def __post_init__(self):
         super().__post_init__()
-        check_grid(self.block, self.stride, self.up)
+        check_grid(self.block, self.stride)
+        check_up(self.up)
         if self.min_points < 1:
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
@@ -100,8 +102,8 @@ class BlockDataset(FileDataset):
                 if len(index) < self.min_points:
                     continue
                 index = at_least(index, self.num_points)
-                where = f"block {count} of {scene.where}"
-                yield Sample(where, points[index], scene.kind, labels[index], number)
+                where, block = f"block {count} of {scene.where}", upright(points[index], self.up)
+                yield Sample(where, block, scene.kind, labels[index], number)
 
 
 def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

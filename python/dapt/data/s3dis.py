@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from dapt.data.blocks import BlockDataset, Scene, natural
-from dapt.data.clouds import read_table
+from dapt.data.clouds import read_table, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.files import read_lines
 from dapt.data.registry import register
@@ -92,7 +92,7 @@ class S3dis(BlockDataset):
                     if _area(room) in self._areas(split):
                         yield Sample(
                             f"block {row} of {path}",
-                            block[:, :3],
+                            upright(block[:, :3], self.up),
                             AREAS.index(_area(room)),
                             labels,
                             numbers[room],

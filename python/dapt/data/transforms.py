@@ -192,7 +192,6 @@ AUGMENTATIONS = {
     "scale_translate": Compose([Scale(), Translate()]),
     "slight_scale_translate": Compose([Scale(0.8, 1.25, per_axis=False), Translate(0.1)]),
     "rotate": Compose([Rotate()]),
-    "rotate_z": Compose([Rotate("z")]),
     "scale_rotate": Compose([Scale(0.9, 1.1), Rotate()]),
 }
 
