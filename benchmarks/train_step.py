@@ -92,6 +92,10 @@ def naive_patch_encoder(encoder, patches):  # [B, G, K, 3] -> [B, G, C]
     return conv(points, conv4).amax(2).view(B, G, -1)
 
 
+def naive_of_kept(branch, x, factor, mask=None):
+    return branch(x)
+
+
 @contextmanager
 def published_arithmetic() -> Iterator[None]:
     with (
@@ -100,6 +104,7 @@ def published_arithmetic() -> Iterator[None]:
         mock.patch.object(dapt_ext, "scale_shift_linear", naive_linear),
         mock.patch.object(dapt_ext, "scale_shift_norm", naive_norm),
         mock.patch.object(PatchEncoder, "forward", naive_patch_encoder),
+        mock.patch.object(dapt.methods.dapt, "of_kept", naive_of_kept),
         mock.patch.object(dapt_ext, "attention", naive_attention),
     ):
         yield
@@ -183,8 +188,8 @@ class Alone:
     @staticmethod
     def _serve(end, threads: int, args: tuple, fields: dict) -> None:
         torch.set_num_threads(threads)
+        end.send(Step(*args, **fields, chance=False).activation_bytes())  # nothing is dropped
         step = Step(*args, **fields)
-        end.send(step.activation_bytes())
         while end.recv() == "step":
             end.send(float(step()))
 

@@ -11,7 +11,7 @@ import dapt_ext
 from dapt.errors import UsageError
 from dapt.models import BACKBONES, MaskedAutoencoder, count_parameters, transformer
 from dapt.models.heads import ClassificationHead, Pool
-from dapt.models.transformer import Features, add_branch, drop_path_factor
+from dapt.models.transformer import Features, add_branch, drop_path_factor, of_kept
 
 # float32 against float64 through a few layers of width 50
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -158,6 +158,31 @@ def test_drop_path():
     assert torch.equal(add_branch(x, 2 * x, factor)[:, 0, 0], 1 + 2 * factor)
     assert drop_path_factor(x, 0.3, training=False) is None
     assert drop_path_factor(x, 0.0, training=True) is None
+
+
+@pytest.mark.parametrize("kept", [(0, 2, 3), (1,), (), (0, 1, 2, 3)])
+def test_a_dropped_branch_is_not_computed(kept):
+    """And yet everything is as if it had been: the value and all gradients."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 6).double()
+    factor = torch.zeros(4, dtype=torch.float64)
+    factor[list(kept)] = 1.5
+    seen, results = [], []
+
+    def branch(x):
+        seen.append(len(x))
+        return layer(x).relu()
+
+    for drops in (False, True):
+        x = torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        x.requires_grad_()
+        layer.zero_grad()
+        out = add_branch(x, of_kept(branch, x, factor) if drops else branch(x), factor)
+        out.square().sum().backward()
+        results.append([out.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+    assert seen == [4, max(len(kept), 1)]
+    for mine, exact in zip(*results, strict=True):
+        torch.testing.assert_close(mine, exact)
 
 
 def test_drop_path_grows_with_depth(small_backbone, monkeypatch):

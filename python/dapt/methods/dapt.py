@@ -18,6 +18,7 @@ from dapt.models.transformer import (
     add_branch,
     drop_path_factor,
     drop_path_rates,
+    of_kept,
     widen_mask,
 )
 
@@ -182,13 +183,15 @@ class DaptBlock(nn.Module):
         return x + positions if self.add_positions else x
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        block, mask = self.frozen, widen_mask(mask, x.shape[1])
-        return add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+        block, mask, factor = self.frozen, widen_mask(mask, x.shape[1]), self._path_factor(x)
+        return add_branch(
+            x, of_kept(lambda x: block.attn(block.norm1(x), mask), x, factor, mask), factor
+        )
 
     def transform(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
-        block, with_prompt = self.frozen, self.prompt is not None
+        block, factor, with_prompt = self.frozen, self._path_factor(x), self.prompt is not None
         u = block.norm2(x)
-        x, mean = self.adapter(u, block.mlp(u), x, self._path_factor(x), with_prompt)
+        x, mean = self.adapter(u, of_kept(block.mlp, u, factor), x, factor, with_prompt)
         if self.prompt is None:
             return x
         prompt = self.prompt(mean)[:, None]

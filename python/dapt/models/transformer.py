@@ -7,7 +7,7 @@ It knows nothing of adaptation methods. What they may rely on:
   the last G tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +41,23 @@ def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
 def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
     """x + factor * branch, with one factor per cloud."""
     return x + branch if factor is None else x + factor[:, None, None] * branch
+
+
+def of_kept(
+    branch: Callable[[Tensor], Tensor], x: Tensor, factor: Tensor | None, mask: Tensor | None = None
+) -> Tensor:
+    """branch(x), with zeros for the clouds whose factor is 0.
+
+    On the CPU these clouds are not computed. Elsewhere they are: to know them would need a sync.
+    """
+    skips = factor is not None and mask is None and x.is_cpu and not torch.compiler.is_compiling()
+    kept = factor.nonzero()[:, 0] if skips else None
+    if kept is None or len(kept) == len(x):
+        return branch(x)
+    if not len(kept):  # the branch's weights get a gradient, of zeros
+        kept = kept.new_zeros(1)
+    some = branch(x.index_select(0, kept))
+    return some.new_zeros(x.shape[0], *some.shape[1:]).index_copy(0, kept, some)
 
 
 def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
@@ -86,9 +103,12 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + positions
-        x = add_branch(x, self.attn(self.norm1(x), mask), self._path_factor(x))
-        return add_branch(x, self.mlp(self.norm2(x)), self._path_factor(x))
+        x, factor = x + positions, self._path_factor(x)
+        x = add_branch(
+            x, of_kept(lambda x: self.attn(self.norm1(x), mask), x, factor, mask), factor
+        )
+        factor = self._path_factor(x)
+        return add_branch(x, of_kept(lambda x: self.mlp(self.norm2(x)), x, factor), factor)
 
     def _path_factor(self, x: Tensor) -> Tensor | None:
         return drop_path_factor(x, self.drop_path, self.training)
