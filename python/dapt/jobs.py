@@ -141,13 +141,15 @@ class Adaptation(Job):
 
     def evaluate(self, fabric: Fabric) -> dict[str, float]:
         splits = {"validation": self.validation, "test": self.test}
-        scores = {
-            f"{split}_{name}": value
-            for split, dataset in splits.items()
-            if dataset is not None
-            for name, value in self._scores(dataset, fabric).summary().items()
-        }
-        return scores | self.model.adapter.method.meters(self.model)
+        line = {}
+        for split, dataset in splits.items():
+            if dataset is not None:
+                measured = self._scores(dataset, fabric).summary() | self._meters()
+                line |= {f"{split}_{name}": value for name, value in measured.items()}
+        return line
+
+    def _meters(self) -> dict[str, float]:
+        return self.model.adapter.method.meters(self.model)
 
     def _scores(self, dataset: PointDataset, fabric: Fabric) -> Scores:
         return score(self.model, dataset, fabric, self.num_points, self.task.evaluation_batch)
@@ -163,7 +165,7 @@ class Adaptation(Job):
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
         scores = self._scores(dataset, fabric)
         head = sum(weight.numel() for weight in self.model.head.parameters())
-        result = {"split": split, "metric": self.task.metric, **scores.summary()}
+        result = {"split": split, "metric": self.task.metric, **scores.summary(), **self._meters()}
         return result | {"per_class": scores.per_class(), "head_parameters": head}
 
 

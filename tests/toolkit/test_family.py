@@ -17,6 +17,8 @@ FAMILY = {
     "dapt": dapt.Dapt(rank=8),
     "dapt, low memory": dapt.Dapt(rank=8, memory="low"),
     "dapt, published batch norms": dapt.Dapt(rank=8, freeze_bn=False),
+    "density, dapt": dapt.Density.on(dapt.Dapt(rank=8)),
+    "density, full, ReLU": dapt.Density.on(dapt.Full(), relu=True),
     "full": dapt.Full(),
     "linear": dapt.Linear(),
     "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
@@ -188,7 +190,9 @@ class Killed(BaseException):
     """As SIGKILL does: nothing after it is run by the loop."""
 
 
-@pytest.mark.parametrize("name", ["vpt", "adapter", "point_peft", "reversible:dapt"])
+@pytest.mark.parametrize(
+    "name", ["vpt", "adapter", "point_peft", "reversible:dapt", "density:dapt"]
+)
 def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name):  # noqa: F811
     fields = {"method": {"name": name}, "checkpoint_seconds": 0.0, "epochs": 2}
     whole, code = run("whole", **fields)

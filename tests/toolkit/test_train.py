@@ -180,4 +180,4 @@ def test_a_method_adds_a_loss_and_meters(run, monkeypatch):
     monkeypatch.setattr(Dapt, "meters", lambda self, model: {"share": 0.25})
     more = lines(run("more")[0])
     assert more[0]["train_loss"] == pytest.approx(plain[0]["train_loss"] + 5)
-    assert more[0]["share"] == 0.25
+    assert more[0]["validation_share"] == 0.25

@@ -3,6 +3,7 @@
 from dapt.methods.adapter import Adapter
 from dapt.methods.attach import attach, detach, load_adapter, merge
 from dapt.methods.dapt import Dapt
+from dapt.methods.density import Density
 from dapt.methods.full import Full
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
@@ -17,6 +18,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Dapt",
+    "Density",
     "Full",
     "Linear",
     "Method",

@@ -67,7 +67,7 @@ class Method(ABC):
         return None
 
     def meters(self, model: "AdaptedModel") -> dict[str, float]:
-        """What the method measures of itself, logged after each evaluation."""
+        """What the method measured of itself since the last reading, logged for each split."""
         return {}
 
 
