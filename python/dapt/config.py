@@ -44,6 +44,7 @@ class TrainOptions:
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
             or scale_rotate about the y axis.
         validation: Share of the training data on which the best epoch is chosen.
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
         precision: fp32, or bf16 for matrix products in bfloat16.
@@ -69,6 +70,7 @@ class TrainOptions:
     num_points: int | None = None
     augmentation: Augmentation = "scale_translate"
     validation: float = 0.1
+    evaluate_every: int = 1
     patience: int = 0
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -84,7 +86,7 @@ class TrainOptions:
 
     def __post_init__(self):
         object.__setattr__(self, "out", Path(self.out))
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "devices": 1}
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "devices": 1, "evaluate_every": 1}
         least |= dict.fromkeys(("seed", "clip_norm", "warmup_epochs", "weight_decay", "ema"), 0)
         least |= dict.fromkeys(("patience", "num_workers", "min_learning_rate"), 0)
         for name, bound in least.items():

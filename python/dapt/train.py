@@ -191,7 +191,8 @@ class Trainer:
         if self.mean:
             self.mean.swap()
         line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
-        line |= self.job.evaluate(self.fabric)
+        if (epoch + 1) % self.options.evaluate_every == 0 or epoch + 1 == self.options.epochs:
+            line |= self.job.evaluate(self.fabric)
         line |= self.job.probe(epoch, self.fabric)
         line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         line["seconds"] = round(seconds, 3)
@@ -220,6 +221,8 @@ class Trainer:
         return total / max(steps, 1)
 
     def _is_better(self, line: dict) -> bool:
+        if self.job.metric not in line:  # an epoch without an evaluation
+            return False
         if not self.best:
             return True
         now, before = line[self.job.metric], self.best[self.job.metric]

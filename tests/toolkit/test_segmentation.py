@@ -1,7 +1,11 @@
 """Labels of points: the published head, every method under it, and runs from start to end."""
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -364,3 +368,32 @@ def test_info_counts_the_published_model(tmp_path, capsys):
     words = ["--num_classes", "16", "--num_points", "256", "--batch_size", "2"]
     assert cli.main(["info", "--config", str(config), *words]) == 0
     assert "trained 27,063,730 of 27,063,730" in capsys.readouterr().out
+
+
+def test_two_processes_label_points_as_one(run, tmp_path):
+    """With DAPT, whose last prompt no head of points reads."""
+    task = {"name": "part_segmentation", "dropout": 0.0}
+    method = {"name": "dapt", "rank": 3, "dropout": 0.0, "drop_path": 0.0}
+    fields = {"epochs": 2, "learning_rate": 1e-4, "num_points": 32}
+    alone, _ = run("alone", task=task, method=method, **fields)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(port), "-m", "dapt", "train"]
+    command += ["--config", str(tmp_path / "alone.yaml"), "--out", str(tmp_path / "both")]
+    command += ["--data.train", str(tmp_path / "a.npz"), "--data.test", str(tmp_path / "b.npz")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(lines(alone), lines(tmp_path / "both"), strict=True):
+        for name in ("train_loss", "test_loss", "test_instance_miou", "test_class_miou"):
+            assert one[name] == pytest.approx(two[name], rel=1e-3), name
+
+
+def test_epochs_between_evaluations_have_none(run):
+    folder, code = run("x", epochs=5, evaluate_every=2)
+    assert code == 0
+    evaluated = [line["epoch"] for line in lines(folder) if "test_instance_miou" in line]
+    assert evaluated == [1, 3, 4] and len(lines(folder)) == 5
+    assert json.loads((folder / "result.json").read_text())["best_epoch"] in evaluated
