@@ -1,0 +1,229 @@
+"""The CUDA kernels on a GPU against the CPU kernels: the same indices bit for bit, floats to
+rounding, the same bits at every run, and no wait for the device.
+
+Skipped without a GPU. `DAPT_TEST_DEVICE=cpu` tries the tests themselves.
+"""
+
+import copy
+import os
+from unittest import mock
+
+import pytest
+import torch
+
+import dapt_ext
+from dapt_ext import PatchEncoderWeights
+
+DEVICE = os.environ.get("DAPT_TEST_DEVICE", "cuda")
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU"
+)
+ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def no_tf32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def on_device(function, *tensors, **options):
+    """The results of the device, twice the same bits, on the CPU."""
+    moved = [t.to(DEVICE) if isinstance(t, torch.Tensor) else t for t in tensors]
+    runs = [as_tuple(function(*moved, **options)) for _ in range(2)]
+    for once, again in zip(*runs, strict=True):
+        assert torch.equal(once.view(torch.uint8), again.view(torch.uint8))
+    return [result.cpu() for result in runs[0]]
+
+
+def as_tuple(results):
+    results = results if isinstance(results, tuple) else (results,)
+    return tuple(result.contiguous() for result in results)
+
+
+def assert_same(function, *tensors, **options):
+    """Whole numbers alike, real ones to rounding."""
+    expected = as_tuple(function(*tensors, **options))
+    for mine, cpu in zip(on_device(function, *tensors, **options), expected, strict=True):
+        assert mine.dtype == cpu.dtype and mine.shape == cpu.shape
+        if cpu.is_floating_point():
+            torch.testing.assert_close(mine, cpu, rtol=1e-5, atol=1e-6, equal_nan=True)
+        else:
+            assert torch.equal(mine, cpu)
+
+
+@pytest.mark.parametrize(
+    "B, N, M", [(1, 1, 1), (3, 97, 97), (32, 2048, 128), (2, 8192, 1200), (1, 100_003, 1024)]
+)
+def test_fps(B, N, M):
+    assert_same(dapt_ext.farthest_point_sample, torch.randn(B, N, 3), M)
+    assert_same(dapt_ext.farthest_point_sample, torch.randint(4, (B, N, 3)).float(), M)
+
+
+def test_fps_of_a_million_points():
+    assert_same(dapt_ext.farthest_point_sample, torch.randn(1, 1_000_000, 3), 256)
+
+
+def test_awkward_clouds(make_cloud):
+    cloud = make_cloud(2, 515)
+    assert_same(dapt_ext.farthest_point_sample, cloud, 200)
+    assert_same(lambda q, p: dapt_ext.knn(q, p, 33)[1], cloud[:, :70].contiguous(), cloud)
+    assert_same(lambda p: dapt_ext.group(p, 40, 17)[2:], cloud)
+
+
+def test_real_scans(scans):
+    for cloud in scans.values():
+        assert_same(dapt_ext.farthest_point_sample, cloud, 1024)
+        assert_same(lambda p: dapt_ext.group(p, 128, 32), cloud)
+
+
+@pytest.mark.parametrize("B, Q, N, k", [(2, 5, 9, 9), (32, 128, 2048, 32), (1, 4096, 40_001, 64)])
+def test_knn(B, Q, N, k):
+    assert_same(dapt_ext.knn, torch.randn(B, Q, 3), torch.randn(B, N, 3), k)
+
+
+def test_lengths():
+    lengths = torch.tensor([300, 77, 512])
+    points = torch.randn(3, 512, 3)
+    assert_same(lambda p, n: dapt_ext.group(p, 20, 16, lengths=n), points, lengths)
+
+
+def test_ball_query_and_chamfer():
+    assert_same(dapt_ext.ball_query, torch.randn(4, 65, 3), torch.randn(4, 999, 3), 0.4, 32)
+    assert_same(dapt_ext.chamfer, torch.randn(5, 333, 3), torch.randn(5, 1025, 3))
+
+
+def gradients(function, *tensors):
+    """Outputs and the gradients of all real inputs for fixed slopes."""
+
+    def run(*inputs):
+        inputs = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
+        outputs = as_tuple(function(*inputs))
+        rng = torch.Generator().manual_seed(5)
+        slopes = [torch.randn(o.shape, generator=rng).to(o) for o in outputs]
+        wanted = [t for t in inputs if t.requires_grad]
+        return *(o.detach() for o in outputs), *torch.autograd.grad(outputs, wanted, slopes)
+
+    return run
+
+
+def test_gather_and_interpolate_both_ways():
+    values, idx = torch.randn(3, 200, 17), torch.randint(200, (3, 64, 9))
+    assert_same(gradients(dapt_ext.gather), values, idx)
+    clouds = torch.randn(3, 150, 3), torch.randn(3, 200, 3), values
+    assert_same(lambda q, p, v: gradients(lambda v: dapt_ext.interpolate(q, p, v))(v), *clouds)
+
+
+def near(mine, cpu, tolerance):
+    for i, (a, b) in enumerate(zip(mine, cpu, strict=True)):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        error = (a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-20)
+        assert error <= tolerance, f"result {i}: {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("memory", ["default", "low"])
+@pytest.mark.parametrize("B, T, C, r", [(2, 7, 48, 5), (8, 130, 384, 64)])
+def test_dynamic_adapter(B, T, C, r, memory, dtype):
+    x, mlp_out, residual = (torch.randn(B, T, C, dtype=dtype) for _ in range(3))
+    weights = [
+        torch.randn(s) * 0.05 for s in ((r, C), (r,), (C, r), (C,), (C,), (C,), (1, C), (1,))
+    ]
+    weights[4] += 1
+    weights[7] += 0.5
+    seed = torch.tensor(1234567)
+
+    def adapter(x, mlp_out, residual, down, down_b, up, up_b, norm, norm_b, scale, scale_b):
+        with mock.patch.object(torch, "randint", lambda *_, device: seed.to(device)):
+            return dapt_ext.dynamic_adapter(
+                x, down, down_b, up, up_b, norm_weight=norm, norm_bias=norm_b,
+                scale_weight=scale, scale_bias=scale_b, mlp_out=mlp_out, residual=residual,
+                dropout=0.3, training=True, memory=memory,
+            )  # fmt: skip
+
+    tensors = x, mlp_out, residual, *weights
+    near(on_device(gradients(adapter), *tensors), gradients(adapter)(*tensors), ROUNDING[dtype])
+
+
+def test_scale_shift():
+    x, scale, shift = torch.randn(3, 65, 48), 1 + 0.1 * torch.randn(96), torch.randn(96)
+    weight, bias = torch.randn(96, 48) / 7, torch.randn(96)
+
+    def linear(x, scale, shift):
+        return dapt_ext.scale_shift_linear(x, weight.to(x.device), bias.to(x.device), scale, shift)
+
+    tensors = x, scale, shift
+    near(on_device(gradients(linear), *tensors), gradients(linear)(*tensors), 2e-5)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_patch_encoder(dtype):
+    sizes = [(128, 3), 128, (256, 128), 256, (512, 256), (512, 256), 512, (384, 512), 384]
+    weights = [torch.randn(s) * (s[-1] if isinstance(s, tuple) else 100) ** -0.5 for s in sizes]
+
+    def encoder(patches, *weights):
+        with torch.autocast(patches.device.type, dtype, enabled=dtype != torch.float32):
+            return dapt_ext.patch_encoder(patches, PatchEncoderWeights(*weights))
+
+    tensors = 0.2 * torch.randn(2, 33, 32, 3), *weights
+    near(on_device(encoder, *tensors), as_tuple(encoder(*tensors)), ROUNDING[dtype])
+
+
+def test_attention():
+    qkv = torch.randn(2, 130, 3 * 96)
+
+    def attend(qkv):
+        return dapt_ext.attention(qkv, 6)
+
+    near(on_device(attend, qkv), as_tuple(attend(qkv)), 2e-5)
+
+
+class TestModel:
+    """DAPT on the shipped backbone."""
+
+    dapt = pytest.importorskip("dapt")
+
+    def model(self):
+        torch.manual_seed(0)
+        backbone = self.dapt.create_backbone("point_mae_tiny", checkpoint="shipped")
+        method = self.dapt.Dapt(rank=8, dropout=0.0, drop_path=0.0)
+        return self.dapt.attach(backbone, method, task=self.dapt.Classification(7, dropout=0.0))
+
+    def test_logits_and_gradients(self):
+        results = []
+        for device in ("cpu", DEVICE):
+            model = copy.deepcopy(self.model()).to(device).train()
+            points = torch.randn(4, 512, 3, generator=torch.Generator().manual_seed(1))
+            out = model(points.to(device))
+            out.square().sum().backward()
+            results.append([out.cpu(), *(w.grad.cpu() for _, w in model.own_parameters())])
+        # The head's batch norm over four clouds amplifies rounding.
+        for mine, cpu in zip(results[1], results[0], strict=True):
+            assert (mine - cpu).norm() <= 1e-2 * cpu.norm() + 1e-6
+
+    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    def test_a_step_waits_for_nothing(self):
+        model = self.model().cuda().train()
+        points = torch.randn(4, 512, 3, device="cuda")
+        model(points).square().sum().backward()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(points).square().sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    def test_inference_as_a_cuda_graph(self):
+        model = self.model().cuda().eval()
+        points = torch.randn(4, 512, 3, device="cuda")
+        with torch.no_grad():
+            expected = model(points)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                out = model(points)
+            points.copy_(points.flip(0))
+            graph.replay()
+        torch.testing.assert_close(out, expected.flip(0), rtol=1e-4, atol=1e-5)
