@@ -84,4 +84,4 @@ def log_probabilities(
     total = probabilities(points)
     for _ in range(votes - 1):
         total += probabilities(another_view(points, generator))
-    return (total / votes).log()
+    return (total / votes).clamp_min(torch.finfo(total.dtype).tiny).log()
