@@ -1,5 +1,6 @@
 """One matrix over all methods and backbones: what trains, what is kept, what comes back."""
 
+import importlib.util
 import os
 
 import pytest
@@ -28,6 +29,15 @@ FAMILY = {
     "reversible dapt": dapt.Reversible.on(dapt.Dapt(rank=5)),
     "vpt": dapt.Vpt(prompts=3),
 }
+if importlib.util.find_spec("peft"):
+    FAMILY |= {
+        "peft:dora": dapt.Peft.of("dora", r=3),
+        "peft:ia3": dapt.Peft.of("ia3"),
+        "peft:lora": dapt.Peft.of("lora", r=3, lora_dropout=0.1),
+        "peft:oft": dapt.Peft.of("oft", oft_block_size=3, r=0),
+        "peft:vera": dapt.Peft.of("vera", r=3),
+        "density, peft:lora": dapt.Density.on(dapt.Peft.of("lora", r=3)),
+    }
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
 TASK = dapt.Classification(5)
 LABELS = torch.tensor([0, 1, 2, 4])

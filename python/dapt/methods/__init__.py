@@ -8,6 +8,7 @@ from dapt.methods.full import Full
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.model import AdaptedModel
+from dapt.methods.peft import Peft
 from dapt.methods.point_peft import PointPeft
 from dapt.methods.release import load_release
 from dapt.methods.reversible import Reversible
@@ -22,6 +23,7 @@ __all__ = [
     "Full",
     "Linear",
     "Method",
+    "Peft",
     "PointPeft",
     "Reversible",
     "Vpt",

@@ -35,6 +35,10 @@ class Replacements:
         self._done.append(_Replacement(parent, name, None, module))
         setattr(parent, name, module)
 
+    def note(self, parent: nn.Module, name: str, original: nn.Module) -> None:
+        """Something that another library has put in place of the original already."""
+        self._done.append(_Replacement(parent, name, original, getattr(parent, name)))
+
     def own(self, parent: nn.Module, name: str) -> None:
         """Put a copy of a parameter or buffer in its place, for the adapter to change."""
         original = getattr(parent, name)
