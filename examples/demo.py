@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from dapt import config, jobs
+from dapt import config
+from dapt.assembly import restore_model
 from dapt.commands import ADAPTATION
 from dapt.data import load
 from dapt.pictures import draw_predictions, token_scales
@@ -56,7 +57,7 @@ def table(folders: dict[str, RunFolder]) -> str:
 @torch.no_grad()
 def picture(folder: RunFolder, path: Path) -> None:
     tree = folder.settings()
-    model = jobs.restore_model(tree, folder).eval()
+    model = restore_model(tree, folder).eval()
     name, fields = config.section(tree, "data")
     scans = load(name, fields, "test")
     batch = scans.batch(range(DRAWN))

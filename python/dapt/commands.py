@@ -41,12 +41,13 @@ def evaluate(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.votes < 1:
         raise UsageError(f"votes must be at least 1, got {args.votes}")
-    from dapt import distributed, jobs, runs
+    from dapt import distributed, runs
+    from dapt.evaluate import evaluate_run
 
     options = config.TrainOptions(
         out=args.run, batch_size=args.batch_size, accelerator=args.accelerator
     )
-    result = jobs.evaluate_run(runs.RunFolder(args.run), args.split, args.votes, options)
+    result = evaluate_run(runs.RunFolder(args.run), args.split, args.votes, options)
     if distributed.is_first_process():
         _show_classes(result)
         if args.out:
@@ -75,11 +76,11 @@ def predict(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.votes < 1:
         raise UsageError(f"votes must be at least 1, got {args.votes}")
-    from dapt import jobs, runs
+    from dapt import assembly, runs
 
     folder = runs.RunFolder(args.run)
     tree = folder.settings()
-    model = jobs.restore_model(tree, folder)
+    model = assembly.restore_model(tree, folder)
     if model.adapter.task.labels_points:
         _predict_points(model, tree, args)
     else:

@@ -6,11 +6,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from dapt.assembly import load_splits, restore_model
+from dapt.config import TrainOptions, options_in
 from dapt.data import BatchSampler, PointDataset, loader
 from dapt.data.transforms import Compose, FarthestPoints, RandomPoints, Scale
-from dapt.distributed import sum_over_processes
+from dapt.distributed import launch, sum_over_processes
+from dapt.errors import UsageError
+from dapt.folds import fold_folders, is_of_folds, summary
 from dapt.methods import AdaptedModel
 from dapt.metrics import Scores
+from dapt.runs import RunFolder
 
 
 def reduction(num_points: int | None) -> Compose:
@@ -85,3 +90,38 @@ def log_probabilities(
     for _ in range(votes - 1):
         total += probabilities(another_view(points, generator))
     return (total / votes).clamp_min(torch.finfo(total.dtype).tiny).log()
+
+
+def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """The scores of a run's model on its validation or test split."""
+    tree = folder.settings()
+    if "method" not in tree:
+        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    if is_of_folds(tree):
+        return evaluate_folds(folder, split, votes, options)
+    fabric = launch(options)
+    _, validation, test = load_splits(tree, options_in(tree, TrainOptions))
+    dataset = test if split == "test" else validation
+    if dataset is None:
+        other = "validation" if split == "test" else "test"
+        raise UsageError(f"the run in {folder.path} names no {split} data: use --split {other}")
+    model = restore_model(tree, folder).to(fabric.device)
+    scores = score(model, dataset, fabric, tree["num_points"], options.batch_size, votes)
+    metric = model.adapter.task.metric
+    result = {"split": split, "votes": votes, "metric": metric, "samples": scores.samples}
+    return result | scores.summary() | {"per_class": scores.per_class()}
+
+
+def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """A row for each fold in place of the classes, which differ from fold to fold."""
+    results = [
+        evaluate_run(fold, split, votes, options)
+        for fold in fold_folders(folder, folder.settings())
+    ]
+    rows = [
+        {"class": f"fold {fold}", "samples": each["samples"], "accuracy": each["accuracy"]}
+        for fold, each in enumerate(results)
+    ]
+    shared = {key: results[0][key] for key in ("split", "votes", "metric")}
+    samples = sum(each["samples"] for each in results)
+    return shared | {"samples": samples} | summary(results) | {"per_class": rows}

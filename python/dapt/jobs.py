@@ -9,31 +9,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.assembly import build_model, check_points, load_splits
 from dapt.config import PretrainOptions, TrainOptions, Tree, options_in, section
-from dapt.data import (
-    PointDataset,
-    Subset,
-    few_shot_fold,
-    has_split,
-    load,
-    split_validation,
-    transforms,
-)
-from dapt.distributed import launch, sum_over_processes
-from dapt.errors import UsageError
+from dapt.data import PointDataset, Subset, load, split_validation, transforms
+from dapt.distributed import sum_over_processes
 from dapt.evaluate import reduction, score, test_batches
-from dapt.folds import fold_folders, is_of_folds, summary
-from dapt.methods import AdaptedModel, attach, load_adapter, method_class
 from dapt.metrics import Scores
-from dapt.models import create_autoencoder, create_backbone
+from dapt.models import create_autoencoder
 from dapt.probe import linear_probe
 from dapt.runs import RunFolder, write_atomically
-from dapt.tasks import FewShot, Task, task_class
+from dapt.tasks import task_class
 
 EVALUATION_BATCH = 32  # of pre-training
 PROBE_CLOUDS = 1500  # of the training split, on which a linear probe learns
-
-
 Batch = Mapping[str, Tensor]
 
 
@@ -247,100 +235,3 @@ class Pretraining(Job):
 
     def load_best(self, folder: RunFolder) -> None:
         self.load_state(safetensors.torch.load_file(folder.backbone))
-
-
-def load_splits(
-    tree: Tree, options: TrainOptions
-) -> tuple[PointDataset, PointDataset | None, PointDataset | None]:
-    """(train, validation, test); a fold of few clouds has none to spare for validation."""
-    name, fields = section(tree, "data")
-    if tree["task"]["name"] == FewShot.name:
-        train, test = load_fold(name, fields, tree["task"], options.seed)
-        return train, None, test
-    whole = load(name, fields, "train")
-    train, validation = split_validation(whole, options.validation, options.seed)
-    test = load(name, fields, "test") if has_split(name, fields, "test") else None
-    return train, validation, test
-
-
-def load_fold(name: str, fields: Tree, task: Tree, seed: int) -> tuple[PointDataset, PointDataset]:
-    """(train, test) of a published fold, or of one drawn from any labelled training data."""
-    way, shot, fold = task["way"], task["shot"], task["fold"]
-    if name == "modelnet40_fewshot":
-        fields = fields | {"way": way, "shot": shot, "fold": fold}
-        return load(name, fields, "train"), load(name, fields, "test")
-    whole = load(name, fields, "train")
-    return few_shot_fold(whole, way, shot, fold, seed, task["queries"])
-
-
-def build_model(tree: Tree, task: Task, seed: int) -> AdaptedModel:
-    """The untrained model that the settings describe, the same for the same seed."""
-    torch.manual_seed(seed)
-    name, fields = section(tree, "backbone")
-    backbone = create_backbone(name, **fields)
-    name, fields = section(tree, "method")
-    method = method_class(name)(**fields)
-    torch.manual_seed(seed)
-    return attach(backbone, method, task)
-
-
-def restore_model(tree: Tree, folder: RunFolder) -> AdaptedModel:
-    """The trained model of a run: its backbone made anew, its adapter from the folder."""
-    torch.manual_seed(tree["seed"])  # a backbone without a checkpoint is a matter of the seed
-    name, fields = section(tree, "backbone")
-    return load_adapter(folder.adapter, create_backbone(name, **fields))
-
-
-def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
-    """The scores of a run's model on its validation or test split."""
-    tree = folder.settings()
-    if "method" not in tree:
-        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
-    if is_of_folds(tree):
-        return evaluate_folds(folder, split, votes, options)
-    fabric = launch(options)
-    _, validation, test = load_splits(tree, options_in(tree, TrainOptions))
-    dataset = test if split == "test" else validation
-    if dataset is None:
-        other = "validation" if split == "test" else "test"
-        raise UsageError(f"the run in {folder.path} names no {split} data: use --split {other}")
-    model = restore_model(tree, folder).to(fabric.device)
-    scores = score(model, dataset, fabric, tree["num_points"], options.batch_size, votes)
-    metric = model.adapter.task.metric
-    result = {"split": split, "votes": votes, "metric": metric, "samples": scores.samples}
-    return result | scores.summary() | {"per_class": scores.per_class()}
-
-
-def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
-    """A row for each fold in place of the classes, which differ from fold to fold."""
-    results = [
-        evaluate_run(fold, split, votes, options)
-        for fold in fold_folders(folder, folder.settings())
-    ]
-    rows = [
-        {"class": f"fold {fold}", "samples": each["samples"], "accuracy": each["accuracy"]}
-        for fold, each in enumerate(results)
-    ]
-    shared = {key: results[0][key] for key in ("split", "votes", "metric")}
-    samples = sum(each["samples"] for each in results)
-    return shared | {"samples": samples} | summary(results) | {"per_class": rows}
-
-
-def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:
-    if num_points > dataset.num_points:
-        raise UsageError(
-            f"num_points must be at most the {dataset.num_points} points of the clouds, "
-            f"got {num_points}"
-        )
-    check_groups(num_points, backbone)
-
-
-def check_groups(num_points: int, backbone: nn.Module) -> None:
-    """A cloud has to have a point for each center, and each patch its points."""
-    first = backbone.tokenizers[0]
-    for field in ("num_groups", "group_size"):
-        if getattr(first, field) > num_points:
-            raise UsageError(
-                f"the network sees {num_points} points of a cloud, fewer than its {field} of "
-                f"{getattr(first, field)}: make backbone.{field} smaller, or give more points"
-            )

@@ -3,8 +3,8 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dapt.assembly import build_model, check_groups
 from dapt.config import Tree, section
-from dapt.jobs import build_model, check_groups
 from dapt.memory import CountSaved
 from dapt.tasks import task_class
 

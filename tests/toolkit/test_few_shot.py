@@ -12,7 +12,7 @@ from test_train import TINY, clouds, lines, one_thread  # noqa: F401, fixture
 
 import dapt.data
 from dapt import cli
-from dapt.jobs import load_fold
+from dapt.assembly import load_fold
 
 TASK = {"name": "few_shot", "way": 2, "shot": 4, "queries": 3, "folds": 3}
 
