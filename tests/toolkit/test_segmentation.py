@@ -12,13 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from test_family import attached, each_backbone, each_method
 from test_train import TINY, lines, one_thread  # noqa: F401, fixture
 
 import dapt
 from dapt import cli
 from dapt.data.dataset import ArrayDataset
 from dapt.errors import UsageError
-from dapt.methods import METHODS, attach
+from dapt.methods import attach
 from dapt.models.checkpoints import find_layout
 from dapt.models.layouts import LAYOUTS
 from dapt.models.segmentation import SegmentationHead, thirds
@@ -163,20 +164,16 @@ def test_levels_end_the_thirds_of_the_network():
     assert thirds(2) == (0, 1) and thirds(1) == (0,)
 
 
-@pytest.mark.parametrize("name", ["point_mae", "point_bert", "point_m2ae"])
-@pytest.mark.parametrize("method", sorted(METHODS))
+@each_backbone
+@each_method
 def test_every_method_learns_to_label_points(small_backbone, name, method):
     """A few steps lower the loss of their batch, and move nothing that is not the method's."""
-    if (method, name) == ("reversible", "point_m2ae"):
-        pytest.skip("reversible works on one stack of plain blocks")
     torch.manual_seed(0)
     backbone = small_backbone(name)
     clouds, labels = torch.randn(4, 64, 3), torch.tensor([0, 2, 1, 2])
     batch = {"labels": labels, "part_labels": torch.randint(0, 5, (4, 64))}
     for task in (dapt.PartSegmentation(3, 5, dropout=0.0), dapt.SemanticSegmentation(5, 0.0)):
-        model = attach(backbone, METHODS[method](), task)
-        model.prepare([clouds])
-        model.train()
+        model = attached(backbone, method, task).train()
         before = {k: v.clone() for k, v in model.state_dict().items() if not model.owns(k)}
         inputs = task.inputs(batch)
         optimizer = torch.optim.AdamW([weight for _, weight in model.own_parameters()], 1e-3)

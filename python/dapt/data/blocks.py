@@ -124,6 +124,6 @@ def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return points, labels
 
 
-def natural(paths: Iterable[Path]) -> list[Path]:
+def by_name(paths: Iterable[Path]) -> list[Path]:
     """By name, the same on every machine."""
     return sorted(paths, key=lambda path: path.as_posix())

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dapt.data.blocks import BlockDataset, Scene, natural
+from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.clouds import read_table, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.files import read_lines
@@ -58,8 +58,8 @@ class S3dis(BlockDataset):
             return [self._list, self.root / "room_filelist.txt", *(self.root / n for n in names)]
         found = []
         for area in self._areas(split):
-            found += natural(self.root.glob(f"{area}_*.npy"))
-            found += natural(self.root.glob(f"{area}/*/Annotations/*.txt"))
+            found += by_name(self.root.glob(f"{area}_*.npy"))
+            found += by_name(self.root.glob(f"{area}/*/Annotations/*.txt"))
         if not found:
             raise DataError(
                 f"{self.root} holds nothing of {' or '.join(self._areas(split))}: it must have "

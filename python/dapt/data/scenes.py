@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dapt.data.blocks import BlockDataset, Scene, natural
+from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.convert import Source
 from dapt.data.files import read_lines
 from dapt.data.registry import register
@@ -42,7 +42,7 @@ class Scenes(BlockDataset):
 
     def _scenes(self, split: str) -> list[Path]:
         folder = self._folder(split)
-        found = natural([*folder.glob("*.npz"), *folder.glob("*.npy")])
+        found = by_name([*folder.glob("*.npz"), *folder.glob("*.npy")])
         if not found:
             raise DataError(f"{folder} holds no scenes: they are .npz and .npy files")
         return found
