@@ -108,6 +108,12 @@ def _predict_points(model, tree: Tree, args) -> None:
         raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
     if args.out and args.out.suffix in (".json", ".csv"):
         raise UsageError(f"out must be a folder where points are labelled, got {args.out}")
+    stems = [path.stem for path in args.files]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UsageError(
+                f"two files are called {stem}: label them one by one, each its own --out"
+            )
     from dapt import labelling
 
     data = tree["data"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dapt.data.clouds import upright
-from dapt.errors import DataError, UsageError
+from dapt.data.clouds import check_cloud, upright
+from dapt.errors import UsageError
 from dapt.methods import AdaptedModel
 from dapt.prediction import clouds_of
 from dapt.rooms import PointLabels, label_room, probabilities
@@ -73,23 +73,12 @@ def label_objects(
     model.eval()
     for path in paths:
         for where, points in clouds_of(path):
-            _check_object(where, points, num_points)
+            check_cloud(where, points, num_points)
             chances = probabilities(model, upright(points, up), num_points, normalize, number)
-            chances = np.where(own, chances, 0.0)
             labels = np.where(own, chances, -1.0).argmax(1)
-            best = chances[np.arange(len(labels)), labels] / chances.sum(1)
+            best = chances[np.arange(len(labels)), labels]
+            best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
             yield Scan(_name(where), points, PointLabels(labels, best), names)
-
-
-def _check_object(where: str, points: np.ndarray, num_points: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(points).all(1))
-    if len(bad):
-        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
-    if len(points) < num_points:
-        raise DataError(
-            f"{where} has {len(points)} points, and the network was trained on {num_points}: "
-            "give a denser cloud"
-        )
 
 
 def _name(where: str) -> str:

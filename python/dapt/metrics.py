@@ -26,6 +26,11 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
     return hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
 
 
+def recall(confusion: Tensor) -> Tensor:
+    """[P] float64 of confusion [P, P]: which share of a label's truth is found; NaN without any."""
+    return confusion.diagonal().double() / confusion.sum(1)
+
+
 def part_iou(confusion: Tensor, own_parts: Tensor) -> Tensor:
     """Mean IoU [B] over each cloud's own parts; a part absent and not predicted counts 1.
 
@@ -88,24 +93,19 @@ class ClassScores(Scores):
         return int(self.counts["confusion"].sum())
 
     def summary(self) -> dict[str, float]:
-        right = float(self.counts["confusion"].trace())
+        confusion = self.counts["confusion"]
         return {
-            "accuracy": right / max(self.samples, 1),
-            "mean_class_accuracy": _known_mean(self._recall()),
+            "accuracy": float(confusion.trace()) / max(self.samples, 1),
+            "mean_class_accuracy": _known_mean(recall(confusion)),
             "loss": float(self.counts["loss"]) / max(self.samples, 1),
         }
 
-    def _recall(self) -> Tensor:  # [classes]
-        confusion = self.counts["confusion"]
-        return confusion.diagonal().double() / confusion.sum(1)
-
     def per_class(self) -> list[dict]:
-        counts = self.counts["confusion"].sum(1).tolist()
+        confusion = self.counts["confusion"]
+        columns = confusion.sum(1).tolist(), _or_none(recall(confusion))
         return [
             {"class": name, "samples": count, "accuracy": accuracy}
-            for name, count, accuracy in zip(
-                self.names, counts, _or_none(self._recall()), strict=True
-            )
+            for name, count, accuracy in zip(self.names, *columns, strict=True)
         ]
 
 
@@ -137,20 +137,16 @@ class PointScores(Scores):
         return {
             "miou": _known_mean(intersection_over_union(confusion)),
             "accuracy": float(confusion.trace()) / points,
-            "mean_class_accuracy": _known_mean(self._recall()),
+            "mean_class_accuracy": _known_mean(recall(confusion)),
             "loss": float(self.counts["loss"]) / points,
         }
-
-    def _recall(self) -> Tensor:  # [P]
-        confusion = self.counts["confusion"]
-        return confusion.diagonal().double() / confusion.sum(1)
 
     def per_class(self) -> list[dict]:
         confusion = self.counts["confusion"]
         columns = (
             confusion.sum(1).tolist(),
             _or_none(intersection_over_union(confusion)),
-            _or_none(self._recall()),
+            _or_none(recall(confusion)),
         )
         return [
             {"class": name, "points": count, "iou": iou, "accuracy": accuracy}

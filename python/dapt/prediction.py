@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dapt.data.clouds import read_cloud, upright
+from dapt.data.clouds import check_cloud, read_cloud, upright
 from dapt.data.transforms import UnitBall
 from dapt.errors import DataError, UsageError, reading
 from dapt.evaluate import log_probabilities
@@ -40,7 +39,8 @@ def predict(
     predictions = []
     for path in paths:
         for where, points in clouds_of(path):
-            cloud = _checked(where, upright(points, up), num_points)
+            check_cloud(where, points, num_points)
+            cloud = torch.from_numpy(np.ascontiguousarray(upright(points, up), np.float64))
             cloud = cloud.to(model.device)[None]  # [1, N, 3]
             cloud = (UnitBall()(cloud) if normalize else cloud).float()
             generator = torch.Generator().manual_seed(seed)
@@ -67,18 +67,6 @@ def clouds_of(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
         yield str(path), points
     else:
         yield from ((f"{path}[{row}]", cloud) for row, cloud in enumerate(points))
-
-
-def _checked(where: str, points: np.ndarray, num_points: int) -> Tensor:
-    if len(points) < num_points:
-        raise DataError(
-            f"{where} has {len(points)} points, and the network was trained on {num_points}: "
-            "give a denser cloud"
-        )
-    bad = np.flatnonzero(~np.isfinite(points).all(1))
-    if len(bad):
-        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
-    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
 
 
 def _prediction(where: str, probabilities: list[float], names: Sequence[str]) -> Prediction:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dapt.data.blocks import at_least, windows
-from dapt.data.clouds import upright
+from dapt.data.clouds import check_cloud, check_up, upright
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
 from dapt.methods import AdaptedModel
@@ -36,7 +36,8 @@ def label_room(
     The network sees `num_points` of a block, its head labels all points of it. One block is in
     memory at a time, and a row of probabilities for each point.
     """
-    _check_size(points, num_points, block, up, where)
+    check_cloud(where, points, num_points)
+    _check_ground(points, block, up, where)
     model.eval()
     votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
     for index in windows(points, block, stride, up):
@@ -67,17 +68,8 @@ def probabilities(
     return torch.cat(parts).cpu().numpy()
 
 
-def _check_size(points: np.ndarray, num_points: int, block: float, up: str, where: str) -> None:
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
-    bad = np.flatnonzero(~np.isfinite(points).all(1))
-    if len(bad):
-        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
-    if len(points) < num_points:
-        raise DataError(
-            f"{where} has {len(points)} points, fewer than the {num_points} that the network sees "
-            "of a block: give a denser scan"
-        )
+def _check_ground(points: np.ndarray, block: float, up: str, where: str) -> None:
+    check_up(up)
     ground = np.delete(np.ptp(points, axis=0), "xyz".index(up))
     if ground.max() < block:
         raise DataError(

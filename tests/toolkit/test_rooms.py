@@ -73,7 +73,7 @@ def test_odd_blocks_are_labelled_whole(small_backbone, rng):
 @pytest.mark.parametrize(
     "room, words",
     [
-        (np.zeros((30, 3)), "has 30 points, fewer than the 64"),
+        (np.zeros((30, 3)), "has 30 points, and the network was trained on 64"),
         (np.random.default_rng(0).uniform(0, 0.5, (99, 3)), "smaller than a block of 1.0"),
         (np.zeros((99, 2)), r"points \[N, 3\], got \[99, 2\]"),
         (np.full((99, 3), np.inf), "point 0 of the room is not finite"),
@@ -179,6 +179,8 @@ def test_predict_takes_blocks_and_a_folder(room_model, tmp_path, rng, capsys):
     assert "stride must be above 0" in capsys.readouterr().err
     assert cli.main([*words, "--out", "x.csv"]) == 2 and "folder" in capsys.readouterr().err
     assert cli.main([*words, "--votes", "2"]) == 2
+    assert cli.main(["predict", str(room_model), "a/scan.npy", "b/scan.ply"]) == 2
+    assert "two files are called scan" in capsys.readouterr().err
 
 
 def test_predict_labels_parts_of_a_category(tmp_path, rng, capsys):

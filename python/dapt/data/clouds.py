@@ -89,6 +89,20 @@ def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
     return np.stack((-y, x, z) if up == "x" else (x, z, -y), -1)
 
 
+def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
+    """That a network which sees `num_points` can see these points [N, 3]."""
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
+    if len(points) < num_points:
+        raise DataError(
+            f"{where} has {len(points)} points, and the network was trained on {num_points}: "
+            "give a denser cloud"
+        )
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
+
+
 def check_up(up: str) -> None:
     if up not in ("x", "y", "z"):
         raise UsageError(f"up must be x, y or z, got {up!r}")
