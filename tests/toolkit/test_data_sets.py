@@ -281,7 +281,7 @@ def test_registered_names_and_options():
 def test_options_are_flags(name):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=dapt.data.options_of(name))
-    required = {"npz": "train", "folder": "train"}.get(name, "root")
+    required = dict.fromkeys(("npz", "folder", "scenes"), "train").get(name, "root")
     flags = [f"--data.{required}=here", "--data.num_points=12", "--data.normalize=true"]
     options = parser.instantiate(parser.parse_args(flags)).data
     assert type(options) is dapt.data.options_of(name)
