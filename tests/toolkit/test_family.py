@@ -153,6 +153,16 @@ def test_reloads_to_identical_logits(small_backbone, tmp_path, name, method):
 
 
 @each_method
+@torch.no_grad()
+def test_merging_changes_nothing(small_backbone, method):
+    model = attached(small_backbone(), method).eval()
+    randomise(model)
+    points = torch.randn(4, 80, 3)
+    before = model(points)
+    torch.testing.assert_close(dapt.merge(model)(points), before, atol=1e-4, rtol=1e-4)
+
+
+@each_method
 def test_bfloat16(small_backbone, method):
     model = attached(small_backbone(), method).train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -10,7 +10,7 @@ import dapt
 from dapt.errors import UsageError
 from dapt.memory import CountSaved
 from dapt.methods import reversible
-from dapt.methods.reversible import Streams, off_grid, on_grid
+from dapt.methods.streams import Streams, off_grid, on_grid
 
 TASK = dapt.Classification(5, head="linear", dropout=0.0)
 LAMBDA_BETA = {1: (0.1, 1.0), 2: (1.0, 0.1), 3: (0.1, 0.1)}

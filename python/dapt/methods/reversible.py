@@ -3,17 +3,14 @@
     y1 = λ·x1 + F(x2);    y2 = β·x2 + G(y1);    next (x1, x2) = (y2, y1), in variant 3 (y1, y2)
     x2 = (y2 - G(y1))/β;  x1 = (y1 - F(x2))/λ
 
-λ and β of 1/10 keep the stack close to the pre-trained network, and make the inverse in floats
-useless: each block multiplies the rounding by ten. So the two streams are whole numbers, multiples
-of 2**-32, and the remainders of the divisions by ten are kept, one byte per number: the inverse is
-exact, in every precision that F and G compute in. Remainders of the last `WINDOW` blocks are kept;
-those of earlier ones are found by running the stack again, so memory does not grow with depth.
+The streams x1 and x2 are whole numbers (`streams.py`), so the inverse is exact. The remainders that
+it needs are kept for the last `WINDOW` blocks; those of earlier ones are found by running the stack
+again, so memory does not grow with depth.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +22,17 @@ from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import register
 from dapt.methods.on_top import OnTop
 from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.methods.streams import (
+    Chance,
+    Streams,
+    by_chance,
+    divided,
+    multiplied,
+    off_grid,
+    on_grid,
+)
 from dapt.models.transformer import Block, BlockStack
 
-GRID = 2.0**32  # steps to one; float64 counts up to 2**53 of them exactly, so values to two million
 WINDOW = 12
 DIVISORS = {1: (10, 1), 2: (1, 10), 3: (10, 10)}  # 1/λ and 1/β by variant
 
@@ -83,57 +88,6 @@ def _small(bottleneck: Bottleneck) -> Bottleneck:
     return bottleneck
 
 
-class Streams(NamedTuple):
-    """The two streams, whole numbers in float64, each [B, T, C]; or their gradients."""
-
-    one: Tensor
-    two: Tensor
-
-    def swapped(self) -> "Streams":
-        return Streams(self.two, self.one)
-
-    def mean(self, dtype: torch.dtype) -> Tensor:
-        return off_grid((self.one + self.two) / 2, dtype)
-
-
-def on_grid(values: Tensor) -> Tensor:
-    return (values.double() * GRID).round()
-
-
-def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
-    return (steps / GRID).to(dtype)
-
-
-def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
-    """The quotient, and the remainder where there can be one."""
-    if by == 1:
-        return steps, None
-    quotient = torch.floor(steps / by)
-    return quotient, (steps - by * quotient).to(torch.uint8)
-
-
-def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
-    return quotient if remainder is None else quotient * by + remainder
-
-
-class Chance:
-    """The random state that a computation began with, to repeat it."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        devices = [] if self.cuda is None else [self.device]
-        with torch.random.fork_rng(devices):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
-            yield
-
-
 @dataclass
 class Trace:
     """What a block leaves behind going forward, so that it can be gone through backward."""
@@ -142,20 +96,6 @@ class Trace:
     before_f: Chance
     before_g: Chance
     remainders: tuple[Tensor | None, Tensor | None] | None  # of x1 and x2
-
-
-def _by_chance(
-    function: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    positions: Tensor,
-    chance: Chance | None,
-) -> tuple[Tensor, Chance]:
-    """The function's value, and the random state that it began with, which may be given."""
-    if chance is None:
-        chance = Chance(x.device)
-        return function(x, positions), chance
-    with chance.again():
-        return function(x, positions), chance
 
 
 class ReversibleBlock(nn.Module):
@@ -189,11 +129,11 @@ class ReversibleBlock(nn.Module):
         by_one, by_two = DIVISORS[self.variant]
         num_tokens = x.one.shape[1]
         chances = (None, None) if again is None else (again.before_f, again.before_g)
-        f, before_f = _by_chance(self.f, off_grid(x.two, dtype), positions, chances[0])
+        f, before_f = by_chance(self.f, off_grid(x.two, dtype), positions, chances[0])
         f, prompt = self._split(f, num_tokens)
         y1, left_of_one = divided(x.one, by_one)
         y1 = y1 + on_grid(f)
-        g, before_g = _by_chance(self.g, off_grid(y1, dtype), positions, chances[1])
+        g, before_g = by_chance(self.g, off_grid(y1, dtype), positions, chances[1])
         g, prompt_of_g = self._split(g, num_tokens)
         y2, left_of_two = divided(x.two, by_two)
         y2 = y2 + on_grid(g)

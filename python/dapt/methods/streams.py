@@ -1,0 +1,80 @@
+"""Numbers that can be divided and multiplied back, and chance that can be had again.
+
+Scales of 1/10 in a reversible network make its inverse in floats useless: each block multiplies the
+rounding by ten. So the values here are whole numbers of steps, held in float64, and a division
+leaves a remainder, one byte a number, with which it can be undone exactly.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GRID = 2.0**32  # steps to one; float64 counts up to 2**53 of them exactly, so values to two million
+
+
+class Streams(NamedTuple):
+    """The two streams, whole numbers in float64, each [B, T, C]; or their gradients."""
+
+    one: Tensor
+    two: Tensor
+
+    def swapped(self) -> "Streams":
+        return Streams(self.two, self.one)
+
+    def mean(self, dtype: torch.dtype) -> Tensor:
+        return off_grid((self.one + self.two) / 2, dtype)
+
+
+def on_grid(values: Tensor) -> Tensor:
+    return (values.double() * GRID).round()
+
+
+def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
+    return (steps / GRID).to(dtype)
+
+
+def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
+    """The quotient, and the remainder where there can be one."""
+    if by == 1:
+        return steps, None
+    quotient = torch.floor(steps / by)
+    return quotient, (steps - by * quotient).to(torch.uint8)
+
+
+def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
+    return quotient if remainder is None else quotient * by + remainder
+
+
+class Chance:
+    """The random state that a computation began with, to repeat it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        devices = [] if self.cuda is None else [self.device]
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state(self.cuda, self.device)
+            yield
+
+
+def by_chance(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    positions: Tensor,
+    chance: Chance | None,
+) -> tuple[Tensor, Chance]:
+    """The function's value, and the random state that it began with, which may be given."""
+    if chance is None:
+        chance = Chance(x.device)
+        return function(x, positions), chance
+    with chance.again():
+        return function(x, positions), chance
