@@ -201,6 +201,28 @@ def test_predict_labels_parts_of_a_category(tmp_path, rng, capsys):
     assert cli.main(few) == 1 and "has 20 points" in capsys.readouterr().err
 
 
+def test_a_trained_model_labels_a_new_room_right(tmp_path, rng):
+    """From scenes with z up to the labels of another one: floor, wall and lamp by their height."""
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+
+    def scene(size):
+        points = rng.uniform(0, 1, (1500, 3)) * (*size, 1.0)
+        return points, (3 * points[:, 2]).astype(int)
+
+    for number in range(4):
+        points, labels = scene((2.0, 1.5))
+        np.savez(scenes / f"{number}.npz", points=points, labels=labels)
+    data = {"name": "scenes", "num_points": 128, "min_points": 10}
+    still = {"method": "full", "epochs": 12, "augmentation": "none", "batch_size": 4}
+    folder = train(tmp_path, "semantic_segmentation", scenes, data=data, **still)
+    points, labels = scene((1.7, 2.4))
+    np.save(tmp_path / "new.npy", points)
+    assert cli.main(["predict", str(folder), str(tmp_path / "new.npy")]) == 0
+    got = np.load(folder / "predictions" / "new_labels.npy")
+    assert (got == labels).mean() > 0.75  # a third by chance
+
+
 def test_stride_is_checked_in_python_too(small_backbone, rng):
     with pytest.raises(UsageError, match="stride must be above 0"):
         label_room(model_of(small_backbone), rng.uniform(0, 3, (99, 3)), 64, stride=2.0)
