@@ -53,6 +53,7 @@ class Row:
     saved_activation_bytes: int
     peak_memory_bytes: int
     seconds_per_step: float
+    spread_of_folds: float = 0.0  # within a seed, where a run is made of several folds
 
     @classmethod
     def of(cls, method: str, results: dict[int, dict], metric: str) -> "Row":
@@ -68,11 +69,12 @@ class Row:
             saved_activation_bytes=max(each("saved_activation_bytes")),
             peak_memory_bytes=max(each("peak_memory_bytes")),
             seconds_per_step=min(each("seconds_per_step")),
+            spread_of_folds=mean(result.get(f"{metric}_std", 0.0) for result in results.values()),
         )
 
     @property
     def spread(self) -> float:
-        return stdev(self.scores) if len(self.scores) > 1 else 0.0
+        return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
 
 
 def compare(
@@ -155,9 +157,11 @@ def write(out: Path, runs: Sequence[Run]) -> str:
 def _caption(settings: Tree, split: str) -> str:
     backbone, data = settings["backbone"]["name"], settings["data"]
     variant = f" {data['variant']}" if data.get("variant") else ""
+    few_shot = settings["task"]["name"] == "few_shot"
+    counts = "the last one counts" if few_shot else "the best on the validation split counts"
     return (
         f"{backbone} on the {split} split of {data['name']}{variant}, {settings['epochs']} epochs, "
-        f"augmentation {settings['augmentation']}, epoch chosen on the validation split"
+        f"of which {counts}, augmentation {settings['augmentation']}"
     )
 
 

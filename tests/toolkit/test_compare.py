@@ -54,7 +54,7 @@ def test_table_says_what_the_runs_say(comparison, started, tmp_path, capsys):
     assert int(rows["linear"]["trainable_parameters"]) < trained
     table = (out / "comparison.md").read_text()
     assert f"| dapt | {statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f} | 2 |" in table
-    assert "test split of npz, 2 epochs, augmentation scale_translate" in table
+    assert "test split of npz, 2 epochs, of which the best on the validation split" in table
     assert capsys.readouterr().out.endswith(table)
     record = json.loads((out / "comparison.json").read_text())
     assert record["rows"][0]["scores"] == scores and record["split"] == "test"
@@ -111,3 +111,13 @@ def test_real_processes(comparison, tmp_path, capfd):
     (tmp_path / "out/linear/seed_0/previous.ckpt").write_bytes(b"damaged")
     assert comparison("linear", seeds=1) == 1
     assert "the run of linear with seed 0 ended with exit code 1" in capfd.readouterr().err
+
+
+def test_folds_of_one_seed_have_a_spread():
+    costs = "trainable_parameters total_parameters saved_activation_bytes peak_memory_bytes"
+    result = dict.fromkeys([*costs.split(), "seconds_per_step"], 1)
+    result |= {"accuracy": 0.8, "accuracy_std": 0.05}
+    row = compare.Row.of("dapt", {0: result}, "accuracy")
+    assert row.spread == 0.05
+    row = compare.Row.of("dapt", {0: result, 1: result | {"accuracy": 0.9}}, "accuracy")
+    assert row.spread == pytest.approx(statistics.stdev([0.8, 0.9]))

@@ -1,0 +1,40 @@
+"""Cut an npz dataset in two, a share of every class to be held out: the same for the same seed.
+
+    python scripts/split_npz.py clouds.npz --out runs/clouds
+
+writes runs/clouds_train.npz and runs/clouds_validation.npz.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from dapt.errors import reading
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, help="where to, without `_train.npz`")
+    parser.add_argument("--share", type=float, default=0.2, help="of each class, held out")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    out = options.out or options.file.with_suffix("")
+    with reading(options.file), np.load(options.file, allow_pickle=False) as file:
+        arrays = dict(file)
+    labels, rng = arrays["labels"], np.random.default_rng(options.seed)
+    held = np.zeros(len(labels), bool)
+    for label in range(labels.max() + 1):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: round(options.share * len(members))]] = True
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", ~held), ("validation", held)):
+        path = out.with_name(f"{out.name}_{name}.npz")
+        cut = {k: v[rows] if len(v) == len(held) else v for k, v in arrays.items()}
+        np.savez(path, **cut)
+        print(f"{path}: {rows.sum()} clouds")
+
+
+if __name__ == "__main__":
+    main()
