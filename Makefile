@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet -c constraints.txt torch
 	$(PY) -m pip install --quiet -c constraints.txt cmake ninja pybind11 setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation \
-	  -e '.[train,files,test,bench,dev]'
+	  -e '.[train,files,peft,test,bench,dev]'
 	touch $@ $(VENV)/.built
 
 # The native part alone, when a source has changed since it was built.

@@ -66,7 +66,7 @@ def picture(folder: RunFolder, path: Path) -> None:
     draw_predictions(
         path,
         batch["points"],
-        token_scales(model, batch["points"])[-1],
+        token_scales(model, batch["points"]).mean(0),  # over blocks
         labels=[names[label] for label in batch["labels"]],
         predicted=[(names[c], float(p)) for p, c in zip(*certain, strict=True)],
     )

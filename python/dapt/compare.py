@@ -156,7 +156,8 @@ def write(out: Path, runs: Sequence[Run]) -> str:
 
 def _caption(settings: Tree, split: str) -> str:
     backbone, data = settings["backbone"]["name"], settings["data"]
-    variant = f" {data['variant']}" if data.get("variant") else ""
+    scanned = data.get("domain") != "clean"
+    variant = f" {data['variant']}" if data.get("variant") and scanned else ""
     few_shot = settings["task"]["name"] == "few_shot"
     counts = "the last one counts" if few_shot else "the best on the validation split counts"
     return (

@@ -66,7 +66,7 @@ def draw_predictions(
     columns = min(len(points), 5)
     rows = -(-len(points) // columns)
     figure = Figure(figsize=(2.3 * columns + 0.8, 2.35 * rows + 0.3), layout="constrained")
-    low, high = 0.0, float(scales.quantile(0.98))  # a few stray points have extreme ones
+    low, high = 0.0, float(scales.quantile(0.98)) or 1.0  # stray points have extreme ones
     panels = []
     for i, (cloud, scale) in enumerate(zip(points, scales, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1, projection="3d")
