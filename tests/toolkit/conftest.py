@@ -49,6 +49,12 @@ def small_backbone():
     return build
 
 
+@pytest.fixture
+def fresh_compiler():
+    """What other tests compiled is forgotten: torch gives up on code that it met too often."""
+    torch._dynamo.reset()
+
+
 class Golden:
     """A case of the published networks: its settings, weights, points and results."""
 

@@ -173,7 +173,7 @@ def test_bfloat16(small_backbone, method):
 
 
 @each_method
-def test_compiles(small_backbone, method):
+def test_compiles(small_backbone, method, fresh_compiler):
     """The same values and gradients; graph breaks are allowed here."""
     model = attached(small_backbone(depth=2, drop_path=0.0), method).eval()
     randomise(model)

@@ -412,7 +412,7 @@ def test_data_parallel_with_prompts_that_no_head_reads(small_backbone, one_proce
         parallel(torch.randn(4, 80, 3)).sum().backward()
 
 
-def test_compiles_whole(small_backbone):
+def test_compiles_whole(small_backbone, fresh_compiler):
     method = dapt.Dapt(rank=4, dropout=0.0, drop_path=0.0)
     model = dapt.attach(small_backbone(depth=1), method, dapt.Classification(5, dropout=0.0))
     randomise(model)

@@ -75,7 +75,7 @@ def test_no_whole_checkpoint_is_said_in_one_sentence(run, capsys):  # noqa: F811
 
 def test_ctrl_c_saves_and_says_how_to_go_on(run, monkeypatch, capsys):  # noqa: F811
     whole, _ = run("whole")
-    step = training.Trainer._step
+    step, handler = training.Trainer._step, signal.getsignal(signal.SIGINT)
 
     def interrupted(self, at, batch):
         step(self, at, batch)
@@ -86,7 +86,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run, monkeypatch, capsys):  # noqa: 
         patch.setattr(training.Trainer, "_step", interrupted)
         _, code = run("parts")
     assert code == 130 and "--resume" in capsys.readouterr().err.splitlines()[-1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     assert_same_run(whole, run("parts", "--resume")[0])
 
 
