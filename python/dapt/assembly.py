@@ -15,15 +15,18 @@ Splits = tuple[PointDataset, PointDataset | None, PointDataset | None]
 
 
 def load_splits(tree: Tree, options: TrainOptions) -> Splits:
-    """(train, validation, test); a fold of few clouds has none to spare for validation."""
+    """(train, validation, test); validation 0 and folds of few clouds leave none to validate."""
     name, fields = section(tree, "data")
     if tree["task"]["name"] == FewShot.name:
         train, test = load_fold(name, fields, tree["task"], options.seed)
         return train, None, test
     whole = load(name, fields, "train")
-    train, validation = split_validation(whole, options.validation, options.seed)
     test = load(name, fields, "test") if has_split(name, fields, "test") else None
-    return train, validation, test
+    if options.validation > 0:
+        return *split_validation(whole, options.validation, options.seed), test
+    if test is None:
+        raise UsageError("validation 0 needs test data: without any nothing scores the model")
+    return whole, None, test
 
 
 def load_fold(name: str, fields: Tree, task: Tree, seed: int) -> tuple[PointDataset, PointDataset]:

@@ -158,8 +158,8 @@ def _caption(settings: Tree, split: str) -> str:
     backbone, data = settings["backbone"]["name"], settings["data"]
     scanned = data.get("domain") != "clean"
     variant = f" {data['variant']}" if data.get("variant") and scanned else ""
-    few_shot = settings["task"]["name"] == "few_shot"
-    counts = "the last one counts" if few_shot else "the best on the validation split counts"
+    to_the_end = settings["task"]["name"] == "few_shot" or settings["validation"] == 0
+    counts = "the last one counts" if to_the_end else "the best on the validation split counts"
     return (
         f"{backbone} on the {split} split of {data['name']}{variant}, {settings['epochs']} epochs, "
         f"of which {counts}, augmentation {settings['augmentation']}"

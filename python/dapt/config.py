@@ -43,7 +43,8 @@ class TrainOptions:
         num_points: Points of each cloud that the network sees; all by default.
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
             or scale_rotate about the y axis.
-        validation: Share of the training data on which the best epoch is chosen.
+        validation: Share of the training data on which the best epoch is chosen; with 0 all of it
+            trains and the last epoch counts.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
@@ -96,8 +97,8 @@ class TrainOptions:
             raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not self.ema < 1:
             raise UsageError(f"ema must be below 1, got {self.ema}")
-        if not 0 < self.validation < 1:
-            raise UsageError(f"validation must lie between 0 and 1, got {self.validation}")
+        if not 0 <= self.validation < 1:
+            raise UsageError(f"validation must be at least 0 and below 1, got {self.validation}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

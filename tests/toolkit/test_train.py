@@ -121,6 +121,19 @@ def test_the_test_split_does_not_choose_the_epoch(run):
     assert result["accuracy_of_best_epoch_by_test"] == field
 
 
+def test_without_validation_all_clouds_train_and_the_last_epoch_counts(run):
+    folder, code = run("x", "--with-test", "--validation", "0")
+    result = json.loads((folder / "result.json").read_text())
+    assert code == 0 and result["best_epoch"] == len(lines(folder)) - 1
+    assert result["accuracy"] == lines(folder)[-1]["test_accuracy"]
+    assert "validation_loss" not in lines(folder)[-1]
+
+
+def test_without_validation_and_test_nothing_is_trained(run, capsys):
+    _, code = run("x", "--validation", "0")
+    assert code == 2 and "validation 0 needs test data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "fields",
     [
