@@ -1,6 +1,7 @@
 """What a backbone's pre-training is worth: a linear probe on it and on random weights.
 
     python benchmarks/probe.py --backbone point_mae_tiny
+    python benchmarks/probe.py --clouds train.npz test.npz --up z    # on one's own clouds
 
 Prints JSON.
 """
@@ -21,19 +22,27 @@ def main() -> None:
     parser.add_argument("--backbone", default="point_mae_tiny")
     parser.add_argument("--checkpoint", default="shipped")
     parser.add_argument("--variants", default="only,bg,hardest", help="of the scan task")
+    parser.add_argument("--clouds", nargs=2, metavar=("TRAIN", "TEST"), help="instead: npz files")
+    parser.add_argument("--up", default="y", help="the clouds' vertical axis")
     options = parser.parse_args()
+    if options.clouds:
+        fields = dict(zip(("train", "test"), options.clouds, strict=True)) | {"up": options.up}
+        sets = {"clouds": ("npz", fields)}
+    else:
+        sizes = {"num_points": 1024, "train_size": 1500, "test_size": 900}
+        variants = options.variants.split(",")
+        sets = {variant: ("synthetic", {"variant": variant} | sizes) for variant in variants}
     table = {}
-    for variant in options.variants.split(","):
-        data = {"variant": variant, "num_points": 1024, "train_size": 1500, "test_size": 900}
-        train, test = (load("synthetic", data, split) for split in ("train", "test"))
+    for title, (name, fields) in sets.items():
+        train, test = (load(name, fields, split) for split in ("train", "test"))
         torch.manual_seed(0)
         random = dapt.create_backbone(options.backbone)
         trained = dapt.create_backbone(options.backbone, checkpoint=options.checkpoint)
-        table[variant] = {
-            name: round(linear_probe(backbone, train, test), 4)
-            for name, backbone in (("random", random), ("pretrained", trained))
+        table[title] = {
+            weights: round(linear_probe(backbone, train, test), 4)
+            for weights, backbone in (("random", random), ("pretrained", trained))
         }
-        print(variant, table[variant], file=sys.stderr)
+        print(title, table[title], file=sys.stderr)
     print(json.dumps(table, indent=1))
 
 
