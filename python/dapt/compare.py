@@ -208,13 +208,20 @@ def picture(rows: Sequence[Row], metric: str, caption: str) -> bytes:
     axes = figure.add_subplot(
         xscale="log", xlabel="trained parameters", ylabel=f"{metric}, mean ± std"
     )
-    for row in rows:
-        at = row.trainable_parameters, mean(row.scores)
-        axes.errorbar(*at, yerr=row.spread, fmt="o", capsize=3)
-        axes.annotate(row.method, at, xytext=(6, 6), textcoords="offset points")
+    for i, row in enumerate(sorted(rows, key=lambda row: -mean(row.scores))):
+        axes.errorbar(
+            row.trainable_parameters,
+            mean(row.scores),
+            yerr=row.spread,
+            fmt="os^Dv"[i // 10 % 5],  # ten colors, then the next marker
+            color=f"C{i}",
+            capsize=3,
+            label=f"{row.method} {mean(row.scores):.3f}",
+        )
     trained = [row.trainable_parameters for row in rows]
-    axes.set_xlim(min(trained) / 2, max(trained) * 4)  # room for the last name
+    axes.set_xlim(min(trained) / 2, max(trained) * 2)
     axes.margins(y=0.15)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.set_title(caption, fontsize=8, wrap=True)
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()
