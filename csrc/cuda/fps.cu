@@ -127,7 +127,7 @@ struct RegisterSlice {
     const unsigned offset = n - first;
     if (offset < 32 * kPoints) {  // in one warp only
 #pragma unroll
-      for (int p = 0; p < kPoints; ++p) nearest[p] = offset == 32 * p ? kTaken : nearest[p];
+      for (int p = 0; p < kPoints; ++p) nearest[p] = offset == 32u * p ? kTaken : nearest[p];
     }
   }
 
