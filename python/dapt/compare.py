@@ -76,6 +76,11 @@ class Row:
     def spread(self) -> float:
         return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
 
+    @property
+    def spread_if_known(self) -> str:
+        is_known = len(self.scores) > 1 or self.spread_of_folds
+        return f" ± {self.spread:.4f}" if is_known else ""
+
 
 def compare(
     methods: Sequence[str], seeds: int, base: Path | None, out: Path, flags: Sequence[str]
@@ -175,7 +180,7 @@ def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
         lines.append(
             (
                 row.method,
-                f"{mean(row.scores):.4f} ± {row.spread:.4f}",
+                f"{mean(row.scores):.4f}{row.spread_if_known}",
                 str(len(row.seeds)),
                 f"{row.trainable_parameters:,}",
                 f"{share:.2%}",
