@@ -6,11 +6,13 @@ writes runs/clouds_train.npz and runs/clouds_validation.npz.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
 
 from dapt.errors import reading
+from dapt.runs import write_atomically
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
     for name, rows in (("train", ~held), ("validation", held)):
         path = out.with_name(f"{out.name}_{name}.npz")
         cut = {k: v[rows] if len(v) == len(held) else v for k, v in arrays.items()}
-        np.savez(path, **cut)
+        buffer = io.BytesIO()
+        np.savez(buffer, **cut)
+        write_atomically(path, buffer.getvalue())
         print(f"{path}: {rows.sum()} clouds")
 
 

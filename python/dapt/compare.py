@@ -77,9 +77,10 @@ class Row:
         return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
 
     @property
-    def spread_if_known(self) -> str:
-        is_known = len(self.scores) > 1 or self.spread_of_folds
-        return f" ± {self.spread:.4f}" if is_known else ""
+    def score_in_words(self) -> str:
+        """Mean ± std; the mean alone where a single run has no spread."""
+        has_spread = len(self.scores) > 1 or self.spread_of_folds
+        return f"{mean(self.scores):.4f}" + (f" ± {self.spread:.4f}" if has_spread else "")
 
 
 def compare(
@@ -147,8 +148,9 @@ def write(out: Path, runs: Sequence[Run]) -> str:
         if result is not None:
             results.setdefault(run.method, {})[run.seed] = result
     rows = [Row.of(method, by_seed, metric) for method, by_seed in results.items()]
-    split = next(iter(next(iter(results.values())).values()))["split"]
-    caption = _caption(settings, split)
+    first = next(iter(next(iter(results.values())).values()))
+    split, chosen = first["split"], f"validation_{metric}" in first
+    caption = _caption(settings, split, chosen)
     table = markdown(rows, metric, caption)
     record = {"caption": caption, "metric": metric, "split": split}
     record |= {"rows": [vars(row) for row in rows], "settings": plain(settings)}
@@ -159,12 +161,11 @@ def write(out: Path, runs: Sequence[Run]) -> str:
     return table
 
 
-def _caption(settings: Tree, split: str) -> str:
+def _caption(settings: Tree, split: str, chosen: bool) -> str:
     backbone, data = settings["backbone"]["name"], settings["data"]
     scanned = data.get("domain") != "clean"
     variant = f" {data['variant']}" if data.get("variant") and scanned else ""
-    to_the_end = settings["task"]["name"] == "few_shot" or settings["validation"] == 0
-    counts = "the last one counts" if to_the_end else "the best on the validation split counts"
+    counts = "the best on the validation split counts" if chosen else "the last one counts"
     return (
         f"{backbone} on the {split} split of {data['name']}{variant}, {settings['epochs']} epochs, "
         f"of which {counts}, augmentation {settings['augmentation']}"
@@ -180,7 +181,7 @@ def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
         lines.append(
             (
                 row.method,
-                f"{mean(row.scores):.4f}{row.spread_if_known}",
+                row.score_in_words,
                 str(len(row.seeds)),
                 f"{row.trainable_parameters:,}",
                 f"{share:.2%}",
