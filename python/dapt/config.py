@@ -19,7 +19,7 @@ from dapt.errors import UsageError
 
 Tree = dict[str, Any]
 Augmentation = Literal[
-    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate"
+    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate", "rotate_freely"
 ]
 NAMED = ("data", "backbone", "method", "task")
 
@@ -42,7 +42,7 @@ class TrainOptions:
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points of each cloud that the network sees; all by default.
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
-            or scale_rotate about the y axis.
+            or scale_rotate about the y axis, or rotate_freely about any.
         validation: Share of the training data on which the best epoch is chosen; with 0 all of it
             trains and the last epoch counts.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.

@@ -14,6 +14,7 @@ ALL = [
     T.Translate(),
     T.Rotate(),
     T.Rotate("z", 0.3),
+    T.RotateFreely(),
     T.Jitter(),
     T.UnitBall(),
     T.FarthestPoints(20),
@@ -80,6 +81,10 @@ def check_uniform(values, low, high):
     assert (values.T.corrcoef() - torch.eye(3)).abs().max() < error
 
 
+def distances(points):
+    return (points[:, :, None] - points[:, None]).norm(dim=-1)  # [B, N, N]
+
+
 @pytest.mark.parametrize("axis", "xyz")
 def test_rotation_turns_about_its_axis(axis):
     place = "xyz".index(axis)
@@ -87,7 +92,7 @@ def test_rotation_turns_about_its_axis(axis):
     turned = T.Rotate(axis)(points, generator())
     assert turned[..., place].equal(points[..., place])
     # rigid and not mirrored: distances and the triple product are kept
-    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(points, points))
+    torch.testing.assert_close(distances(turned), distances(points))
     torch.testing.assert_close(torch.linalg.det(turned[:, :3]), torch.linalg.det(points[:, :3]))
     unit = torch.zeros(4000, 1, 3)
     unit[..., (place + 1) % 3] = 1
@@ -97,6 +102,15 @@ def test_rotation_turns_about_its_axis(axis):
     assert angle.min() < -0.49 and angle.max() > 0.49
     with pytest.raises(UsageError, match="x, y or z, got 'up'"):
         T.Rotate("up")
+
+
+def test_free_rotation_is_rigid_and_even():
+    points = clouds(500, dtype=torch.float64)
+    turned = T.RotateFreely()(points, generator())
+    torch.testing.assert_close(distances(turned), distances(points))
+    torch.testing.assert_close(torch.linalg.det(turned[:, :3]), torch.linalg.det(points[:, :3]))
+    for axis in torch.eye(3):  # a coordinate of an even direction is even in -1 ... 1
+        check_uniform(T.RotateFreely()(axis.expand(4000, 1, 3), generator())[:, 0], -1, 1)
 
 
 def test_jitter_is_clipped_noise():

@@ -105,6 +105,18 @@ class Rotate:
 
 
 @dataclass
+class RotateFreely:
+    """Turns each cloud by a rotation drawn evenly from all there are."""
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        quaternion = _draw(torch.randn, (len(points), 4), points, generator).to(points.dtype)
+        w, *axis = (quaternion / quaternion.norm(dim=1, keepdim=True)).unbind(1)  # [B] each
+        axis = torch.stack(axis, 1)[:, None].expand_as(points)  # [B, N, 3]
+        w = w[:, None, None]
+        return points + 2 * torch.linalg.cross(axis, torch.linalg.cross(axis, points) + w * points)
+
+
+@dataclass
 class Jitter:
     """Moves every point by Gaussian noise, cut off at `clip`."""
 
@@ -193,6 +205,7 @@ AUGMENTATIONS = {
     "slight_scale_translate": Compose([Scale(0.8, 1.25, per_axis=False), Translate(0.1)]),
     "rotate": Compose([Rotate()]),
     "scale_rotate": Compose([Scale(0.9, 1.1), Rotate()]),
+    "rotate_freely": Compose([RotateFreely()]),
 }
 
 
