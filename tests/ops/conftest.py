@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,6 @@ import torch
 from dapt_ext import build_info
 
 SCANS = Path(__file__).parents[3] / "shared" / "data" / "scans.npz"
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    """The same inputs every time, so that no change fails by another's luck; DAPT_SEED=1 others."""
-    torch.manual_seed(int(os.environ.get("DAPT_SEED", "0")))
 
 
 @pytest.fixture
