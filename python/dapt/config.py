@@ -99,6 +99,8 @@ class TrainOptions:
             raise UsageError(f"ema must be below 1, got {self.ema}")
         if not 0 <= self.validation < 1:
             raise UsageError(f"validation must be at least 0 and below 1, got {self.validation}")
+        if self.patience and not self.validation:
+            raise UsageError("patience needs a validation share to wait on, and validation is 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
