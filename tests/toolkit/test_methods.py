@@ -311,6 +311,11 @@ def test_a_backbone_carries_one_model(small_backbone):
     dapt.attach(backbone, dapt.Dapt(), dapt.Classification(5))
 
 
+def test_a_backbone_is_a_network():
+    with pytest.raises(UsageError, match="create_backbone, got 'point_mae'"):
+        dapt.attach("point_mae", dapt.Linear(), dapt.Classification(5))
+
+
 def test_a_network_without_class_token_has_none_to_read(small_backbone):
     backbone = small_backbone(class_token=False)
     with pytest.raises(UsageError, match="no class token"):

@@ -39,6 +39,10 @@ class AdaptedModel(nn.Module):
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
+        if not isinstance(backbone, nn.Module):
+            raise UsageError(
+                f"the backbone must be a network of dapt.create_backbone, got {backbone!r}"
+            )
         if backbone in _carrying:
             raise UsageError(
                 "this backbone already carries an adapter: add another with model.add_adapter, "
