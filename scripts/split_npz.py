@@ -2,7 +2,8 @@
 
     python scripts/split_npz.py clouds.npz --out runs/clouds
 
-writes runs/clouds_train.npz and runs/clouds_validation.npz.
+writes runs/clouds_train.npz and runs/clouds_validation.npz; with --turn every cloud in a pose of
+its own.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from dapt.data.transforms import RotateFreely
 from dapt.errors import reading
 from dapt.runs import write_atomically
 
@@ -21,11 +24,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to, without `_train.npz`")
     parser.add_argument("--share", type=float, default=0.2, help="of each class, held out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--turn", action="store_true", help="every cloud by a random rotation")
     options = parser.parse_args()
     out = options.out or options.file.with_suffix("")
     with reading(options.file), np.load(options.file, allow_pickle=False) as file:
         arrays = dict(file)
     labels, rng = arrays["labels"], np.random.default_rng(options.seed)
+    if options.turn:
+        points, generator = arrays["points"], torch.Generator().manual_seed(options.seed)
+        turned = RotateFreely()(torch.from_numpy(points).float(), generator)
+        arrays["points"] = turned.numpy().astype(points.dtype)
     held = np.zeros(len(labels), bool)
     for label in range(labels.max() + 1):
         members = rng.permutation(np.flatnonzero(labels == label))
