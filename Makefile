@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
 
 .PHONY: setup build demo test lint sanitize cuda bench format clean
@@ -30,7 +31,7 @@ demo: setup
 	$(PY) examples/demo.py
 
 test: setup lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST)
 	$(MAKE) --no-print-directory sanitize
 	@echo "make test: all checks passed"
 
@@ -59,7 +60,7 @@ sanitize: setup
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
 	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  OMP_NUM_THREADS=1 DAPT_HOST_MODULE=$(SANITIZED)/_module.so DAPT_LIBRARIES=$(SANITIZED) \
-	  $(PY) -m pytest tests/ops -k "not compile and not opcheck" \
+	  $(PYTEST) tests/ops -k "not compile and not opcheck" \
 	  --ignore tests/ops/test_cuda_on_host.py --ignore tests/ops/test_broken_kernels.py
 
 cuda: $(READY)
