@@ -1,0 +1,47 @@
+"""Scripts that cut data: nothing is lost, and the same seed cuts the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SPLIT = Path(__file__).parents[2] / "scripts" / "split_npz.py"
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A function: the files that the script makes of 60 clouds, by the words of their names."""
+    rng = np.random.default_rng(0)
+    clouds = rng.standard_normal((60, 5, 3)).astype(np.float16)
+    whole = {"points": clouds, "labels": np.arange(60) % 3, "class_names": np.array(list("abc"))}
+    np.savez(tmp_path / "clouds.npz", **whole)
+
+    def run(*flags):
+        command = [sys.executable, SPLIT, tmp_path / "clouds.npz", "--out", tmp_path / "cut"]
+        subprocess.run([*command, *flags], check=True)
+        names = ("train", "validation")
+        return [dict(np.load(tmp_path / f"cut_{name}.npz")) for name in names]
+
+    return whole, run
+
+
+def test_split_holds_out_a_share_of_every_class(split):
+    whole, run = split
+    train, validation = run("--share", "0.25")
+    assert np.bincount(validation["labels"]).tolist() == [5, 5, 5]
+    rows = [cloud.tobytes() for part in (train, validation) for cloud in part["points"]]
+    assert sorted(rows) == sorted(cloud.tobytes() for cloud in whole["points"])
+    assert train["class_names"].tolist() == ["a", "b", "c"]
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(run("--share", "0.25")[0].values(), train.values(), strict=True)
+    )
+
+
+def test_turned_clouds_are_the_same_clouds(split):
+    plain, turned = split[1]()[0]["points"], split[1]("--turn")[0]["points"]
+    assert turned.dtype == plain.dtype and not np.array_equal(turned, plain)
+    inner = [np.einsum("snc,smc->snm", x.astype(float), x.astype(float)) for x in (plain, turned)]
+    np.testing.assert_allclose(*inner, atol=0.05)  # float16
