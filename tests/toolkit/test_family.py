@@ -118,7 +118,9 @@ def test_every_own_parameter_matters(small_backbone, method):
     """Away from the zeros of the start no own parameter's gradient is zero everywhere."""
     model = attached(small_backbone(), method, dapt.Classification(5, head="linear")).train()
     waiting = {entry for entry, _ in model.own_parameters()}
-    for _ in range(5):  # a ReLU may shut a whole adapter for some weights
+    for _ in range(30):  # a ReLU shuts a whole adapter for about half of all weights
+        if not waiting:
+            break
         randomise(model)
         TASK.loss(model(torch.randn(4, 80, 3)), {"labels": LABELS}).backward()
         waiting -= {e for e, weight in model.own_parameters() if weight.grad.count_nonzero()}
