@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# A process a core; OMP_WAIT_POLICY below: threads that wait leave the cores to the others.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
 

@@ -8,13 +8,14 @@ its own.
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dapt.data.transforms import RotateFreely
-from dapt.errors import reading
+from dapt.errors import DaptError, reading
 from dapt.runs import write_atomically
 
 
@@ -28,12 +29,12 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or options.file.with_suffix("")
     with reading(options.file), np.load(options.file, allow_pickle=False) as file:
-        arrays = dict(file)
-    labels, rng = arrays["labels"], np.random.default_rng(options.seed)
+        arrays, points, labels = dict(file), file["points"], file["labels"]
+    rng = np.random.default_rng(options.seed)
     if options.turn:
-        points, generator = arrays["points"], torch.Generator().manual_seed(options.seed)
-        turned = RotateFreely()(torch.from_numpy(points).float(), generator)
-        arrays["points"] = turned.numpy().astype(points.dtype)
+        generator = torch.Generator().manual_seed(options.seed)
+        turned = RotateFreely()(torch.from_numpy(points).float(), generator).numpy()
+        arrays["points"] = turned.astype(np.result_type(points, np.float16))
     held = np.zeros(len(labels), bool)
     for label in range(labels.max() + 1):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -49,4 +50,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DaptError as error:
+        sys.exit(f"split_npz.py: {error}")

@@ -1,3 +1,5 @@
+"""What every test starts from."""
+
 import os
 
 import pytest

@@ -18,9 +18,7 @@ from dapt import data, methods, models, tasks
 from dapt.errors import UsageError
 
 Tree = dict[str, Any]
-Augmentation = Literal[
-    "none", "scale_translate", "slight_scale_translate", "rotate", "scale_rotate", "rotate_freely"
-]
+Augmentation = Literal[tuple(data.transforms.AUGMENTATIONS)]
 NAMED = ("data", "backbone", "method", "task")
 
 

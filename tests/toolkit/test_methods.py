@@ -312,7 +312,7 @@ def test_a_backbone_carries_one_model(small_backbone):
 
 
 def test_a_backbone_is_a_network():
-    with pytest.raises(UsageError, match="create_backbone, got 'point_mae'"):
+    with pytest.raises(UsageError, match="create_backbone, got a str"):
         dapt.attach("point_mae", dapt.Linear(), dapt.Classification(5))
 
 

@@ -20,7 +20,7 @@ def split(tmp_path):
 
     def run(*flags):
         command = [sys.executable, SPLIT, tmp_path / "clouds.npz", "--out", tmp_path / "cut"]
-        subprocess.run([*command, *flags], check=True)
+        subprocess.run([*command, *flags], check=True, capture_output=True)
         names = ("train", "validation")
         return [dict(np.load(tmp_path / f"cut_{name}.npz")) for name in names]
 
@@ -34,14 +34,19 @@ def test_split_holds_out_a_share_of_every_class(split):
     rows = [cloud.tobytes() for part in (train, validation) for cloud in part["points"]]
     assert sorted(rows) == sorted(cloud.tobytes() for cloud in whole["points"])
     assert train["class_names"].tolist() == ["a", "b", "c"]
-    assert all(
-        np.array_equal(a, b)
-        for a, b in zip(run("--share", "0.25")[0].values(), train.values(), strict=True)
-    )
+    np.testing.assert_equal(run("--share", "0.25")[0], train)
 
 
 def test_turned_clouds_are_the_same_clouds(split):
-    plain, turned = split[1]()[0]["points"], split[1]("--turn")[0]["points"]
+    _, run = split
+    plain, turned = run()[0]["points"], run("--turn")[0]["points"]
     assert turned.dtype == plain.dtype and not np.array_equal(turned, plain)
     inner = [np.einsum("snc,smc->snm", x.astype(float), x.astype(float)) for x in (plain, turned)]
     np.testing.assert_allclose(*inner, atol=0.05)  # float16
+
+
+def test_a_file_without_labels_is_one_sentence(tmp_path):
+    np.savez(tmp_path / "clouds.npz", points=np.zeros((2, 5, 3)))
+    command = [sys.executable, SPLIT, tmp_path / "clouds.npz"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "labels" in done.stderr and "Traceback" not in done.stderr

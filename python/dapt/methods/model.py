@@ -40,8 +40,9 @@ class AdaptedModel(nn.Module):
     def __init__(self, backbone: nn.Module):
         super().__init__()
         if not isinstance(backbone, nn.Module):
+            kind = type(backbone).__name__
             raise UsageError(
-                f"the backbone must be a network of dapt.create_backbone, got {backbone!r}"
+                f"the backbone must be a network of dapt.create_backbone, got a {kind}"
             )
         if backbone in _carrying:
             raise UsageError(
