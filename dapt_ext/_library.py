@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,10 +32,15 @@ if torch.version.cuda and (_FOLDER / f"libdapt_cuda{_SUFFIX}").exists():
 ops = torch.ops.dapt
 
 
-def check_tensors(**tensors: torch.Tensor) -> None:
-    """Tensors, all on the device of the first one; also where fake tensors are traced."""
-    (first_name, first), *_ = tensors.items()
-    for name, tensor in tensors.items():
+def check_tensors(**tensors: torch.Tensor | None) -> None:
+    """Raise unless all are tensors on the device of the first one.
+
+    Args:
+        tensors: by the names that the message shall use; None stands for one that is left out.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first_name, first = next(iter(given.items()))
+    for name, tensor in given.items():
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.device != first.device:
@@ -40,3 +48,28 @@ def check_tensors(**tensors: torch.Tensor) -> None:
                 f"{name} must be on the device of {first_name} ({first.device}), "
                 f"got {tensor.device}"
             )
+
+
+def register_fake(op: str) -> Callable[[Callable], Callable]:
+    """torch.library.register_fake for ops whose tensors all have to be on one device.
+
+    One meta tensor among others makes torch call the fake kernel, whose results would be memory
+    on the others' device that nobody has written.
+
+    Args:
+        op: its name, "dapt::fps" say; the fake kernel has the names of the schema's arguments.
+    """
+
+    def register(fake: Callable) -> Callable:
+        names = tuple(inspect.signature(fake).parameters)
+
+        @functools.wraps(fake)
+        def checked(*args, **kwargs):
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            check_tensors(**{n: t for n, t in arguments.items() if isinstance(t, torch.Tensor)})
+            return fake(*args, **kwargs)
+
+        torch.library.register_fake(op, checked)
+        return fake
+
+    return register

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 
 
 def attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
@@ -40,14 +40,14 @@ def attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor
     return out.transpose(1, 2).flatten(2)
 
 
-@torch.library.register_fake("dapt::attention")
+@register_fake("dapt::attention")
 def _(qkv, num_heads):
     B, T, width = qkv.shape
     sums = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     return qkv.new_empty(B, T, width // 3), qkv.new_empty(B, num_heads, T, dtype=sums)
 
 
-@torch.library.register_fake("dapt::attention_backward")
+@register_fake("dapt::attention_backward")
 def _(grad, qkv, out, log_sum, num_heads):
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 

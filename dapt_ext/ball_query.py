@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 
 
 def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: int) -> Tensor:
@@ -25,6 +25,6 @@ def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: in
     return ops.ball_query(queries, points, radius, max_neighbors)
 
 
-@torch.library.register_fake("dapt::ball_query")
+@register_fake("dapt::ball_query")
 def _(queries, points, radius, max_neighbors):
     return queries.new_empty((*queries.shape[:2], max_neighbors), dtype=torch.long)

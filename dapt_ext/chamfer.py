@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 
 
@@ -30,7 +30,7 @@ def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return sq_ab, sq_ba
 
 
-@torch.library.register_fake("dapt::chamfer")
+@register_fake("dapt::chamfer")
 def _(a, b):
     def nearest(of):
         return of.new_empty(of.shape[:2], dtype=torch.float32), of.new_empty(

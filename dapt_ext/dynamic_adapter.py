@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import ops
+from dapt_ext._library import ops, register_fake
 from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
@@ -90,7 +90,7 @@ def dynamic_adapter(
     return out, prompt_mean if prompt else None
 
 
-@torch.library.register_fake("dapt::dynamic_adapter")
+@register_fake("dapt::dynamic_adapter")
 def _(
     x, norm_weight, norm_bias, down_weight, down_bias, scale_weight, scale_bias, up_weight, up_bias,
     mlp_out, residual, path_factor, seed, activation, static_scale, dropout, eps, compute,
@@ -106,7 +106,7 @@ def _(
     )
 
 
-@torch.library.register_fake("dapt::dynamic_adapter_backward")
+@register_fake("dapt::dynamic_adapter_backward")
 def _(
     grad_out, grad_prompt, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
     scale_bias, up_weight, up_bias, path_factor, seed, stats, hidden, activation, static_scale,

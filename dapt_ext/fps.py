@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 
 
 def farthest_point_sample(
@@ -50,6 +50,6 @@ def resolve_start(
     return (draw * sizes).long(), 0
 
 
-@torch.library.register_fake("dapt::fps")
+@register_fake("dapt::fps")
 def _(points, num_samples, lengths=None, starts=None, start=0, skip_near_origin=False):
     return points.new_empty((points.shape[0], num_samples), dtype=torch.long)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 
 
 def gather(values: Tensor, idx: Tensor) -> Tensor:
@@ -24,12 +24,12 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
     return ops.gather(values, idx)
 
 
-@torch.library.register_fake("dapt::gather")
+@register_fake("dapt::gather")
 def _(values, idx):
     return values.new_empty((*idx.shape, values.shape[2]))
 
 
-@torch.library.register_fake("dapt::gather_backward")
+@register_fake("dapt::gather_backward")
 def _(grad, idx, num_points, weights=None):
     return grad.new_empty((grad.shape[0], num_points, grad.shape[-1]))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dapt_ext._library import ops
+from dapt_ext._library import ops, register_fake
 from dapt_ext.fps import resolve_start
 from dapt_ext.gather import gather
 
@@ -49,7 +49,7 @@ def group(
     return groups
 
 
-@torch.library.register_fake("dapt::group")
+@register_fake("dapt::group")
 def _(points, num_groups, group_size, lengths=None, starts=None, start=0):
     B, G, K = points.shape[0], num_groups, group_size
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 from dapt_ext.knn import knn
 
@@ -39,7 +39,7 @@ def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> 
     return ops.interpolate(values, idx, weights).to(values.dtype)
 
 
-@torch.library.register_fake("dapt::interpolate")
+@register_fake("dapt::interpolate")
 def _(values, idx, weights):
     return values.new_empty((*idx.shape[:2], values.shape[2]), dtype=torch.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 
 
@@ -32,7 +32,7 @@ def knn(
     return sq_dist, idx
 
 
-@torch.library.register_fake("dapt::knn")
+@register_fake("dapt::knn")
 def _(queries, points, k, lengths=None):
     shape = (queries.shape[0], queries.shape[1], k)
     return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape, dtype=torch.long)

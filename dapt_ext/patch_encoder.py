@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
@@ -74,7 +74,7 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
     )  # fmt: skip
 
 
-@torch.library.register_fake("dapt::patch_encoder")
+@register_fake("dapt::patch_encoder")
 def _(
     patches, conv1, bias1, conv2, conv3_global, conv3_local, bias3, conv4, bias4, compute,
     tf32=False,

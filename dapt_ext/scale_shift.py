@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dapt_ext._library import check_tensors, ops
+from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype
 
 # Below it the output no longer tells what was scaled; relative to a scale of about one.
@@ -123,7 +123,7 @@ class _ScaleShiftLinear(torch.autograd.Function):
         return grad_x, None, None, grad_scale, grad_shift, None
 
 
-@torch.library.register_fake("dapt::scale_shift_grad")
+@register_fake("dapt::scale_shift_grad")
 def _(grad, output, scale, shift):
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return (scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype))

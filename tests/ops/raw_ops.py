@@ -1,0 +1,97 @@
+"""Valid arguments of every op in `torch.ops.dapt`, by the names of their schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+ops = torch.ops.dapt
+B, N, M, C, R = 2, 9, 4, 6, 3  # clouds, points, queries or tokens, channels, rank
+
+
+def names() -> list[str]:
+    """Every op that the library registers."""
+    found = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("dapt::"))
+    return sorted(name.removeprefix("dapt::") for name in found)
+
+
+def schema(name: str) -> torch._C.FunctionSchema:
+    return getattr(ops, name).default._schema
+
+
+def samples() -> dict[str, dict[str, Any]]:
+    """Arguments by op and name: every tensor is there, also those that may be left out."""
+    rng = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=rng)
+
+    def index(*shape, below=N):
+        return torch.randint(below, shape, generator=rng)
+
+    points, queries, lengths = normal(B, N, 3), normal(B, M, 3), torch.tensor([N, N - 2])
+    adapter = {
+        "x": normal(B, M, C),
+        "norm_weight": normal(C),
+        "norm_bias": normal(C),
+        "down_weight": normal(R, C),
+        "down_bias": normal(R),
+        "scale_weight": normal(1, C),
+        "scale_bias": normal(1),
+        "up_weight": normal(C, R),
+        "up_bias": normal(C),
+        "path_factor": normal(B),
+        "seed": torch.tensor(5),
+        "activation": "gelu",
+        "static_scale": 1.0,
+        "dropout": 0.2,
+        "compute": torch.float32,
+        "tf32": False,
+    }
+    out, stats = normal(B, M, C), normal(B, M, 3)
+    return {
+        "fps": dict(points=points, num_samples=3, lengths=lengths, starts=index(B, below=5)),
+        "knn": dict(queries=queries, points=points, k=3, lengths=lengths),
+        "group": dict(
+            points=points, num_groups=3, group_size=2, lengths=lengths, starts=index(B, below=5)
+        ),
+        "ball_query": dict(queries=queries, points=points, radius=0.7, max_neighbors=3),
+        "gather": dict(values=normal(B, N, C), idx=index(B, M, 2)),
+        "gather_backward": dict(
+            grad=normal(B, M, C), idx=index(B, M, 2), num_points=N, weights=normal(B, M, 2)
+        ),
+        "interpolate": dict(values=normal(B, N, C), idx=index(B, M, 2), weights=normal(B, M, 2)),
+        "patch_encoder": dict(
+            patches=normal(B, M, N, 3), conv1=normal(4, 3), bias1=normal(4), conv2=normal(5, 4),
+            conv3_global=normal(C, 5), conv3_local=normal(C, 4), bias3=normal(C),
+            conv4=normal(7, C), bias4=normal(7), compute=torch.float32, tf32=False,
+        ),  # fmt: skip
+        "dynamic_adapter": adapter | dict(
+            mlp_out=out, residual=normal(B, M, C), eps=1e-5, out_dtype=torch.float32, prompt=True,
+            keep_hidden=True,
+        ),  # fmt: skip
+        "dynamic_adapter_backward": adapter | dict(
+            grad_out=out, grad_prompt=normal(B, C), stats=stats, hidden=normal(B, M, R),
+            mlp_dtype=torch.float32, wanted=2**10 - 1,
+        ),  # fmt: skip
+        "scale_shift_grad": dict(grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)),
+        "attention": dict(qkv=normal(B, M, 3 * C), num_heads=2),
+        "attention_backward": dict(
+            grad=out, qkv=normal(B, M, 3 * C), out=normal(B, M, C), log_sum=normal(B, 2, M),
+            num_heads=2,
+        ),  # fmt: skip
+        "chamfer": dict(a=points, b=queries),
+    }  # fmt: skip
+
+
+def call(name: str, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    result = getattr(ops, name)(**arguments)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def arguments_of(name: str, kind: type | str) -> list[str]:
+    """Names of an op's arguments of a kind: "Tensor" or "ScalarType"."""
+    arguments = samples()[name]
+    of = torch.Tensor if kind == "Tensor" else torch.dtype
+    return [key for key, value in arguments.items() if isinstance(value, of)]
