@@ -2,6 +2,7 @@
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from test_family import randomise
 
 import dapt
+import dapt_ext
 from dapt.errors import DaptError, UsageError
 from dapt.methods.point_peft import _of_all_processes
 
@@ -54,14 +56,15 @@ def farthest_points(coordinates, count):
 
 
 def geometry_aware(shared, adapter, x, coordinates, num_centers, neighbors):
-    """The adapter on one cloud's tokens, neighbourhood by neighbourhood."""
+    """The adapter on one cloud's tokens, neighborhood by neighborhood."""
     chosen, rows = farthest_points(coordinates, num_centers), []
     for center in chosen:
         distance = (coordinates - coordinates[center]).square().sum(1)
         n = x[distance.argsort(stable=True)[:neighbors]]
         q, k, v = shared.qkv(shared.norm(n)).chunk(3, dim=1)
         q, k, v = (t.view(neighbors, 6, -1).transpose(0, 1) for t in (q, k, v))
-        attention = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        # the released code scales by the width of all heads together, 18, not by a head's, 3
+        attention = (q @ k.transpose(1, 2) * METHOD.geometry_dim**-0.5).softmax(-1) @ v
         n = n + shared.proj(attention.transpose(0, 1).reshape(neighbors, -1))
         norm = adapter.norm
         pooled = (n.amax(0) - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
@@ -108,6 +111,54 @@ def test_follows_its_formulas(model):
         close = {"atol": 1e-4, "rtol": 1e-4}  # float32, twelve sums deep
         torch.testing.assert_close(features.cls[cloud], wanted[0], **close)
         torch.testing.assert_close(features.patches[cloud], wanted[1:], **close)
+
+
+def test_what_drop_path_covers(small_backbone, monkeypatch):
+    """The MLP of a cloud, before its adapter, and the attention of a neighborhood; as released."""
+    model = dapt.attach(small_backbone(drop_path=0.4), METHOD, TASK).train()
+    model.prepare([torch.randn(4, 80, 3)])
+    randomise(model)
+    asked = []
+
+    def drop_all(x, rate, training):
+        asked.append((len(x), rate))
+        return torch.zeros(len(x))
+
+    monkeypatch.setattr(dapt.methods.point_peft, "drop_path_factor", drop_all)
+    stack = model.backbone.blocks
+    block, adapter = stack.frozen[2], stack.adapters[2]
+    x, centers = torch.randn(2, 12, 48), torch.randn(2, 11, 3)
+    geometry = stack._geometry(centers, prompted=False)
+    got = stack._run(block, adapter.eval(), x, None, geometry)
+    assert asked == [(2, 0.4), (2 * 5, 0.4)]
+
+    wanted = x + block.attn(block.norm1(x))
+    wanted = wanted + 0.7 * bottleneck(adapter.feed_forward, torch.zeros_like(x))
+    n = dapt_ext.gather(wanted[:, 1:], geometry.groups.patch_idx)  # as they are: nothing attends
+    seen = F.gelu(adapter.norm(n.amax(2).flatten(0, 1)).view(2, 5, 48))
+    seen = seen + 0.3 * dapt_ext.gather(wanted[:, 1:], geometry.groups.center_idx)
+    spread = dapt_ext.interpolate(centers, geometry.groups.centers, seen, k=5)
+    wanted = torch.cat([wanted[:, :1], wanted[:, 1:] + 0.3 * spread], 1)
+    wanted = wanted + bottleneck(adapter.after_geometry, wanted)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_threads_do_not_see_each_other(model):
+    clouds = torch.randn(24, 2, 80, 3)
+    wanted = [model(points) for points in clouds]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(torch.no_grad()(model), clouds))
+    assert all(map(torch.equal, got, wanted))
+
+
+@torch.no_grad()
+def test_in_double_precision(model):
+    points = torch.randn(3, 80, 3)
+    wanted = model(points)
+    got = model.double()(points.double())
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got.float(), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_no_information_crosses_clouds(model):

@@ -25,12 +25,13 @@ from dapt.models.transformer import (
     Features,
     add_branch,
     drop_path_factor,
+    of_kept,
     widen_mask,
 )
 
 FEED_FORWARD_SCALE = 0.7
 GEOMETRY_SCALE = 0.3
-NUM_HEADS = 6  # of the attention within a neighbourhood
+NUM_HEADS = 6  # of the attention within a neighborhood
 
 
 @register("point_peft")
@@ -40,8 +41,8 @@ class PointPeft(Method):
     prompt_depth: int = 6  # blocks that have prompts
     prompt_rank: int = 8
     rank: int = 16  # of the feed-forward and geometry-aware adapters
-    geometry_dim: int = 18  # of the attention within a neighbourhood
-    neighbors: int = 16  # tokens in a neighbourhood
+    geometry_dim: int = 18  # of the attention within a neighborhood
+    neighbors: int = 16  # tokens in a neighborhood
     dropout: float = 0.1
 
     def __post_init__(self):
@@ -82,8 +83,7 @@ class PointPeft(Method):
             replacements.put(*place_of(backbone, stack), wrapped)
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
-        backbone.stacks[-1].prior = backbone.memory(points)
-        return backbone(points, levels)
+        return backbone(points, levels, prior=backbone.memory(points))
 
     def prepare(self, model: nn.Module, clouds: Iterable[Tensor]) -> None:
         """Fill the memory with a feature of each cloud, of those of all processes."""
@@ -138,7 +138,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def feature(self, points: Tensor) -> Tensor:  # [B, N, 3] -> [B, C]
-        return self.pretrained(points).patches.amax(1).float()
+        return self.pretrained(points).patches.amax(1).to(self.bank.dtype)
 
     @torch.no_grad()
     def forward(self, points: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class Memory(nn.Module):
 
 
 class Geometry(NamedTuple):
-    """Where the tokens are, and their neighbourhoods: the same for all blocks of a stack."""
+    """Where the tokens are, and their neighborhoods: the same for all blocks of a stack."""
 
     coordinates: Tensor  # [B, T, 3]
     groups: dapt_ext.Groups  # [B, M] centers among the tokens, [B, M, K] tokens around each
@@ -177,7 +177,7 @@ class PointPeftStack(nn.Module):
         self.frozen = frozen
         self.neighbors = config.neighbors
         self.prompt_at = prompt_at
-        self.prior: Tensor | None = None  # of the clouds of the next forward pass
+        self.has_prompts = prompt_depth > 0
         self.shared = SharedAdapter(frozen[0].dim, config, with_prompts=prompt_depth > 0)
         self.adapters = nn.ModuleList(
             BlockAdapter(block.dim, config, with_prompts=i < prompt_depth)
@@ -194,10 +194,13 @@ class PointPeftStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        prior: Tensor | None = None,  # [B, P, C], of the memory
     ) -> tuple[Tensor, list[Tensor]]:
-        prior, self.prior = self.prior, None
         geometry = self._geometry(centers, prompted=False)
-        with_prompts = None if prior is None else self._geometry(centers, prompted=True)
+        if self.has_prompts:
+            if prior is None:
+                raise UsageError("a model of point_peft is called as a whole, not by its backbone")
+            with_prompts = self._geometry(centers, prompted=True)
         kept = []
         for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
             x = x + positions
@@ -239,29 +242,34 @@ class PointPeftStack(nn.Module):
         mask: Tensor | None,
         geometry: Geometry,
     ) -> Tensor:
-        x = add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(block, x))
-        mlp_out = block.mlp(block.norm2(x))
-        x = adapter.feed_forward(mlp_out, mlp_out, x, self._path_factor(block, x))
+        """Drop-path as in the released code: of the MLP before its adapter and of the attention
+        within neighborhoods, never of the plain attention."""
+        x = x + block.attn(block.norm1(x), mask)
+        u, factor = block.norm2(x), drop_path_factor(x, block.drop_path, self.training)
+        mlp_out = of_kept(block.mlp, u, factor)
+        if factor is not None:
+            mlp_out = factor[:, None, None] * mlp_out
+        x = adapter.feed_forward(mlp_out, mlp_out, x)
         at = self.prompt_at
-        spread = self._look_around(adapter, x[:, at:], geometry)
+        spread = self._look_around(adapter, x[:, at:], geometry, block.drop_path)
         x = torch.cat([x[:, :at], spread], 1)
         return adapter.after_geometry(x, residual=x)
 
-    def _look_around(self, adapter: "BlockAdapter", x: Tensor, geometry: Geometry) -> Tensor:
+    def _look_around(
+        self, adapter: "BlockAdapter", x: Tensor, geometry: Geometry, drop_path: float
+    ) -> Tensor:
         coordinates, groups = geometry
-        around = self.shared(dapt_ext.gather(x, groups.patch_idx))  # [B, M, K, C]
+        around = dapt_ext.gather(x, groups.patch_idx)  # [B, M, K, C]
+        around = self.shared(around, drop_path)
         seen = adapter.norm(around.amax(2).flatten(0, 1)).view(len(x), -1, x.shape[2])
         seen = F.gelu(seen) + GEOMETRY_SCALE * dapt_ext.gather(x, groups.center_idx)
         num_centers = seen.shape[1]
         spread = dapt_ext.interpolate(coordinates, groups.centers, seen, k=num_centers)
         return x + GEOMETRY_SCALE * spread
 
-    def _path_factor(self, block: Block, x: Tensor) -> Tensor | None:
-        return drop_path_factor(x, block.drop_path, self.training)
-
 
 class SharedAdapter(nn.Module):
-    """One small attention within neighbourhoods for all blocks, and where the prompts are."""
+    """One small attention within neighborhoods for all blocks, and where the prompts are."""
 
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
         super().__init__()
@@ -273,11 +281,16 @@ class SharedAdapter(nn.Module):
             self.coordinates = nn.Parameter(torch.empty(config.prompts, 3))
             nn.init.trunc_normal_(self.coordinates, std=0.02)
 
-    def forward(self, around: Tensor) -> Tensor:  # [B, M, K, C]
-        B, M, K, _ = around.shape
-        qkv = self.qkv(self.norm(around)).view(B * M, K, 3, NUM_HEADS, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(*qkv.unbind(0))  # [BM, heads, K, D]
-        return around + self.proj(out.transpose(1, 2).reshape(B, M, K, -1))
+    def forward(self, around: Tensor, drop_path: float) -> Tensor:  # [B, M, K, C]
+        """Scaled by the width of all heads together, as released; drop-path is each
+        neighborhood's own."""
+        n = around.flatten(0, 1)  # [BM, K, C]
+        qkv = self.qkv(self.norm(n)).unflatten(2, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        scale = self.proj.in_features**-0.5
+        out = F.scaled_dot_product_attention(*qkv.unbind(0), scale=scale)  # [BM, heads, K, D]
+        seen = self.proj(out.transpose(1, 2).flatten(2))
+        n = add_branch(n, seen, drop_path_factor(n, drop_path, self.training))
+        return n.unflatten(0, around.shape[:2])
 
 
 class BlockAdapter(nn.Module):
@@ -299,9 +312,7 @@ class BlockAdapter(nn.Module):
         self.norm = nn.BatchNorm1d(dim)
         self.after_geometry = bottleneck(config.rank)
 
-    def prompts(self, prior: Tensor | None) -> Tensor:  # [B, P, C]
-        if prior is None:
-            raise UsageError("a model of point_peft is called as a whole, not by its backbone")
+    def prompts(self, prior: Tensor) -> Tensor:  # [B, P, C]
         learnt = self.prompt_tokens.expand(len(prior), -1, -1)
         return F.dropout(learnt, self.dropout, self.training) + self.from_prior(
             prior, residual=prior

@@ -56,7 +56,7 @@ class Scale(nn.Module):
         self.radius = radius
 
     def forward(
-        self, centers: Tensor, tokens: Tensor | None, levels: Sequence[int] = ()
+        self, centers: Tensor, tokens: Tensor | None, levels: Sequence[int] = (), **given: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         groups = self.tokenizer.group(centers)
         if tokens is None:
@@ -65,7 +65,8 @@ class Scale(nn.Module):
             patches = dapt_ext.gather(tokens, groups.patch_idx)  # [B, G, K, C]
         x = self.tokenizer.encode(patches)
         centers = groups.centers
-        x, kept = self.blocks(x, self.pos_embed(centers), self._near(centers), levels, centers)
+        positions, near = self.pos_embed(centers), self._near(centers)
+        x, kept = self.blocks(x, positions, near, levels, centers, **given)
         return centers, x, kept
 
     def _near(self, centers: Tensor) -> Tensor:
@@ -104,14 +105,14 @@ class PointM2ae(nn.Module):
     def dim(self) -> int:
         return self.config.dims[-1]
 
-    def forward(self, points: Tensor, levels: Sequence[int] = ()) -> Features:
-        """``levels`` counts the blocks of the last scale."""
+    def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
+        """``levels`` counts the blocks of the last scale; what is ``given`` goes to all stacks."""
         centers, x, kept = points, None, []
         for i, scale in enumerate(self.scales):
             if x is not None:
                 x = x[:, -centers.shape[1] :]  # tokens that blocks inserted end with their scale
             last = i == len(self.scales) - 1
-            centers, x, kept = scale(centers, x, levels if last else ())
+            centers, x, kept = scale(centers, x, levels if last else (), **given)
 
         G = centers.shape[1]
         x = self.norm(x)

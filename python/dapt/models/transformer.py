@@ -117,7 +117,8 @@ class Block(nn.Module):
 class BlockStack(nn.ModuleList):
     """Blocks run one after another; also gives the tokens after the blocks of ``levels``.
 
-    ``centers`` are the coordinates of the patches, for methods that look at them.
+    ``centers`` are the coordinates of the patches, for methods that look at them. What a method
+    gives its own stack beside that, it gives the backbone by name: a plain one takes nothing more.
     """
 
     def forward(
@@ -186,12 +187,12 @@ class PointTransformer(nn.Module):
     def dim(self) -> int:
         return self.config.dim
 
-    def forward(self, points: Tensor, levels: Sequence[int] = ()) -> Features:
+    def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
         groups = self.tokenizer.group(points)
-        return self.forward_patches(groups.patches, groups.centers, levels)
+        return self.forward_patches(groups.patches, groups.centers, levels, **given)
 
     def forward_patches(
-        self, patches: Tensor, centers: Tensor, levels: Sequence[int] = ()
+        self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
         x, positions = self.tokenizer.encode(patches), self.pos_embed(centers)  # [B, G, C]
         G = x.shape[1]
@@ -199,7 +200,7 @@ class PointTransformer(nn.Module):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
             positions = torch.cat([self.cls_pos.expand(len(x), -1, -1), positions], 1)
 
-        x, kept = self.blocks(x, positions, levels=levels, centers=centers)
+        x, kept = self.blocks(x, positions, levels=levels, centers=centers, **given)
         x = self.norm(x)
         return Features(
             cls=None if self.cls_token is None else x[:, 0],
