@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 # A process a core; OMP_WAIT_POLICY below: threads that wait leave the cores to the others.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
+ON_HOST := $(wildcard tests/cuda_on_host/*.* tests/cuda_on_host/*/*.*)
 
 .PHONY: setup build demo test lint sanitize cuda bench format clean
 
@@ -17,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet -c constraints.txt torch
-	$(PY) -m pip install --quiet -c constraints.txt cmake ninja pybind11 setuptools
+	$(PY) -m pip install --quiet -c constraints.txt cmake ninja setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation \
 	  -e '.[train,files,peft,test,bench,dev]'
 	touch $@ $(VENV)/.built
@@ -39,30 +40,27 @@ test: setup lint
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	$(VENV)/bin/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
 
 # The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan.
 SANITIZED := $(abspath build/sanitized)
-where = $$($(PY) -c 'import $(1); print($(2))')
 sanitize: setup
 	$(VENV)/bin/cmake -S . -B $(SANITIZED) -G Ninja -DDAPT_SANITIZE=ON \
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(SANITIZED) \
-	  -DDAPT_TORCH=$(call where,torch,torch.__path__[0]) \
-	  -DDAPT_PYBIND11_INCLUDE=$(call where,pybind11,pybind11.get_include()) \
-	  -DDAPT_PYTHON_INCLUDE=$(call where,sysconfig,sysconfig.get_path("include")) \
+	  -DDAPT_TORCH=$$($(PY) -c 'import torch; print(torch.__path__[0])') \
 	  > /dev/null
 	$(VENV)/bin/cmake --build $(SANITIZED)
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
 	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  OMP_NUM_THREADS=1 DAPT_HOST_MODULE=$(SANITIZED)/_module.so DAPT_LIBRARIES=$(SANITIZED) \
-	  $(PYTEST) tests/ops -k "not compile and not opcheck" \
-	  --ignore tests/ops/test_cuda_on_host.py --ignore tests/ops/test_broken_kernels.py
+	  OMP_NUM_THREADS=1 DAPT_HOST_SANITIZE=1 DAPT_LIBRARIES=$(SANITIZED) \
+	  $(PYTEST) tests/ops tests/cuda_on_host/test_*_on_host.py -k "not compile and not opcheck" \
+	  --ignore tests/cuda_on_host/test_cuda_on_host.py
 
 cuda: $(READY)
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }

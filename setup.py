@@ -64,8 +64,6 @@ class NativeBuild(build_ext):
         package = ROOT / "dapt_ext" if in_place else Path(self.build_lib).resolve() / "dapt_ext"
         torch = find_torch()
         cuda = wants_cuda(torch)
-        import pybind11
-
         build = ROOT / "build" / ("cuda" if cuda else "cpu")
         configure = {
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
@@ -73,9 +71,6 @@ class NativeBuild(build_ext):
             "DAPT_CUDA": "ON" if cuda else "OFF",
             "DAPT_TORCH": torch,
             "DAPT_VERSION": self.distribution.get_version(),
-            "DAPT_PYBIND11_INCLUDE": pybind11.get_include(),
-            "DAPT_PYTHON_INCLUDE": sysconfig.get_path("include"),
-            "DAPT_MODULE_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
         }
         cmake = find_tool("cmake")
         options = [f"-D{name}={value}" for name, value in configure.items()]
@@ -91,7 +86,7 @@ class NativeBuild(build_ext):
 
 
 setup(
-    ext_modules=[Extension("dapt_ext._module", sources=[])],
+    ext_modules=[Extension("dapt_ext._library", sources=[])],
     cmdclass={"build_ext": NativeBuild},
     package_dir={"dapt_ext": "dapt_ext", "dapt": "python/dapt"},
 )

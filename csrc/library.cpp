@@ -50,4 +50,7 @@ STABLE_TORCH_LIBRARY(dapt, m) {
 
   // losses
   m.def("chamfer(Tensor a, Tensor b) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // this build
+  m.def("build_info() -> str");
 }

@@ -1,5 +1,5 @@
 // The one CUDA header of this folder, and how kernels are launched. nvcc sees CUDA; a C++ compiler
-// sees csrc/cuda_on_host, which runs the same kernels on a CPU for the tests.
+// sees tests/cuda_on_host, which runs the same kernels on a CPU for the tests.
 //
 //   DAPT_LAUNCH((fps_kernel<256, 8>), grid, block, shared_bytes, stream, points, idx);
 //

@@ -6,19 +6,23 @@ Symbols are hidden unless a source exports them. A sanitized library needs a pro
 with the sanitizer's run-time: `run_sanitized` is such a Python.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
-LAYER = sorted((CSRC / "cuda_on_host").glob("*.cpp"))
+LAYER = sorted(HERE.glob("*.cpp"))
 CACHE = ROOT / "build" / "host"
 
 COMPILER = os.environ.get("CXX", "g++")
+LAUNCHER = os.environ.get("CMAKE_CXX_COMPILER_LAUNCHER", "").split()  # ccache, say
 FLAGS = [
     "-std=c++20",
     "-O1",
@@ -27,6 +31,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-ffp-contract=off",
     f"-I{CSRC}",
+    f"-I{HERE.parent}",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -36,15 +41,14 @@ def compile_host(sources, extra_flags=(), sanitize=False):
     """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them."""
     flags = [*FLAGS, *WARNINGS, *(SANITIZE if sanitize else []), *extra_flags]
     sources = [Path(source).resolve() for source in sources]
-    layer, kernels = CSRC / "cuda_on_host", CSRC / "cuda"
-    folders = {CSRC, layer, kernels, *(source.parent for source in sources)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = [pool.submit(_compile, source, flags, {layer}) for source in LAYER]
+    folders = {CSRC, HERE, CSRC / "cuda", *(source.parent for source in sources)}
+    with _one_at_a_time(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [pool.submit(_compile, source, flags, {HERE}) for source in LAYER]
         made += [pool.submit(_compile, source, flags, folders) for source in sources]
-    objects = [future.result() for future in made]
-    library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
-    if not library.exists():
-        _make(library, [COMPILER, *flags, "-shared", *map(str, objects)])
+        objects = [future.result() for future in made]
+        library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
+        if not library.exists():
+            _make(library, [COMPILER, *flags, "-shared", *map(str, objects)])
     return library
 
 
@@ -67,19 +71,30 @@ def _compiler_library(name):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@contextmanager
+def _one_at_a_time():
+    """Test processes that want the same library: one builds it, the others find it built."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _compile(source, flags, header_folders):
     headers = {f for folder in header_folders for f in folder.glob("*.*h") if f.is_file()}
     texts = [source.read_bytes(), *(f.read_bytes() for f in sorted(headers))]
     made = CACHE / f"{source.stem}-{_digest([' '.join([COMPILER, *flags]).encode(), *texts])}.o"
     if not made.exists():
-        _make(made, [COMPILER, *flags, "-x", "c++", "-c", str(source)])
+        _make(made, [*LAUNCHER, COMPILER, *flags, "-x", "c++", "-c", str(source)])
     return made
 
 
 def _make(path, command):
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    finished = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+    # A compiler needs none of the sanitizer that this process may run under.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = [*command, "-o", str(unfinished)]
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     if finished.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr}")
     os.replace(unfinished, path)

@@ -1,4 +1,4 @@
-// The part of `dapt_ext._module` for the ops on tokens: launch plans, and the CUDA kernels on the
+// The part of the module for the ops on tokens: launch plans, and the CUDA kernels on the
 // host. Arrays are passed by address, 0 or left out for null, since numpy lacks bfloat16.
 #include <pybind11/pybind11.h>
 

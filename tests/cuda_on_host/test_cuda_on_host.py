@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from host_build import CSRC, compile_host, run_sanitized
 
-KERNELS = Path(__file__).parent / "host_kernels"
+KERNELS = Path(__file__).parent / "kernels"
 SEEDS = range(8)
 
 

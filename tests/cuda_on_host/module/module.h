@@ -1,4 +1,4 @@
-// Parts of the Python module.
+// The parts of the module.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,5 +1,4 @@
-// The Python module `dapt_ext._module`, on numpy arrays and without torch:
-//   build_info()          what was built
+// A Python module for the tests, on numpy arrays and without torch:
 //   plans.fps(...)        how a CUDA kernel would be launched for a shape on a device
 //   on_host.fps(...)      the CUDA kernels themselves, run on the CPU (cuda_on_host/)
 #include <pybind11/numpy.h>
@@ -8,11 +7,9 @@
 
 #include <list>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cuda/plan_fps.h"
 #include "cuda/plan_knn.h"
 #include "cuda_on_host/execution.h"
@@ -27,29 +24,6 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
-
-// --- build info
-// -----------------------------------------------------------------------------------
-
-std::vector<std::string> words(const std::string& list) {
-  std::vector<std::string> out;
-  std::istringstream in(list);
-  for (std::string word; std::getline(in, word, ',');) {
-    if (!word.empty()) out.push_back(word);
-  }
-  return out;
-}
-
-py::dict build_info() {
-  std::vector<std::string> sets;
-  for (cpu::Isa isa : {cpu::Isa::avx512, cpu::Isa::avx2, cpu::Isa::scalar}) {
-    if (cpu::isa_available(isa)) sets.push_back(cpu::isa_name(isa));
-  }
-  return py::dict("version"_a = DAPT_VERSION, "compiler"_a = DAPT_COMPILER,
-                  "cpu_instruction_sets"_a = sets,
-                  "cpu_instruction_set_in_use"_a = cpu::isa_name(cpu::active_isa()),
-                  "cuda_architectures"_a = words(DAPT_CUDA_ARCHITECTURES));
-}
 
 // --- CUDA kernels on the host
 // ---------------------------------------------------------------------
@@ -270,9 +244,8 @@ void bind_on_host(py::module_ m) {
 
 }  // namespace
 
-PYBIND11_MODULE(_module, m) {
-  m.doc() = "What was built, how CUDA kernels would be launched, and their run on the host.";
-  m.def("build_info", &build_info);
+PYBIND11_MODULE(cuda_on_host, m) {
+  m.doc() = "How CUDA kernels would be launched, and their run on the host.";
   const auto plans = m.def_submodule("plans", "Launch plans: pure functions of shape and device");
   bind_plans(plans);
   bind_token_plans(plans);
