@@ -11,9 +11,10 @@ B, N, M, C, R = 2, 9, 4, 6, 3  # clouds, points, queries or tokens, channels, ra
 
 
 def names() -> list[str]:
-    """Every op that the library registers."""
+    """Every op that the library registers and that takes something: all but build_info()."""
     found = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("dapt::"))
-    return sorted(name.removeprefix("dapt::") for name in found)
+    short = sorted(name.removeprefix("dapt::") for name in found)
+    return [name for name in short if schema(name).arguments]
 
 
 def schema(name: str) -> torch._C.FunctionSchema:
@@ -75,7 +76,9 @@ def samples() -> dict[str, dict[str, Any]]:
             grad_out=out, grad_prompt=normal(B, C), stats=stats, hidden=normal(B, M, R),
             mlp_dtype=torch.float32, wanted=2**10 - 1,
         ),  # fmt: skip
-        "scale_shift_grad": dict(grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)),
+        "scale_shift_grad": dict(
+            grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)
+        ),
         "attention": dict(qkv=normal(B, M, 3 * C), num_heads=2),
         "attention_backward": dict(
             grad=out, qkv=normal(B, M, 3 * C), out=normal(B, M, C), log_sum=normal(B, 2, M),

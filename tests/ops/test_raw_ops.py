@@ -4,7 +4,6 @@ AddressSanitizer)."""
 
 import pytest
 import raw_ops
-import torch
 
 TENSORS = [(op, name) for op in raw_ops.names() for name in raw_ops.arguments_of(op, "Tensor")]
 
