@@ -27,6 +27,9 @@ FAMILY = {
     "reversible, variant 2": dapt.Reversible(variant=2),
     "reversible, variant 3": dapt.Reversible(variant=3),
     "reversible dapt": dapt.Reversible.on(dapt.Dapt(rank=5)),
+    "density, stag": dapt.Density.on(dapt.Stag(rank=6, neighbors=4)),
+    "stag": dapt.Stag(rank=6, neighbors=4),
+    "stag, large": dapt.Stag(size="large", rank=6, neighbors=4, final_norm=True),
     "vpt": dapt.Vpt(prompts=3),
 }
 if importlib.util.find_spec("peft"):

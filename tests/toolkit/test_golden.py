@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dapt
-from dapt.methods.release import RELEASE
+from dapt.methods.release_table import KINDS
 from dapt.models.checkpoints import find_layout
 from dapt.models.heads import ClassificationHead
 from dapt.models.layouts import AUTOENCODER_LAYOUTS, LAYOUTS
@@ -40,11 +40,11 @@ def backbone_fields(config):
     }
 
 
-def assert_grad_norms(expected, named_parameters, key_of):
+def assert_grad_norms(expected, named_parameters, key_of, close=None):
     got = {key_of(name): weight.grad.norm().item() for name, weight in named_parameters}
     assert got.keys() == expected.keys()
     for key, norm in expected.items():
-        assert got[key] == pytest.approx(norm, **GRAD_NORM), key
+        assert got[key] == pytest.approx(norm, **(close or GRAD_NORM)), key
 
 
 @pytest.mark.parametrize("case", CLASSIFIERS)
@@ -113,6 +113,12 @@ def test_pre_training(golden, tmp_path):
     assert_grad_norms(expected, autoencoder.named_parameters(), layout.key)
 
 
+def key_of_released(title):
+    """From an entry of a whole model to the key of its published file."""
+    kind = next(kind for kind in KINDS if kind.title == title)
+    return kind.layout(dapt.Classification(2)).key
+
+
 @pytest.mark.parametrize("case", ["dapt_tiny", "dapt_scanobjectnn_hardest"])
 def test_released_dapt(golden, tmp_path, case):
     case = golden(case)
@@ -141,13 +147,70 @@ def test_released_dapt(golden, tmp_path, case):
     before_scale = (seen["norm"][:, :2] - norm.shift) / norm.scale
     torch.testing.assert_close(before_scale, case.result("norm_cls"), **LOGITS)
 
-    assert_grad_norms(case.grad_norms(), model.own_parameters(), RELEASE.key)
+    key_of = key_of_released("released DAPT model")
+    assert_grad_norms(case.grad_norms(), model.own_parameters(), key_of)
     first = dict(zip(results["grad_names"].tolist(), results["grad_first"].tolist(), strict=True))
     for name, weight in model.own_parameters():
-        key = RELEASE.key(name)
+        key = key_of(name)
         typical = weight.grad.norm().item() / weight.numel() ** 0.5
         got = weight.grad.flatten()[0].item()
         assert got == pytest.approx(first[key], rel=0.01, abs=0.01 * typical), key
+
+
+RELEASED = {"stag": "released STAG model"}
+
+
+@pytest.mark.parametrize("method", RELEASED)
+def test_released_methods(golden, tmp_path, method):
+    case = golden(f"{method}_scanobjectnn_hardest")
+    config, results = case.config, case.results
+    torch.save({"base_model": case.weights()}, tmp_path / "release.pth")
+    model = dapt.load_release(tmp_path / "release.pth", config=config)
+    seen = {}
+    model.head.layers.register_forward_pre_hook(lambda _, inputs: seen.update(head_in=inputs[0]))
+
+    logits = model(case.points())
+    scale = config.get("loss_logit_scale", 1.0)  # of networks whose logits go into the hundreds
+    loss = torch.nn.functional.cross_entropy(scale * logits, case.result("labels"))
+    extra = model.adapter.method.extra_loss(model.backbone)
+    loss = loss if extra is None else loss + extra
+    loss.backward()
+
+    def assert_close(got, wanted):
+        size = wanted.abs().max().clamp(min=1.0).item()
+        torch.testing.assert_close(got, wanted, atol=3e-4 * size, rtol=0)
+
+    assert model.count_parameters() == (results["trainable"], results["total"])
+    assert_close(seen["head_in"], case.result("head_in"))
+    assert_close(logits, case.result("logits"))
+    assert_close(loss, case.result("loss"))
+    expected = case.grad_norms()
+    least = {"rel": 0.01, "abs": max(1e-5, 1e-5 * max(expected.values()))}
+    key_of = key_of_released(RELEASED[method])
+    weights = [(n, w) for n, w in model.own_parameters() if w.grad is not None]
+    assert_grad_norms(expected, weights, key_of, least)
+
+
+CLASSIFIERS_BY_CONFIG = ["point_mae_cls_tiny", "point_bert_cls", "point_m2ae_cls"]
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS_BY_CONFIG)
+def test_released_fully_fine_tuned_models(golden, tmp_path, case):
+    case = golden(case)
+    torch.save({"base_model": case.weights()}, tmp_path / "release.pth")
+    model = dapt.load_release(tmp_path / "release.pth", config=case.config)
+    assert model.adapter.method == dapt.Full()
+    logits = model(case.points())
+    torch.testing.assert_close(logits, case.result("logits"), **LOGITS)
+
+
+def test_released_part_segmentation(golden, tmp_path):
+    case = golden("point_mae_partseg")
+    torch.save({"base_model": case.weights()}, tmp_path / "release.pth")
+    model = dapt.load_release(tmp_path / "release.pth", config=case.config)
+    assert model.adapter.task == dapt.PartSegmentation(16, 50)
+    logs = model(case.points(), case.result("categories")).log_softmax(2)
+    torch.testing.assert_close(logs[:, :16], case.result("log_probs_first"), **LOGITS)
 
 
 def test_merged_release_gives_the_same_logits(golden, tmp_path):

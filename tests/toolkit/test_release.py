@@ -1,22 +1,25 @@
-"""Released DAPT models: sizes read off the tensors, everything loaded, mistakes named."""
+"""Released models: sizes read off the tensors, everything loaded, mistakes named."""
+
+import dataclasses
 
 import pytest
 import torch
 
 import dapt
 from dapt.errors import DaptError, UsageError
-from dapt.methods.release import RELEASE
+from dapt.methods.release_table import KINDS
 
 HIDDEN = {"num_groups": 11, "group_size": 9, "num_heads": 3}
 ALL_TOKENS = ["cls", "prompt:mean", "patch:max"]
 
 
-def released(model):
+def released(model, title="released DAPT model"):
     """A model's state as the published code would have saved it."""
-    state = {}
+    kind, state = next(kind for kind in KINDS if kind.title == title), {}
     for entry, value in model.state_dict().items():
         is_convolution = ".encoder." in entry and value.ndim == 2
-        state[RELEASE.key(entry)] = value[..., None].clone() if is_convolution else value.clone()
+        key = kind.layout(model.adapter.task).key(entry)
+        state[key] = value[..., None].clone() if is_convolution else value.clone()
     return state
 
 
@@ -57,8 +60,55 @@ def test_mistakes_are_named(golden, tmp_path):
     state = case.weights()
     state["blocks.blocks.1.Adapter_MLP.up_proj.weight"] = torch.zeros(48, 9)
     refused(DaptError, r"'blocks.blocks.1.Adapter_MLP.up_proj.weight' is \[48, 9\]", state)
-    plain = {k: v for k, v in case.weights().items() if "Adapter" not in k and "tfts" not in k}
-    refused(DaptError, "not a released DAPT model: 'blocks.blocks.0.Adapter_MLP", plain)
+    refused(
+        DaptError,
+        "is not a released model of this kind: 'norm.weight' is missing",
+        {k: v for k, v in case.weights().items() if k != "norm.weight"},
+    )
+    state = case.weights() | {"blocks.blocks.0.surprise.weight": torch.zeros(3)}
+    refused(DaptError, "no place for 'blocks.blocks.0.surprise.weight'", state)
+    refused(DaptError, "is none of the released models that are known", {"a": torch.zeros(3)})
+
+
+def test_a_config_says_what_shapes_hide(small_backbone, tmp_path):
+    """A published YAML file, or its settings; sections `model` count as the top."""
+    yaml = pytest.importorskip("yaml")
+    model = dapt.attach(small_backbone(), dapt.Full(), dapt.Classification(6)).eval()
+    path, points = tmp_path / "model.pth", torch.randn(3, 80, 3)
+    torch.save({"base_model": released(model, "fine-tuned point transformer")}, path)
+    said = {"NAME": "PointTransformer", "num_group": 11, "group_size": 9, "num_heads": 3}
+    for config in (said, {"model": said, "npoints": 80}):
+        assert torch.equal(dapt.load_release(path, config)(points), model(points))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": said, "npoints": 80}))
+    again = dapt.load_release(path, tmp_path / "c.yaml")
+    assert torch.equal(again(points), model(points)) and again.adapter.method == dapt.Full()
+    again = dapt.load_release(path, {"num_group": 11, "group_size": 9}, num_heads=3)
+    assert torch.equal(again(points), model(points))
+
+    def refused(error, message, config):
+        with pytest.raises(error, match=message):
+            dapt.load_release(path, config)
+
+    refused(UsageError, "config of .*model.pth must say 'group_size'", {"num_group": 11})
+    refused(UsageError, "no released models of method 'lora' are known", {"method": "lora"})
+    (tmp_path / "c.yaml").write_text("- 1\n")
+    refused(UsageError, "must hold settings by name", tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("a: [")
+    refused(DaptError, "cannot read .*c.yaml", tmp_path / "c.yaml")
+    refused(DaptError, "cannot read .*none.yaml", tmp_path / "none.yaml")
+
+
+def test_a_whole_model_in_an_adapter_out(golden, tmp_path):
+    """Its backbone is in the file, too; with it the adapter's folder makes the model again."""
+    case = golden("dapt_tiny")
+    torch.save({"base_model": case.weights()}, tmp_path / "release.pth")
+    model = dapt.load_release(tmp_path / "release.pth", case.config)
+    model.save_adapter(tmp_path / "adapter")
+    config = model.backbone.config
+    sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    backbone = dapt.create_backbone("point_mae", tmp_path / "release.pth", **sizes)
+    again = dapt.load_adapter(tmp_path / "adapter", backbone).eval()
+    assert torch.equal(again(case.points()), model(case.points()))
 
 
 def test_a_backbone_alone_can_be_taken_from_a_release(golden, tmp_path):

@@ -12,6 +12,7 @@ from dapt.methods.peft import Peft
 from dapt.methods.point_peft import PointPeft
 from dapt.methods.release import load_release
 from dapt.methods.reversible import Reversible
+from dapt.methods.stag import Stag
 from dapt.methods.vpt import Vpt
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Peft",
     "PointPeft",
     "Reversible",
+    "Stag",
     "Vpt",
     "attach",
     "detach",

@@ -1,99 +1,102 @@
-"""Released DAPT models: backbone, adapter and head in one published file."""
+"""Published models, whole: backbone, method and head in one file."""
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from dapt.errors import DaptError, UsageError
+from dapt.errors import DaptError, UsageError, reading
 from dapt.methods.attach import attach
-from dapt.methods.dapt import Dapt
 from dapt.methods.model import AdaptedModel
-from dapt.models.checkpoints import State, load_weights, read_state
-from dapt.models.layouts import Layout, plain_renames
-from dapt.models.transformer import PointTransformerConfig
-from dapt.tasks import Classification
-
-_BLOCK = r"^backbone\.blocks\.(\d+)\."
-
-RELEASE = Layout(
-    title="released DAPT model",
-    network="point_mae",
-    marks=("blocks.blocks.0.Adapter_MLP.", "cls_head_finetune."),
-    renames=(
-        (rf"{_BLOCK}frozen\.norm([12])\.(scale|shift)$", r"blocks.\1.tfts_\3_\2"),
-        (rf"{_BLOCK}prompt\.(scale|shift)$", r"blocks.\1.tfts_\2_3"),
-        (rf"{_BLOCK}frozen\.attn\.qkv\.(scale|shift)$", r"blocks.\1.attn.tfts_\2_1"),
-        (rf"{_BLOCK}frozen\.attn\.proj\.(scale|shift)$", r"blocks.\1.attn.tfts_\2_2"),
-        (rf"{_BLOCK}frozen\.mlp\.fc1\.(scale|shift)$", r"blocks.\1.mlp.tfts_\2_1"),
-        (rf"{_BLOCK}frozen\.mlp\.fc2\.(scale|shift)$", r"blocks.\1.mlp.tfts_\2_2"),
-        (r"^backbone\.tokenizer\.project\.(scale|shift)$", r"tfts_\1_1"),
-        (r"^backbone\.norm\.(scale|shift)$", r"tfts_\1_2"),
-        (r"tfts_scale_", "tfts_gamma_"),
-        (r"tfts_shift_", "tfts_beta_"),
-        (rf"{_BLOCK}adapter\.norm\.", r"blocks.\1.Adapter_MLP.adapter_layer_norm_before."),
-        (rf"{_BLOCK}adapter\.scale\.", r"blocks.\1.Adapter_MLP.scale."),
-        (rf"{_BLOCK}adapter\.(down|up)\.", r"blocks.\1.Adapter_MLP.\2_proj."),
-        (r"\.frozen\.", "."),
-        (r"^backbone\.", ""),
-        (r"^head\.layers\.", "cls_head_finetune."),
-        *plain_renames(""),
-    ),
-)
+from dapt.methods.release_table import HEAD, KINDS, Kind, ReleasedFile, task_of
+from dapt.models.checkpoints import load_weights, read_state
 
 
 def load_release(
     path: str | os.PathLike,
+    config: str | os.PathLike | Mapping[str, Any] | None = None,
     *,
-    num_groups: int,
-    group_size: int,
-    num_heads: int,
-    head_tokens: Sequence[str],
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_heads: int | None = None,
+    head_tokens: Sequence[str] | None = None,
 ) -> AdaptedModel:
-    """A published DAPT model, whole. The arguments are what the shapes of its tensors hide."""
-    source = os.fspath(path)
-    state = read_state(path)
-    size = _Sizes(state, source)
-    dim = size("cls_token", -1)
-    config = PointTransformerConfig(
-        num_groups=num_groups,
-        group_size=group_size,
-        dim=dim,
-        depth=size.count(r"blocks\.blocks\.(\d+)\."),
-        num_heads=num_heads,
-        mlp_ratio=size("blocks.blocks.0.mlp.fc1.weight", 0) // dim,
-        encoder_dim=size("encoder.second_conv.3.weight", 0),
-        encoder_widths=tuple(
-            size(f"encoder.{layer}.weight", 0)
-            for layer in ("first_conv.0", "first_conv.3", "second_conv.0")
-        ),
-    )
-    head_inputs = size("cls_head_finetune.0.weight", 1)
-    if head_inputs != dim * len(head_tokens):
-        raise UsageError(
-            f"head_tokens must name {head_inputs // dim} tokens, which the head of {source} "
-            f"reads, got {list(head_tokens)}"
-        )
-    method = Dapt(
-        rank=size("blocks.blocks.0.Adapter_MLP.down_proj.weight", 0), head_tokens=head_tokens
-    )
-    task = Classification(num_classes=size("cls_head_finetune.8.weight", 0))
-    model = attach(config.build(), method, task)
-    load_weights(model, path, (RELEASE,))
+    """A published model, whole; `save_adapter` then writes what was trained of it.
+
+    Sizes are read off the tensors. What these hide is in the published config, or is said by name.
+
+    Args:
+        path: the .pth or safetensors file.
+        config: the published YAML file, or its settings; `method` names the method where the keys
+            of the tensors do not tell it.
+        num_groups: patches of a cloud; `num_group` in a published config.
+        group_size: points of a patch.
+        num_heads: of each attention.
+        head_tokens: what a DAPT model's head reads.
+    """
+    said = {"num_group": num_groups, "group_size": group_size, "num_heads": num_heads}
+    said["head_tokens"] = head_tokens
+    settings = read_settings(config) | {k: v for k, v in said.items() if v is not None}
+    file = ReleasedFile(os.fspath(path), read_state(path), settings)
+    kind = _kind_of(file)
+    backbone, method, task = kind.backbone(file).build(), kind.method(file), task_of(file)
+    model = attach(backbone, method, task)
+    _check_head(file, model)
+    layout = kind.layout(task)
+    report = load_weights(model, path, (layout,))
+    for key in report.left_over:
+        if layout.reason(key) is None:
+            raise DaptError(
+                f"{file.source}: the network of a {kind.title} has no place for '{key}'"
+            )
     return model.eval()
 
 
-class _Sizes:
-    """Sizes of a network, read off its tensors."""
+def _kind_of(file: ReleasedFile) -> Kind:
+    for kind in KINDS:
+        if kind.matches(file):
+            return kind
+    named = file.settings.get("method")
+    if named is not None:
+        known = ", ".join(kind.name for kind in KINDS if kind.name)
+        raise UsageError(f"no released models of method {named!r} are known: choose one of {known}")
+    known = ", ".join(kind.title for kind in KINDS)
+    raise DaptError(
+        f"{file.source} is none of the released models that are known, which are: {known}"
+    )
 
-    def __init__(self, state: State, source: str):
-        self.state = state
-        self.source = source
 
-    def __call__(self, key: str, axis: int) -> int:
-        if key not in self.state:
-            raise DaptError(f"{self.source} is not a released DAPT model: '{key}' is missing")
-        return self.state[key].shape[axis]
+def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:
+    """That the head reads as many tokens as the one in the file."""
+    first = f"{HEAD}.0.weight"
+    if first not in file.state:
+        return
+    inputs, tokens = file.size(first, 1), model.head.pool.head_tokens
+    if inputs != model.backbone.dim * len(tokens):
+        raise UsageError(
+            f"head_tokens must name {inputs // model.backbone.dim} tokens, which the head of "
+            f"{file.source} reads, got {list(tokens)}"
+        )
 
-    def count(self, pattern: str) -> int:
-        numbers = (re.match(pattern, key) for key in self.state)
-        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+def read_settings(config: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a published config, those of its section `model` at the top."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        config = _read_yaml(config)
+    settings = dict(config)
+    for section in ("model", "transformer_config"):
+        if isinstance(settings.get(section), Mapping):
+            settings |= settings[section]
+    return settings
+
+
+def _read_yaml(path: str | os.PathLike) -> Mapping[str, Any]:
+    with reading(path):
+        import yaml
+
+        content = yaml.safe_load(Path(path).read_text())
+    if not isinstance(content, Mapping):
+        raise UsageError(f"the config {path} must hold settings by name, got {content!r:.40}")
+    return content

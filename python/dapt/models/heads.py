@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from dapt.errors import UsageError
 from dapt.models.transformer import Features
 
+
+def _mean_of_all(features: Features) -> Tensor:
+    tokens = [] if features.cls is None else [features.cls[:, None]]
+    return torch.cat([*tokens, features.prompts, features.patches], 1).mean(1)
+
+
 _POOLS = {
+    "all:mean": _mean_of_all,
     "cls": lambda features: features.cls,
     "prompt:mean": lambda features: features.prompts.mean(1),
     "prompt:max": lambda features: features.prompts.amax(1),

@@ -1,0 +1,239 @@
+"""The kinds of released files: which model is in one, and under which keys it keeps it.
+
+A new kind is an entry of `KINDS`, and nothing else.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dapt.errors import DaptError, UsageError
+from dapt.methods.dapt import Dapt
+from dapt.methods.full import Full
+from dapt.methods.method import Method
+from dapt.methods.stag import Stag
+from dapt.models.checkpoints import State
+from dapt.models.hierarchical import PointM2aeConfig
+from dapt.models.layouts import LAYOUTS, Layout
+from dapt.models.transformer import PointTransformerConfig
+from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, Task
+
+HEAD = "cls_head_finetune"
+HEAD_WIDTH = 64  # of an attention's head, where a config does not say how many heads there are
+
+BackboneConfig = PointTransformerConfig | PointM2aeConfig
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """The tensors of a file, and the settings that its shapes do not tell."""
+
+    source: str
+    state: State
+    settings: Mapping[str, Any]
+
+    def size(self, key: str, axis: int) -> int:
+        if key not in self.state:
+            raise DaptError(
+                f"{self.source} is not a released model of this kind: '{key}' is missing"
+            )
+        return self.state[key].shape[axis]
+
+    def count(self, pattern: str) -> int:
+        """1 + the greatest number that a key has where the pattern has its group."""
+        numbers = (re.match(pattern, key) for key in self.state)
+        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        value = self.settings.get(name, default)
+        if value is None:
+            raise UsageError(f"the config of {self.source} must say '{name}'")
+        return value
+
+
+def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
+    """Of Point-MAE's kind, with the sizes that the tensors have."""
+    dim = file.size("norm.weight", 0)
+    return PointTransformerConfig(
+        num_groups=file.setting("num_group"),
+        group_size=file.setting("group_size"),
+        dim=dim,
+        depth=file.count(r"blocks\.blocks\.(\d+)\."),
+        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
+        mlp_ratio=file.size("blocks.blocks.0.mlp.fc1.weight", 0) // dim,
+        encoder_dim=file.size("encoder.second_conv.3.weight", 0),
+        class_token="cls_token" in file.state,
+        encoder_widths=tuple(
+            file.size(f"encoder.{layer}.weight", 0)
+            for layer in ("first_conv.0", "first_conv.3", "second_conv.0")
+        ),
+    )
+
+
+def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
+    return PointM2aeConfig(
+        num_groups=tuple(file.setting("num_groups")),
+        group_size=tuple(file.setting("group_sizes")),
+        dims=tuple(file.setting("encoder_dims")),
+        depths=tuple(file.setting("encoder_depths")),
+        radius=tuple(file.setting("local_radius")),
+        num_heads=file.setting("num_heads"),
+    )
+
+
+def task_of(file: ReleasedFile) -> Task:
+    """The task whose head is in the file, in Point-MAE's layers or in Point-BERT's."""
+    if "convs3.weight" in file.state:
+        labels = file.size("convs3.weight", 0)
+        if "label_conv.0.weight" in file.state:
+            return PartSegmentation(file.size("label_conv.0.weight", 1), labels)
+        return SemanticSegmentation(labels)
+    if f"{HEAD}.8.weight" in file.state:
+        return Classification(file.size(f"{HEAD}.8.weight", 0))
+    return Classification(file.size(f"{HEAD}.3.weight", 0), head="point_bert")
+
+
+CLASSIFIER_RENAMES = ((r"^head\.layers\.", f"{HEAD}."),)
+SEGMENTATION_RENAMES = (
+    (r"^head\.category\.", "label_conv."),
+    (r"^head\.near\.", "propagation_0.mlp_convs.0."),
+    (r"^head\.spread\.0\.", "propagation_0.mlp_bns.0."),
+    (r"^head\.spread\.2\.", "propagation_0.mlp_convs.1."),
+    (r"^head\.spread\.3\.", "propagation_0.mlp_bns.1."),
+    (r"^head\.mix\.", "convs1."),
+    (r"^head\.layers\.0\.", "bns1."),
+    (r"^head\.layers\.3\.", "convs2."),
+    (r"^head\.layers\.4\.", "bns2."),
+    (r"^head\.layers\.6\.", "convs3."),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of released file.
+
+    Args:
+        name: what a config names as `method`; none for a fully fine-tuned model.
+        title: what such a file is called.
+        marks: regular expressions, each the beginning of a key, that tell the kind of a file whose
+            config names no method.
+        method: the method, with the settings that the file was trained with.
+        backbone: the backbone's config.
+        like: title of the layout of the same backbone without the method.
+        renames: from that layout's keys to the file's, where the method has or moves some.
+        reasons: patterns of keys that the model has no use for, and why.
+    """
+
+    name: str | None
+    title: str
+    marks: tuple[str, ...]
+    method: Callable[[ReleasedFile], Method]
+    backbone: Callable[[ReleasedFile], BackboneConfig] = plain_backbone
+    like: str = "fine-tuned point transformer"
+    renames: Pairs = ()
+    reasons: Pairs = ()
+
+    def matches(self, file: ReleasedFile) -> bool:
+        named = file.settings.get("method")
+        if named is not None:
+            return named == self.name
+        return all(any(re.match(mark, key) for key in file.state) for mark in self.marks)
+
+    def layout(self, task: Task) -> Layout:
+        """Of the whole model: the adapted backbone and the head."""
+        like = next(layout for layout in LAYOUTS if layout.title == self.like)
+        renames = (
+            (r"\.frozen\.", "."),
+            (r"^backbone\.", ""),
+            *(SEGMENTATION_RENAMES if task.labels_points else CLASSIFIER_RENAMES),
+            *like.renames,
+            *self.renames,
+        )
+        return Layout(self.title, like.network, (), renames, self.reasons)
+
+
+def _dapt(file: ReleasedFile) -> Dapt:
+    tokens = file.settings.get("head_tokens") or _dapt_head_tokens(file)
+    rank = file.size("blocks.blocks.0.Adapter_MLP.down_proj.weight", 0)
+    return Dapt(rank=rank, head_tokens=tokens)
+
+
+def _dapt_head_tokens(file: ReleasedFile) -> list[str]:
+    tokens = ["cls"] if file.setting("class_token", "use") == "use" else []
+    for kind in ("prompt", "patch"):
+        how = file.settings.get(f"{kind}_token")
+        if how in ("mean", "max"):
+            tokens.append(f"{kind}:{how}")
+    return tokens
+
+
+def _stag(file: ReleasedFile) -> Stag:
+    size = "large" if file.settings.get("stag_size") == 1 else "standard"
+    said = file.settings.get("stag")
+    if said is None:
+        return Stag(size=size)
+    return Stag(
+        size=size,
+        first=said["graph_blocks"][0],
+        share_down=said["share_down"],
+        share_graph=said["share_graph"],
+        rank=said["rank"],
+        neighbors=said["neighbours"],
+    )
+
+
+_HEAD = rf"{HEAD}\.|convs3\."
+_BLOCK = r"^(blocks\.blocks\.\d+)\."
+_GRAPH = r"^blocks\.blocks\.side\.graphs\.(\d+)\."
+
+KINDS = (
+    Kind(
+        name="dapt",
+        title="released DAPT model",
+        marks=(r"blocks\.blocks\.0\.Adapter_MLP\.",),
+        method=_dapt,
+        renames=(
+            (rf"{_BLOCK}norm([12])\.(scale|shift)$", r"\1.tfts_\3_\2"),
+            (rf"{_BLOCK}prompt\.(scale|shift)$", r"\1.tfts_\2_3"),
+            (rf"{_BLOCK}(attn)\.qkv\.(scale|shift)$", r"\1.\2.tfts_\3_1"),
+            (rf"{_BLOCK}(attn)\.proj\.(scale|shift)$", r"\1.\2.tfts_\3_2"),
+            (rf"{_BLOCK}(mlp)\.fc([12])\.(scale|shift)$", r"\1.\2.tfts_\4_\3"),
+            (r"^reduce_dim\.(scale|shift)$", r"tfts_\1_1"),
+            (r"^norm\.(scale|shift)$", r"tfts_\1_2"),
+            (r"tfts_scale_", "tfts_gamma_"),
+            (r"tfts_shift_", "tfts_beta_"),
+            (rf"{_BLOCK}adapter\.norm\.", r"\1.Adapter_MLP.adapter_layer_norm_before."),
+            (rf"{_BLOCK}adapter\.scale\.", r"\1.Adapter_MLP.scale."),
+            (rf"{_BLOCK}adapter\.(down|up)\.", r"\1.Adapter_MLP.\2_proj."),
+        ),
+    ),
+    Kind(
+        name="stag",
+        title="released STAG model",
+        marks=(r"blocks\.addparam_",),
+        method=_stag,
+        renames=(
+            (r"^blocks\.blocks\.side\.downs\.(\d+)\.", r"blocks.addparam_downproj_dict.\1.0."),
+            (rf"{_GRAPH}center\.", r"blocks.addparam_graphconv1_dict.\1.0."),
+            (rf"{_GRAPH}neighbor\.", r"blocks.addparam_graphconv2_dict.\1.0."),
+            (rf"{_GRAPH}mix\.", r"blocks.addparam_fc_dict.\1.0."),
+            (rf"{_GRAPH}up\.", r"blocks.addparam_upproj_dict.\1.0."),
+        ),
+    ),
+    Kind(
+        name=None,
+        title="fine-tuned Point-M2AE",
+        marks=(r"h_encoder\.", r"norm\.", _HEAD),
+        method=lambda file: Full(),
+        backbone=m2ae_backbone,
+        like="fine-tuned Point-M2AE",
+    ),
+    Kind(
+        name=None,
+        title="fine-tuned point transformer",
+        marks=(r"encoder\.first_conv\.", r"blocks\.blocks\.", _HEAD),
+        method=lambda file: Full(),
+    ),
+)

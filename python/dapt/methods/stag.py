@@ -1,0 +1,195 @@
+"""STAG (2026): a side network on the graph of the patches' centers adapts the later blocks' tokens.
+
+Nothing trains before the first block that is adapted, so the backward ends there.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, place_of
+from dapt.models.transformer import BlockStack
+
+
+@register("stag")
+@dataclass(frozen=True)
+class Stag(Method):
+    """Side Token Adaptation on a neighborhood Graph.
+
+    Args:
+        size: "standard" or "large", the published "std" and "sl". It chooses the next three fields
+            where they are None: half of the blocks adapted by one set of layers, or three quarters
+            by one set for each quarter.
+        first: the first block whose tokens are adapted, counted from 0.
+        share_down: successive blocks whose tokens come into the state by one projection.
+        share_graph: successive blocks that are adapted by one graph convolution.
+        rank: r, the width of the side network's state.
+        neighbors: K, centers from which a center's state is made, itself among them.
+        final_norm: whether the head reads normed tokens; the published one does not.
+        zero_start: whether the adapted network starts as the pre-trained one; the published one
+            starts elsewhere.
+    """
+
+    size: Literal["standard", "large"] = "standard"
+    first: int | None = None
+    share_down: int | None = None
+    share_graph: int | None = None
+    rank: int = 192
+    neighbors: int = 8
+    final_norm: bool = False
+    zero_start: bool = False
+
+    def __post_init__(self):
+        if self.size not in ("standard", "large"):
+            raise UsageError(f"size must be 'standard' or 'large', got {self.size!r}")
+        least = {"first": 0, "share_down": 1, "share_graph": 1, "rank": 1, "neighbors": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UsageError(f"{name} must be at least {bound}, got {value}")
+
+    def owns(self, entry: str) -> bool:
+        return "side" in entry.split(".")
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        return ("all:mean",)
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        for stack in backbone.stacks:
+            replacements.put(*place_of(backbone, stack), StagStack(stack, self))
+        if not self.final_norm:
+            replacements.put(backbone, "norm", LeftOut(backbone.norm))
+
+    def shared_blocks(self, depth: int) -> tuple[int, int, int]:
+        """(first, share_down, share_graph) in a stack of so many blocks."""
+        by_size = {
+            "standard": (depth // 2, depth, depth),
+            "large": (depth // 4, max(depth // 4, 1), max(depth // 4, 1)),
+        }[self.size]
+        given = (self.first, self.share_down, self.share_graph)
+        chosen = tuple(b if g is None else g for g, b in zip(given, by_size, strict=True))
+        if chosen[0] >= depth:
+            raise UsageError(f"first must be below the {depth} blocks of a stack, got {chosen[0]}")
+        return chosen
+
+
+class LeftOut(nn.Module):
+    """A frozen layer that is not applied."""
+
+    def __init__(self, frozen: nn.Module):
+        super().__init__()
+        self.frozen = frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class StagStack(nn.Module):
+    """Frozen blocks, and the side network that reads the tokens of all and moves those of some."""
+
+    def __init__(self, frozen: BlockStack, config: Stag):
+        super().__init__()
+        self.frozen = frozen
+        self.first, self.share_down, self.share_graph = config.shared_blocks(len(frozen))
+        self.neighbors = config.neighbors
+        self.side = SideNetwork(
+            frozen[0].dim,
+            config,
+            num_downs=math.ceil(len(frozen) / self.share_down),
+            num_graphs=math.ceil((len(frozen) - self.first) / self.share_graph),
+            number_from=self.first,
+        )
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        size = min(self.neighbors, centers.shape[1])
+        _, near = dapt_ext.knn(centers, centers, size)  # [B, G, K]
+        front = x.shape[1] - centers.shape[1]  # tokens before the patches, not in the graph
+        state, kept = 0.0, []  # state: [B, G, r]
+        unread = []
+        for i, block in enumerate(self.frozen):
+            # What one projection reads before the state is needed is summed up first: of the
+            # blocks before the first adapted one nothing but this sum is kept for the backward.
+            unread.append(x[:, front:])
+            if i >= self.first or (i + 1) % self.share_down == 0:
+                down = self.side.downs[i // self.share_down]
+                read = reduce(torch.add, unread)
+                state = state + F.linear(read, down.weight, len(unread) * down.bias)
+                unread = []
+            x = block(x, positions, mask)
+            if i >= self.first:
+                graph = self.side.graphs[str(self.first + (i - self.first) // self.share_graph)]
+                state, moved = graph(state, near)
+                mean = moved.mean(1, keepdim=True).expand(-1, front, -1)
+                x = x + torch.cat([mean, moved], 1)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+
+class SideNetwork(nn.Module):
+    """Projections into the state, and graph convolutions under their numbers in released files."""
+
+    def __init__(self, dim: int, config: Stag, num_downs: int, num_graphs: int, number_from: int):
+        super().__init__()
+        self.downs = nn.ModuleList(nn.Linear(dim, config.rank) for _ in range(num_downs))
+        self.graphs = nn.ModuleDict(
+            {
+                str(number_from + i): GraphConvolution(dim, config.rank, config.zero_start)
+                for i in range(num_graphs)
+            }
+        )
+
+
+class GraphConvolution(nn.Module):
+    """The next state, and by how much it moves each patch's token."""
+
+    def __init__(self, dim: int, rank: int, zero_start: bool):
+        super().__init__()
+        self.center = nn.Linear(rank, rank)
+        self.neighbor = nn.Linear(rank, rank)
+        self.mix = nn.Linear(rank, rank)
+        self.up = nn.Linear(rank, dim)
+        if zero_start:
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
+
+    def forward(self, state: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:  # [B, G, r], [B, G, K]
+        greatest = neighborhood_max(self.neighbor(state), near)
+        state = self.mix(self.center(state) + greatest)
+        return state, F.relu(self.up(state))
+
+
+def neighborhood_max(values: Tensor, near: Tensor) -> Tensor:
+    """The greatest value among each center's neighbors, channel by channel.
+
+    Kept for the backward is which neighbor it was, not what all of them had.
+
+    Args:
+        values: [B, G, r].
+        near: int64 [B, M, K], which of the G are around each of M centers.
+
+    Returns:
+        [B, M, r].
+    """
+    with torch.no_grad():
+        rank = dapt_ext.gather(values, near).argmax(2)  # [B, M, r]
+    return values.gather(1, near.gather(2, rank))
