@@ -14,7 +14,7 @@ import torch
 
 import dapt
 from dapt.data import load
-from dapt.probe import linear_probe
+from dapt.inference.probe import linear_probe
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from dapt.data import load
-from dapt.data.synthetic import FAMILIES
-from dapt.pictures import draw_sheet
+from dapt.synthetic import FAMILIES
+from dapt.view.pictures import draw_sheet
 
 BACKGROUND = 7  # gray in matplotlib's tab10
 SCANNED = ("chair", "table", "sofa", "toilet")

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import torch
 
-from dapt import config
-from dapt.assembly import restore_model
-from dapt.commands import ADAPTATION
 from dapt.data import load
-from dapt.pictures import draw_predictions, token_scales
-from dapt.runs import RunFolder
-from dapt.train import train
+from dapt.runs.assembly import restore_model
+from dapt.runs.folder import RunFolder
+from dapt.runs.settings import parse
+from dapt.training.loop import train
+from dapt.view.pictures import draw_predictions, token_scales
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "synthetic"
+CONFIG = Path(__file__).parents[1] / "configs" / "synthetic.yaml"
 METHODS = ("linear", "dapt", "full")
 DRAWN = 15
 
@@ -31,8 +30,8 @@ DRAWN = 15
 def run(method: str, out: Path, settings: list[str]) -> RunFolder:
     folder = RunFolder(out / method)
     if not folder.result.exists():
-        argv = [f"--config={CONFIGS}/{method}.yaml", f"--out={folder.path}", "--resume", *settings]
-        train(config.parse("demo", argv, ADAPTATION))
+        argv = [f"--config={CONFIG}", f"--method={method}", f"--out={folder.path}", "--resume"]
+        train(parse("demo", [*argv, *settings]))
     return folder
 
 
@@ -56,10 +55,8 @@ def table(folders: dict[str, RunFolder]) -> str:
 
 @torch.no_grad()
 def picture(folder: RunFolder, path: Path) -> None:
-    tree = folder.settings()
-    model = restore_model(tree, folder).eval()
-    name, fields = config.section(tree, "data")
-    scans = load(name, fields, "test")
+    model, data = restore_model(folder).eval(), folder.settings().data
+    scans = load(data.name, data.options, "test")
     batch = scans.batch(range(DRAWN))
     certain = model(batch["points"]).softmax(1).max(1)
     names = scans.class_names
@@ -81,7 +78,8 @@ def main() -> None:
     settings = ["--data.test_size=600", "--epochs=10", *settings]
     folders = {}
     for method in METHODS:
-        print(f"{method}: dapt train --config configs/synthetic/{method}.yaml {' '.join(settings)}")
+        command = f"dapt train --config configs/synthetic.yaml --method {method}"
+        print(f"{method}: {command} {' '.join(settings)}")
         folders[method] = run(method, options.out, settings)
     drawn = options.out / "predictions.png"
     picture(folders["dapt"], drawn)

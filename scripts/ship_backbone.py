@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 import yaml
 
-import dapt.pretrained
+from dapt.models import pretrained
 
 ROOT = Path(__file__).parents[1]
 PREFIX = "backbone."
@@ -33,7 +33,7 @@ def main() -> None:
         for key, value in safetensors.torch.load_file(run / "backbone.safetensors").items()
         if key.startswith(PREFIX)
     }
-    folder = Path(dapt.pretrained.__file__).parent
+    folder = Path(pretrained.__file__).parent
     path = folder / f"{name}.safetensors"
     safetensors.torch.save_file(state, path, metadata={"network": name})
     probe = subprocess.run(
@@ -44,7 +44,7 @@ def main() -> None:
         "network": name,
         "parameters": sum(value.numel() for value in state.values()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "command": "dapt pretrain --config configs/synthetic/pretrain.yaml --out runs/pretrain",
+        "command": "dapt pretrain --config configs/synthetic_pretrain.yaml --out runs/pretrain",
         "data": settings["data"],
         "clouds_seen": last["step"] * settings["batch_size"],
         "steps": last["step"],

@@ -16,7 +16,7 @@ import torch
 
 from dapt.data.transforms import RotateFreely
 from dapt.errors import DaptError, reading
-from dapt.runs import write_atomically
+from dapt.files import write_atomically
 
 
 def main() -> None:

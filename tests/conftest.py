@@ -11,6 +11,8 @@ import torch
 
 from dapt_ext import build_info
 
+pytest_plugins = ["support.fixtures"]
+
 SCANS = Path(__file__).parents[2] / "shared" / "data" / "scans.npz"
 
 

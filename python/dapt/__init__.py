@@ -1,8 +1,9 @@
 """Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it."""
 
+from dapt import synthetic  # noqa: F401, enters its dataset in the table
+from dapt.adapters import AdaptedModel, attach, detach, load_adapter, load_release, merge
 from dapt.errors import DaptError
 from dapt.methods import (
-    AdaptedModel,
     Adapter,
     Dapt,
     Density,
@@ -13,11 +14,6 @@ from dapt.methods import (
     Reversible,
     Stag,
     Vpt,
-    attach,
-    detach,
-    load_adapter,
-    load_release,
-    merge,
 )
 from dapt.models import create_autoencoder, create_backbone
 from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation

@@ -3,8 +3,12 @@
 The command line prints the sentence and ends with `exit_code`, without a traceback.
 """
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class DaptError(Exception):
@@ -39,3 +43,32 @@ def reading(path: str | Path):
     except Exception as error:  # each library of formats has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
+    """The entry of a table; an unknown name is answered with the known ones.
+
+    Args:
+        kind: What the table holds, in the singular: "method".
+        name: The entry that is wanted.
+        table: All entries by name.
+    """
+    if name not in table:
+        raise UsageError(f"unknown {kind} {name!r}: choose one of {', '.join(sorted(table))}")
+    return table[name]
+
+
+def check_at_least(settings: object, **bounds: float) -> None:
+    """That each named field of `settings` is at least its bound."""
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if not value >= bound:
+            raise UsageError(f"{name} must be at least {bound}, got {value}")
+
+
+def check_rates(settings: object, *names: str) -> None:
+    """That each named field of `settings` lies in [0, 1)."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value < 1:
+            raise UsageError(f"{name} must be at least 0 and below 1, got {value}")

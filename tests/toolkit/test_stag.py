@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from dapt.memory import CountSaved
 from test_family import randomise
 
 import dapt
 from dapt.errors import UsageError
-from dapt.memory import CountSaved
 from dapt.methods.stag import neighborhood_max
 
 TASK = dapt.Classification(5)

@@ -16,7 +16,6 @@ from dapt.data import (
     scenes,
     shapenet,
     shapenetpart,
-    synthetic,
     transforms,
 )
 from dapt.data.clouds import read_cloud
@@ -52,6 +51,5 @@ __all__ = [
     "shapenet",
     "shapenetpart",
     "split_validation",
-    "synthetic",
     "transforms",
 ]

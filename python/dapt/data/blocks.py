@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dapt.data.clouds import check_up, upright
+from dapt.data.clouds import check_finite, check_up, upright
 from dapt.data.convert import Sample
-from dapt.data.files import FileDataset
+from dapt.data.file_dataset import FileDataset
 from dapt.errors import DataError, UsageError
 
 
@@ -115,12 +115,7 @@ def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
             f"{scene.where} must have a label for each of its {len(points)} points, "
             f"got {list(labels.shape)}"
         )
-    bad = np.flatnonzero(~np.isfinite(points).all(1))
-    if len(bad):
-        raise DataError(
-            f"{scene.where} has a point that is not finite: "
-            f"point {bad[0]} is {points[bad[0]].tolist()}"
-        )
+    check_finite(scene.where, points)
     return points, labels
 
 

@@ -89,6 +89,22 @@ def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
     return np.stack((-y, x, z) if up == "x" else (x, z, -y), -1)
 
 
+def unit_ball(points: np.ndarray) -> np.ndarray:  # [N, 3]
+    """Moved so that their mean is the origin, and scaled so that the farthest is 1 away from it."""
+    points = points - points.mean(0)
+    return points / (np.linalg.norm(points, axis=1).max() or 1)
+
+
+def check_finite(where: str, points: np.ndarray) -> None:  # [N, 3]
+    """That each coordinate is a number that float32 holds."""
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
+    if len(bad):
+        raise DataError(
+            f"{where} has a point that is not finite: point {bad[0]} is {points[bad[0]].tolist()}"
+        )
+
+
 def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
     """That a network which sees `num_points` can see these points [N, 3]."""
     if points.ndim != 2 or points.shape[1] != 3:
@@ -98,9 +114,7 @@ def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
             f"{where} has {len(points)} points, and the network was trained on {num_points}: "
             "give a denser cloud"
         )
-    bad = np.flatnonzero(~np.isfinite(points).all(1))
-    if len(bad):
-        raise DataError(f"point {bad[0]} of {where} is not finite: {points[bad[0]].tolist()}")
+    check_finite(where, points)
 
 
 def check_up(up: str) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import dapt_ext
+from dapt.data.clouds import check_finite, unit_ball
 from dapt.errors import DataError
 
 
@@ -85,12 +86,7 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
     points = np.asarray(sample.points, dtype=np.float64)  # [N, 3]
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
-    with np.errstate(over="ignore"):
-        bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
-    if len(bad):
-        raise DataError(
-            f"{where} has a point that is not finite: point {bad[0]} is {points[bad[0]].tolist()}"
-        )
+    check_finite(where, points)
     classes = len(source.class_names)
     if not 0 <= sample.label < classes:
         raise DataError(
@@ -98,8 +94,7 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
             f"({classes} classes)"
         )
     if normalize:
-        points = points - points.mean(0)
-        points /= np.linalg.norm(points, axis=1).max() or 1
+        points = unit_ball(points)
     row = {"points": points.astype(np.float32), "labels": np.int64(sample.label)}
     if sample.part_labels is not None:
         row["part_labels"] = _checked_parts(sample, len(points), len(source.part_names))

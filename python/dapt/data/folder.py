@@ -7,7 +7,7 @@ from typing import Literal
 
 from dapt.data.clouds import READERS, check_up, read_cloud, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset
+from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError
 

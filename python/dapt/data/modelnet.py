@@ -8,7 +8,7 @@ import numpy as np
 
 from dapt.data.clouds import read_table
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset, read_lines
+from dapt.data.file_dataset import FileDataset, read_lines
 from dapt.data.pickles import load_pickle
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading

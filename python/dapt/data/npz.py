@@ -9,7 +9,7 @@ import numpy as np
 
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset
+from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 

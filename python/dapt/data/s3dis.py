@@ -10,7 +10,7 @@ import numpy as np
 from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.clouds import read_table, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.files import read_lines
+from dapt.data.file_dataset import read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 

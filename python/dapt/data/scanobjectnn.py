@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset
+from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 

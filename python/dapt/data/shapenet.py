@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset, read_lines
+from dapt.data.file_dataset import FileDataset, read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, reading
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dapt.data.blocks import at_least
 from dapt.data.convert import Sample, Source
-from dapt.data.files import FileDataset, read_lines
+from dapt.data.file_dataset import FileDataset, read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, reading
 

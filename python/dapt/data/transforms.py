@@ -129,16 +129,6 @@ class Jitter:
 
 
 @dataclass
-class UnitBall:
-    """Centres each cloud on its mean and scales its farthest point to distance 1."""
-
-    def __call__(self, points: Tensor, generator=None) -> Tensor:
-        centred = points - points.mean(1, keepdim=True)
-        radius = centred.norm(dim=-1, keepdim=True).amax(1, keepdim=True)  # [B, 1, 1]
-        return centred / torch.where(radius > 0, radius, 1)
-
-
-@dataclass
 class FarthestPoints:
     """The field's reduction at test time: `num_points` by farthest point sampling."""
 

@@ -1,23 +1,19 @@
 """Methods that adapt a frozen backbone: one file each, all on one plug."""
 
 from dapt.methods.adapter import Adapter
-from dapt.methods.attach import attach, detach, load_adapter, merge
 from dapt.methods.dapt import Dapt
 from dapt.methods.density import Density
 from dapt.methods.full import Full
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
-from dapt.methods.model import AdaptedModel
 from dapt.methods.peft import Peft
 from dapt.methods.point_peft import PointPeft
-from dapt.methods.release import load_release
 from dapt.methods.reversible import Reversible
 from dapt.methods.stag import Stag
 from dapt.methods.vpt import Vpt
 
 __all__ = [
     "METHODS",
-    "AdaptedModel",
     "Adapter",
     "Dapt",
     "Density",
@@ -29,11 +25,6 @@ __all__ = [
     "Reversible",
     "Stag",
     "Vpt",
-    "attach",
-    "detach",
-    "load_adapter",
-    "load_release",
-    "merge",
     "method_class",
     "register",
 ]

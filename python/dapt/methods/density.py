@@ -59,19 +59,19 @@ class Density(OnTop):
     def owns(self, entry: str) -> bool:
         return super().owns(entry)
 
-    def extra_loss(self, model: nn.Module) -> Tensor | None:
-        losses = [activation.taken_loss() for activation in _metered(model)]
-        below = super().extra_loss(model)
+    def extra_loss(self, backbone: nn.Module) -> Tensor | None:
+        losses = [activation.taken_loss() for activation in _metered(backbone)]
+        below = super().extra_loss(backbone)
         own = self.density_weight * torch.stack(losses).mean()
         return own if below is None else own + below
 
-    def meters(self, model: nn.Module) -> dict[str, float]:
+    def meters(self, backbone: nn.Module) -> dict[str, float]:
         """The shares of active units, of all blocks and of each, since the last reading."""
-        counts = torch.stack([activation.taken_counts() for activation in _metered(model)])
+        counts = torch.stack([activation.taken_counts() for activation in _metered(backbone)])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
         counts = counts.cpu()
-        measured = super().meters(model)
+        measured = super().meters(backbone)
         for i, threshold in enumerate(THRESHOLDS):
             name = f"density_above_{threshold:g}"
             total = counts.sum(0)
@@ -81,8 +81,8 @@ class Density(OnTop):
         return measured
 
 
-def _metered(model: nn.Module) -> list["MeteredActivation"]:
-    modules = [module for stack in model.backbone.stacks for module in stack.modules()]
+def _metered(backbone: nn.Module) -> list["MeteredActivation"]:
+    modules = [module for stack in backbone.stacks for module in stack.modules()]
     return [module for module in modules if isinstance(module, MeteredActivation)]
 
 

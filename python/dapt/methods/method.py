@@ -5,16 +5,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dapt.errors import UsageError
+from dapt.errors import UsageError, look_up
 from dapt.methods.replacements import Replacements
 from dapt.models.transformer import Features
-
-if TYPE_CHECKING:
-    from dapt.methods.model import AdaptedModel
 
 
 class Method(ABC):
@@ -53,20 +50,20 @@ class Method(ABC):
         return backbone(points, levels)
 
     def prepare(  # noqa: B027, most methods need nothing
-        self, model: "AdaptedModel", clouds: Iterable[Tensor]
+        self, backbone: nn.Module, clouds: Iterable[Tensor]
     ) -> None:
         """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
 
     def make_room(  # noqa: B027, most sizes are known from the settings
-        self, model: "AdaptedModel", state: Mapping[str, Tensor]
+        self, backbone: nn.Module, state: Mapping[str, Tensor]
     ) -> None:
-        """Give own entries whose sizes depend on the training data the sizes of a saved state."""
+        """Resize data-dependent entries of the backbone to match a saved state of it."""
 
-    def extra_loss(self, model: "AdaptedModel") -> Tensor | None:
+    def extra_loss(self, backbone: nn.Module) -> Tensor | None:
         """A term that training adds to the task's loss, of the forward pass just made."""
         return None
 
-    def meters(self, model: "AdaptedModel") -> dict[str, float]:
+    def meters(self, backbone: nn.Module) -> dict[str, float]:
         """What the method measured of itself since the last reading, logged for each split."""
         return {}
 
@@ -96,5 +93,5 @@ def method_class(name: str) -> type[Method]:
     """By its name, or by two names and a colon for a method that builds on another's name."""
     first, colon, rest = name.partition(":")
     if first not in METHODS:
-        raise UsageError(f"unknown method '{name}'; choose from {', '.join(sorted(METHODS))}")
+        look_up("method", name, METHODS)
     return METHODS[first].over(rest) if colon else METHODS[first]

@@ -85,16 +85,17 @@ class PointPeft(Method):
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
         return backbone(points, levels, prior=backbone.memory(points))
 
-    def prepare(self, model: nn.Module, clouds: Iterable[Tensor]) -> None:
+    def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
         """Fill the memory with a feature of each cloud, of those of all processes."""
-        memory = model.backbone.memory
-        features = [memory.feature(points.to(model.device)) for points in clouds]
+        memory = backbone.memory
+        device = memory.bank.device
+        features = [memory.feature(points.to(device)) for points in clouds]
         if not features:
             raise UsageError("clouds must hold at least one batch: the memory is made of them")
         memory.bank = _of_all_processes(F.normalize(torch.cat(features), dim=1))
 
-    def make_room(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        memory, bank = model.backbone.memory, state["backbone.memory.bank"]
+    def make_room(self, backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
+        memory, bank = backbone.memory, state["memory.bank"]
         if bank.ndim == 2:  # whatever else is wrong with it, its reader says
             memory.bank = memory.bank.new_zeros(len(bank), memory.bank.shape[1])
 

@@ -6,13 +6,13 @@ import os
 
 from torch import nn
 
-from dapt.errors import UsageError
+from dapt.errors import UsageError, look_up
 from dapt.models.checkpoints import LoadReport, load_weights
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
+from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
-from dapt.pretrained import SHIPPED, shipped_checkpoint
 
 __all__ = [
     "BACKBONES",
@@ -83,9 +83,7 @@ def create_autoencoder(
 
 
 def backbone_config(name: str, **fields) -> BackboneConfig:
-    if name not in BACKBONES:
-        raise UsageError(f"unknown backbone '{name}'; choose from {', '.join(BACKBONES)}")
-    config = BACKBONES[name]
+    config = look_up("backbone", name, BACKBONES)
     known = [field.name for field in dataclasses.fields(config)]
     for field in fields:
         if field not in known:

@@ -1,0 +1,183 @@
+"""adapter_config.json and adapter_model.safetensors: an adapter on disk, without its backbone."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dapt.errors import DaptError
+from dapt.files import write_atomically
+from dapt.methods.method import Method, method_class
+from dapt.tasks import Task, task_class
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+FORMAT_VERSION = 1
+
+_ONLY_FOR_TRAINING = ("drop_path",)  # fields of a backbone that an adapter does not rely on
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """Which backbone an adapter belongs to."""
+
+    kind: str
+    config: dict[str, object]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, backbone: nn.Module, owned: Callable[[str], bool]) -> "BackboneRecord":
+        """The entries that are ``owned`` by the adapter do not count: it brings its own."""
+        digest = hashlib.sha256()
+        for entry, value in sorted(backbone.state_dict().items()):
+            if not owned(entry):
+                digest.update(f"{entry} {value.dtype} {list(value.shape)} ".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        config = dataclasses.asdict(backbone.config)
+        for field in _ONLY_FOR_TRAINING:
+            del config[field]
+        return cls(type(backbone).__name__, json.loads(json.dumps(config)), digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The content of adapter_config.json."""
+
+    format_version: int
+    method: dict
+    task: dict
+    backbone: dict
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    method: Method
+    task: Task
+    backbone: BackboneRecord
+    state: dict[str, Tensor]
+
+
+def write(
+    folder: str | os.PathLike,
+    method: Method,
+    task: Task,
+    backbone: BackboneRecord,
+    state: Mapping[str, Tensor],
+) -> None:
+    weights = safetensors.torch.save({k: v.detach().contiguous() for k, v in state.items()})
+    config = AdapterConfig(
+        format_version=FORMAT_VERSION,
+        method={"name": method.name, **dataclasses.asdict(method)},
+        task={"name": task.name, **dataclasses.asdict(task)},
+        backbone=dataclasses.asdict(backbone),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    write_atomically(Path(folder) / WEIGHTS, weights)
+    write_atomically(Path(folder) / CONFIG, text.encode())
+
+
+def read(folder: str | os.PathLike) -> AdapterFile:
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    weights = _read_bytes(folder / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != config.weights_sha256:
+        raise DaptError(
+            f"{folder / WEIGHTS} is not the file that {CONFIG} was written with: "
+            "it is damaged, or from another adapter"
+        )
+    try:
+        state = safetensors.torch.load(weights)
+    except Exception as error:
+        raise DaptError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
+    return AdapterFile(
+        method=_build(method_class, config.method, f"{folder / CONFIG}, method"),
+        task=_build(task_class, config.task, f"{folder / CONFIG}, task"),
+        backbone=_from_fields(BackboneRecord, config.backbone, f"{folder / CONFIG}, backbone"),
+        state=state,
+    )
+
+
+def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: BackboneRecord) -> None:
+    if wanted.kind != got.kind:
+        raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")
+    for field in sorted(wanted.config.keys() | got.config.keys()):
+        theirs, ours = wanted.config.get(field), got.config.get(field)
+        if theirs != ours:
+            raise DaptError(
+                f"{folder} is an adapter for a backbone with {field}={theirs}, "
+                f"and this one has {field}={ours}: create it with {field}={theirs}"
+            )
+    if wanted.fingerprint != got.fingerprint:
+        raise DaptError(
+            f"{folder} is an adapter for other pre-trained weights: its backbone's fingerprint is "
+            f"{wanted.fingerprint[:12]}, this one's is {got.fingerprint[:12]}"
+        )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DaptError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_config(path: Path) -> AdapterConfig:
+    try:
+        config = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise DaptError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise DaptError(f"{path} must hold a JSON object, got {config!r:.40}")
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise DaptError(f"{path} has format_version {version!r}, this dapt reads {FORMAT_VERSION}")
+    return _from_fields(AdapterConfig, config, str(path))
+
+
+def _build(class_of: Callable[[str], type], record: dict, where: str) -> Method | Task:
+    name = record.get("name")
+    fields = {field: value for field, value in record.items() if field != "name"}
+    return _from_fields(class_of(str(name)), fields, where)
+
+
+def _from_fields(cls: type, record: dict, where: str) -> object:
+    """An instance of a dataclass; a field too many, too few or of another type is refused."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name, value in record.items():
+        if name not in fields:
+            raise DaptError(f"{where}: unknown field '{name}'; known are {', '.join(fields)}")
+        if not _accepts(hints[name], value):
+            wanted = getattr(fields[name].type, "__name__", fields[name].type)
+            raise DaptError(f"{where}: {name} must be {wanted}, got {value!r:.40}")
+    for name, field in fields.items():
+        if name not in record and field.default is dataclasses.MISSING:
+            raise DaptError(f"{where}: {name} is missing")
+    return cls(**record)
+
+
+def _accepts(hint: object, value: object) -> bool:
+    """Whether a value read from JSON is of an annotated type."""
+    kind, args = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_accepts(arg, value) for arg in args)
+    if kind is typing.Literal:
+        return value in args
+    if kind is tuple:
+        return isinstance(value, list) and all(_accepts(args[0], item) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind or hint)

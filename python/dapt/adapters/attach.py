@@ -1,0 +1,44 @@
+"""The calls that a user starts with: a backbone in, an adapted model out, and back."""
+
+import os
+
+from torch import nn
+
+from dapt.adapters.model import AdaptedModel
+from dapt.methods.method import Method
+from dapt.tasks import Task
+
+
+def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default") -> AdaptedModel:
+    """Adapt a backbone to a task. Everything that is not the method's own is frozen."""
+    model = AdaptedModel(backbone)
+    try:
+        model.add_adapter(name, method, task)
+    except BaseException:
+        model.detach()
+        raise
+    return model
+
+
+def load_adapter(
+    folder: str | os.PathLike, backbone: nn.Module, name: str = "default"
+) -> AdaptedModel:
+    """Adapt a backbone by the files of `AdaptedModel.save_adapter`."""
+    model = AdaptedModel(backbone)
+    try:
+        model.load_adapter(folder, name)
+    except BaseException:
+        model.detach()
+        raise
+    return model
+
+
+def detach(model: AdaptedModel) -> nn.Module:
+    """Take the adapters off and give back the pre-trained backbone, bit for bit."""
+    return model.detach()
+
+
+def merge(model: AdaptedModel) -> AdaptedModel:
+    """Fold the adapter into the network for good, as far as it folds: faster, the same outputs."""
+    model.merge()
+    return model

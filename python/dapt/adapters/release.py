@@ -1,0 +1,102 @@
+"""Published models, whole: backbone, method and head in one file."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dapt.adapters.attach import attach
+from dapt.adapters.model import AdaptedModel
+from dapt.adapters.release_table import HEAD, KINDS, Kind, ReleasedFile, task_of
+from dapt.errors import DaptError, UsageError, reading
+from dapt.models.checkpoints import load_weights, read_state
+
+
+def load_release(
+    path: str | os.PathLike,
+    config: str | os.PathLike | Mapping[str, Any] | None = None,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_heads: int | None = None,
+    head_tokens: Sequence[str] | None = None,
+) -> AdaptedModel:
+    """A published model, whole; `save_adapter` then writes what was trained of it.
+
+    Sizes are read off the tensors. What these hide is in the published config, or is said by name.
+
+    Args:
+        path: the .pth or safetensors file.
+        config: the published YAML file, or its settings; `method` names the method where the keys
+            of the tensors do not tell it.
+        num_groups: patches of a cloud; `num_group` in a published config.
+        group_size: points of a patch.
+        num_heads: of each attention.
+        head_tokens: what a DAPT model's head reads.
+    """
+    said = {"num_group": num_groups, "group_size": group_size, "num_heads": num_heads}
+    said["head_tokens"] = head_tokens
+    settings = read_settings(config) | {k: v for k, v in said.items() if v is not None}
+    file = ReleasedFile(os.fspath(path), read_state(path), settings)
+    kind = _kind_of(file)
+    backbone, method, task = kind.backbone(file).build(), kind.method(file), task_of(file)
+    model = attach(backbone, method, task)
+    _check_head(file, model)
+    layout = kind.layout(task)
+    report = load_weights(model, path, (layout,))
+    for key in report.left_over:
+        if layout.reason(key) is None:
+            raise DaptError(
+                f"{file.source}: the network of a {kind.title} has no place for '{key}'"
+            )
+    return model.eval()
+
+
+def _kind_of(file: ReleasedFile) -> Kind:
+    for kind in KINDS:
+        if kind.matches(file):
+            return kind
+    named = file.settings.get("method")
+    if named is not None:
+        known = ", ".join(kind.name for kind in KINDS if kind.name)
+        raise UsageError(f"no released models of method {named!r} are known: choose one of {known}")
+    known = ", ".join(kind.title for kind in KINDS)
+    raise DaptError(
+        f"{file.source} is none of the released models that are known, which are: {known}"
+    )
+
+
+def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:
+    """That the head reads as many tokens as the one in the file."""
+    first = f"{HEAD}.0.weight"
+    if first not in file.state:
+        return
+    inputs, tokens = file.size(first, 1), model.head.pool.head_tokens
+    if inputs != model.backbone.dim * len(tokens):
+        raise UsageError(
+            f"head_tokens must name {inputs // model.backbone.dim} tokens, which the head of "
+            f"{file.source} reads, got {list(tokens)}"
+        )
+
+
+def read_settings(config: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a published config, those of its section `model` at the top."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        config = _read_yaml(config)
+    settings = dict(config)
+    for section in ("model", "transformer_config"):
+        if isinstance(settings.get(section), Mapping):
+            settings |= settings[section]
+    return settings
+
+
+def _read_yaml(path: str | os.PathLike) -> Mapping[str, Any]:
+    with reading(path):
+        import yaml
+
+        content = yaml.safe_load(Path(path).read_text())
+    if not isinstance(content, Mapping):
+        raise UsageError(f"the config {path} must hold settings by name, got {content!r:.40}")
+    return content

@@ -1,0 +1,57 @@
+"""The command line, a file for each command: `run(argv)` reads its arguments and prints.
+
+`dapt --help` is quick: heavy imports wait until a command needs them.
+"""
+
+import importlib
+import logging
+import os
+import sys
+
+from dapt.errors import DaptError, look_up
+
+COMMANDS = {
+    "train": "adapt a backbone to a dataset",
+    "pretrain": "train a backbone by hiding patches",
+    "evaluate": "score a run's model on its test or validation split",
+    "predict": "label files of points with a run's model",
+    "compare": "train several methods with several seeds, and put them in one table",
+    "info": "count a model's parameters, memory and arithmetic",
+    "doctor": "say what is installed, and what is missing for what",
+}
+
+USAGE = f"""\
+usage: dapt COMMAND [options]
+
+Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it.
+
+commands:
+{"".join(f"  {name:10} {what}{chr(10)}" for name, what in COMMANDS.items())}
+dapt COMMAND --help shows the options of a command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    command, *rest = argv
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dapt").setLevel(logging.INFO)
+    try:
+        look_up("command", command, COMMANDS)
+        importlib.import_module(f"dapt.cli.{command}").run(rest)
+    except DaptError as error:
+        return _say(command, str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _say(command, "interrupted", 130)
+    return 0
+
+
+def _say(command: str, sentence: str, code: int) -> int:
+    print(f"dapt {command}: {' '.join(sentence.split())}", file=sys.stderr)
+    return code

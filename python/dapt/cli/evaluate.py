@@ -1,0 +1,50 @@
+"""`dapt evaluate`: score a run's model."""
+
+import json
+from pathlib import Path
+
+from dapt.cli.parsing import Parser, add_votes
+
+
+def run(argv: list[str]) -> None:
+    parser = Parser("evaluate", "Score a run's model, by torchrun on several processes.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    add_votes(parser)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--out", type=Path, help="also write the scores to this JSON file")
+    args = parser.parse_args(argv)
+    from dapt.files import write_atomically
+    from dapt.runs.folder import RunFolder
+    from dapt.runs.options import TrainOptions
+    from dapt.runs.processes import is_first_process
+    from dapt.training.evaluation import evaluate_run
+
+    options = TrainOptions(out=args.run, batch_size=args.batch_size, accelerator=args.accelerator)
+    result = evaluate_run(RunFolder(args.run), args.split, args.votes, options)
+    if is_first_process():
+        _show_classes(result)
+        if args.out:
+            write_atomically(args.out, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _show_classes(result: dict) -> None:
+    width = max(len(row["class"]) for row in result["per_class"])
+    columns = [column for column in result["per_class"][0] if column != "class"]
+    print(f"{'class':{width}}", *(f"{column:>9}" for column in columns))
+    for row in result["per_class"]:
+        print(f"{row['class']:{width}}", *(f"{_cell(row[column]):>9}" for column in columns))
+    votes = f", {result['votes']} votes" if result["votes"] > 1 else ""
+    scores = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in result.items()
+        if isinstance(value, float)
+    )
+    print(f"{result['split']} {scores}{votes}, {result['samples']} clouds")
+
+
+def _cell(value: int | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,37 @@
+"""`dapt info`: what a model costs before it is trained."""
+
+from pathlib import Path
+
+from dapt.cli.parsing import Parser, at_least_one
+from dapt.errors import UsageError
+
+
+def run(argv: list[str]) -> None:
+    parser = Parser("info", "Count a model's parameters, memory and arithmetic.")
+    parser.add_argument("--config", type=Path, help="YAML file with backbone, method and task")
+    parser.add_argument("--backbone", help="its name, in place of the config's")
+    parser.add_argument("--method", help="its name, in place of the config's")
+    parser.add_argument("--num_classes", type=at_least_one, default=15)
+    parser.add_argument("--num_parts", type=at_least_one, default=50, help="of part segmentation")
+    parser.add_argument("--num_points", type=at_least_one, default=2048)
+    parser.add_argument("--batch_size", type=int, default=8)
+    args = parser.parse_args(argv)
+    if args.batch_size < 2:
+        raise UsageError(f"batch_size must be at least 2 for a batch norm, got {args.batch_size}")
+    from dapt.runs.cost import measure
+    from dapt.runs.settings import model_sections
+
+    names = {"backbone": args.backbone, "method": args.method}
+    cost = measure(
+        **model_sections(args.config, {section: name for section, name in names.items() if name}),
+        num_classes=args.num_classes,
+        num_parts=args.num_parts,
+        num_points=args.num_points,
+        batch_size=args.batch_size,
+    )
+    trained, total = cost["trainable_parameters"], cost["total_parameters"]
+    print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+    print(f"adapter file about {cost['adapter_bytes'] / 1e6:.2f} MB")
+    print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
+    kept = cost["saved_activation_bytes"] / 2**20
+    print(f"{kept:.1f} MiB kept for the backward of {args.batch_size} clouds")

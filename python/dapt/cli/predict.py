@@ -1,0 +1,86 @@
+"""`dapt predict`: label files of points with a run's model."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from dapt.cli.parsing import Parser, add_votes
+from dapt.errors import UsageError
+
+
+def run(argv: list[str]) -> None:
+    parser = Parser(
+        "predict",
+        "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz. A model that labels points "
+        "leaves the labels and a colored cloud of each file.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("files", type=Path, nargs="+")
+    add_votes(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="also write the probabilities: .json or .csv; of a model that labels points the "
+        "folder of its labels, by default `predictions` in the run folder",
+    )
+    parser.add_argument("--category", help="of the objects, for their parts")
+    parser.add_argument("--block", type=float, help="side of a scene's blocks; else the run's")
+    parser.add_argument("--stride", type=float, help="from block to block; else half a block")
+    parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
+    args = parser.parse_args(argv)
+    from dapt.runs.assembly import restore_model
+    from dapt.runs.folder import RunFolder
+
+    folder = RunFolder(args.run)
+    settings, model = folder.settings(), restore_model(folder)
+    label = _label_points if model.adapter.task.labels_points else _label_clouds
+    label(model, settings, args)
+
+
+def _label_clouds(model, settings, args: Namespace) -> None:
+    if args.out and args.out.suffix not in (".json", ".csv"):
+        raise UsageError(f"out must end in .json or .csv, got {args.out}")
+    from dapt.inference import prediction
+
+    predictions = prediction.predict(
+        model,
+        args.files,
+        settings.training.num_points,
+        votes=args.votes,
+        normalize=settings.data.get("normalize", True),
+        up=args.up or settings.data.get("up", "y"),
+    )
+    if args.out:
+        prediction.write(predictions, args.out)
+    for each in predictions:
+        print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
+
+
+def _label_points(model, settings, args: Namespace) -> None:
+    if args.votes > 1:
+        raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
+    if args.out and args.out.suffix in (".json", ".csv"):
+        raise UsageError(f"out must be a folder where points are labeled, got {args.out}")
+    stems = [path.stem for path in args.files]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UsageError(
+                f"two files are called {stem}: label them one by one, each its own --out"
+            )
+    from dapt.inference import labeling
+
+    data = settings.data
+    shared = model, args.files, settings.training.num_points
+    normalize = data.get("normalize", True)
+    if model.adapter.task.name == "part_segmentation":
+        up = args.up or data.get("up", "y")
+        scans = labeling.label_objects(*shared, args.category, normalize, up)
+    else:
+        block = args.block or data.get("block", 1.0)
+        grid = {"block": block, "stride": args.stride or block / 2}
+        grid["up"] = args.up or data.get("up", "z")
+        scans = labeling.label_rooms(*shared, normalize, **grid)
+    for scan in scans:
+        written = labeling.write(scan, args.out or args.run / "predictions")
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in scan.shares().items())
+        print(f"{scan.name}: {len(scan.points):,} points: {shares}")
+        print(f"  {' '.join(map(str, written))}")

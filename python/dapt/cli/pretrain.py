@@ -1,0 +1,12 @@
+"""`dapt pretrain`: train a backbone by hiding patches."""
+
+from dapt.runs.settings import PRETRAINING, parse
+
+
+def run(argv: list[str]) -> None:
+    settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")
+    from dapt.training.loop import train
+
+    result = train(settings)
+    print(f"validation loss {result['validation_loss']:.6f} (epoch {result['best_epoch'] + 1})")
+    print(f"backbone: {settings.training.out}/backbone.safetensors")

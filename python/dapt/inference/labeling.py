@@ -1,0 +1,122 @@
+"""Scans in; labels and coloured clouds out."""
+
+import colorsys
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dapt.adapters import AdaptedModel
+from dapt.data.clouds import check_cloud, upright
+from dapt.errors import UsageError
+from dapt.files import write_atomically
+from dapt.inference.prediction import clouds_of
+from dapt.inference.rooms import PointLabels, label_room, probabilities
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One cloud of a file, labelled."""
+
+    name: str
+    points: np.ndarray  # [N, 3]
+    result: PointLabels
+    label_names: tuple[str, ...]
+
+    def shares(self) -> dict[str, float]:
+        """Share of the points of each label that occurs, the largest first."""
+        counts = np.bincount(self.result.labels, minlength=len(self.label_names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.label_names[i]: counts[i] / len(self.points) for i in order if counts[i]}
+
+
+def label_rooms(
+    model: AdaptedModel,
+    paths: Sequence[Path],
+    num_points: int,
+    normalize: bool = True,
+    **grid,
+) -> Iterator[Scan]:
+    """Scenes, by a model of semantic segmentation; `grid` is block, stride and up."""
+    names = model.adapter.task.label_names
+    for path in paths:
+        for where, points in clouds_of(path):
+            result = label_room(model, points, num_points, normalize=normalize, where=where, **grid)
+            yield Scan(_name(where), points, result, names)
+
+
+def label_objects(
+    model: AdaptedModel,
+    paths: Sequence[Path],
+    num_points: int,
+    category: str | None,
+    normalize: bool = True,
+    up: str = "y",
+) -> Iterator[Scan]:
+    """Objects of a category, by a model of part segmentation."""
+    task = model.adapter.task
+    categories = task.category_names
+    if category not in categories:
+        wanted = f"choose one of {', '.join(categories)}"
+        raise UsageError(
+            f"parts are those of a category: --category must be given, {wanted}"
+            if category is None
+            else f"unknown category '{category}': {wanted}"
+        )
+    names = task.label_names
+    number = torch.tensor([categories.index(category)], device=model.device)
+    own = task.own_parts(torch.device("cpu"))[number.cpu()[0]].numpy()  # [P]
+    model.eval()
+    for path in paths:
+        for where, points in clouds_of(path):
+            check_cloud(where, points, num_points)
+            chances = probabilities(model, upright(points, up), num_points, normalize, number)
+            labels = np.where(own, chances, -1.0).argmax(1)
+            best = chances[np.arange(len(labels)), labels]
+            best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
+            yield Scan(_name(where), points, PointLabels(labels, best), names)
+
+
+def _name(where: str) -> str:
+    """clouds.npz[3] -> clouds_3"""
+    path, _, row = where.rstrip("]").partition("[")
+    return f"{Path(path).stem}_{row}" if row else Path(path).stem
+
+
+def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
+    """Leaves `<name>_labels.npy` and the coloured cloud `<name>_labels.ply`; gives their paths."""
+    buffer = io.BytesIO()
+    np.save(buffer, scan.result.labels)
+    labels, cloud = (folder / f"{scan.name}_labels{suffix}" for suffix in (".npy", ".ply"))
+    write_atomically(labels, buffer.getvalue())
+    write_atomically(cloud, ply(scan))
+    return labels, cloud
+
+
+def ply(scan: Scan) -> bytes:
+    """Binary PLY: positions, the colour of the label, the label and its probability."""
+    columns = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
+    columns |= {"label": "<i4", "confidence": "<f4"}
+    rows = np.empty(len(scan.points), list(columns.items()))
+    for axis, name in enumerate("xyz"):
+        rows[name] = scan.points[:, axis]
+    colors = palette(len(scan.label_names))[scan.result.labels]
+    for channel, name in enumerate(("red", "green", "blue")):
+        rows[name] = colors[:, channel]
+    rows["label"], rows["confidence"] = scan.result.labels, scan.result.confidence
+    types = {"<f8": "double", "u1": "uchar", "<i4": "int", "<f4": "float"}
+    header = ["ply", "format binary_little_endian 1.0"]
+    header += [f"comment label {i}: {name}" for i, name in enumerate(scan.label_names)]
+    header += [f"element vertex {len(rows)}"]
+    header += [f"property {types[kind]} {name}" for name, kind in columns.items()]
+    return "\n".join([*header, "end_header", ""]).encode() + rows.tobytes()
+
+
+def palette(count: int) -> np.ndarray:  # [count, 3] uint8
+    """Colours of which neighbours differ: hues a golden section apart."""
+    hues = [(0.6180339887 * i) % 1 for i in range(count)]
+    colors = [colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (i % 2), 0.95) for i, hue in enumerate(hues)]
+    return (np.array(colors) * 255).round().astype(np.uint8)

@@ -1,0 +1,76 @@
+"""Labels for a whole room: a network that sees blocks slides over it, and overlaps vote."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dapt.adapters import AdaptedModel
+from dapt.data.blocks import at_least, windows
+from dapt.data.clouds import check_cloud, check_up, unit_ball, upright
+from dapt.data.transforms import FarthestPoints
+from dapt.errors import DataError
+
+CHUNK = 4096  # points that the head labels at a time
+
+
+class PointLabels(NamedTuple):
+    labels: np.ndarray  # [N] int64
+    confidence: np.ndarray  # [N] float32, the probability of the label
+
+
+@torch.no_grad()
+def label_room(
+    model: AdaptedModel,
+    points: np.ndarray,
+    num_points: int,
+    block: float = 1.0,
+    stride: float = 0.5,
+    up: str = "z",
+    normalize: bool = True,
+    where: str = "the room",
+) -> PointLabels:
+    """A label for each of the points [N, 3], from the mean over the blocks that it is in.
+
+    The network sees `num_points` of a block, its head labels all points of it. One block is in
+    memory at a time, and a row of probabilities for each point.
+    """
+    check_cloud(where, points, num_points)
+    _check_ground(points, block, up, where)
+    model.eval()
+    votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
+    for index in windows(points, block, stride, up):
+        seen_upright = upright(points[index], up)
+        votes[index] += probabilities(model, seen_upright, num_points, normalize)
+    labels = votes.argmax(1)
+    best = votes[np.arange(len(votes)), labels]
+    return PointLabels(labels, best / votes.sum(1))
+
+
+@torch.no_grad()
+def probabilities(
+    model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
+) -> np.ndarray:  # [N, labels]
+    """Of all points [N, 3] of one cloud, of which the network sees `num_points`."""
+    points = np.asarray(points, np.float64)
+    if normalize:
+        points = unit_ball(points)
+    cloud = torch.from_numpy(points.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
+    whole = torch.from_numpy(at_least(np.arange(len(points)), num_points))
+    seen = FarthestPoints(num_points)(cloud[:, whole])
+    head, features = model.adapter.head, model.features(seen)
+    parts = [
+        head(features, chunk, *inputs)[0].float().softmax(1) for chunk in cloud.split(CHUNK, 1)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _check_ground(points: np.ndarray, block: float, up: str, where: str) -> None:
+    check_up(up)
+    ground = np.delete(np.ptp(points, axis=0), "xyz".index(up))
+    if ground.max() < block:
+        raise DataError(
+            f"{where} is {ground[0]:.3g} by {ground[1]:.3g}, smaller than a block of {block}: "
+            "give it in the unit that the network was trained in, or a smaller block"
+        )

@@ -1,0 +1,86 @@
+"""What a model is worth: every sample of a split once, its metrics and its table of classes."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dapt.adapters import AdaptedModel
+from dapt.data import BatchSampler, PointDataset, loader
+from dapt.data.transforms import Compose, FarthestPoints, RandomPoints, Scale
+from dapt.tasks.metrics import Scores
+
+
+def reduction(num_points: int | None) -> Compose:
+    """What a cloud goes through before a network sees it, outside training."""
+    return Compose([] if num_points is None else [FarthestPoints(num_points)])
+
+
+def test_batches(dataset: PointDataset, batch_size: int, fabric: Fabric) -> Iterable[dict]:
+    """This process's share of the samples, each of which one process has."""
+    per_step = batch_size * fabric.world_size
+    sampler = BatchSampler(
+        len(dataset),
+        per_step,
+        shuffle=False,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    for batch in loader(dataset, sampler):
+        if len(batch["labels"]):
+            yield {key: values.to(fabric.device) for key, values in batch.items()}
+
+
+@torch.no_grad()
+def score(
+    model: AdaptedModel,
+    dataset: PointDataset,
+    fabric: Fabric,
+    num_points: int | None,
+    batch_size: int,
+    votes: int = 1,
+    seed: int = 0,
+) -> Scores:
+    """The task's scores; of the mean probability of `votes` views where there are several."""
+    scores = model.adapter.task.scores(fabric.device)
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    for batch in test_batches(dataset, batch_size, fabric):
+        with fabric.autocast():
+            logs = log_probabilities(model, batch, num_points, votes, generator)
+        scores.update(logs, batch)
+    model.train(was_training)
+    for name, counts in scores.counts.items():
+        scores.counts[name] = fabric.all_reduce(counts, reduce_op="sum").cpu()
+    return scores
+
+
+def log_probabilities(
+    model: AdaptedModel,
+    batch: Mapping[str, Tensor],
+    num_points: int | None,
+    votes: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """[B, classes] of the clouds, or [B, N, labels] of all their points, for a task of points.
+
+    The first view is the cloud as it is; the others are random choices of it, rescaled. Where
+    points are labelled, each view has all of them and the network sees `num_points` of them.
+    """
+    task, points = model.adapter.task, batch["points"]
+    inputs = task.inputs(batch)
+    wanted = points.shape[1] if num_points is None else num_points
+    rescaled = Scale(0.8, 1.2, per_axis=False)
+    another_view = rescaled if task.labels_points else Compose([RandomPoints(wanted), rescaled])
+
+    def probabilities(view: Tensor) -> Tensor:
+        seen = reduction(num_points)(view, None)
+        queries = view if task.labels_points else None
+        return model(seen, *inputs, queries=queries).float().softmax(-1)
+
+    total = probabilities(points)
+    for _ in range(votes - 1):
+        total += probabilities(another_view(points, generator))
+    return (total / votes).clamp_min(torch.finfo(total.dtype).tiny).log()

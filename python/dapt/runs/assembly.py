@@ -1,0 +1,84 @@
+"""What the settings of a run describe, put together: its data, its model."""
+
+import torch
+from torch import nn
+
+from dapt.adapters import AdaptedModel, attach, load_adapter
+from dapt.data import PointDataset, few_shot_fold, has_split, load, split_validation
+from dapt.errors import UsageError
+from dapt.methods import method_class
+from dapt.models import create_backbone
+from dapt.runs.folder import RunFolder
+from dapt.runs.settings import Section, Settings
+from dapt.tasks import FewShot, Task
+
+Splits = tuple[PointDataset, PointDataset | None, PointDataset | None]
+
+
+def load_splits(settings: Settings) -> Splits:
+    """(train, validation, test); validation 0 and folds of few clouds leave none to validate."""
+    training, name, options = settings.training, settings.data.name, settings.data.options
+    if settings.task.name == FewShot.name:
+        train, test = load_fold(settings.data, settings.task, training.seed)
+        return train, None, test
+    whole = load(name, options, "train")
+    test = load(name, options, "test") if has_split(name, options, "test") else None
+    if training.validation > 0:
+        return *split_validation(whole, training.validation, training.seed), test
+    if test is None:
+        raise UsageError("validation 0 needs test data: without any nothing scores the model")
+    return whole, None, test
+
+
+def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, PointDataset]:
+    """(train, test) of a published fold, or of one drawn from any labeled training data."""
+    way, shot, fold = (task.options[option] for option in ("way", "shot", "fold"))
+    if data.name == "modelnet40_fewshot":
+        data = data.but(way=way, shot=shot, fold=fold)
+        return load(data.name, data.options, "train"), load(data.name, data.options, "test")
+    whole = load(data.name, data.options, "train")
+    return few_shot_fold(whole, way, shot, fold, seed, task.options["queries"])
+
+
+def build_backbone(backbone: Section) -> nn.Module:
+    """The pre-trained network that the settings name."""
+    return create_backbone(backbone.name, **backbone.options)
+
+
+def build_model(backbone: Section, method: Section, task: Task, seed: int) -> AdaptedModel:
+    """The untrained model that the settings describe, the same for the same seed."""
+    torch.manual_seed(seed)
+    network = build_backbone(backbone)
+    chosen = method_class(method.name)(**method.options)
+    torch.manual_seed(seed)
+    return attach(network, chosen, task)
+
+
+def restore_model(folder: RunFolder) -> AdaptedModel:
+    """The trained model of a run: its backbone made anew, its adapter from the folder."""
+    settings = folder.settings()
+    if settings.is_pretraining:
+        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    # a backbone without a checkpoint is a matter of the seed
+    torch.manual_seed(settings.training.seed)
+    return load_adapter(folder.adapter, build_backbone(settings.backbone))
+
+
+def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:
+    if num_points > dataset.num_points:
+        raise UsageError(
+            f"num_points must be at most the {dataset.num_points} points of the clouds, "
+            f"got {num_points}"
+        )
+    check_groups(num_points, backbone)
+
+
+def check_groups(num_points: int, backbone: nn.Module) -> None:
+    """A cloud has to have a point for each center, and each patch its points."""
+    first = backbone.tokenizers[0]
+    for field in ("num_groups", "group_size"):
+        if getattr(first, field) > num_points:
+            raise UsageError(
+                f"the network sees {num_points} points of a cloud, fewer than its {field} of "
+                f"{getattr(first, field)}: make backbone.{field} smaller, or give more points"
+            )

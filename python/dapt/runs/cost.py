@@ -1,0 +1,54 @@
+"""What a model costs before it is trained: parameters, memory and arithmetic."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dapt.runs.assembly import build_model, check_groups
+from dapt.runs.memory import CountSaved
+from dapt.runs.settings import Section
+from dapt.tasks import task_class
+
+
+def measure(
+    backbone: Section,
+    method: Section,
+    task: Section,
+    *,
+    num_classes: int,
+    num_parts: int,
+    num_points: int,
+    batch_size: int,
+) -> dict[str, int]:
+    """Counted on one batch of random points on the CPU.
+
+    Args:
+        backbone: The network.
+        method: How it is adapted.
+        task: What it would learn; the sizes that a dataset would tell come from here:
+        num_classes: Classes, or categories of objects.
+        num_parts: Labels of points.
+        num_points: Points of a cloud.
+        batch_size: Clouds of the batch whose activations are counted.
+    """
+    kind, sizes = task_class(task.name), {"num_classes": num_classes, "num_parts": num_parts}
+    chosen = kind(**{size: sizes[size] for size in sizes if size in kind.from_data}, **task.options)
+    model = build_model(backbone, method, chosen, seed=0)
+    check_groups(num_points, model.backbone)
+    points = torch.randn(batch_size, num_points, 3)
+    inputs = chosen.inputs({"labels": torch.zeros(batch_size, dtype=torch.int64)})
+    model.prepare([points])
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        model(points[:1], *(values[:1] for values in inputs))
+    model.train()
+    saved = CountSaved(model)
+    with saved:
+        model(points, *inputs)
+    trained, total = model.count_parameters()
+    return {
+        "trainable_parameters": trained,
+        "total_parameters": total,
+        "adapter_bytes": sum(v.numel() * v.element_size() for v in model.own_state().values()),
+        "flops_per_cloud": flops.get_total_flops(),
+        "saved_activation_bytes": saved.bytes,
+    }

@@ -1,0 +1,130 @@
+"""A run folder: what a run writes, so that it can be killed at any moment and go on.
+
+config.yaml            the settings, complete
+metrics.jsonl          a line for each epoch
+adapter/               the best epoch's adapter; of a pre-training backbone.safetensors
+last.ckpt              to resume from; previous.ckpt is the one before
+result.json            what came out, when the run is complete
+tensorboard/           events
+"""
+
+import io
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from dapt.errors import DaptError, UsageError
+from dapt.files import write_atomically, writing
+from dapt.runs.settings import Settings
+from dapt.runs.trees import dump, flatten, plain, read_yaml
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class RunFolder:
+    """The files of a run, by their names.
+
+    Args:
+        path: The folder; `begin` makes it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.adapter = self.path / "adapter"
+        self.backbone = self.path / "backbone.safetensors"
+        self.tensorboard = self.path / "tensorboard"
+        self.last = self.path / "last.ckpt"
+        self.previous = self.path / "previous.ckpt"
+
+    def begin(self, settings: Settings) -> None:
+        """Claim the folder for a run with these settings, or find that it goes on with them."""
+        if self.config.exists():
+            if not settings.training.resume:
+                raise UsageError(
+                    f"{self.path} already holds a run: add --resume to go on with it, "
+                    "or choose another --out"
+                )
+            self.check_same(settings)
+        tree = settings.but(resume=False).tree()
+        write_atomically(self.config, dump(tree).encode())
+
+    def check_same(self, settings: Settings) -> None:
+        """That the run here has these settings, but for those that do not touch its result."""
+        before, now = flatten(read_yaml(self.config)), flatten(settings.tree())
+        for key in sorted(before.keys() | now.keys()):
+            if key not in settings.training.FREE and before.get(key) != now.get(key):
+                raise UsageError(
+                    f"the run in {self.path} has {key}={before.get(key)}, not {now.get(key)}: "
+                    "a run goes on with its own settings, or another --out starts a new one"
+                )
+
+    def settings(self) -> Settings:
+        """Those that the run was begun with."""
+        if not self.config.is_file():
+            raise UsageError(f"{self.path} is not a run folder: it has no config.yaml")
+        return Settings.of(read_yaml(self.config))
+
+    def append_metrics(self, line: Mapping) -> None:
+        with writing(self.metrics), open(self.metrics, "a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics_length(self) -> int:
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def truncate_metrics(self, length: int) -> None:
+        """Forget the epochs after the checkpoint that the run goes on from."""
+        with writing(self.metrics), open(self.metrics, "ab") as file:
+            file.truncate(length)
+
+    def write_result(self, result: Mapping) -> None:
+        write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
+
+    def save(self, state: Mapping) -> None:
+        """Write a checkpoint; the one before is kept until the next."""
+        buffer = io.BytesIO()
+        length = self.metrics_length()
+        torch.save({"format": FORMAT, "metrics_length": length, **state}, buffer)
+        fresh = self.path / "next.ckpt"
+        write_atomically(fresh, buffer.getvalue())
+        with writing(self.last):
+            if self.last.exists():
+                os.replace(self.last, self.previous)
+            os.replace(fresh, self.last)
+
+    def load(self) -> dict | None:
+        """The newest checkpoint that is whole, None where the run has not come to one."""
+        present = [path for path in (self.last, self.previous) if path.exists()]
+        for path in present:
+            state = _read_checkpoint(path)
+            if state is not None:
+                return state
+            log.warning("%s is damaged: it is left aside", path)
+        if present:
+            raise DaptError(f"no checkpoint in {self.path} is whole: start anew with another --out")
+        return None
+
+
+def _read_checkpoint(path: Path) -> dict | None:
+    """torch.save writes a zip archive, whose entries carry checksums; None where one is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file fails in any way
+        return None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return None
+    return state

@@ -1,0 +1,86 @@
+"""Several processes that train as one: Fabric, batch norm over all of them, common decisions."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dapt.runs.options import TrainOptions
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(options: TrainOptions) -> Fabric:
+    """Fabric for this machine, or for the processes that torchrun has started."""
+    devices, nodes = options.devices, 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision=PRECISIONS[options.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def any_process(fabric: Fabric, flag: bool) -> bool:
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+
+
+def synchronize_batch_norms(model: nn.Module) -> None:
+    """Make the batch norms that count use the whole batch. They stay the same modules."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d) and module.training:
+            module.__class__ = SynchronizedBatchNorm
+
+
+class SynchronizedBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the batches of all processes, on every device."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [R, C], R rows in this process
+        if not self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._normalize(x.float() if x.dtype != torch.float64 else x)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        rows = _sum_over_processes(x.new_tensor(float(len(x))))
+        mean = _sum_over_processes(x.sum(0)) / rows  # [C]
+        centered = x - mean
+        variance = _sum_over_processes(centered.square().sum(0)) / rows  # [C]
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            unbiased = variance * rows / (rows - 1)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        return centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # every process's loss depends on the sum
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(values)

@@ -1,0 +1,214 @@
+"""What a run is made of: its settings, read from YAML files and flags, and checked.
+
+A setting has one place in a tree. Four sections have a `name`, which decides the other fields
+that they have: `data` (a dataset), `backbone`, `method` and `task`; what remains is about the
+training itself and stands at the top. A recipe may say under `methods:` what differs for one
+method.
+"""
+
+import dataclasses
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, set_loader
+
+from dapt import data, methods, models, tasks
+from dapt.errors import UsageError
+from dapt.runs.options import PretrainOptions, TrainOptions
+from dapt.runs.trees import NAMED, Tree, for_method, load_yaml, plain, read_yaml, spelled_out
+
+ADAPTATION = ("data", "backbone", "method", "task")
+PRETRAINING = ("data", "backbone")
+DEFAULT_NAMES = {
+    "data": "npz",
+    "backbone": "point_mae",
+    "method": "dapt",
+    "task": "classification",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A named part of the settings: which dataset, backbone, method or task, and its options."""
+
+    name: str
+    options: Tree = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tree: Mapping) -> "Section":
+        options = dict(tree)
+        return cls(options.pop("name"), options)
+
+    def tree(self) -> Tree:
+        return {"name": self.name, **self.options}
+
+    def __contains__(self, option: str) -> bool:
+        return option in self.options
+
+    def get(self, option: str, default: object = None) -> object:
+        return self.options.get(option, default)
+
+    def but(self, **options) -> "Section":
+        """The same with other values of these options."""
+        return dataclasses.replace(self, options={**self.options, **options})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run is made of, built once.
+
+    Args:
+        training: What stands at the top of a config.
+        data: The dataset.
+        backbone: The network; its option `checkpoint` is a file of weights.
+        method: How it is adapted; None in pre-training.
+        task: What it learns; None in pre-training.
+    """
+
+    training: TrainOptions
+    data: Section
+    backbone: Section
+    method: Section | None = None
+    task: Section | None = None
+
+    @classmethod
+    def of(cls, tree: Mapping) -> "Settings":
+        """From a complete tree: what `parse` found, or the config.yaml of a run folder."""
+        kind = TrainOptions if "method" in tree else PretrainOptions
+        known = {field.name for field in dataclasses.fields(kind)}
+        training = kind(**{key: value for key, value in tree.items() if key in known})
+        return cls(training, **{key: Section.of(tree[key]) for key in NAMED if key in tree})
+
+    def tree(self) -> Tree:
+        """The reverse of `of`, without paths and tuples."""
+        sections = {key: getattr(self, key) for key in NAMED if getattr(self, key) is not None}
+        training = dataclasses.asdict(self.training)
+        return plain(training | {key: section.tree() for key, section in sections.items()})
+
+    @property
+    def is_pretraining(self) -> bool:
+        return self.method is None
+
+    def but(self, **options) -> "Settings":
+        """The same with other values of options of the training."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **options))
+
+
+def build_parser(
+    prog: str, names: Mapping[str, str], options: type[TrainOptions], description: str = ""
+) -> ArgumentParser:
+    """A parser of one kind of run; `names` says which dataset, backbone, method and so on."""
+    set_loader("dapt", lambda text: _recipe(load_yaml(text), names.get("method")))
+    parser = ArgumentParser(
+        prog=prog, description=description, parser_mode="dapt", exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of settings.")
+    parser.add_class_arguments(options)
+    _add_sections(parser, names)
+    return parser
+
+
+def _recipe(tree: object, method: str | None) -> object:
+    return for_method(tree, method) if isinstance(tree, dict) else tree
+
+
+def _add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
+    for section, name in names.items():
+        parser.add_argument(f"--{section}.name", type=str, default=name)
+        _ADD[section](parser, name)
+
+
+def _add_data(parser: ArgumentParser, name: str) -> None:
+    parser.add_class_arguments(data.options_of(name), "data")
+
+
+def _add_backbone(parser: ArgumentParser, name: str) -> None:
+    config = models.backbone_config(name)
+    parser.add_argument("--backbone.checkpoint", type=Path | None, help="Pre-trained weights.")
+    parser.add_class_arguments(type(config), "backbone")
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    parser.set_defaults({f"backbone.{field}": value for field, value in values.items()})
+
+
+def _add_method(parser: ArgumentParser, name: str) -> None:
+    parser.add_class_arguments(methods.method_class(name), "method")
+
+
+def _add_task(parser: ArgumentParser, name: str) -> None:
+    task = tasks.task_class(name)
+    parser.add_class_arguments(task, "task", skip=set(task.from_data))
+
+
+_ADD = {"data": _add_data, "backbone": _add_backbone, "method": _add_method, "task": _add_task}
+
+
+def parse(
+    prog: str, argv: list[str], sections: tuple[str, ...] = ADAPTATION, description: str = ""
+) -> Settings:
+    """The settings that the arguments ask for, complete and with values of the right type.
+
+    The names are looked up first, because the parser's other fields depend on them.
+
+    Args:
+        prog: What `--help` calls the command.
+        argv: The arguments after the command's name.
+        sections: `ADAPTATION`, or `PRETRAINING`, which has no method and no task.
+        description: The first line of `--help`.
+    """
+    argv = [_as_named(word) for word in argv]
+    names = find_names(argv, sections)
+    kind = TrainOptions if sections == ADAPTATION else PretrainOptions
+    parser = build_parser(prog, names, kind, description)
+    # a bare --resume is the usual form
+    argv = [f"{word}=true" if word == "--resume" else word for word in argv]
+    try:
+        return Settings.of(parser.parse_args(argv).as_dict())
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
+
+
+def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Section]:
+    """Backbone, method and task alone: of a config, with other ones by their names."""
+    sections = ("backbone", "method", "task")
+    given = read_yaml(path) if path else {}
+    method = names.get("method") or _names_in(given, sections).get("method")
+    given = for_method(given, method or DEFAULT_NAMES["method"])
+    tree = {name: given[name] for name in sections if name in given}
+    for section, name in names.items():
+        if tree.get(section, {}).get("name") != name:
+            tree[section] = {"name": name}
+    parser = ArgumentParser(exit_on_error=False)
+    named = {name: DEFAULT_NAMES[name] for name in sections}
+    _add_sections(parser, named | _names_in(tree, sections))
+    try:
+        complete = parser.parse_object(tree).as_dict()
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
+    return {name: Section.of(complete[name]) for name in sections}
+
+
+def _as_named(word: str) -> str:
+    """--method linear is --method.name linear"""
+    flag, equals, value = word.partition("=")
+    return f"{flag}.name{equals}{value}" if flag[2:] in NAMED and flag[:2] == "--" else word
+
+
+def find_names(argv: list[str], sections: tuple[str, ...]) -> dict[str, str]:
+    """The name of every section by the default, the config files and the flags, in this order."""
+    names = {section: DEFAULT_NAMES[section] for section in sections}
+    pairs = list(zip(argv, [*argv[1:], ""], strict=True))
+    for word, following in pairs:
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag == "--config":
+            names |= _names_in(read_yaml(value), sections)
+        elif flag.removesuffix(".name")[2:] in sections and flag.endswith(".name"):
+            names[flag[2:].removesuffix(".name")] = value
+    return names
+
+
+def _names_in(tree: Mapping, sections: tuple[str, ...]) -> dict[str, str]:
+    tree = spelled_out(dict(tree))
+    named = {section: tree[section] for section in sections if isinstance(tree.get(section), dict)}
+    return {section: str(fields["name"]) for section, fields in named.items() if "name" in fields}

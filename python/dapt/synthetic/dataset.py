@@ -1,0 +1,154 @@
+"""The built-in dataset: objects made on the fly, from nothing but a seed and an index."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dapt.data.clouds import unit_ball
+from dapt.data.dataset import PointDataset
+from dapt.data.registry import register
+from dapt.errors import UsageError
+from dapt.synthetic.families import FAMILIES
+from dapt.synthetic.scan import scan
+from dapt.synthetic.shapes import bounds, sample, turn
+
+# ScanObjectNN's classes
+SCAN = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
+# families with three or more parts that are worth telling apart
+PARTS = (
+    "airplane bed bicycle bottle car chair desk fan guitar person plant quadruped sink table_lamp "
+    "teapot toilet"
+).split()
+SETS = {
+    "all": sorted(FAMILIES),
+    "scan": SCAN,
+    "pretraining": sorted(set(FAMILIES) - set(SCAN)),
+    "parts": PARTS,
+}
+KEPT_BYTES = 256 << 20  # a set whose clouds take no more is kept in memory once it is made
+
+
+@register("synthetic")
+@dataclass(kw_only=True)
+class Synthetic:
+    """Procedural objects of many families; nothing is downloaded or stored.
+
+    Args:
+        families: scan (the 15 classes of ScanObjectNN), pretraining (the other families), parts
+            (families for part segmentation), all, or names with commas between them.
+        domain: clean (CAD-like, upright), scan (what a depth camera sees of it) or mixed.
+        variant: of a scan: only (the object alone), bg (with background) or hardest (its box is
+            shifted, turned and scaled too).
+        train_size: Clouds of the training split.
+        test_size: Clouds of the test split; no test split with 0.
+        num_points: Points of each cloud.
+        seed: Another seed is another set of objects.
+    """
+
+    families: str = "scan"
+    domain: Literal["clean", "scan", "mixed"] = "scan"
+    variant: Literal["only", "bg", "hardest"] = "hardest"
+    train_size: int = 3000
+    test_size: int = 1500
+    num_points: int = 2048
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.domain not in ("clean", "scan", "mixed"):
+            raise UsageError(f"domain must be clean, scan or mixed, got {self.domain!r}")
+        if self.variant not in ("only", "bg", "hardest"):
+            raise UsageError(f"variant must be only, bg or hardest, got {self.variant!r}")
+        for name, least in (("train_size", 1), ("test_size", 0), ("num_points", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def test(self) -> int | None:
+        return self.test_size or None
+
+    def names(self) -> list[str]:
+        names = SETS.get(self.families) or [n.strip() for n in self.families.split(",")]
+        for name in names:
+            if name not in FAMILIES:
+                raise UsageError(
+                    f"no family of objects is called {name!r}: choose {', '.join(SETS)} or some "
+                    f"of {', '.join(sorted(FAMILIES))}"
+                )
+        return names
+
+    def load(self, split: str) -> "SyntheticDataset":
+        if split == "test" and not self.test_size:
+            raise UsageError("there is no test split with a test_size of 0")
+        return SyntheticDataset(self, split)
+
+
+class SyntheticDataset(PointDataset):
+    """Cloud i is a function of (seed, split, i) alone: of no order, batch or process.
+
+    Parts are numbered over all classes, and a clean set has them as `part_labels`.
+    """
+
+    def __init__(self, options: Synthetic, split: str):
+        self.options, self.split = options, split
+        self.families = [FAMILIES[name] for name in options.names()]
+        size = options.train_size if split == "train" else options.test_size
+        ends = np.cumsum([0] + [len(family.parts) for family in self.families])
+        class_parts = [list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        part_names = [f"{f.name} {part}" for f in self.families for part in f.parts]
+        self.first_parts = ends[:-1]
+        has_parts = options.domain == "clean"
+        super().__init__(
+            np.arange(size) % len(self.families),
+            [family.name for family in self.families],
+            options.num_points,
+            part_names if has_parts else (),
+            class_parts if has_parts else None,
+        )
+        kept = size * options.num_points * 12 <= KEPT_BYTES
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if kept else None
+
+    def batch(self, indices) -> dict[str, torch.Tensor]:
+        clouds = [self._cloud(int(index)) for index in indices]
+        batch = {
+            "points": np.stack([points for points, _ in clouds]) if clouds else self._nothing(),
+            "labels": self.labels[np.asarray(indices, dtype=np.int64)],
+        }
+        if self.num_parts:
+            parts = [parts for _, parts in clouds]
+            batch["part_labels"] = np.stack(parts) if clouds else self._nothing()[..., 0]
+            batch["part_labels"] = batch["part_labels"].astype(np.int64)
+        return {key: torch.from_numpy(values) for key, values in batch.items()}
+
+    def _nothing(self) -> np.ndarray:
+        return np.empty((0, self.num_points, 3), np.float32)
+
+    def _cloud(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._kept is None:
+            return self.make(index)
+        if index not in self._kept:
+            self._kept[index] = self.make(index)
+        return self._kept[index]
+
+    def make(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points [N, 3] in the unit ball and the part label of each [N], -1 for the background."""
+        options, label = self.options, int(self.labels[index])
+        key = [options.seed, 2 * index + (self.split == "test")]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+        triangles, parts = self.families[label].surfaces(rng)
+        low, high = bounds(triangles)
+        triangles = (triangles - (low + high) / 2) / (np.linalg.norm(high - low) / 2)
+        scanned = options.domain == "scan" or (options.domain == "mixed" and rng.random() < 0.5)
+        if scanned:
+            triangles = turn(triangles, "y", 360 * rng.random())
+            points, part = scan(triangles, parts, options.variant, options.num_points, rng)
+        else:
+            points, which = sample(triangles, options.num_points, rng)
+            part = parts[which]
+        points = unit_ball(points)
+        part_labels = np.where(part < 0, -1, part + self.first_parts[label])
+        return points.astype(np.float32), part_labels
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": None if self._kept is None else {}}

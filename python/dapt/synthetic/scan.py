@@ -1,0 +1,137 @@
+"""What a depth camera makes of an object in a room: ScanObjectNN's difficulties.
+
+The camera sees one side, and what stands in front hides what is behind. The floor, a wall and
+neighbours come into the picture, parts are missing, and every point is a little off.
+"""
+
+import math
+
+import numpy as np
+
+from dapt.synthetic.families import FAMILIES
+from dapt.synthetic.shapes import Dice, bounds, box, sample, turn
+
+Array = np.ndarray
+
+PIXELS = 48  # of the depth image's side, coarse enough that points in front close it
+SLACK = 0.08  # of the scene's radius: the depth of a slanted surface within one pixel
+SURPLUS = 3  # points sampled for each one that is wanted: half are hidden, others are cropped
+BACKGROUND = -1  # the part of a point that is not the object's
+
+_NEIGHBOURS = ("box", "chair", "cabinet", "table", "bin", "bag", "shelf", "plant", "stool", "sofa")
+
+
+def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple[Array, Array]:
+    """`count` points [count, 3] of a scan of the object, and the part that each belongs to.
+
+    variant: `only` leaves the object's own points; `bg` keeps what else is in its box; `hardest`
+    shifts, turns and scales the box first, so that it cuts the object and holds more of the rest.
+    """
+    dice = Dice(rng)
+    scene, owner = triangles, parts
+    if variant != "only":
+        low, high = bounds(triangles)
+        background = _background(low, high, dice)
+        scene = np.concatenate([triangles, background])
+        owner = np.concatenate([parts, np.full(len(background), BACKGROUND)])
+    middle, size, heading = _crop(triangles, variant, dice)
+    points, which = sample(scene, SURPLUS * count, rng)  # [SURPLUS * count, 3]
+    owner = owner[which]
+    inside = _inside(points, middle, size, heading)
+    seen = inside & _visible(points, dice) & ~_dropped(points, size, dice)
+    chosen = _choose(seen, inside, owner, count, rng)
+    noise = dice(0.002, 0.01) * float(np.linalg.norm(size)) / 2
+    return points[chosen] + noise * rng.standard_normal((count, 3)), owner[chosen]
+
+
+def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
+    """Rows of `count` points, out of seen ones of which at least two in five are the object's."""
+    mine = np.flatnonzero(seen & (owner != BACKGROUND))
+    if len(mine) < count // 16:  # the box or a failure of the sensor left almost nothing
+        mine = np.flatnonzero(inside & (owner != BACKGROUND))
+    if len(mine) == 0:
+        mine = np.flatnonzero(owner != BACKGROUND)
+    others = rng.permutation(np.flatnonzero(seen & (owner == BACKGROUND)))[: len(mine) * 3 // 2]
+    found = rng.permutation(np.concatenate([mine, others]))[:count]
+    return np.concatenate([found, rng.choice(found, count - len(found))])
+
+
+def _background(low: Array, high: Array, dice: Dice) -> Array:
+    """Floor, perhaps a wall behind, perhaps neighbours, around an object between two corners."""
+    size, middle = high - low, (low + high) / 2
+    reach = float(size.max())
+    floor = (size[0] + 0.5 * reach, 0.02, size[2] + 0.5 * reach)
+    pieces = [box(*floor, (middle[0], low[1] - 0.02, middle[2]))]
+    if dice.chance(0.5):
+        place = (0, low[1], -size[2] / 2 - reach * dice(0.02, 0.2))
+        wall = box(1.5 * reach, size[1] + 0.4 * reach, 0.02, place)
+        pieces.append(turn(wall, "y", dice.pick(0, 0, 90, -90)) + (middle[0], 0, middle[2]))
+    for _ in range(dice.count(0, 2)):
+        other, _ = FAMILIES[dice.pick(*_NEIGHBOURS)].surfaces(dice.rng)
+        other = turn(other, "y", dice(0, 360))
+        floor, ceiling = bounds(other)
+        other = (other - (0, floor[1], 0)) * (reach * dice(0.5, 1.1) / (ceiling - floor).max())
+        angle, apart = dice(0, 2 * math.pi), reach * dice(0.7, 1.1)
+        x, z = apart * math.cos(angle), apart * math.sin(angle)
+        pieces.append(other + (middle[0] + x, low[1], middle[2] + z))
+    return np.concatenate(pieces)
+
+
+def _crop(triangles: Array, variant: str, dice: Dice) -> tuple[Array, Array, float]:
+    """Middle, size and heading of the box that is cut out of the scene."""
+    low, high = bounds(triangles)
+    size, middle, heading = (high - low) + 0.04, (low + high) / 2, 0.0
+    if variant == "bg":
+        size = size * (dice(1.0, 1.15), 1.05, dice(1.0, 1.15))
+    elif variant == "hardest":
+        shift = np.array([dice(-0.35, 0.35), dice(-0.2, 0.2), dice(-0.35, 0.35)])
+        middle = middle + shift * size
+        size = size * dice(0.85, 1.25)
+        heading = dice(-math.pi / 4, math.pi / 4)
+    return middle, np.maximum(size, 0.15 * size.max()), heading
+
+
+def _inside(points: Array, middle: Array, size: Array, heading: float) -> Array:
+    x, y, z = (points - middle).T
+    cos, sin = math.cos(heading), math.sin(heading)
+    across, along = cos * x - sin * z, sin * x + cos * z
+    half = size / 2
+    return (np.abs(across) <= half[0]) & (np.abs(y) <= half[1]) & (np.abs(along) <= half[2])
+
+
+def _visible(points: Array, dice: Dice) -> Array:
+    """Of the points in front in at least one of a few depth images, taken while walking past."""
+    first, step = dice(-70, 70), dice(20, 70)
+    height = dice(10, 40)
+    seen = np.zeros(len(points), dtype=bool)
+    for i in range(dice.pick(1, 1, 2, 2, 3)):
+        seen |= _in_front(points, first + i * step, height)
+    return seen
+
+
+def _in_front(points: Array, heading: float, height: float) -> Array:
+    """Depth-buffered perspective view from a heading and a height, both in degrees."""
+    a, e = math.radians(heading), math.radians(height)
+    back = np.array([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
+    right = np.array([math.cos(a), 0.0, -math.sin(a)])
+    up = np.cross(back, right)
+    low, high = bounds(points)
+    radius = float(np.linalg.norm(high - low)) / 2
+    x, y, depth = ((points - (low + high) / 2) @ np.stack([right, up, -back], 1)).T
+    depth = depth + 2.5 * radius
+    column = ((x / depth * 2.2 + 1) * (PIXELS / 2)).astype(np.int64).clip(0, PIXELS - 1)
+    row = ((y / depth * 2.2 + 1) * (PIXELS / 2)).astype(np.int64).clip(0, PIXELS - 1)
+    pixel = row * PIXELS + column
+    nearest = np.full(PIXELS * PIXELS, np.inf)
+    np.minimum.at(nearest, pixel, depth)
+    return depth <= nearest[pixel] + SLACK * radius
+
+
+def _dropped(points: Array, size: Array, dice: Dice) -> Array:
+    """Where the sensor failed: a few balls of points."""
+    gone = np.zeros(len(points), dtype=bool)
+    radius = float(np.linalg.norm(size)) / 2
+    for _ in range(dice.count(0, 3)):
+        middle = points[int(len(points) * dice.rng.random())]
+        gone |= ((points - middle) ** 2).sum(1) < (radius * dice(0.08, 0.25)) ** 2
+    return gone

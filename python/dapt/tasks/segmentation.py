@@ -1,0 +1,171 @@
+"""Labels for points: the parts of objects, the contents of scenes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dapt.data import PointDataset
+from dapt.errors import UsageError, check_at_least
+from dapt.tasks.metrics import PartScores, PointScores, Scores
+from dapt.tasks.segmentation_head import SegmentationHead, thirds
+from dapt.tasks.task import Task, names_or_numbers, set_names
+
+
+@dataclass(frozen=True)
+class PartSegmentation(Task):
+    """Labels for the points of an object whose category is known.
+
+    Args:
+        num_classes: Categories of objects.
+        num_parts: Labels of points, over all categories.
+        dropout: In the head.
+        class_parts: The labels that each category has; all of them by default.
+        class_names: Of the categories; numbers by default.
+        part_names: Of the labels; numbers by default.
+    """
+
+    name: ClassVar[str] = "part_segmentation"
+    metric: ClassVar[str] = "instance_miou"
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {"num_classes", "num_parts", "class_parts", "class_names", "part_names"}
+    )
+    labels_points: ClassVar[bool] = True
+    evaluation_batch: ClassVar[int] = 8
+
+    num_classes: int
+    num_parts: int
+    dropout: float = 0.5
+    class_parts: tuple[tuple[int, ...], ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    part_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        check_at_least(self, num_classes=1, num_parts=1)
+        set_names(self, "class_names", "categories", self.num_classes)
+        set_names(self, "part_names", "parts", self.num_parts)
+        if self.class_parts is None:
+            return
+        class_parts = tuple(map(tuple, self.class_parts))
+        object.__setattr__(self, "class_parts", class_parts)
+        known = range(self.num_parts)
+        if len(class_parts) != self.num_classes or not all(class_parts):
+            raise UsageError(
+                f"class_parts must list the parts of each of {self.num_classes} categories, "
+                f"got {class_parts}"
+            )
+        for part in (part for parts in class_parts for part in parts if part not in known):
+            raise UsageError(f"class_parts must lie in 0 to {self.num_parts - 1}, got {part}")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return names_or_numbers(self.part_names, self.num_parts)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        return names_or_numbers(self.class_names, self.num_classes)
+
+    @classmethod
+    def of(cls, dataset: PointDataset, **fields) -> "PartSegmentation":
+        _check_has_parts(cls, dataset)
+        return cls(
+            dataset.num_classes,
+            dataset.num_parts,
+            class_parts=dataset.class_parts,
+            class_names=tuple(dataset.class_names),
+            part_names=tuple(dataset.part_names),
+            **fields,
+        )
+
+    def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
+        levels = thirds(len(backbone.stacks[-1]))
+        return SegmentationHead(
+            backbone.dim, self.num_parts, levels, self.num_classes, self.dropout
+        )
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return (batch["labels"],)
+
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), batch["part_labels"].flatten())
+
+    def own_parts(self, device: torch.device) -> Tensor:  # bool [categories, parts]
+        own = torch.zeros(self.num_classes, self.num_parts, dtype=torch.bool, device=device)
+        for category in range(self.num_classes):
+            own[category, ... if self.class_parts is None else self.class_parts[category]] = True
+        return own
+
+    def scores(self, device: torch.device) -> Scores:
+        return PartScores(self.category_names, self.own_parts(device))
+
+
+@dataclass(frozen=True)
+class SemanticSegmentation(Task):
+    """Labels for the points of a scene.
+
+    Args:
+        num_classes: Labels of points.
+        dropout: In the head.
+        weighted: Rare classes count more in the loss.
+        class_weights: Of each class in the loss; from the training data by default.
+        class_names: Of the classes; numbers by default.
+    """
+
+    name: ClassVar[str] = "semantic_segmentation"
+    metric: ClassVar[str] = "miou"
+    from_data: ClassVar[frozenset[str]] = frozenset({"num_classes", "class_weights", "class_names"})
+    labels_points: ClassVar[bool] = True
+    evaluation_batch: ClassVar[int] = 8
+
+    num_classes: int
+    dropout: float = 0.5
+    weighted: bool = True
+    class_weights: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        check_at_least(self, num_classes=1)
+        set_names(self, "class_names", "classes", self.num_classes)
+        set_names(self, "class_weights", "classes", self.num_classes)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return names_or_numbers(self.class_names, self.num_classes)
+
+    @classmethod
+    def of(cls, dataset: PointDataset, weighted: bool = True, **fields) -> "SemanticSegmentation":
+        """The weight of a class is the cube root of how much rarer it is than the commonest."""
+        _check_has_parts(cls, dataset)
+        weights = None
+        if weighted:
+            counts = dataset.part_counts().clip(min=1)
+            weights = tuple(((counts.max() / counts) ** (1 / 3)).tolist())
+        return cls(
+            dataset.num_parts,
+            weighted=weighted,
+            class_weights=weights,
+            class_names=tuple(dataset.part_names),
+            **fields,
+        )
+
+    def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
+        levels = thirds(len(backbone.stacks[-1]))
+        return SegmentationHead(backbone.dim, self.num_classes, levels, dropout=self.dropout)
+
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        weights = None if self.class_weights is None else output.new_tensor(self.class_weights)
+        return F.cross_entropy(output.flatten(0, 1), batch["part_labels"].flatten(), weights)
+
+    def scores(self, device: torch.device) -> Scores:
+        return PointScores(self.label_names, device)
+
+
+def _check_has_parts(task: type[Task], dataset: PointDataset) -> None:
+    if not dataset.num_parts:
+        raise UsageError(
+            f"task '{task.name}' needs a label for each point, and the dataset has none: "
+            "an npz file holds them as part_labels [S, N]"
+        )

@@ -1,0 +1,83 @@
+"""A task: the head that a network gets, the loss that it learns by, and how it is scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dapt.data import PointDataset
+from dapt.errors import UsageError
+from dapt.models import Features
+from dapt.tasks.metrics import Scores
+
+
+class Head(Protocol):
+    """What turns a backbone's features into logits; an nn.Module.
+
+    Attributes:
+        levels: The blocks whose tokens it reads beside those of the last one.
+    """
+
+    levels: Sequence[int]
+
+    def __call__(self, features: Features, points: Tensor, *inputs: Tensor) -> Tensor:
+        """Logits [B, classes] of the clouds, or [B, N, labels] of the points [B, N, 3]."""
+        ...
+
+
+class Task(ABC):
+    """The settings of a task: a frozen dataclass."""
+
+    name: ClassVar[str]
+    metric: ClassVar[str]  # of its scores, the one that chooses the best epoch; higher is better
+    from_data: ClassVar[frozenset[str]]  # the fields that are known from a dataset
+    labels_points: ClassVar[bool] = False  # or else whole clouds
+    evaluation_batch: ClassVar[int] = 32
+
+    @property
+    @abstractmethod
+    def label_names(self) -> tuple[str, ...]:
+        """What the head tells apart: a name for each of its logits."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, dataset: PointDataset, **fields) -> "Task":
+        """The task of a training set; `fields` are those that a dataset does not tell."""
+
+    @abstractmethod
+    def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> Head:
+        """The head for this task on a backbone.
+
+        Args:
+            backbone: What it will read the features of.
+            head_tokens: Which tokens a head of whole clouds reads, by the names of `Pool`.
+        """
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """What the head is given beside features and points."""
+        return ()
+
+    @abstractmethod
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """What training minimizes, from the head's output."""
+
+    @abstractmethod
+    def scores(self, device: torch.device) -> Scores:
+        """Fresh counts."""
+
+
+def names_or_numbers(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """The names, or "0", "1" and so on where there are none."""
+    return tuple(map(str, range(count))) if names is None else tuple(names)
+
+
+def set_names(task: Task, field: str, kind: str, count: int) -> None:
+    """Makes the names of a task a tuple, one for each of `count`."""
+    names = getattr(task, field)
+    if names is None:
+        return
+    object.__setattr__(task, field, tuple(names))
+    if len(names) != count:
+        raise UsageError(f"{field} must name {count} {kind}, got {len(names)}")

@@ -1,0 +1,52 @@
+"""What a run's model is worth on one of its splits."""
+
+from dapt.errors import UsageError
+from dapt.inference.score import score
+from dapt.runs.assembly import load_splits, restore_model
+from dapt.runs.folder import RunFolder
+from dapt.runs.options import TrainOptions
+from dapt.runs.processes import launch
+from dapt.training.folds import fold_folders, is_of_folds, summary
+
+
+def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """The scores of a run's model on its validation or test split.
+
+    Args:
+        folder: Of the run.
+        split: "test" or "validation".
+        votes: Views of a cloud to average over.
+        options: Batch size, devices and so on of this evaluation.
+    """
+    settings = folder.settings()
+    if settings.is_pretraining:
+        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    if is_of_folds(settings):
+        return evaluate_folds(folder, split, votes, options)
+    fabric = launch(options)
+    _, validation, test = load_splits(settings)
+    dataset = test if split == "test" else validation
+    if dataset is None:
+        other = "validation" if split == "test" else "test"
+        raise UsageError(f"the run in {folder.path} names no {split} data: use --split {other}")
+    model = restore_model(folder).to(fabric.device)
+    num_points = settings.training.num_points
+    scores = score(model, dataset, fabric, num_points, options.batch_size, votes)
+    metric = model.adapter.task.metric
+    result = {"split": split, "votes": votes, "metric": metric, "samples": scores.samples}
+    return result | scores.summary() | {"per_class": scores.per_class()}
+
+
+def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
+    """A row for each fold in place of the classes, which differ from fold to fold."""
+    results = [
+        evaluate_run(fold, split, votes, options)
+        for fold in fold_folders(folder, folder.settings())
+    ]
+    rows = [
+        {"class": f"fold {fold}", "samples": each["samples"], "accuracy": each["accuracy"]}
+        for fold, each in enumerate(results)
+    ]
+    shared = {key: results[0][key] for key in ("split", "votes", "metric")}
+    samples = sum(each["samples"] for each in results)
+    return shared | {"samples": samples} | summary(results) | {"per_class": rows}

@@ -1,0 +1,62 @@
+"""Few-shot: a run of its own for each fold, and the mean over them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean, pstdev
+
+from dapt.runs.folder import RunFolder
+from dapt.runs.processes import is_first_process
+from dapt.runs.settings import Settings
+from dapt.tasks import FewShot
+
+# what all folds have in common
+_SHARED = ("split", "metric", "method", "trainable_parameters", "total_parameters", "epochs")
+_SHARED += ("seed", "versions")
+
+
+def is_of_folds(settings: Settings) -> bool:
+    """Whether the settings ask for every fold."""
+    task = settings.task
+    return task is not None and task.name == FewShot.name and task.get("fold") is None
+
+
+def fold_folders(folder: RunFolder, settings: Settings) -> list[RunFolder]:
+    """A folder for each fold, within that of the whole run."""
+    return [RunFolder(folder.path / f"fold_{fold}") for fold in range(settings.task.get("folds"))]
+
+
+def train_folds(settings: Settings, train: Callable[[Settings], dict]) -> dict:
+    """Train each fold in a folder of its own; going on, a finished one is not trained again.
+
+    Args:
+        settings: Of all folds.
+        train: Trains one fold, by its settings, and gives its result.
+    """
+    FewShot(num_classes=1, **settings.task.options)  # says what is wrong before anything starts
+    folder = RunFolder(settings.training.out)
+    if is_first_process():
+        folder.begin(settings)
+    results = []
+    for fold, each in enumerate(fold_folders(folder, settings)):
+        if settings.training.resume and each.result.exists():
+            results.append(json.loads(each.result.read_text()))
+        else:
+            own = replace(settings.but(out=each.path), task=settings.task.but(fold=fold))
+            results.append(train(own))
+    result = {key: results[0][key] for key in _SHARED} | summary(results) | _costs(results)
+    if is_first_process():
+        folder.write_result(result)
+    return result
+
+
+def summary(results: list[dict]) -> dict:
+    """Mean and standard deviation of the folds' accuracies, and each of them."""
+    accuracies = [result["accuracy"] for result in results]
+    return {"accuracy": fmean(accuracies), "accuracy_std": pstdev(accuracies), "folds": accuracies}
+
+
+def _costs(results: list[dict]) -> dict:
+    largest = ("saved_activation_bytes", "peak_memory_bytes")
+    costs = {key: max(result[key] for result in results) for key in largest}
+    return costs | {"seconds_per_step": fmean(result["seconds_per_step"] for result in results)}

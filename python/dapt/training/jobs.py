@@ -1,0 +1,241 @@
+"""What the training loop trains: a model, its loss, its metrics and the files that it leaves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.data import PointDataset, Subset, load, split_validation, transforms
+from dapt.files import write_atomically
+from dapt.inference.probe import linear_probe
+from dapt.inference.score import reduction, score, test_batches
+from dapt.models import create_autoencoder
+from dapt.runs.assembly import build_model, check_points, load_splits
+from dapt.runs.folder import RunFolder
+from dapt.runs.settings import Settings
+from dapt.tasks import task_class
+from dapt.tasks.metrics import Scores
+
+EVALUATION_BATCH = 32  # of pre-training
+PROBE_CLOUDS = 1500  # of the training split, on which a linear probe learns
+Batch = Mapping[str, Tensor]
+
+
+class Job(ABC):
+    """One kind of training. The loop knows nothing of what it trains but this."""
+
+    model: nn.Module
+    train: PointDataset
+    validation: PointDataset
+    metric: str  # the entry of an epoch's line by which the best epoch is chosen
+    higher_is_better: bool
+    test_metric: str | None = None  # by which the field chooses it
+
+    @abstractmethod
+    def parameters(self) -> list[tuple[str, nn.Parameter]]: ...
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint keeps of the model."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+
+    @abstractmethod
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        """The batch as one training step sees it."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor: ...
+
+    @abstractmethod
+    def evaluate(self, fabric: Fabric) -> dict[str, float]:
+        """The metrics of an epoch, the validation metric among them."""
+
+    @abstractmethod
+    def write(self, folder: RunFolder) -> None:
+        """Leave the trained weights in their own format."""
+
+    @abstractmethod
+    def load_best(self, folder: RunFolder) -> None: ...
+
+    def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
+        """What has to be known of the training data before the first step."""
+
+    def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
+        """Further measurements for the epoch's line; a job decides in which epochs."""
+        return {}
+
+    def final(self, fabric: Fabric) -> dict[str, object]:
+        """The result of the best epoch, once."""
+        return {}
+
+
+class Adaptation(Job):
+    """A frozen backbone, adapted to a task by a method."""
+
+    higher_is_better = True
+
+    def __init__(self, settings: Settings):
+        options = settings.training
+        self.train, self.validation, self.test = load_splits(settings)
+        self.num_points = options.num_points or self.train.num_points
+        self.task = task_class(settings.task.name).of(self.train, **settings.task.options)
+        self.model = build_model(settings.backbone, settings.method, self.task, options.seed)
+        for dataset in filter(None, (self.train, self.test)):
+            check_points(dataset, self.num_points, self.model.backbone)
+        # without a validation split the last epoch counts
+        self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
+        self.test_metric = f"test_{self.task.metric}"
+        self._resample = transforms.Resample(options.num_points) if options.num_points else None
+        self._augment = transforms.augmentation(options.augmentation)
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return self.model.own_parameters()
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.model.own_state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_own_state(state)
+
+    def prepare(self, fabric: Fabric) -> None:
+        self.model.prepare(self._clouds(fabric))
+
+    def _clouds(self, fabric: Fabric) -> Iterator[Tensor]:
+        for batch in test_batches(self.train, self.task.evaluation_batch, fabric):
+            yield reduction(self.num_points)(batch["points"], None)
+
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        view = dict(batch)
+        if self._resample:
+            chosen = self._resample.indices(batch["points"], share)  # [B, num_points]
+            view["points"] = dapt_ext.gather(batch["points"], chosen)
+            if "part_labels" in batch:
+                view["part_labels"] = batch["part_labels"].gather(1, chosen)
+        view["points"] = self._augment(view["points"], share)
+        return view
+
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+        output = network(batch["points"], *self.task.inputs(batch))
+        loss = self.task.loss(output, batch)
+        extra = self.model.extra_loss()
+        return loss if extra is None else loss + extra
+
+    def evaluate(self, fabric: Fabric) -> dict[str, float]:
+        splits = {"validation": self.validation, "test": self.test}
+        line = {}
+        for split, dataset in splits.items():
+            if dataset is not None:
+                measured = self._scores(dataset, fabric).summary() | self.model.meters()
+                line |= {f"{split}_{name}": value for name, value in measured.items()}
+        return line
+
+    def _scores(self, dataset: PointDataset, fabric: Fabric) -> Scores:
+        return score(self.model, dataset, fabric, self.num_points, self.task.evaluation_batch)
+
+    def write(self, folder: RunFolder) -> None:
+        self.model.save_adapter(folder.adapter)
+
+    def load_best(self, folder: RunFolder) -> None:
+        path = folder.adapter / "adapter_model.safetensors"
+        self.model.load_own_state(safetensors.torch.load_file(path))
+
+    def final(self, fabric: Fabric) -> dict[str, object]:
+        split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
+        scores = self._scores(dataset, fabric)
+        head = sum(weight.numel() for weight in self.model.head.parameters())
+        result = {
+            "split": split,
+            "metric": self.task.metric,
+            **scores.summary(),
+            **self.model.meters(),
+        }
+        return result | {"per_class": scores.per_class(), "head_parameters": head}
+
+
+class Pretraining(Job):
+    """A masked autoencoder whose encoder becomes a backbone."""
+
+    metric = "validation_loss"
+    higher_is_better = False
+
+    def __init__(self, settings: Settings):
+        options = settings.training
+        whole = load(settings.data.name, settings.data.options, "train")
+        self.train, self.validation = split_validation(whole, options.validation, options.seed)
+        self.num_points = options.num_points or whole.num_points
+        fields = dict(settings.backbone.options)
+        checkpoint = fields.pop("checkpoint")
+        fields.pop("class_token", None)
+        torch.manual_seed(options.seed)
+        self.model = create_autoencoder(
+            settings.backbone.name,
+            checkpoint,
+            mask_ratio=options.mask_ratio,
+            decoder_depth=options.decoder_depth,
+            **fields,
+        )
+        check_points(self.train, self.num_points, self.model.backbone)
+        self.epochs, self.probe_every = options.epochs, options.probe_every
+        rows = torch.linspace(0, len(self.train) - 1, min(PROBE_CLOUDS, len(self.train))).long()
+        self._probe_clouds = Subset(self.train, rows)
+        sample = transforms.RandomPoints(self.num_points)
+        self._views = transforms.Compose([sample, transforms.augmentation(options.augmentation)])
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.model.named_parameters())
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.model.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(state)
+
+    def views(self, batch: Batch, share: transforms.Share) -> Batch:
+        return {**batch, "points": self._views(batch["points"], share)}
+
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+        points = batch["points"]
+        return network(points, self._mask(len(points), share).to(points.device))
+
+    def _mask(self, rows: int, share: transforms.Share) -> Tensor:  # [B, G]
+        """Of the whole batch, so that several processes hide what one process hides."""
+        groups = self.model.backbone.config.num_groups
+        chance = torch.rand(rows * share.world_size, groups, generator=share.generator)
+        rank = chance[rows * share.rank : rows * (share.rank + 1)].argsort(1).argsort(1)
+        return rank < self.model.num_masked
+
+    @torch.no_grad()
+    def evaluate(self, fabric: Fabric) -> dict[str, float]:
+        """The loss with the same hidden patches in every epoch."""
+        totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+        share = transforms.Share(torch.Generator().manual_seed(0))
+        self.model.eval()
+        for batch in test_batches(self.validation, EVALUATION_BATCH, fabric):
+            points = reduction(self.num_points)(batch["points"], None)
+            with fabric.autocast():
+                loss = self.loss(self.model, {"points": points}, share)
+            totals += torch.stack([loss.double() * len(points), totals.new_tensor(len(points))])
+        self.model.train()
+        total, samples = fabric.all_reduce(totals, reduce_op="sum").tolist()
+        return {"validation_loss": total / samples}
+
+    def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
+        is_last = epoch + 1 == self.epochs
+        due = self.probe_every and ((epoch + 1) % self.probe_every == 0 or is_last)
+        if not due or self.train.num_classes < 2:
+            return {}
+        data = self._probe_clouds, self.validation, self.num_points
+        return {"probe_accuracy": linear_probe(self.model.backbone, *data)}
+
+    def write(self, folder: RunFolder) -> None:
+        state = {name: value.detach().contiguous() for name, value in self.state().items()}
+        write_atomically(folder.backbone, safetensors.torch.save(state))
+
+    def load_best(self, folder: RunFolder) -> None:
+        self.load_state(safetensors.torch.load_file(folder.backbone))

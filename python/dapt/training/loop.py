@@ -1,0 +1,321 @@
+"""The training loop, the only one: for every method and task, on one device or many.
+
+All randomness in a step derives from (seed, step, rank), so a run that is killed goes on from a
+checkpoint of weights and counters exactly as if nothing had happened.
+"""
+
+import logging
+import math
+import platform
+import signal
+import time
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dapt.data import BatchSampler, loader
+from dapt.data.transforms import Share
+from dapt.errors import DaptError
+from dapt.runs.folder import RunFolder
+from dapt.runs.memory import CountSaved, peak_memory
+from dapt.runs.processes import any_process, launch, synchronize_batch_norms
+from dapt.runs.settings import Settings
+from dapt.training.folds import is_of_folds, train_folds
+from dapt.training.jobs import Adaptation, Job, Pretraining
+from dapt.training.optimization import RunningMean, adamw, learning_rate
+from dapt.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+AGREE_EVERY = 10  # steps between the agreements of several processes
+
+
+class Interrupted(DaptError):
+    """The user stopped the run; it is saved."""
+
+    exit_code = 130
+
+
+def train(settings: Settings) -> dict:
+    """Run, or go on with, what the settings describe.
+
+    Args:
+        settings: All of them; with a method an adaptation, else a pre-training.
+
+    Returns:
+        The content of result.json.
+    """
+    if is_of_folds(settings):
+        return train_folds(settings, train)
+    fabric = launch(settings.training)
+    folder = RunFolder(settings.training.out)
+    job = Pretraining(settings) if settings.is_pretraining else Adaptation(settings)
+    settings = settings.but(num_points=job.num_points)
+    if fabric.is_global_zero:
+        folder.begin(settings)
+    fabric.barrier()
+    return Trainer(job, settings, fabric, folder).run()
+
+
+class Trainer:
+    """One run: epochs of steps, evaluations, checkpoints.
+
+    Args:
+        job: What is trained.
+        settings: Of the run.
+        fabric: The processes that train it together.
+        folder: Where it leaves its files.
+    """
+
+    def __init__(self, job: Job, settings: Settings, fabric: Fabric, folder: RunFolder):
+        self.job, self.settings, self.fabric, self.folder = job, settings, fabric, folder
+        self.options = options = settings.training
+        self.sampler = BatchSampler(
+            len(job.train),
+            options.batch_size,
+            seed=options.seed,
+            drop_last=True,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        job.model.train()
+        if fabric.world_size > 1:
+            synchronize_batch_norms(job.model)
+        job.model.to(fabric.device)
+        self.named = job.parameters()
+        self.weights = [weight for _, weight in self.named]
+        self.optimizer = adamw(self.named, options)
+        self.mean = RunningMean(self.weights, options.ema) if options.ema else None
+
+        self.epoch = 0
+        self.totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)  # loss, steps
+        self.best: dict[str, float] = {}
+        self.best_by_test: float | None = None
+        self.spent = {"steps": 0, "seconds": 0.0}
+        self.activation_bytes = 0
+        self.stop_asked = False
+
+    def run(self) -> dict:
+        if self.options.resume:
+            self._go_on()
+        self.job.prepare(self.fabric)
+        self.job.model.train()
+        module = torch.compile(self.job.model) if self.options.compile else self.job.model
+        self.network = self.fabric.setup_module(module)
+        with Progress(self.options, self.sampler, self._sees(), self.fabric, self.folder) as bar:
+            handlers = {name: signal.signal(name, self._ask_to_stop) for name in _SIGNALS}
+            try:
+                while self.epoch < self.options.epochs and not self._is_patience_spent():
+                    self._run_epoch(bar)
+            finally:
+                for name, handler in handlers.items():
+                    signal.signal(name, handler)
+        return self._finish()
+
+    def _sees(self) -> int:
+        """Points in a step."""
+        return self.options.batch_size * self.job.num_points
+
+    def _ask_to_stop(self, *_) -> None:
+        if self.stop_asked:
+            raise KeyboardInterrupt
+        self.stop_asked = True
+
+    def _run_epoch(self, bar: Progress) -> None:
+        epoch, first = self.epoch, self.sampler.step
+        self.sampler.set_position(epoch, first)
+        batches = loader(self.job.train, self.sampler, self.options.num_workers)
+        bar.start_epoch(epoch, first)
+        saved_at = started = time.monotonic()
+        for step, batch in enumerate(batches, first):
+            begun = time.monotonic()
+            self._step(epoch * len(self.sampler) + step, batch)
+            self.spent["steps"] += 1
+            self.spent["seconds"] += time.monotonic() - begun
+            bar.advance(self.totals)
+            if step + 1 < len(self.sampler) and self._agreement_due(step):
+                due = time.monotonic() - saved_at > self.options.checkpoint_seconds
+                stop = any_process(self.fabric, self.stop_asked)
+                if (stop or any_process(self.fabric, due)) and self._may_save(step):
+                    self._save(epoch, step + 1)
+                    saved_at = time.monotonic()
+                if stop and self._may_save(step):
+                    self._leave()
+        self._end_epoch(epoch, len(self.sampler) - first, time.monotonic() - started, bar)
+        self._save(epoch + 1, 0)
+        if any_process(self.fabric, self.stop_asked) and self.epoch < self.options.epochs:
+            self._leave()
+
+    def _agreement_due(self, step: int) -> bool:
+        return self.fabric.world_size == 1 or (step + 1) % AGREE_EVERY == 0
+
+    def _may_save(self, step: int) -> bool:
+        """Between two updates: gradients in the making are not a part of a checkpoint."""
+        return (step + 1) % self.options.accumulate == 0
+
+    def _step(self, step: int, batch: dict[str, Tensor]) -> None:
+        options, fabric = self.options, self.fabric
+        share = self._seed(step)
+        batch = {key: values.to(fabric.device) for key, values in batch.items()}
+        batch = self.job.views(batch, share)
+        in_epoch = step % len(self.sampler)
+        first = in_epoch - in_epoch % options.accumulate
+        together = min(options.accumulate, len(self.sampler) - first)
+        complete = in_epoch + 1 == first + together
+
+        with fabric.no_backward_sync(self.network, enabled=not complete):
+            if step == 0:
+                count = CountSaved(self.job.model)
+                with count:
+                    loss = self.job.loss(self.network, batch, share)
+                self.activation_bytes = count.bytes
+            else:
+                loss = self.job.loss(self.network, batch, share)
+            fabric.backward(loss / together)
+        self.totals += torch.stack([loss.detach().double(), torch.ones_like(self.totals[0])])
+        if not complete:
+            return
+        if options.clip_norm:
+            nn.utils.clip_grad_norm_(self.weights, options.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step / len(self.sampler), options)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.mean:
+            self.mean.update()
+
+    def _seed(self, step: int) -> Share:
+        """Seed this step: the network, and the transforms, whose seed all ranks share."""
+        seeds = np.random.SeedSequence([self.options.seed, step]).generate_state(2, np.uint64)
+        shared, own = (int(seed) >> 1 for seed in seeds)
+        torch.manual_seed(own + self.fabric.global_rank)
+        generator = torch.Generator().manual_seed(shared)
+        return Share(generator, self.fabric.global_rank, self.fabric.world_size)
+
+    def _end_epoch(self, epoch: int, steps: int, seconds: float, bar: Progress) -> None:
+        loss = self._mean_loss()
+        if self.mean:
+            self.mean.swap()
+        line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
+        if (epoch + 1) % self.options.evaluate_every == 0 or epoch + 1 == self.options.epochs:
+            line |= self.job.evaluate(self.fabric)
+        line |= self.job.probe(epoch, self.fabric)
+        line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        line["seconds"] = round(seconds, 3)
+        line["points_per_second"] = round(steps * self._sees() / max(seconds, 1e-9))
+        if self._is_better(line):
+            self.best = line
+            if self.fabric.is_global_zero:
+                self.job.write(self.folder)
+        if self.mean:
+            self.mean.swap()
+        by_test = line.get(self.job.test_metric)
+        if by_test is not None:
+            self.best_by_test = max(self.best_by_test or 0.0, by_test)
+        if self.fabric.is_global_zero:
+            self.folder.append_metrics(line)
+        bar.end_epoch(line, is_best=self.best is line)
+        self.totals.zero_()
+
+    def _mean_loss(self) -> float:
+        total, steps = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum").tolist()
+        if not math.isfinite(total):
+            raise DaptError(
+                f"the loss is not finite in epoch {self.epoch}: a smaller learning_rate may help; "
+                f"--resume goes on from the last checkpoint in {self.folder.path}"
+            )
+        return total / max(steps, 1)
+
+    def _is_better(self, line: dict) -> bool:
+        if self.job.metric not in line:  # an epoch without an evaluation
+            return False
+        if not self.best:
+            return True
+        now, before = line[self.job.metric], self.best[self.job.metric]
+        return now > before if self.job.higher_is_better else now < before
+
+    def _is_patience_spent(self) -> bool:
+        patience = self.options.patience
+        return bool(patience and self.best and self.epoch - 1 - self.best["epoch"] >= patience)
+
+    def _save(self, epoch: int, step: int) -> None:
+        self.epoch = epoch
+        self.sampler.set_position(epoch, step)
+        totals = (
+            self.fabric.all_reduce(self.totals.clone(), reduce_op="sum") / self.fabric.world_size
+        )
+        if not self.fabric.is_global_zero:
+            return
+        self.folder.save(
+            {
+                "epoch": epoch,
+                "step": step,
+                "model": dict(self.job.state()),
+                "optimizer": self.optimizer.state_dict(),
+                "mean": self.mean.mean if self.mean else [],
+                "totals": totals.cpu(),
+                "best": self.best,
+                "best_by_test": self.best_by_test,
+                "spent": self.spent,
+                "activation_bytes": self.activation_bytes,
+            }
+        )
+
+    def _go_on(self) -> None:
+        state = self.folder.load()
+        if self.fabric.is_global_zero:
+            self.folder.truncate_metrics(state["metrics_length"] if state else 0)
+        if state is None:
+            return
+        self.job.load_state(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.mean:
+            self.mean.load(state["mean"])
+        self.totals.copy_(state["totals"])
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.best_by_test, self.spent = state["best_by_test"], state["spent"]
+        self.activation_bytes = state["activation_bytes"]
+        self.sampler.set_position(state["epoch"], state["step"])
+        log.info("going on from epoch %d, step %d", state["epoch"], state["step"])
+
+    def _leave(self) -> None:
+        raise Interrupted(
+            f"stopped and saved: the same command with --resume goes on with {self.folder.path}"
+        )
+
+    def _finish(self) -> dict:
+        self.job.load_best(self.folder)
+        method = self.settings.method
+        trained = sum(weight.numel() for weight in self.weights)
+        result = self.job.final(self.fabric) | {
+            "method": "pretrain" if method is None else method.name,
+            "best_epoch": self.best["epoch"],
+            self.job.metric: self.best[self.job.metric],
+        }
+        if self.best_by_test is not None:
+            metric = self.job.test_metric.removeprefix("test_")
+            result[f"{metric}_of_best_epoch_by_test"] = self.best_by_test
+        result |= {
+            "trainable_parameters": trained,
+            "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),
+            "saved_activation_bytes": self.activation_bytes,
+            "peak_memory_bytes": peak_memory(self.fabric.device),
+            "seconds_per_step": self.spent["seconds"] / max(self.spent["steps"], 1),
+            "epochs": self.epoch,
+            "seed": self.options.seed,
+            "versions": versions(),
+        }
+        if self.fabric.is_global_zero:
+            self.folder.write_result(result)
+        return result
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def versions() -> dict[str, str]:
+    packages = ("dapt", "torch", "numpy", "lightning-fabric")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,165 @@
+"""Hugging Face PEFT's methods here, and DAPT there."""
+
+import json
+
+import pytest
+import torch
+
+import dapt
+from dapt.errors import UsageError
+from support.methods import assert_same_state, copy_of, randomize
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:Adapter two was active")
+TASK = dapt.Classification(5, head="linear")
+
+
+def test_lora_follows_its_formula(small_backbone):
+    """W x + (alpha / r) B A x, with the numbers of PEFT's defaults."""
+    backbone = small_backbone()
+    plain = backbone.blocks[1].attn.qkv
+    model = dapt.attach(backbone, dapt.Peft.of("lora", r=4, lora_alpha=12), TASK).eval()
+    randomize(model)
+    tuned, x = backbone.blocks[1].attn.qkv, torch.randn(2, 7, 48)
+    A, B = tuned.lora_A["adapted"].weight, tuned.lora_B["adapted"].weight
+    torch.testing.assert_close(tuned(x), plain(x) + 3 * x @ A.T @ B.T, rtol=1e-5, atol=1e-5)
+    per_block = 4 * ((48 + 144) + (48 + 48) + (48 + 192) + (192 + 48))
+    trained = 3 * per_block + 2 * 48 + sum(w.numel() for w in model.head.parameters())
+    assert model.count_parameters()[0] == trained
+
+
+def test_settings_from_the_command_line(run):
+    folder, code = run("x", "--method", "peft:lora", "--method.settings", '{"r": 2}', method=None)
+    assert code == 0
+    config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    assert config["method"] == {"name": "peft:lora", "settings": {"r": 2}}
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: dapt.Peft.of("nonsense"), "unknown method 'peft:nonsense'; PEFT has adalora, "),
+        (lambda: dapt.Peft(), "peft is named with its kind: peft:lora"),
+        (lambda: dapt.Peft.of("lora", rnak=3), "settings of peft:lora: .*rnak"),
+        (lambda: dapt.Peft.of("lora", r=0), "does not fit this backbone: .*r"),
+        (lambda: dapt.Peft.of("lora", bias="all"), "bias must be none, got 'all'"),
+        (lambda: dapt.Peft.of("lora", init_lora_weights="pissa"), "init_lora_weights must be"),
+        (lambda: dapt.Peft.of("lora", target_modules=["nothing"]), "does not fit this backbone"),
+        (lambda: dapt.Peft.of("randlora"), "is not supported: its .* is shared by layers, or does"),
+        (
+            lambda: dapt.Peft.of("adalora", total_step=9),
+            "is not supported: its .* is shared by layers, or does not",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_the_backbone(small_backbone, make, message):
+    backbone = small_backbone()
+    before = copy_of(backbone.state_dict())
+    with pytest.raises(UsageError, match=message):
+        dapt.attach(backbone, make(), TASK)
+    assert_same_state(backbone.state_dict(), before)
+    dapt.attach(backbone, dapt.Linear(), TASK)
+
+
+@pytest.fixture
+def hf():
+    import dapt.hf
+
+    return dapt.hf
+
+
+def assert_same_features(got, wanted):
+    for one, other in zip(got, wanted, strict=True):
+        assert one is other is None or isinstance(one, tuple) or torch.equal(one, other)
+
+
+def randomize_own(model):
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+
+
+def test_dapt_in_peft_is_dapt(small_backbone, hf, capsys):
+    model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5)).eval()
+    randomize_own(model)
+    other = dapt.attach(small_backbone(), dapt.Dapt(rank=5), TASK).eval()
+    own = model.get_base_model().dapt.own["default"]
+    with torch.no_grad():
+        for name, weight in other.own_parameters():
+            if name.startswith("backbone."):
+                weight.copy_(own[name.removeprefix("backbone.").replace(".", "/")])
+    points = torch.randn(3, 80, 3)
+    assert_same_features(model(points), other.backbone(points))
+    model.print_trainable_parameters()
+    head = sum(weight.numel() for weight in other.head.parameters())
+    assert f"trainable params: {other.count_parameters()[0] - head:,} ||" in capsys.readouterr().out
+
+
+def test_only_its_own_trains(small_backbone, hf):
+    backbone = small_backbone()
+    before = copy_of(backbone.state_dict())
+    model = peft.get_peft_model(backbone, hf.DaptConfig(rank=5)).train()
+    own = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(own, 1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        features = model(torch.randn(3, 80, 3))
+        (features.patches.square().mean() + features.cls.sum() + features.prompts.sum()).backward()
+        assert all(weight.grad is not None for weight in own)
+        optimizer.step()
+    assert all(w.requires_grad == (w.grad is not None) for w in model.parameters())
+    assert model.unload() is backbone
+    assert_same_state(backbone.state_dict(), before)
+    with pytest.raises(UsageError, match="cannot be merged"):
+        peft.get_peft_model(backbone, hf.DaptConfig(rank=5)).merge_and_unload()
+
+
+def test_saved_and_loaded(small_backbone, hf, tmp_path):
+    model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5, drop_path=0.1)).eval()
+    randomize_own(model)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(small_backbone(), tmp_path).eval()
+    points = torch.randn(3, 80, 3)
+    assert_same_features(again(points), model(points))
+    assert again.peft_config["default"].drop_path == 0.1
+    assert not any(weight.requires_grad for weight in again.parameters())
+
+
+def test_several_adapters_and_none(small_backbone, hf, tmp_path):
+    points = torch.randn(3, 80, 3)
+    with torch.no_grad():
+        pretrained = small_backbone().eval()(points)
+    model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5), "one")
+    randomize_own(model)
+    model.eval()
+    one = model(points)
+    model.add_adapter("two", hf.DaptConfig(rank=3))
+    assert_same_features(model(points), one)
+    model.set_adapter("two")
+    randomize_own(model)
+    two = model(points)
+    assert not torch.equal(one.cls, two.cls)
+    with model.disable_adapter():
+        assert_same_features(model(points), pretrained)
+    assert_same_features(model(points), two)
+
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(small_backbone(), tmp_path / "one", "one").eval()
+    again.load_adapter(tmp_path / "two", "two")
+    assert_same_features(again(points), one)
+    again.set_adapter("two")
+    assert_same_features(again(points), two)
+    again.delete_adapter("two")
+    assert_same_features(again(points), one)
+    again.eval().add_adapter("three", hf.DaptConfig(rank=4))
+    again.set_adapter("three")  # it was made while nothing was in eval mode
+    assert not any(module.training for module in again.modules())
+    assert torch.equal(again(points).cls, again(points).cls)
+
+
+def test_settings_of_the_config_are_checked(hf):
+    with pytest.raises(UsageError, match="rank must be from 1 to 256, got 0"):
+        hf.DaptConfig(rank=0)

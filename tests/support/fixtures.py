@@ -1,0 +1,156 @@
+"""Small networks and runs, and the published golden cases."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import dapt
+from dapt import cli
+from support.runs import TINY, clouds
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+
+SMALL = {
+    "point_mae": {"encoder_dim": 48},
+    "point_bert": {"encoder_dim": 32},  # narrower than the network, so it has a projection
+    "point_m2ae": {
+        "num_groups": (24, 12, 6),
+        "group_size": (7, 4, 3),
+        "dims": (24, 36, 48),
+        "depths": (2, 1, 2),
+        "num_heads": 3,
+    },
+}
+_SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
+
+
+@pytest.fixture
+def small_backbone():
+    """A function: a small backbone of the shape of a named one, the same for the same seed."""
+
+    def build(name="point_mae", seed=0, **fields):
+        if name != "point_m2ae":
+            fields = _SMALL_PLAIN | SMALL[name] | fields
+        else:
+            fields = SMALL[name] | fields
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone = dapt.create_backbone(name, **fields)
+            for module in backbone.modules():  # as if pre-trained: every part has its say
+                if isinstance(module, torch.nn.Linear):
+                    torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if isinstance(module, torch.nn.BatchNorm1d):
+                    torch.nn.init.normal_(module.running_mean, std=0.1)
+                    torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+        return backbone
+
+    return build
+
+
+@pytest.fixture
+def fresh_compiler():
+    """What other tests compiled is forgotten: torch gives up on code that it met too often."""
+    torch._dynamo.reset()
+
+
+class Golden:
+    """A case of the published networks: its settings, weights, points and results."""
+
+    def __init__(self, case, recipe):
+        self.recipe = recipe
+        with np.load(GOLDEN / f"{case}.npz") as file:
+            self.results = dict(file)
+        self.config = json.loads(str(self.results["config"]))
+        names, shapes = self.results["state_names"], self.results["state_shapes"]
+        self.shapes = {str(n): json.loads(str(s)) for n, s in zip(names, shapes, strict=True)}
+
+    def weights(self):
+        return {
+            name: torch.from_numpy(np.array(self.recipe.tensor_for(name, tuple(shape))))
+            for name, shape in self.shapes.items()
+        }
+
+    def points(self):
+        config = self.config
+        return torch.from_numpy(
+            self.recipe.points_for(config["case"], config["batch"], config["points"])
+        )
+
+    def result(self, name):
+        return torch.from_numpy(self.results[name])
+
+    def grad_norms(self):
+        names, norms = self.results["grad_names"], self.results["grad_norms"]
+        return dict(zip(names.tolist(), norms.tolist(), strict=True))
+
+
+@pytest.fixture
+def recipe():
+    if not GOLDEN.is_dir():
+        pytest.skip("the golden cases are not beside this checkout")
+    spec = importlib.util.spec_from_file_location("recipe", GOLDEN / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def golden(recipe):
+    return lambda case: Golden(case, recipe)
+
+
+@pytest.fixture
+def published_layout():
+    """A function: the published pre-training file of a network, with weights of chance."""
+
+    def fill(name):
+        path = GOLDEN / f"layout_{name}.json"
+        if not path.is_file():
+            pytest.skip("the published layouts are not beside this checkout")
+        shapes = json.loads(path.read_text())
+        return {
+            key: torch.rand(shape) if shape else torch.randint(1000, ())  # counts are integers
+            for key, shape in shapes.items()
+        }
+
+    return fill
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function: `dapt <command>` in this process; returns the run folder and the exit code."""
+    train = clouds(tmp_path / "a.npz")
+    test = clouds(tmp_path / "b.npz", samples=11, seed=1)
+
+    def dapt(out, *flags, command="train", **fields):
+        tree = dict(TINY) if command == "train" else {k: TINY[k] for k in TINY if k != "method"}
+        config = tmp_path / f"{out}.yaml"
+        config.write_text(yaml.safe_dump(tree | fields))
+        words = ["--config", str(config), "--data.train", str(train), "--out", str(tmp_path / out)]
+        if "--with-test" in flags:
+            flags = [flag for flag in flags if flag != "--with-test"] + ["--data.test", str(test)]
+        return tmp_path / out, cli.main([command, *words, *flags])
+
+    return dapt
+
+
+@pytest.fixture
+def one_process_group(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,89 @@
+"""The matrix of methods and backbones, and what its tests do with a model."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import dapt
+
+FAMILY = {
+    "adapter": dapt.Adapter(rank=5),
+    "dapt": dapt.Dapt(rank=8),
+    "dapt, low memory": dapt.Dapt(rank=8, memory="low"),
+    "dapt, published batch norms": dapt.Dapt(rank=8, freeze_bn=False),
+    "density, dapt": dapt.Density.on(dapt.Dapt(rank=8)),
+    "density, full, ReLU": dapt.Density.on(dapt.Full(), relu=True),
+    "full": dapt.Full(),
+    "linear": dapt.Linear(),
+    "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
+    "reversible, variant 1": dapt.Reversible(),
+    "reversible, variant 2": dapt.Reversible(variant=2),
+    "reversible, variant 3": dapt.Reversible(variant=3),
+    "reversible dapt": dapt.Reversible.on(dapt.Dapt(rank=5)),
+    "density, stag": dapt.Density.on(dapt.Stag(rank=6, neighbors=4)),
+    "stag": dapt.Stag(rank=6, neighbors=4),
+    "stag, large": dapt.Stag(size="large", rank=6, neighbors=4, final_norm=True),
+    "vpt": dapt.Vpt(prompts=3),
+}
+
+
+if importlib.util.find_spec("peft"):
+    FAMILY |= {
+        "peft:dora": dapt.Peft.of("dora", r=3),
+        "peft:ia3": dapt.Peft.of("ia3"),
+        "peft:lora": dapt.Peft.of("lora", r=3, lora_dropout=0.1),
+        "peft:oft": dapt.Peft.of("oft", oft_block_size=3, r=0),
+        "peft:vera": dapt.Peft.of("vera", r=3),
+        "density, peft:lora": dapt.Density.on(dapt.Peft.of("lora", r=3)),
+    }
+
+
+BACKBONES = ("point_mae", "point_bert", "point_m2ae")
+
+
+TASK = dapt.Classification(5)
+
+
+LABELS = torch.tensor([0, 1, 2, 4])
+
+
+each_method = pytest.mark.parametrize("method", FAMILY)
+
+
+each_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+def attached(backbone, method, task=TASK):
+    if str(method).startswith("reversible") and len(backbone.stacks) > 1:
+        pytest.skip("reversible is for the plain transformer")
+    model = dapt.attach(backbone, FAMILY[method] if isinstance(method, str) else method, task)
+    model.prepare([torch.randn(4, 80, 3), torch.randn(3, 80, 3)])
+    return model
+
+
+def copy_of(state):
+    return {entry: value.clone() for entry, value in state.items()}
+
+
+def assert_same_state(got, wanted):
+    assert list(got) == list(wanted)
+    for entry, value in wanted.items():
+        assert torch.equal(got[entry], value), entry
+
+
+def randomize(model):
+    """Own weights away from their start, where up-projections are zero."""
+    with torch.no_grad():
+        for _, weight in model.own_parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def train_steps(model, steps=2):
+    model.train()
+    optimizer = torch.optim.AdamW([weight for _, weight in model.own_parameters()], 1e-2)
+    for _ in range(steps):
+        loss = model.adapter.task.loss(model(torch.randn(4, 80, 3)), {"labels": LABELS})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

@@ -1,0 +1,151 @@
+"""Killed, stopped, damaged: a run that goes on ends as one that was never interrupted."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dapt.runs.folder import RunFolder
+from dapt.training import loop as training
+from support.runs import assert_same_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(BaseException):
+    """As SIGKILL does: nothing after it is run by the loop."""
+
+
+def kill_at(monkeypatch, step):
+    """The process ends when the loop comes to this step, counted over all epochs."""
+    whole = training.Trainer._step
+
+    def until(self, at, batch):
+        if at == step:
+            raise Killed
+        whole(self, at, batch)
+
+    monkeypatch.setattr(training.Trainer, "_step", until)
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 5, 8])  # three steps make an epoch
+@pytest.mark.parametrize("fields", [{}, {"accumulate": 2, "ema": 0.9}], ids=["plain", "more"])
+def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, step, fields):
+    fields = fields | {"checkpoint_seconds": 0.0}
+    whole, _ = run("whole", **fields)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, step)
+        run("parts", **fields)
+    folder, code = run("parts", "--resume", **fields)
+    assert code == 0
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_falls_back_on_the_one_before(run, monkeypatch, damage):
+    whole, _ = run("whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 7)
+        run("parts")
+    last = RunFolder(whole.parent / "parts").last
+    content = bytearray(last.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        content = b""
+    last.write_bytes(content)
+    folder, code = run("parts", "--resume")
+    assert code == 0
+    assert_same_run(whole, folder)
+
+
+def test_no_whole_checkpoint_is_said_in_one_sentence(run, capsys):
+    folder, _ = run("x")
+    for path in (RunFolder(folder).last, RunFolder(folder).previous):
+        path.write_bytes(b"nothing")
+    capsys.readouterr()
+    assert run("x", "--resume")[1] == 1
+    assert "no checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(run, monkeypatch, capsys):
+    whole, _ = run("whole")
+    step, handler = training.Trainer._step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, at, batch):
+        step(self, at, batch)
+        if at == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_step", interrupted)
+        _, code = run("parts")
+    assert code == 130 and "--resume" in capsys.readouterr().err.splitlines()[-1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert_same_run(whole, run("parts", "--resume")[0])
+
+
+def test_a_complete_run_resumed_stays_as_it_is(run):
+    whole, _ = run("whole")
+    run("again")
+    assert_same_run(whole, run("again", "--resume")[0])
+
+
+def test_a_run_keeps_its_settings_and_its_folder(run, capsys):
+    run("x")
+    assert run("x")[1] == 2 and "--resume" in capsys.readouterr().err
+    assert run("x", "--resume", "--learning_rate", "0.5")[1] == 2
+    assert "learning_rate" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(run, monkeypatch, capsys):
+    whole, _ = run("whole")
+    write, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        folder, code = run("parts")
+    assert code == 1
+    assert "disk is full" in capsys.readouterr().err.splitlines()[-1]
+    assert not [path.name for path in folder.rglob(".*")]  # nothing half-written
+    assert_same_run(whole, run("parts", "--resume")[0])
+
+
+def test_sigkill_at_random_moments(run, tmp_path):
+    """Real processes, killed while they start, train, evaluate or write."""
+    flags = ["--checkpoint_seconds", "0", "--epochs", "40"]
+    whole, _ = run("whole", *flags)
+    command = [sys.executable, "-m", "dapt", "train", "--config", str(tmp_path / "whole.yaml")]
+    command += ["--data.train", str(tmp_path / "a.npz"), "--out", str(tmp_path / "killed")]
+    command += [*flags, "--resume"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    seed = random.randrange(1000)
+    chance = random.Random(seed)
+    killed = 0
+    for _ in range(3):
+        child = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        child.stdout.readline()  # it runs: imports are behind it
+        time.sleep(chance.uniform(0, 0.7))
+        killed += child.poll() is None
+        child.kill()
+        child.communicate()
+    print(f"seed {seed}: killed {killed} times")
+    assert killed
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(whole, tmp_path / "killed")
