@@ -8,6 +8,7 @@ from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.peft import Peft
 from dapt.methods.point_peft import PointPeft
+from dapt.methods.prefix import Prefix
 from dapt.methods.reversible import Reversible
 from dapt.methods.stag import Stag
 from dapt.methods.vpt import Vpt
@@ -22,6 +23,7 @@ __all__ = [
     "Method",
     "Peft",
     "PointPeft",
+    "Prefix",
     "Reversible",
     "Stag",
     "Vpt",

@@ -64,7 +64,7 @@ class Reversible(OnTop):
                 f"reversible works on one stack of plain blocks, not on that of "
                 f"{type(backbone).__name__} with {type(stack).__name__}"
             )
-        if all(isinstance(block, Block) for block in stack):
+        if not super().owns("cls_token"):
             own_class_token(backbone, replacements)
         blocks = [self._wrapped(block, backbone.num_class_tokens) for block in stack]
         replacements.put(*place_of(backbone, stack), ReversibleStack(blocks))

@@ -1,0 +1,170 @@
+"""Prefix tuning (ACL 2021): learned keys and values that every block's attention sees, too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, place_of
+from dapt.models.transformer import (
+    Attention,
+    Block,
+    BlockStack,
+    add_branch,
+    drop_path_factor,
+    of_kept,
+    widen_mask,
+)
+
+
+@register("prefix")
+@dataclass(frozen=True)
+class Prefix(Method):
+    """Keys and values beside those of the tokens; the class token stays as it is.
+
+    Args:
+        prefixes: p, keys and values in each block.
+        hidden: width of the small network that makes them in training; None learns them directly.
+            `merge` keeps what it made.
+    """
+
+    prefixes: int = 10
+    hidden: int | None = None
+
+    def __post_init__(self):
+        for name in ("prefixes", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+
+    def owns(self, entry: str) -> bool:
+        return "prefix" in entry.split(".")
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        for stack in backbone.stacks:
+            for block in stack:
+                if not isinstance(block, Block) or not isinstance(block.attn, Attention):
+                    kind = type(getattr(block, "attn", block)).__name__
+                    raise UsageError(f"prefix works on plain attention, not on {kind}")
+            if self.hidden is not None:
+                made = MadePrefix(self.prefixes, self.hidden, stack[0].dim, len(stack))
+                replacements.put(*place_of(backbone, stack), PrefixStack(stack, made))
+                continue
+            for i, block in enumerate(list(stack)):
+                prefix = torch.stack(
+                    [
+                        nn.init.normal_(torch.empty(self.prefixes, block.dim), std=0.02),
+                        torch.zeros(self.prefixes, block.dim),
+                    ]
+                )
+                replacements.put(stack, str(i), PrefixBlock(block, prefix))
+
+
+class PrefixBlock(nn.Module):
+    """A frozen block whose tokens attend to a prefix: keys and values [2, p, C]."""
+
+    def __init__(self, frozen: Block, prefix: Tensor | None = None):
+        super().__init__()
+        self.dim = frozen.dim
+        self.frozen = frozen
+        self.prefix = None if prefix is None else nn.Parameter(prefix)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
+        return self.transform(self.attend(self.place(x, positions), mask, prefix))
+
+    def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + positions
+
+    def attend(self, x: Tensor, mask: Tensor | None = None, prefix: Tensor | None = None) -> Tensor:
+        prefix = self.prefix if prefix is None else prefix
+        block, factor = self.frozen, self._path_factor(x)
+        branch = of_kept(
+            lambda x: attend_with_prefix(block.attn, block.norm1(x), prefix, mask), x, factor, mask
+        )
+        return add_branch(x, branch, factor)
+
+    def transform(self, x: Tensor) -> Tensor:
+        block, factor = self.frozen, self._path_factor(x)
+        return add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+
+    def _path_factor(self, x: Tensor) -> Tensor | None:
+        return drop_path_factor(x, self.frozen.drop_path, self.training)
+
+
+def attend_with_prefix(
+    attention: Attention, x: Tensor, prefix: Tensor, mask: Tensor | None
+) -> Tensor:
+    """What the attention gives where its keys and values begin with those of the prefix.
+
+    The prefix goes along as p more tokens, whose own outputs are thrown away: so the attention
+    that runs is the one for tokens alone.
+    """
+    p = prefix.shape[1]
+    rows = torch.cat([torch.zeros_like(prefix[:1]), prefix]).transpose(0, 1).flatten(1)  # [p, 3C]
+    qkv = attention.qkv(x)
+    qkv = torch.cat([rows.to(qkv.dtype).expand(len(x), -1, -1), qkv], 1)  # [B, p + T, 3C]
+    out = dapt_ext.attention(qkv, attention.num_heads, widen_mask(mask, qkv.shape[1]))
+    return attention.proj(out[:, p:])
+
+
+class MadePrefix(nn.Module):
+    """The prefixes of all blocks of a stack, made by one small network."""
+
+    def __init__(self, prefixes: int, hidden: int, dim: int, depth: int):
+        super().__init__()
+        self.depth = depth
+        self.embedding = nn.Parameter(torch.randn(prefixes, dim))
+        self.inner = nn.Linear(dim, hidden)
+        self.outer = nn.Linear(hidden, depth * 2 * dim)
+        nn.init.normal_(self.outer.weight, std=0.02 * hidden**-0.5)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self) -> Tensor:  # [L, 2, p, C]
+        made = self.outer(self.inner(self.embedding).tanh())  # [p, L * 2 * C]
+        return made.unflatten(1, (self.depth, 2, -1)).permute(1, 2, 0, 3)
+
+
+class PrefixStack(nn.Module):
+    """Frozen blocks whose prefixes are made at each pass."""
+
+    def __init__(self, frozen: BlockStack, prefix: MadePrefix):
+        super().__init__()
+        self.blocks = nn.ModuleList(PrefixBlock(block) for block in frozen)
+        self.prefix = prefix
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for i, (block, prefix) in enumerate(zip(self.blocks, self.prefix(), strict=True)):
+            x = block(x, positions, mask, prefix)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+    @torch.no_grad()
+    def folded(self) -> BlockStack:
+        """The same with the prefixes as they are now."""
+        made = self.prefix()
+        return BlockStack(
+            PrefixBlock(block.frozen, prefix.clone())
+            for block, prefix in zip(self.blocks, made, strict=True)
+        )
