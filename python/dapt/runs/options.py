@@ -1,0 +1,109 @@
+"""The training itself, as settings: the top level of a config."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from dapt import data
+from dapt.errors import UsageError, check_at_least, check_rates
+
+Augmentation = Literal[tuple(data.transforms.AUGMENTATIONS)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The training itself.
+
+    Args:
+        out: The run folder.
+        resume: Go on with the run in `out` from its last checkpoint.
+        seed: Fixes everything: weights, split, order, augmentation, dropout.
+        epochs: How often each training cloud is seen.
+        batch_size: Clouds in a step, of all processes together.
+        accumulate: Batches whose gradients are summed up to one update.
+        learning_rate: At the top of the schedule.
+        min_learning_rate: At the start of the warm-up and at the end of the cosine.
+        warmup_epochs: Epochs in which the learning rate rises.
+        weight_decay: For matrices; none for biases, other 1-D parameters and tokens.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        num_points: Points of each cloud that the network sees; all by default.
+        augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
+            or scale_rotate about the y axis, or rotate_freely about any.
+        validation: Share of the training data on which the best epoch is chosen; with 0 all of it
+            trains and the last epoch counts.
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
+        patience: Stop after so many epochs without a better one; 0 for never.
+        ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
+        precision: fp32, or bf16 for matrix products in bfloat16.
+        compile: Compile the network by torch.compile.
+        accelerator: auto, cpu or cuda.
+        devices: Processes to start on this machine; under torchrun it decides.
+        num_workers: Processes that load data, for datasets that compute their clouds.
+        checkpoint_seconds: Time between two checkpoints within an epoch.
+        tensorboard: Write TensorBoard events.
+    """
+
+    out: Path
+    resume: bool = False
+    seed: int = 0
+    epochs: int = 300
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-6
+    warmup_epochs: float = 10
+    weight_decay: float = 0.05
+    clip_norm: float = 10.0
+    num_points: int | None = None
+    augmentation: Augmentation = "scale_translate"
+    validation: float = 0.1
+    evaluate_every: int = 1
+    patience: int = 0
+    ema: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    num_workers: int = 0
+    checkpoint_seconds: float = 300.0
+    tensorboard: bool = True
+
+    # what may change when a run goes on: it does not touch the result
+    FREE: ClassVar[tuple[str, ...]] = (
+        *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard"),
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "out", Path(self.out))
+        check_at_least(self, epochs=1, batch_size=1, accumulate=1, devices=1, evaluate_every=1)
+        check_at_least(self, seed=0, clip_norm=0, warmup_epochs=0, weight_decay=0, ema=0)
+        check_at_least(self, patience=0, num_workers=0, min_learning_rate=0)
+        if not self.learning_rate > 0:
+            raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
+        check_rates(self, "ema", "validation")
+        if self.patience and not self.validation:
+            raise UsageError("patience needs a validation share to wait on, and validation is 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainOptions):
+    """Pre-training by hiding patches; its further options are those of `dapt train`.
+
+    Args:
+        mask_ratio: Share of the patches that are hidden.
+        decoder_depth: Blocks of the decoder.
+        probe_every: Epochs between two linear probes of the backbone, by the classes of the data;
+            the last epoch has one, too. 0 for none.
+    """
+
+    mask_ratio: float = 0.6
+    decoder_depth: int = 4
+    probe_every: int = 10
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    num_points: int | None = 1024
+    validation: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, probe_every=0)

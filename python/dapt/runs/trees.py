@@ -1,0 +1,108 @@
+"""Trees of settings as YAML files hold them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dapt.errors import UsageError
+
+Tree = dict[str, Any]
+NAMED = ("data", "backbone", "method", "task")  # sections whose name decides their other fields
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """YAML in which a section may be given by its name alone, and 1e-3 is a number."""
+    tree = yaml.load(text, Loader=_Loader)
+    return spelled_out(tree) if isinstance(tree, dict) else tree
+
+
+def spelled_out(tree: Tree) -> Tree:
+    """`method: dapt` is short for `method: {name: dapt}`."""
+    return {
+        key: {"name": value} if key in NAMED and isinstance(value, str) else value
+        for key, value in tree.items()
+    }
+
+
+def read_yaml(path: str | Path) -> Tree:
+    """The settings in a file, as they stand there."""
+    try:
+        tree = load_yaml(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"the config {path} must hold settings by name, got {tree!r:.40}")
+    return tree
+
+
+def for_method(tree: Tree, method: str | None) -> Tree:
+    """A recipe as it is for one method: what stands under `methods:` for it replaces the rest.
+
+    A `method` section counts for the method that it names only.
+    """
+    tree = dict(tree)
+    changes = tree.pop("methods", None) or {}
+    if not isinstance(changes, dict):
+        raise UsageError(f"methods must hold settings by the methods' names, got {changes!r:.40}")
+    own = changes.get(method) or {}
+    if not isinstance(own, dict):
+        raise UsageError(f"methods.{method} must hold settings by name, got {own!r:.40}")
+    if method is not None and _name(tree.get("method")) not in (None, method):
+        del tree["method"]
+    return merged(tree, spelled_out(own))
+
+
+def _name(section: Any) -> str | None:
+    return section.get("name") if isinstance(section, dict) else None
+
+
+def merged(tree: Mapping, changes: Mapping) -> Tree:
+    """The tree with the leaves of another one in place of its own."""
+    result = dict(tree)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def plain(value: Any) -> Any:
+    """The tree as YAML and JSON have it: no paths and no tuples."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dump(tree: Tree) -> str:
+    return yaml.safe_dump(plain(tree), sort_keys=False)
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
+    """{"data": {"train": x}} -> {"data.train": x}"""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
