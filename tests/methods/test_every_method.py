@@ -42,7 +42,7 @@ def test_train_then_detach(small_backbone, name, method):
     train_steps(model)
 
     for entry, weight in model.named_parameters():
-        assert model.owns(entry) == weight.requires_grad == (weight.grad is not None), entry
+        assert model.trains(entry) == weight.requires_grad == (weight.grad is not None), entry
     for entry, value in model.state_dict().items():
         if not model.owns(entry):
             assert torch.equal(value, pretrained[entry]), entry

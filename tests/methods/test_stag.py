@@ -7,8 +7,7 @@ import torch.nn.functional as F
 import dapt
 from dapt.errors import UsageError
 from dapt.methods.stag import neighborhood_max
-from dapt.runs.memory import CountSaved
-from support.methods import randomize
+from support.methods import kept_by_block, randomize
 
 TASK = dapt.Classification(5)
 METHODS = {
@@ -85,31 +84,13 @@ def test_published_counts(size, classes, trained, total):
     assert got[0] == trained and got[1] == (total or got[1])
 
 
-def kept_by(model, points, blocks):
-    """Bytes that autograd keeps of the whole pass, and of the pass through each of the blocks."""
-    kept, each = CountSaved(model), {}
-
-    def before(block, _):
-        each[block] = kept.bytes
-
-    def after(block, *_):
-        each[block] = kept.bytes - each[block]
-
-    for block in blocks:
-        block.register_forward_pre_hook(before)
-        block.register_forward_hook(after)
-    with kept:
-        model(points)
-    return kept.bytes, [each[block] for block in blocks]
-
-
 @pytest.mark.parametrize("size, untouched", [("standard", 7), ("large", 4)])
 def test_nothing_is_kept_of_the_blocks_before_the_first_adapted(small_backbone, size, untouched):
     """Nor of that one: its own input has no gradient either."""
     model = dapt.attach(small_backbone(depth=12), dapt.Stag(size=size, rank=8), TASK).train()
     points = torch.randn(4, 80, 3)
     stack = model.backbone.blocks
-    total, each = kept_by(model, points, stack.frozen)
+    total, each = kept_by_block(model, points, stack.frozen)
     assert each[:untouched] == [0] * untouched
     assert all(each[untouched:])
     # Of the tokens that the side network reads of them there is one sum for each projection.

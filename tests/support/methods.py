@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dapt
+from dapt.runs.memory import CountSaved
 
 FAMILY = {
     "adapter": dapt.Adapter(rank=5),
@@ -15,6 +16,8 @@ FAMILY = {
     "density, dapt": dapt.Density.on(dapt.Dapt(rank=8)),
     "density, full, ReLU": dapt.Density.on(dapt.Full(), relu=True),
     "full": dapt.Full(),
+    "idpt": dapt.Idpt(neighbors=4, head_tokens=("prompt:mean", "patch:max")),
+    "idpt, its block alone": dapt.Idpt(neighbors=4, class_token=False, train_prompt_position=True),
     "linear": dapt.Linear(),
     "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
     "prefix": dapt.Prefix(prefixes=3),
@@ -90,3 +93,21 @@ def train_steps(model, steps=2):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def kept_by_block(model, points, blocks):
+    """Bytes that autograd keeps of a whole pass, and of the pass through each of the blocks."""
+    kept, each = CountSaved(model), {}
+
+    def before(block, _):
+        each[block] = kept.bytes
+
+    def after(block, *_):
+        each[block] = kept.bytes - each[block]
+
+    for block in blocks:
+        block.register_forward_pre_hook(before)
+        block.register_forward_hook(after)
+    with kept:
+        model(points)
+    return kept.bytes, [each[block] for block in blocks]

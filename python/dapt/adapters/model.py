@@ -32,13 +32,15 @@ class Attachment:
     task: Task
     head: nn.Module
     replacements: Replacements
+    fixed: frozenset[str]  # own parameters that the method made without a gradient
 
 
 class AdaptedModel(nn.Module):
     """A frozen backbone and its adapters, of which one is active.
 
     Every entry of the model's state is either the active adapter's own, which trains, is saved
-    and is counted, or belongs to the pre-trained network; `owns` tells which.
+    and is counted, or belongs to the pre-trained network; `owns` tells which. What a method made
+    without a gradient is saved, too, but stays as it is.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -120,11 +122,16 @@ class AdaptedModel(nn.Module):
         part, _, rest = entry.partition(".")
         return part == "head" or self.adapter.method.owns(rest)
 
+    def trains(self, entry: str) -> bool:
+        """Whether a parameter of the model is one that training changes."""
+        return self.owns(entry) and entry not in self.adapter.fixed
+
     def own_state(self) -> dict[str, Tensor]:
         return {entry: value for entry, value in self.state_dict().items() if self.owns(entry)}
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, weight) for name, weight in self.named_parameters() if self.owns(name)]
+        """What trains."""
+        return [(name, weight) for name, weight in self.named_parameters() if self.trains(name)]
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """The reverse of `own_state`; nothing is loaded unless everything fits."""
@@ -166,10 +173,15 @@ class AdaptedModel(nn.Module):
             try:
                 method.wrap(self.backbone, replacements)
                 _check_predicate(method, self.backbone, pretrained)
+                fixed = frozenset(
+                    f"backbone.{entry}"
+                    for entry, weight in self.backbone.named_parameters()
+                    if method.owns(entry) and not weight.requires_grad
+                )
                 head = task.build_head(self.backbone, method.head_tokens_for(self.backbone))
             finally:
                 replacements.undo(self.device)
-        self.adapters[name] = Attachment(method, task, head, replacements)
+        self.adapters[name] = Attachment(method, task, head, replacements, fixed)
         self.set_adapter(name)
 
     def set_adapter(self, name: str) -> None:
@@ -184,7 +196,7 @@ class AdaptedModel(nn.Module):
         self.head = self.adapter.head.to(self.device)
         for entry, value in _state(self).items():
             if isinstance(value, nn.Parameter):
-                value.requires_grad_(self.owns(entry))
+                value.requires_grad_(self.trains(entry))
         self.train(self.training)
 
     @contextmanager

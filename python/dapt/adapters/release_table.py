@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dapt.errors import DaptError, UsageError
+from dapt.errors import DaptError, UsageError, look_up
 from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
+from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
 from dapt.methods.stag import Stag
 from dapt.models.checkpoints import State
@@ -184,6 +185,23 @@ def _stag(file: ReleasedFile) -> Stag:
     )
 
 
+_IDPT_TOKENS = {
+    "all": ("cls", "prompt:mean", "patch:max"),
+    "promptcls": ("cls", "prompt:mean"),
+    "promptonly": ("prompt:mean",),
+    "pointcls": ("cls", "patch:max"),
+}
+
+
+def _idpt(file: ReleasedFile) -> Idpt:
+    return Idpt(
+        prompt_layer=file.setting("prompt_layer"),
+        edge_convs=sum(f"blocks.cls.conv{i}.0.weight" in file.state for i in (1, 2, 3)),
+        neighbors=file.setting("neighbours", 20),
+        head_tokens=look_up("cls_type", file.setting("cls_type", "all"), _IDPT_TOKENS),
+    )
+
+
 _HEAD = rf"{HEAD}\.|convs3\."
 _BLOCK = r"^(blocks\.blocks\.\d+)\."
 _GRAPH = r"^blocks\.blocks\.side\.graphs\.(\d+)\."
@@ -221,6 +239,22 @@ KINDS = (
             (rf"{_GRAPH}mix\.", r"blocks.addparam_fc_dict.\1.0."),
             (rf"{_GRAPH}up\.", r"blocks.addparam_upproj_dict.\1.0."),
         ),
+    ),
+    Kind(
+        name="idpt",
+        title="released IDPT model",
+        marks=(r"blocks\.cls\.", r"prompt_pos$"),
+        method=_idpt,
+        renames=(
+            (r"^blocks\.blocks\.prompt\.edges\.0\.", "blocks.cls.conv1."),
+            (r"^blocks\.blocks\.prompt\.edges\.1\.", "blocks.cls.conv2."),
+            (r"^blocks\.blocks\.prompt\.edges\.2\.", "blocks.cls.conv3."),
+            (r"^blocks\.blocks\.prompt\.(mix|norm)\.", r"blocks.cls.conv5.\1."),
+            (r"^(blocks\.cls\.conv\d)\.mix\.", r"\1.0."),
+            (r"^(blocks\.cls\.conv\d)\.norm\.", r"\1.1."),
+            (r"^blocks\.blocks\.prompt_position$", "prompt_pos"),
+        ),
+        reasons=((r"blocks\.cls\.bn\d\.", "the same layer under a second name"),),
     ),
     Kind(
         name=None,

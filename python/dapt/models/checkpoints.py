@@ -81,8 +81,8 @@ def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layou
 
 
 def _fit(tensor: Tensor, target: Tensor, key: str, layout: Layout, source: str) -> Tensor:
-    if tensor.shape == (*target.shape, 1):  # a 1x1 convolution is a linear layer
-        tensor = tensor.squeeze(-1)
+    if tensor.shape[target.ndim :].numel() == 1:  # a 1x1 convolution is a linear layer
+        tensor = tensor.reshape(tensor.shape[: target.ndim])
     if tensor.shape != target.shape:
         raise DaptError(
             f"{source}: '{key}' is {list(tensor.shape)} and the network needs "

@@ -1,0 +1,160 @@
+"""IDPT (ICCV 2023): one prompt a cloud, made of its own tokens by a graph network among them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError, check_at_least
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.transformer import BlockStack, widen_mask
+
+SLOPE = 0.2  # of the activations below zero
+
+
+@register("idpt")
+@dataclass(frozen=True)
+class Idpt(Method):
+    """Instance-aware Dynamic Prompt Tuning. With several scales the last one gets the prompt.
+
+    Args:
+        prompt_layer: the block before which the prompt is made, counted from 0; None for the last.
+        edge_convs: graph convolutions, each on neighbors of its own; the published "mlp",
+            "dgcnn_light", "dgcnn_light2" and "dgcnn" have 0, 1, 2 and 3.
+        neighbors: k, tokens around a token, itself among them.
+        head_tokens: what the head reads; None for the backbone's own tokens and the prompt.
+        class_token: whether the class token trains. Without it nothing does before the prompt's
+            block, and the backward ends there.
+        train_prompt_position: whether the prompt's position trains, too; the published one stays
+            as it was drawn.
+    """
+
+    prompt_layer: int | None = None
+    edge_convs: int = 3
+    neighbors: int = 20
+    head_tokens: tuple[str, ...] | None = None
+    class_token: bool = True
+    train_prompt_position: bool = False
+
+    def __post_init__(self):
+        check_at_least(self, neighbors=1)
+        if not 0 <= self.edge_convs <= 3:
+            raise UsageError(f"edge_convs must be from 0 to 3, got {self.edge_convs}")
+        if self.prompt_layer is not None:
+            check_at_least(self, prompt_layer=0)
+        if self.head_tokens is not None:
+            object.__setattr__(self, "head_tokens", tuple(self.head_tokens))
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        if self.head_tokens is not None:
+            return self.head_tokens
+        own, n = backbone.head_tokens, min(backbone.num_class_tokens, 1)
+        return (*own[:n], "prompt:mean", *own[n:])
+
+    def owns(self, entry: str) -> bool:
+        own = {"prompt", "prompt_position"}
+        if self.class_token:
+            own |= {"cls_token", "cls_pos"}
+        return not own.isdisjoint(entry.split("."))
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        if self.class_token:
+            own_class_token(backbone, replacements)
+        stack = backbone.stacks[-1]
+        depth, layer = len(stack), self.prompt_layer
+        if layer is not None and layer >= depth:
+            raise UsageError(f"prompt_layer must be below the {depth} blocks, got {layer}")
+        layer = depth - 1 if layer is None else layer
+        replacements.put(*place_of(backbone, stack), IdptStack(stack, self, layer))
+
+
+class IdptStack(nn.Module):
+    """Frozen blocks; from one of them on a prompt stands before the patches."""
+
+    def __init__(self, frozen: BlockStack, config: Idpt, prompt_layer: int):
+        super().__init__()
+        dim = frozen[0].dim
+        self.frozen = frozen
+        self.prompt_layer = prompt_layer
+        self.prompt = PromptNetwork(dim, config.edge_convs, config.neighbors)
+        self.prompt_position = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02),
+            requires_grad=config.train_prompt_position,
+        )
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for i, block in enumerate(self.frozen):
+            if i == self.prompt_layer:
+                front = x.shape[1] - centers.shape[1]
+                prompt = self.prompt(x[:, front:])
+                x = _inserted(x, prompt, front)
+                positions = _inserted(positions, self.prompt_position, front)
+                mask = widen_mask(mask, x.shape[1])
+            x = block(x, positions, mask)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+
+def _inserted(x: Tensor, row: Tensor, at: int) -> Tensor:
+    return torch.cat([x[:, :at], row.to(x.dtype).expand(len(x), -1, -1), x[:, at:]], 1)
+
+
+class PromptNetwork(nn.Module):
+    """Tokens to one prompt, DGCNN's way: each graph joins tokens with alike features."""
+
+    def __init__(self, dim: int, edge_convs: int, neighbors: int):
+        super().__init__()
+        self.edges = nn.ModuleList(EdgeConvolution(dim, neighbors) for _ in range(edge_convs))
+        self.mix = nn.Linear(max(edge_convs, 1) * dim, dim, bias=False)
+        self.norm = nn.BatchNorm1d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, G, C] -> [B, 1, C]
+        seen = [] if self.edges else [x]
+        for edge in self.edges:
+            x = edge(x)
+            seen.append(x)
+        x = self.norm(self.mix(torch.cat(seen, 2)).flatten(0, 1)).unflatten(0, x.shape[:2])
+        return F.leaky_relu(x, SLOPE).amax(1, keepdim=True)
+
+
+class EdgeConvolution(nn.Module):
+    """max over neighbors k of leaky(norm(W [x_k - x_j, x_j])) for each token j.
+
+    W's two halves are multiplied once a token, not once an edge.
+    """
+
+    def __init__(self, dim: int, neighbors: int):
+        super().__init__()
+        self.neighbors = neighbors
+        self.mix = nn.Linear(2 * dim, dim, bias=False)
+        self.norm = nn.BatchNorm1d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, G, C]
+        of_difference, of_own = self.mix.weight.chunk(2, dim=1)
+        own = F.linear(x, of_own - of_difference)
+        near = dapt_ext.gather(F.linear(x, of_difference), self._graph(x))  # [B, G, k, C]
+        edges = near + own[:, :, None]
+        edges = self.norm(edges.flatten(0, 2)).unflatten(0, edges.shape[:3])
+        return F.leaky_relu(edges, SLOPE).amax(2)
+
+    @torch.no_grad()
+    def _graph(self, x: Tensor) -> Tensor:  # int64 [B, G, k]
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.topk(min(self.neighbors, x.shape[1]), largest=False).indices
