@@ -42,13 +42,13 @@ def with_bad_point(value):
         ({"points": with_bad_point(-np.inf)}, "cloud 4 of .* not finite: point 7"),
         ({"points": with_bad_point(1e39)}, "cloud 4 of .* not finite: point 7"),
         ({"labels": np.zeros(5, int)}, r"labels of .* \[6\], .* got \[5\]"),
-        ({"labels": np.zeros(6)}, "labels of .* whole numbers, got float64"),
+        ({"labels": np.full(6, 0.5)}, "labels of .* whole numbers, got 0.5"),
         ({"labels": np.array([0, 1, -1, 0, 0, 0])}, "cloud 2 of .* label -1, .* 0 to 1"),
         ({"class_names": np.array(["a", "b"])}, "cloud 2 of .* label 2, .* 0 to 1"),
         ({"class_names": np.array(["a", {}], dtype=object)}, "allow_pickle"),
         ({"part_labels": np.zeros((6, 10), int)}, r"part_labels of .* \[6, 11\]"),
         ({"part_labels": np.full((6, 11), -1)}, "part label -1 at point 0"),
-        ({"part_labels": np.zeros((6, 11))}, "whole numbers"),
+        ({"part_labels": np.full((6, 11), 1.5)}, "whole numbers, got 1.5"),
     ],
 )
 def test_npz(tmp_path, changes, message):

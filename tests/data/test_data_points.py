@@ -307,7 +307,7 @@ def test_sparse_blocks_repeat_their_points(tmp_path, rng):
         ({"points": np.zeros((0, 3)), "labels": np.zeros(0, int)}, r"must have points \[N, 3\]"),
         ({"points": np.zeros((9, 3)), "labels": np.zeros(8, int)}, "a label for each of its 9"),
         ({"points": np.zeros((9, 3))}, "must hold 'points' and 'labels', it holds points"),
-        ({"points": np.zeros((9, 3)), "labels": np.zeros(9)}, "whole numbers"),
+        ({"points": np.zeros((9, 3)), "labels": np.full(9, 0.5)}, "whole numbers"),
         ({"points": np.full((9, 3), np.nan), "labels": np.zeros(9, int)}, "not finite: point 0"),
         ({"points": np.zeros((99, 3)), "labels": np.full(99, -1)}, "part label -1"),
     ],

@@ -323,7 +323,7 @@ def test_labels_follow_their_points_through_the_views():
         ({"part_labels": np.full((36, 40), -1)}, "part label -1 at point 0"),
         ({"part_labels": np.zeros((36, 39), int)}, "part_labels of"),
         ({"part_labels": np.zeros((35, 40), int)}, "part_labels of"),
-        ({"part_labels": np.zeros((36, 40))}, "whole numbers"),
+        ({"part_labels": np.full((36, 40), 0.5)}, "whole numbers"),
         ({"part_names": np.array(["a", "b"])}, "part label .* go from 0 to 1"),
         ({"labels": np.full(36, 3)}, "label 3"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dapt.training.optimization import decays
 from support.runs import TINY, assert_same_run, lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,3 +115,11 @@ def test_a_method_adds_a_loss_and_meters(run, monkeypatch):
     more = lines(run("more")[0])
     assert more[0]["train_loss"] == pytest.approx(plain[0]["train_loss"] + 5)
     assert more[0]["validation_share"] == 0.25
+
+
+def test_tokens_and_vectors_do_not_decay():
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    assert decays("backbone.tokenizer.encoder.first.0.weight", matrix)
+    for name in ("cls_token", "blocks.0.prompt_tokens", "blocks.0.attn.bias"):
+        assert not decays(name, matrix)
+    assert not decays("norm.weight", vector)

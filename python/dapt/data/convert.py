@@ -16,6 +16,7 @@ from rich.progress import track
 
 import dapt_ext
 from dapt.data.clouds import check_finite, unit_ball
+from dapt.data.labels import IGNORED
 from dapt.errors import DataError
 
 
@@ -118,11 +119,11 @@ def _checked_parts(sample: Sample, count: int, num_parts: int) -> np.ndarray:
             f"{sample.where} must have one part label for each of its {count} points, "
             f"got {list(parts.shape)}"
         )
-    bad = np.flatnonzero((parts < 0) | (parts >= num_parts))
+    bad = np.flatnonzero((parts != IGNORED) & ((parts < 0) | (parts >= num_parts)))
     if len(bad):
         raise DataError(
             f"{sample.where} has part label {parts[bad[0]]} at point {bad[0]}, and part labels "
-            f"go from 0 to {num_parts - 1}"
+            f"go from 0 to {num_parts - 1}; ignore_label names one that means none"
         )
     return parts.astype(np.int64)
 

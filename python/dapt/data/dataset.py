@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dapt.data.labels import IGNORED
 from dapt.errors import UsageError
 
 
@@ -51,7 +52,7 @@ class PointDataset(ABC):
         for start in range(0, len(self), 256):
             rows = range(start, min(start + 256, len(self)))
             parts = self.batch(rows)["part_labels"].flatten().numpy()
-            counts += np.bincount(parts, minlength=self.num_parts)
+            counts += np.bincount(parts[parts != IGNORED], minlength=self.num_parts)
         return counts
 
     def __len__(self) -> int:
@@ -59,7 +60,8 @@ class PointDataset(ABC):
 
     @abstractmethod
     def batch(self, indices) -> dict[str, torch.Tensor]:
-        """points [B, N, 3] float32, labels [B] int64, part_labels [B, N] int64 where known."""
+        """points [B, N, 3] float32, labels [B] int64, part_labels [B, N] int64 where known,
+        `IGNORED` for points that count in no loss and no score."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {key: values[0] for key, values in self.batch([index]).items()}

@@ -1,37 +1,46 @@
 """Anyone's own data in .npz files: points, labels, and where known names and part labels."""
 
 import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
+from dapt.data.labels import IGNORED, as_names, as_numbers, count_labels, is_named, numbered
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 
 logger = logging.getLogger(__name__)
 
+ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
+
 
 @register("npz")
 @dataclass(kw_only=True)
 class Npz(FileDataset):
-    """`points` float [S, N, 3], `labels` int [S], optional `class_names`, `part_labels` [S, N] and
-    `part_names`.
+    """`points` float [S, N, 3] and `labels` [S], whole numbers from 0 on or names; optional
+    `class_names`, `part_labels` [S, N] and `part_names`. The first two may be called `data` and
+    `label`, and the file may be an .h5.
 
     Args:
         train: The training file; it says how many classes and part labels there are.
         test: The test file, if there is one.
         up: The axis that points up; clouds are turned so that it is y, as in the data that the
             backbones were pre-trained on.
+        ignore_label: Clouds with this label are left out; points with it count in no loss and no
+            score.
     """
 
     train: Path
     test: Path | None = None
     up: Literal["x", "y", "z"] = "y"
+    ignore_label: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,14 +63,14 @@ class Npz(FileDataset):
 
     def read(self, split: str) -> Source:
         path = self._path(split)
-        training = _read(self.train, ("labels", "class_names", "part_labels", "part_names"))
-        arrays = training if path == self.train else _read(path, ("labels", "part_labels"))
-        points = _read(path, ("points",))["points"]  # [S, N, 3]
-        labels, parts = arrays["labels"], arrays["part_labels"]
+        training = self._labels(self.train)
+        arrays = training if path == self.train else self._labels(path)
+        points, where = _read(path, "points"), f"points of {path}"  # [S, N, 3]
+        labels, parts = arrays.labels, arrays.parts
         if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind not in "fiu":
+            more = ": keep the first three columns" if points.shape[2:] > (3,) else ""
             raise DataError(
-                f"points of {path} must be numbers [S, N, 3], "
-                f"got {points.dtype} {list(points.shape)}"
+                f"{where} must be numbers [S, N, 3], got {points.dtype} {list(points.shape)}{more}"
             )
         if labels.shape != points.shape[:1]:
             raise DataError(
@@ -73,13 +82,22 @@ class Npz(FileDataset):
                 f"part_labels of {path} must be {list(points.shape[:2])}, one for each point, "
                 f"got {list(parts.shape)}"
             )
-        if (parts is None) != (training["part_labels"] is None):
+        if (parts is None) != (training.parts is None):
             raise DataError(f"part_labels must be in both {self.train} and {path}, or in neither")
-        class_names = _class_names(training, self.train)
+        class_names = self._class_names(training)
+        if is_named(labels):
+            labels = numbered(labels, class_names, f"labels of {path}")
+        rows = range(len(points))
+        if self.ignore_label is not None:
+            rows = np.flatnonzero(labels != self.ignore_label).tolist()
+        part_names, class_parts = (), None
+        if parts is not None:
+            part_names = self._part_names(training)
+            class_parts = _class_parts(training, self.train, class_names)
         return Source(
             where=path,
             class_names=class_names,
-            length=len(points),
+            length=len(rows),
             samples=(
                 Sample(
                     where=f"cloud {row} of {path}",
@@ -87,61 +105,93 @@ class Npz(FileDataset):
                     label=int(labels[row]),
                     part_labels=None if parts is None else parts[row],
                 )
-                for row in range(len(points))
+                for row in rows
             ),
-            part_names=() if parts is None else _names(training, "part_labels", "part_names"),
-            class_parts=None if parts is None else _class_parts(training, self.train, class_names),
+            part_names=part_names,
+            class_parts=class_parts,
         )
 
+    def _labels(self, path: Path) -> "_Labels":
+        labels, parts = _read(path, "labels"), _read(path, "part_labels")
+        if not is_named(labels):
+            labels = as_numbers(labels, f"labels of {path}")
+        if parts is not None:
+            parts = as_numbers(parts, f"part_labels of {path}")
+            if self.ignore_label is not None:
+                parts = np.where(parts == self.ignore_label, IGNORED, parts)
+        return _Labels(path, np.squeeze(labels, 1) if labels.shape[1:] == (1,) else labels, parts)
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray | None]:
-    """The named arrays; None for an optional one that is not there."""
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        for required in {"points", "labels"} - set(file.files):
-            raise DataError(
-                f"{path} must hold 'points' and 'labels', and holds no {required!r}: "
-                f"it holds {', '.join(file.files) or 'nothing'}"
+    def _class_names(self, training: "_Labels") -> list[str]:
+        """The file's names or the numbers; a class without a cloud is pointed out."""
+        labels, names = training.labels, _read(training.path, "class_names")
+        if is_named(labels):
+            return as_names(np.unique(labels) if names is None else names)
+        labels = labels[labels != self.ignore_label] if self.ignore_label is not None else labels
+        if names is None:
+            count = count_labels(labels, f"labels of {training.path}")
+            names = np.array([str(label) for label in range(count)])
+        names = as_names(names)
+        empty = sorted(set(range(len(names))) - set(labels.tolist()))
+        if empty:
+            logger.warning(
+                "%s has no cloud of %s: labels count from 0",
+                training.path,
+                ", ".join(names[label] for label in empty),
             )
-        arrays = {name: file[name] if name in file else None for name in names}
-    for name in ("labels", "part_labels"):
-        values = arrays.get(name)
-        if values is not None and values.dtype.kind not in "iu":
-            raise DataError(f"{name} of {path} must be whole numbers, got {values.dtype}")
-    return arrays
+        return names
 
-
-def _class_names(training: dict, path: Path) -> list[str]:
-    """The file's names or the numbers; a class without a cloud is pointed out."""
-    labels, names = training["labels"], _names(training, "labels", "class_names")
-    empty = sorted(set(range(len(names))) - set(labels.tolist()))
-    if empty:
-        logger.warning(
-            "%s has no cloud of %s: labels count from 0",
-            path,
-            ", ".join(names[label] for label in empty),
+    def _part_names(self, training: "_Labels") -> list[str]:
+        names = _read(training.path, "part_names")
+        if names is not None:
+            return as_names(names)
+        count = count_labels(
+            training.parts[training.parts != IGNORED], f"part_labels of {training.path}"
         )
-    return names
+        return [str(label) for label in range(count)]
 
 
-def _names(training: dict, labels: str, names: str) -> list[str]:
-    """The file's names, or the numbers that occur."""
-    if training[names] is None:
-        return [str(label) for label in range(int(training[labels].max(initial=-1)) + 1)]
-    return [
-        name.decode() if isinstance(name, bytes) else str(name) for name in training[names].ravel()
-    ]
+class _Labels(NamedTuple):
+    path: Path
+    labels: np.ndarray  # [S]
+    parts: np.ndarray | None  # [S, N]
 
 
-def _class_parts(training: dict, path: Path, class_names: list[str]) -> list[list[int]]:
+def _read(path: Path, name: str) -> np.ndarray | None:
+    """An array of the file; None for an optional one that is not there."""
+    with reading(path), _opened(path) as file:
+        names = ALSO_CALLED.get(name, (name,))
+        found = next((each for each in names if each in file), None)
+        if found is not None:
+            return file[found][()]
+        if name in ALSO_CALLED:
+            raise DataError(
+                f"{path} must hold 'points' and 'labels', and holds no {name!r}: "
+                f"it holds {', '.join(file) or 'nothing'}"
+            )
+    return None
+
+
+def _opened(path: Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        import h5py
+
+        return h5py.File(path)
+    return np.load(path, allow_pickle=False)
+
+
+def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[list[int]]:
     """Which parts each class has in the training file; a class without a cloud may have any."""
-    labels, parts = training["labels"], training["part_labels"]
+    labels, parts = training.labels, training.parts
     if parts.shape[:1] != labels.shape:
         raise DataError(
             f"part_labels of {path} must have a row for each of its {len(labels)} clouds, "
             f"got {list(parts.shape)}"
         )
-    everything = np.unique(parts).tolist()
-    return [
-        np.unique(parts[labels == label]).tolist() or everything
-        for label in range(len(class_names))
-    ]
+    if is_named(labels):
+        labels = numbered(labels, class_names, f"labels of {path}")
+
+    def occurring(rows: np.ndarray) -> list[int]:
+        return [int(part) for part in np.unique(rows) if part != IGNORED]
+
+    everything = occurring(parts)
+    return [occurring(parts[labels == label]) or everything for label in range(len(class_names))]

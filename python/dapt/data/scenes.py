@@ -9,6 +9,7 @@ import numpy as np
 from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.convert import Source
 from dapt.data.file_dataset import read_lines
+from dapt.data.labels import IGNORED, as_numbers, count_labels
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 
@@ -23,10 +24,12 @@ class Scenes(BlockDataset):
         train: The folder of the training scenes. A `classes.txt` in it names the labels, a line
             for each; without it the labels of the training scenes count.
         test: The folder of the test scenes, if there is one.
+        ignore_label: Points with this label count in no loss and no score.
     """
 
     train: Path
     test: Path | None = None
+    ignore_label: int | None = None
 
     def _folder(self, split: str) -> Path:
         folder = self.train if split == "train" else self.test
@@ -59,14 +62,22 @@ class Scenes(BlockDataset):
         if self._names.is_file():
             names = read_lines(self._names)
         else:
-            last = max(int(_read(path)[1].max(initial=-1)) for path in self._scenes("train"))
-            names = [str(label) for label in range(last + 1)]
+            labels = [np.unique(self._read(path).labels) for path in self._scenes("train")]
+            labels = np.concatenate(labels)
+            count = count_labels(labels[labels != IGNORED], f"labels of {self.train}")
+            names = [str(label) for label in range(count)]
         samples = self.blocks(self._read_all(split), split)
         return Source(self._folder(split), ["scene"], None, samples, names)
 
     def _read_all(self, split: str) -> Iterator[Scene]:
         for path in self._scenes(split):
-            yield Scene(str(path), *_read(path))
+            yield self._read(path)
+
+    def _read(self, path: Path) -> Scene:
+        points, labels = _read(path)
+        if self.ignore_label is not None:
+            labels = np.where(labels == self.ignore_label, IGNORED, labels)
+        return Scene(str(path), points, labels)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -82,9 +93,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     f"{', '.join(content.files) or 'nothing'}"
                 )
             points, labels = content["points"], content["labels"]
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"labels of {path} must be whole numbers, got {labels.dtype}")
-    return points, labels
+    return points, as_numbers(labels, f"labels of {path}")
 
 
 def _columns(path: Path, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +102,4 @@ def _columns(path: Path, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"{path} must hold numbers [N, 4 or more], x y z first and the label last, "
             f"got {table.dtype} {list(table.shape)}"
         )
-    labels = table[:, -1].astype(np.int64)
-    if not (labels == table[:, -1]).all():
-        raise DataError(f"the last column of {path} must hold labels, whole numbers")
-    return table[:, :3], labels
+    return table[:, :3], as_numbers(table[:, -1], f"labels in the last column of {path}")

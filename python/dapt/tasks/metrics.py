@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dapt.data.labels import IGNORED
+
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
     """Counts [..., true label, predicted label], int64; the last dimension is counted over."""
@@ -38,6 +40,12 @@ def part_iou(confusion: Tensor, own_parts: Tensor) -> Tensor:
     """
     iou = intersection_over_union(confusion).nan_to_num(nan=1.0)
     return (iou * own_parts).sum(1) / own_parts.sum(1)
+
+
+def _confusion_of_seen(truth: Tensor, predicted: Tensor, seen: Tensor, labels: int) -> Tensor:
+    """`confusion_matrix` of the points that are not to be ignored."""
+    spare = torch.where(seen, truth, labels)  # one label more, which is cut off again
+    return confusion_matrix(spare, predicted, labels + 1)[..., :labels, :labels]
 
 
 class Scores(ABC):
@@ -122,7 +130,7 @@ class PointScores(Scores):
 
     def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, N, P]
         truth = batch["part_labels"].flatten()
-        logs = logs.flatten(0, 1)
+        logs, truth = logs.flatten(0, 1)[truth != IGNORED], truth[truth != IGNORED]
         self.counts["loss"] += F.nll_loss(logs, truth, reduction="sum").double()
         self.counts["confusion"] += confusion_matrix(truth, logs.argmax(1), len(self.names))
         self.counts["samples"] += len(batch["part_labels"])
@@ -177,14 +185,17 @@ class PartScores(Scores):
         categories, truth = batch["labels"], batch["part_labels"]
         own = self.own_parts[categories]  # [B, P]
         predicted = logs.masked_fill(~own[:, None], -torch.inf).argmax(2)  # [B, N]
-        confusion = confusion_matrix(truth, predicted, logs.shape[2])  # [B, P, P]
-        right = (predicted == truth).sum(1)
+        seen = truth != IGNORED  # [B, N]
+        confusion = _confusion_of_seen(truth, predicted, seen, logs.shape[2])  # [B, P, P]
+        right = ((predicted == truth) & seen).sum(1)
         counts = self.counts
         counts["iou"].index_add_(0, categories, part_iou(confusion, own))
         counts["samples"].index_add_(0, categories, torch.ones_like(categories))
         counts["right"].index_add_(0, categories, right)
-        counts["points"].index_add_(0, categories, torch.full_like(categories, truth.shape[1]))
-        counts["loss"] += F.nll_loss(logs.flatten(0, 1), truth.flatten(), reduction="sum").double()
+        counts["points"].index_add_(0, categories, seen.sum(1))
+        counts["loss"] += F.nll_loss(
+            logs.flatten(0, 1), truth.flatten(), ignore_index=IGNORED, reduction="sum"
+        ).double()
 
     @property
     def samples(self) -> int:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.data import PointDataset
+from dapt.data.labels import IGNORED
 from dapt.errors import UsageError, check_at_least
 from dapt.tasks.metrics import PartScores, PointScores, Scores
 from dapt.tasks.segmentation_head import SegmentationHead, thirds
@@ -90,7 +91,7 @@ class PartSegmentation(Task):
         return (batch["labels"],)
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(output.flatten(0, 1), batch["part_labels"].flatten())
+        return _point_loss(output, batch["part_labels"])
 
     def own_parts(self, device: torch.device) -> Tensor:  # bool [categories, parts]
         own = torch.zeros(self.num_classes, self.num_parts, dtype=torch.bool, device=device)
@@ -157,10 +158,17 @@ class SemanticSegmentation(Task):
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         weights = None if self.class_weights is None else output.new_tensor(self.class_weights)
-        return F.cross_entropy(output.flatten(0, 1), batch["part_labels"].flatten(), weights)
+        return _point_loss(output, batch["part_labels"], weights)
 
     def scores(self, device: torch.device) -> Scores:
         return PointScores(self.label_names, device)
+
+
+def _point_loss(output: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross entropy of logits [B, N, P], without the points whose label is to be ignored."""
+    return F.cross_entropy(
+        output.flatten(0, 1), truth.flatten(), weights, ignore_index=IGNORED, reduction="mean"
+    )
 
 
 def _check_has_parts(task: type[Task], dataset: PointDataset) -> None:

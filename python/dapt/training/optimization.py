@@ -10,7 +10,9 @@ from dapt.runs.options import TrainOptions
 
 
 def decays(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim > 1 and not name.endswith(".bias") and "token" not in name
+    """Whether weight decay acts on a parameter: not on vectors, biases and tokens."""
+    own = name.rpartition(".")[2]
+    return weight.ndim > 1 and own != "bias" and "token" not in own
 
 
 def adamw(named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions) -> torch.optim.AdamW:

@@ -1,0 +1,69 @@
+"""Labels as people's files have them: whole numbers or names, some of them to be ignored."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dapt.errors import DataError
+
+IGNORED = -100  # the label of a point that counts in no loss and no score, as in torch
+SPARE_LABELS = 100  # so many classes without a sample are still taken for meant
+
+
+def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
+    """Whole numbers as int64, also those that were saved as floats.
+
+    Args:
+        labels: Of any shape.
+        what: What an error calls them: "labels of a.npz".
+    """
+    if labels.dtype.kind in "iub":
+        return labels.astype(np.int64)
+    if labels.dtype.kind == "f":
+        whole = np.isfinite(labels) & (labels == np.rint(labels)) & (np.abs(labels) < 2**53)
+        if whole.all():
+            return labels.astype(np.int64)
+        bad = labels[~whole].flat[0]
+        raise DataError(f"{what} must be whole numbers, got {bad}")
+    raise DataError(f"{what} must be whole numbers or names, got {labels.dtype}")
+
+
+def as_names(names: np.ndarray) -> list[str]:
+    """The entries as text."""
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel()]
+
+
+def is_named(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "US"
+
+
+def numbered(labels: np.ndarray, class_names: Sequence[str], what: str) -> np.ndarray:
+    """The place of each label among the class names.
+
+    Args:
+        labels: Names [S].
+        class_names: All that may occur.
+        what: What an error calls the labels.
+    """
+    place = {name: number for number, name in enumerate(class_names)}
+    names = as_names(labels)
+    for name in names:
+        if name not in place:
+            raise DataError(f"{what} hold {name!r}, and the classes are {', '.join(class_names)}")
+    return np.array([place[name] for name in names], np.int64)
+
+
+def count_labels(labels: np.ndarray, what: str) -> int:
+    """How many classes numbers from 0 on stand for.
+
+    Args:
+        labels: Without those that are ignored.
+        what: What an error calls them.
+    """
+    count, distinct = int(labels.max(initial=-1)) + 1, len(np.unique(labels))
+    if count > SPARE_LABELS + 10 * distinct:
+        raise DataError(
+            f"{what} go up to {count - 1}, though only {distinct} different ones occur: number "
+            f"them from 0 on, or set ignore_label={count - 1} if that one means none"
+        )
+    return count
