@@ -159,7 +159,11 @@ def test_released_dapt(golden, tmp_path, case):
         assert got == pytest.approx(first[key], rel=0.01, abs=0.01 * typical), key
 
 
-RELEASED = {"idpt": "released IDPT model", "stag": "released STAG model"}
+RELEASED = {
+    "idpt": "released IDPT model",
+    "ppt": "released PPT model",
+    "stag": "released STAG model",
+}
 
 
 @pytest.mark.parametrize("method", RELEASED)

@@ -20,6 +20,8 @@ FAMILY = {
     "idpt, its block alone": dapt.Idpt(neighbors=4, class_token=False, train_prompt_position=True),
     "linear": dapt.Linear(),
     "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
+    "ppt": dapt.Ppt(rank=6),
+    "ppt, other patches": dapt.Ppt(prompts=5, prompt_size=7, rank=6, freeze_bn=False),
     "prefix": dapt.Prefix(prefixes=3),
     "prefix, made": dapt.Prefix(prefixes=3, hidden=7),
     "reversible prefix": dapt.Reversible.on(dapt.Prefix(prefixes=3), variant=3),
@@ -48,6 +50,9 @@ if importlib.util.find_spec("peft"):
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
 
 
+ONE_SCALE = ("reversible", "ppt")
+
+
 TASK = dapt.Classification(5)
 
 
@@ -61,8 +66,8 @@ each_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
 def attached(backbone, method, task=TASK):
-    if str(method).startswith("reversible") and len(backbone.stacks) > 1:
-        pytest.skip("reversible is for the plain transformer")
+    if str(method).startswith(ONE_SCALE) and len(backbone.stacks) > 1:
+        pytest.skip("for backbones of one scale")
     model = dapt.attach(backbone, FAMILY[method] if isinstance(method, str) else method, task)
     model.prepare([torch.randn(4, 80, 3), torch.randn(3, 80, 3)])
     return model

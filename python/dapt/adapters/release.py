@@ -7,7 +7,7 @@ from typing import Any
 
 from dapt.adapters.attach import attach
 from dapt.adapters.model import AdaptedModel
-from dapt.adapters.release_table import HEAD, KINDS, Kind, ReleasedFile, task_of
+from dapt.adapters.release_table import HEAD, KINDS, Kind, ReleasedFile
 from dapt.errors import DaptError, UsageError, reading
 from dapt.models.checkpoints import load_weights, read_state
 
@@ -39,7 +39,7 @@ def load_release(
     settings = read_settings(config) | {k: v for k, v in said.items() if v is not None}
     file = ReleasedFile(os.fspath(path), read_state(path), settings)
     kind = _kind_of(file)
-    backbone, method, task = kind.backbone(file).build(), kind.method(file), task_of(file)
+    backbone, method, task = kind.backbone(file).build(), kind.method(file), kind.task(file)
     model = attach(backbone, method, task)
     _check_head(file, model)
     layout = kind.layout(task)

@@ -13,6 +13,7 @@ from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
 from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
+from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
 from dapt.models.checkpoints import State
 from dapt.models.hierarchical import PointM2aeConfig
@@ -66,6 +67,7 @@ def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
         mlp_ratio=file.size("blocks.blocks.0.mlp.fc1.weight", 0) // dim,
         encoder_dim=file.size("encoder.second_conv.3.weight", 0),
         class_token="cls_token" in file.state,
+        drop_path=file.setting("drop_path_rate", 0.1),
         encoder_widths=tuple(
             file.size(f"encoder.{layer}.weight", 0)
             for layer in ("first_conv.0", "first_conv.3", "second_conv.0")
@@ -84,15 +86,15 @@ def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
     )
 
 
-def task_of(file: ReleasedFile) -> Task:
-    """The task whose head is in the file, in Point-MAE's layers or in Point-BERT's."""
+def task_of(file: ReleasedFile, head: str) -> Task:
+    """The task whose head is in the file; a classifier has the layers named, or Point-BERT's."""
     if "convs3.weight" in file.state:
         labels = file.size("convs3.weight", 0)
         if "label_conv.0.weight" in file.state:
             return PartSegmentation(file.size("label_conv.0.weight", 1), labels)
         return SemanticSegmentation(labels)
     if f"{HEAD}.8.weight" in file.state:
-        return Classification(file.size(f"{HEAD}.8.weight", 0))
+        return Classification(file.size(f"{HEAD}.8.weight", 0), head=head)
     return Classification(file.size(f"{HEAD}.3.weight", 0), head="point_bert")
 
 
@@ -125,6 +127,7 @@ class Kind:
         like: title of the layout of the same backbone without the method.
         renames: from that layout's keys to the file's, where the method has or moves some.
         reasons: patterns of keys that the model has no use for, and why.
+        head: whose layers a classifier has.
     """
 
     name: str | None
@@ -135,12 +138,16 @@ class Kind:
     like: str = "fine-tuned point transformer"
     renames: Pairs = ()
     reasons: Pairs = ()
+    head: str = "point_mae"
 
     def matches(self, file: ReleasedFile) -> bool:
         named = file.settings.get("method")
         if named is not None:
             return named == self.name
         return all(any(re.match(mark, key) for key in file.state) for mark in self.marks)
+
+    def task(self, file: ReleasedFile) -> Task:
+        return task_of(file, self.head)
 
     def layout(self, task: Task) -> Layout:
         """Of the whole model: the adapted backbone and the head."""
@@ -168,6 +175,14 @@ def _dapt_head_tokens(file: ReleasedFile) -> list[str]:
         if how in ("mean", "max"):
             tokens.append(f"{kind}:{how}")
     return tokens
+
+
+def _ppt(file: ReleasedFile) -> Ppt:
+    return Ppt(
+        prompts=file.setting("prompt_num_group"),
+        prompt_size=file.setting("prompt_group_size"),
+        rank=file.size("blocks.prompt_mlp.0.weight", 0),
+    )
 
 
 def _stag(file: ReleasedFile) -> Stag:
@@ -225,6 +240,20 @@ KINDS = (
             (rf"{_BLOCK}adapter\.norm\.", r"\1.Adapter_MLP.adapter_layer_norm_before."),
             (rf"{_BLOCK}adapter\.scale\.", r"\1.Adapter_MLP.scale."),
             (rf"{_BLOCK}adapter\.(down|up)\.", r"\1.Adapter_MLP.\2_proj."),
+        ),
+    ),
+    Kind(
+        name="ppt",
+        title="released PPT model",
+        marks=(r"blocks\.prompt_all_mlp\.",),
+        method=_ppt,
+        head="ppt",
+        renames=(
+            (r"^blocks\.blocks\.adapters\.patches\.", "blocks.prompt_mlp."),
+            (r"^blocks\.blocks\.adapters\.prompts\.", "blocks.prompt_pos_mlp."),
+            (r"^blocks\.blocks\.adapters\.all\.", "blocks.prompt_all_mlp."),
+            (r"^(blocks\.prompt_\w*mlp)\.down\.", r"\1.0."),
+            (r"^(blocks\.prompt_\w*mlp)\.up\.", r"\1.2."),
         ),
     ),
     Kind(

@@ -9,6 +9,7 @@ from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.peft import Peft
 from dapt.methods.point_peft import PointPeft
+from dapt.methods.ppt import Ppt
 from dapt.methods.prefix import Prefix
 from dapt.methods.reversible import Reversible
 from dapt.methods.stag import Stag
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "Peft",
     "PointPeft",
+    "Ppt",
     "Prefix",
     "Reversible",
     "Stag",

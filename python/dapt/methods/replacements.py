@@ -45,6 +45,12 @@ class Replacements:
         copy = original.detach().clone()
         self.put(parent, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
 
+    def own_parameters(self, network: nn.Module) -> None:
+        """Put copies of all its parameters in their places."""
+        for module in network.modules():
+            for name, _ in list(module.named_parameters(recurse=False)):
+                self.own(module, name)
+
     def own_batch_norm_statistics(self, network: nn.Module) -> None:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -78,6 +84,12 @@ def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
     if backbone.num_class_tokens:
         replacements.own(backbone, "cls_token")
         replacements.own(backbone, "cls_pos")
+
+
+def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
+    """Let the first half of the patch encoder and the network of the positions train."""
+    replacements.own_parameters(backbone.tokenizer.encoder.first)
+    replacements.own_parameters(backbone.pos_embed)
 
 
 def _on(value: nn.Module | Tensor, device: torch.device) -> nn.Module | Tensor:

@@ -21,7 +21,7 @@ class Classification(Task):
 
     Args:
         num_classes: How many there are.
-        head: Whose layers the head has: point_mae, point_bert or linear.
+        head: Whose layers the head has: point_mae, point_bert, ppt or linear.
         dropout: In the head.
         label_smoothing: Share of a label that is spread over all classes.
         class_names: Of the classes; numbers by default.

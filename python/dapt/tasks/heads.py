@@ -9,13 +9,13 @@ from dapt.errors import UsageError
 from dapt.models.transformer import Features
 
 
-def _mean_of_all(features: Features) -> Tensor:
+def _all(features: Features) -> Tensor:
     tokens = [] if features.cls is None else [features.cls[:, None]]
-    return torch.cat([*tokens, features.prompts, features.patches], 1).mean(1)
+    return torch.cat([*tokens, features.prompts, features.patches], 1)
 
 
 _POOLS = {
-    "all:mean": _mean_of_all,
+    "all:mean": lambda features: _all(features).mean(1),
     "cls": lambda features: features.cls,
     "prompt:mean": lambda features: features.prompts.mean(1),
     "prompt:max": lambda features: features.prompts.amax(1),
@@ -50,7 +50,8 @@ class Pool(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """``style`` names the paper that the layers follow: "point_mae", "point_bert" or "linear"."""
+    """``style`` names the paper that the layers follow: "point_mae", "point_bert", "ppt" (whose
+    activations are GELU) or "linear"."""
 
     levels = ()  # intermediate features of the backbone that this head reads
 
@@ -66,18 +67,19 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.pool = Pool(head_tokens)
         in_dim = dim * len(head_tokens)
-        if style == "point_mae":
+        if style in ("point_mae", "ppt"):
+            activation = nn.ReLU if style == "point_mae" else nn.GELU
             self.layers = nn.Sequential(
                 *(
                     nn.Linear(in_dim, hidden),
                     nn.BatchNorm1d(hidden),
-                    nn.ReLU(),
+                    activation(),
                     nn.Dropout(dropout),
                 ),
                 *(
                     nn.Linear(hidden, hidden),
                     nn.BatchNorm1d(hidden),
-                    nn.ReLU(),
+                    activation(),
                     nn.Dropout(dropout),
                 ),
                 nn.Linear(hidden, num_classes),
@@ -90,7 +92,9 @@ class ClassificationHead(nn.Module):
         elif style == "linear":
             self.layers = nn.Sequential(nn.Linear(in_dim, num_classes))
         else:
-            raise UsageError(f"head must be 'point_mae', 'point_bert' or 'linear', got {style!r}")
+            raise UsageError(
+                f"head must be 'point_mae', 'point_bert', 'ppt' or 'linear', got {style!r}"
+            )
 
     def forward(self, features: Features, points: Tensor) -> Tensor:  # [B, num_classes]
         return self.layers(self.pool(features))

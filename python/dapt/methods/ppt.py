@@ -1,0 +1,145 @@
+"""PPT (2024): a second set of patches as prompts, and adapters of the tokens and their positions.
+
+The patch encoder's first half and the positions' network train, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError, check_at_least
+from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import (
+    BATCH_NORM_STATISTICS,
+    Replacements,
+    own_class_token,
+    own_embeddings,
+    place_of,
+)
+from dapt.models.transformer import BlockStack, Features, add_branch, drop_path_factor, of_kept
+
+
+@register("ppt")
+@dataclass(frozen=True)
+class Ppt(Method):
+    """Positional Prompt Tuning. Where the prompts' patches are the ordinary ones, as in all
+    published settings but one, they are encoded once.
+
+    Args:
+        prompts: patches that are prompts; None for as many as the backbone has, and the same.
+        prompt_size: points of such a patch; None for the backbone's.
+        rank: hidden units of the three adapters.
+        freeze_bn: False lets batch norms go on counting, as in the published code.
+    """
+
+    prompts: int | None = None
+    prompt_size: int | None = None
+    rank: int = 256
+    freeze_bn: bool = True
+
+    def __post_init__(self):
+        for name in ("prompts", "prompt_size"):
+            if getattr(self, name) is not None:
+                check_at_least(self, **{name: 1})
+        if not 1 <= self.rank <= 256:
+            raise UsageError(f"rank must be from 1 to 256, got {self.rank}")
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        return (*("cls",) * min(backbone.num_class_tokens, 1), "patch:mean", "prompt:mean")
+
+    def owns(self, entry: str) -> bool:
+        words = entry.split(".")
+        if words[-1] in BATCH_NORM_STATISTICS:
+            return not self.freeze_bn
+        return not {"adapters", "cls_token", "cls_pos", "first", "pos_embed"}.isdisjoint(words)
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        if len(backbone.stacks) > 1:
+            raise UsageError(
+                "ppt is for backbones of one scale: its prompts are patches of the cloud"
+            )
+        own_class_token(backbone, replacements)
+        own_embeddings(backbone, replacements)
+        if not self.freeze_bn:
+            replacements.own_batch_norm_statistics(backbone)
+        stack = backbone.stacks[0]
+        has_own_patches = self._grouping(backbone) is not None
+        replacements.put(*place_of(backbone, stack), PptStack(stack, self.rank, has_own_patches))
+
+    def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
+        grouping = self._grouping(backbone)
+        if grouping is None:
+            return backbone(points, levels)
+        groups = dapt_ext.group(points, *grouping)
+        prompts = backbone.tokenizer.encode(groups.patches)
+        positions = backbone.pos_embed(groups.centers)
+        return backbone(points, levels, prompts=prompts, prompt_positions=positions)
+
+    def _grouping(self, backbone: nn.Module) -> tuple[int, int] | None:
+        """(patches, points of one) of the prompts, where they are not the backbone's."""
+        ordinary = (backbone.tokenizer.num_groups, backbone.tokenizer.group_size)
+        asked = (self.prompts or ordinary[0], self.prompt_size or ordinary[1])
+        return None if asked == ordinary else asked
+
+
+class PptStack(nn.Module):
+    """Frozen blocks that share three adapters: of patches, of prompts and of all tokens."""
+
+    def __init__(self, frozen: BlockStack, rank: int, has_own_patches: bool):
+        super().__init__()
+        self.frozen = frozen
+        self.has_own_patches = has_own_patches
+        self.adapters = nn.ModuleDict(
+            {of: _adapter(frozen[0].dim, rank) for of in ("patches", "prompts", "all")}
+        )
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+        prompts: Tensor | None = None,  # [B, P, C]
+        prompt_positions: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        G, kept = centers.shape[1], []
+        front = x.shape[1] - G
+        if not self.has_own_patches:
+            prompts, prompt_positions = x[:, front:], positions[:, front:]
+        elif prompts is None:
+            raise UsageError("a model of ppt is called as a whole, not by its backbone")
+        x = torch.cat([x[:, :front], prompts, x[:, front:]], 1)
+        positions = torch.cat([positions[:, :front], prompt_positions, positions[:, front:]], 1)
+        sizes = [front, prompts.shape[1], G]
+        for i, block in enumerate(self.frozen):
+            x = self._run(block, x + positions, sizes)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+    def _run(self, block: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
+        adapters = self.adapters
+        others, prompts, patches = x.split(sizes, 1)
+        prompts = adapters["prompts"](prompts, residual=prompts)
+        patches = adapters["patches"](patches, residual=patches)
+        x = torch.cat([others, prompts, patches], 1)
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        x = add_branch(x, of_kept(lambda x: block.attn(block.norm1(x)), x, factor), factor)
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        out = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+        return adapters["all"](x, residual=out)
+
+
+def _adapter(dim: int, rank: int) -> Bottleneck:
+    adapter = Bottleneck(dim, rank)
+    nn.init.trunc_normal_(adapter.down.weight, std=0.02)
+    nn.init.trunc_normal_(adapter.up.weight, std=0.02)
+    return adapter
