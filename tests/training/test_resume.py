@@ -9,10 +9,12 @@ import sys
 import time
 
 import pytest
+import torch
 
+import dapt
 from dapt.runs.folder import RunFolder
 from dapt.training import loop as training
-from support.runs import assert_same_run
+from support.runs import TINY, assert_same_run, clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,7 +122,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(run, monkeypatch,
         folder, code = run("parts")
     assert code == 1
     assert "disk is full" in capsys.readouterr().err.splitlines()[-1]
-    assert not [path.name for path in folder.rglob(".*")]  # nothing half-written
+    assert [path.name for path in folder.rglob(".*")] == [".lock"]  # nothing half-written
     assert_same_run(whole, run("parts", "--resume")[0])
 
 
@@ -149,3 +151,62 @@ def test_sigkill_at_random_moments(run, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole, tmp_path / "killed")
+
+
+def test_two_processes_do_not_train_in_one_folder(run, tmp_path, capsys):
+    """The second is told who is there; what a dead process held is free again."""
+    folder, hold = tmp_path / "x", "import sys, time; print(flush=True); time.sleep(60)"
+    script = f"from dapt.runs.folder import RunFolder\nwith RunFolder({str(folder)!r}).locked():\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"{script}    {hold}"], stdout=subprocess.PIPE, text=True
+    )
+    child.stdout.readline()
+    assert run("x", "--resume")[1] == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"is in use by process {child.pid} on" in said and "another --out" in said
+    child.kill()
+    child.communicate()
+    assert run("x", "--resume")[1] == 0
+
+
+@pytest.mark.parametrize("change", ["data", "backbone"])
+def test_a_run_does_not_go_on_with_other_inputs(run, tmp_path, monkeypatch, capsys, change):
+    checkpoint = tmp_path / "weights.pth"
+    backbone = TINY["backbone"] | {"checkpoint": str(checkpoint)}
+
+    def save_backbone(seed):
+        torch.manual_seed(seed)
+        fields = {key: value for key, value in TINY["backbone"].items() if key != "name"}
+        torch.save(dapt.create_backbone("point_mae", **fields).state_dict(), checkpoint)
+
+    save_backbone(0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        run("x", backbone=backbone)
+    if change == "data":
+        clouds(tmp_path / "a.npz", seed=5)
+    else:
+        save_backbone(1)
+    assert run("x", "--resume", backbone=backbone)[1] == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"the {'training data' if change == 'data' else 'backbone'} of the run" in said
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+@pytest.mark.parametrize("when", ["in between", "at the end"])
+def test_the_best_adapter_is_checked(run, monkeypatch, capsys, harm, when):
+    if when == "in between":
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, 7)
+            run("x")
+    folder = run("x")[0]  # where it was begun, it refuses to start again
+    result = folder / "result.json"
+    before = result.read_bytes() if result.exists() else None
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content) if harm == "damaged" else weights.unlink()
+    capsys.readouterr()
+    assert run("x", "--resume")[1] == 1
+    assert "is damaged or gone" in capsys.readouterr().err.splitlines()[-1]
+    assert (result.read_bytes() if result.exists() else None) == before

@@ -4,6 +4,7 @@ Vocabulary: S samples in the dataset, B of them in a batch, N points in a cloud,
 ("parts": of an object, or the classes of a scene's points).
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ class PointDataset(ABC):
     """
 
     scenes: np.ndarray | None = None
+    digested = 256  # clouds that a digest is made of
 
     def __init__(
         self,
@@ -54,6 +56,17 @@ class PointDataset(ABC):
             parts = self.batch(rows)["part_labels"].flatten().numpy()
             counts += np.bincount(parts[parts != IGNORED], minlength=self.num_parts)
         return counts
+
+    def digest(self) -> str:
+        """Tells this dataset from others: of its labels and names, and of clouds all over it."""
+        digest = hashlib.sha256(repr((self.num_points, self.class_names, self.part_names)).encode())
+        digest.update(self.labels.tobytes())
+        rows = (
+            np.unique(np.linspace(0, len(self) - 1, self.digested).astype(int)) if len(self) else []
+        )
+        for values in self.batch(rows).values():
+            digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,6 +4,7 @@ config.yaml            the settings, complete
 metrics.jsonl          a line for each epoch
 adapter/               the best epoch's adapter; of a pre-training backbone.safetensors
 last.ckpt              to resume from; previous.ckpt is the one before
+.lock                  held by the process that trains here
 result.json            what came out, when the run is complete
 tensorboard/           events
 """
@@ -12,11 +13,14 @@ import io
 import json
 import logging
 import os
+import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically, writing
@@ -45,6 +49,26 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.last = self.path / "last.ckpt"
         self.previous = self.path / "previous.ckpt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training here; the system unlocks what a dead one held."""
+        lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.holder"
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                who = holder.read_text() if holder.is_file() else "another process"
+                raise UsageError(
+                    f"{self.path} is in use by {who}: wait for it to end, or choose another --out"
+                ) from None
+        try:
+            write_atomically(holder, f"process {os.getpid()} on {platform.node()}".encode())
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     def begin(self, settings: Settings) -> None:
         """Claim the folder for a run with these settings, or find that it goes on with them."""

@@ -90,6 +90,8 @@ class SyntheticDataset(PointDataset):
     Parts are numbered over all classes, and a clean set has them as `part_labels`.
     """
 
+    digested = 4  # the others follow from the options
+
     def __init__(self, options: Synthetic, split: str):
         self.options, self.split = options, split
         self.families = [FAMILIES[name] for name in options.names()]

@@ -87,11 +87,12 @@ def compare(
 ) -> str:
     """Run or resume what is missing; returns the table as Markdown and leaves it in `out`."""
     runs = plan(methods, seeds, base, out, flags)
-    for run in runs:
-        if run.result() is None:
-            train(run)
-            write(out, runs)
-    return write(out, runs)
+    with RunFolder(out).locked():
+        for run in runs:
+            if run.result() is None:
+                train(run)
+                write(out, runs)
+        return write(out, runs)
 
 
 def plan(

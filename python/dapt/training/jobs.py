@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -9,6 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.adapters import adapter_files
+from dapt.adapters.adapter_files import BackboneRecord
 from dapt.data import PointDataset, Subset, load, split_validation, transforms
 from dapt.files import write_atomically
 from dapt.inference.probe import linear_probe
@@ -59,6 +62,14 @@ class Job(ABC):
     @abstractmethod
     def write(self, folder: RunFolder) -> None:
         """Leave the trained weights in their own format."""
+
+    @abstractmethod
+    def best_file(self, folder: RunFolder) -> Path:
+        """The file of weights that `write` leaves."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, str]:
+        """A digest of each thing that a run may not exchange when it goes on."""
 
     @abstractmethod
     def load_best(self, folder: RunFolder) -> None: ...
@@ -141,9 +152,18 @@ class Adaptation(Job):
     def write(self, folder: RunFolder) -> None:
         self.model.save_adapter(folder.adapter)
 
+    def best_file(self, folder: RunFolder) -> Path:
+        return folder.adapter / adapter_files.WEIGHTS
+
+    def inputs(self) -> dict[str, str]:
+        method = self.model.adapter.method
+        with self.model.pretrained() as backbone:
+            record = BackboneRecord.of(backbone, method.owns)
+        digests = {"training data": self.train.digest(), "backbone": record.fingerprint}
+        return digests | ({"test data": self.test.digest()} if self.test else {})
+
     def load_best(self, folder: RunFolder) -> None:
-        path = folder.adapter / "adapter_model.safetensors"
-        self.model.load_own_state(safetensors.torch.load_file(path))
+        self.model.load_own_state(safetensors.torch.load_file(self.best_file(folder)))
 
     def final(self, fabric: Fabric) -> dict[str, object]:
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
@@ -236,6 +256,12 @@ class Pretraining(Job):
     def write(self, folder: RunFolder) -> None:
         state = {name: value.detach().contiguous() for name, value in self.state().items()}
         write_atomically(folder.backbone, safetensors.torch.save(state))
+
+    def best_file(self, folder: RunFolder) -> Path:
+        return folder.backbone
+
+    def inputs(self) -> dict[str, str]:
+        return {"training data": self.train.digest()}
 
     def load_best(self, folder: RunFolder) -> None:
         self.load_state(safetensors.torch.load_file(folder.backbone))

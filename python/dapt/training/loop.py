@@ -4,12 +4,15 @@ All randomness in a step derives from (seed, step, rank), so a run that is kille
 checkpoint of weights and counters exactly as if nothing had happened.
 """
 
+import hashlib
 import logging
 import math
 import platform
 import signal
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
-from dapt.errors import DaptError
+from dapt.errors import DaptError, UsageError
 from dapt.runs.folder import RunFolder
 from dapt.runs.memory import CountSaved, peak_memory
 from dapt.runs.processes import any_process, launch, synchronize_batch_norms
@@ -54,10 +57,11 @@ def train(settings: Settings) -> dict:
     folder = RunFolder(settings.training.out)
     job = Pretraining(settings) if settings.is_pretraining else Adaptation(settings)
     settings = settings.but(num_points=job.num_points)
-    if fabric.is_global_zero:
-        folder.begin(settings)
-    fabric.barrier()
-    return Trainer(job, settings, fabric, folder).run()
+    with folder.locked() if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            folder.begin(settings)
+        fabric.barrier()
+        return Trainer(job, settings, fabric, folder).run()
 
 
 class Trainer:
@@ -96,6 +100,8 @@ class Trainer:
         self.best_by_test: float | None = None
         self.spent = {"steps": 0, "seconds": 0.0}
         self.activation_bytes = 0
+        self.inputs = job.inputs()
+        self.best_digest: str | None = None  # of the file of the best epoch's weights
         self.stop_asked = False
 
     def run(self) -> dict:
@@ -210,6 +216,7 @@ class Trainer:
             self.best = line
             if self.fabric.is_global_zero:
                 self.job.write(self.folder)
+                self.best_digest = digest_of(self.job.best_file(self.folder))
         if self.mean:
             self.mean.swap()
         by_test = line.get(self.job.test_metric)
@@ -261,6 +268,8 @@ class Trainer:
                 "best_by_test": self.best_by_test,
                 "spent": self.spent,
                 "activation_bytes": self.activation_bytes,
+                "inputs": self.inputs,
+                "best_digest": self.best_digest,
             }
         )
 
@@ -270,6 +279,9 @@ class Trainer:
             self.folder.truncate_metrics(state["metrics_length"] if state else 0)
         if state is None:
             return
+        self._check_inputs(state.get("inputs", {}))
+        self.best_digest = state.get("best_digest")
+        self._check_best()
         self.job.load_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.mean:
@@ -281,12 +293,31 @@ class Trainer:
         self.sampler.set_position(state["epoch"], state["step"])
         log.info("going on from epoch %d, step %d", state["epoch"], state["step"])
 
+    def _check_inputs(self, before: dict[str, str]) -> None:
+        """That the run goes on with the very data and backbone that it was begun with."""
+        for what, digest in self.inputs.items():
+            if before.get(what, digest) != digest:
+                raise UsageError(
+                    f"the {what} of the run in {self.folder.path} changed since it was begun: "
+                    "put the old one back, or start anew with another --out"
+                )
+
+    def _check_best(self) -> None:
+        """That the best epoch's weights are those that this run wrote."""
+        path = self.job.best_file(self.folder)
+        if self.best_digest is not None and digest_of(path) != self.best_digest:
+            raise DaptError(
+                f"{path}, the weights of the best epoch, is damaged or gone: "
+                "put it back, or start anew with another --out"
+            )
+
     def _leave(self) -> None:
         raise Interrupted(
             f"stopped and saved: the same command with --resume goes on with {self.folder.path}"
         )
 
     def _finish(self) -> dict:
+        self._check_best()
         self.job.load_best(self.folder)
         method = self.settings.method
         trained = sum(weight.numel() for weight in self.weights)
@@ -311,6 +342,11 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.folder.write_result(result)
         return result
+
+
+def digest_of(path: Path) -> str | None:
+    """Of the content of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
