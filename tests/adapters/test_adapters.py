@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 
 import pytest
 import safetensors.torch
@@ -191,3 +192,46 @@ def _replace_weights(folder, state):
     content = safetensors.torch.save(state)
     (folder / WEIGHTS).write_bytes(content)
     edit(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+
+
+HUGE = {
+    "classes": {"task": {"num_classes": 10**9, "class_names": None}},
+    "more classes than a number": {"task": {"num_classes": 10**40, "class_names": None}},
+    "rank": {"method": {"rank": 256, "head_tokens": ["patch:mean"] * 10**5}},
+    "prompts": {"method": {"name": "vpt", "prompts": 10**9}, "replace": True},
+    "a memory": {
+        "method": {"name": "point_peft", "prompts": 10**8, "neighbors": 10**9},
+        "replace": True,
+    },
+    "parts": {
+        "task": {"name": "part_segmentation", "num_classes": 10**8, "num_parts": 10**8},
+        "replace": True,
+    },
+    "low-rank": {"method": {"name": "peft:vera", "settings": {"r": 10**8}}, "replace": True},
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_sizes_are_bounded_by_the_weights(small_backbone, saved, case):
+    """A few bytes of settings cannot ask for gigabytes: at most a small part of one is made."""
+    changes = dict(HUGE[case])
+    if changes.pop("replace", False):
+        for field, value in changes.items():
+            edit(saved, **{field: None})
+            edit(saved, **{field: value})
+    else:
+        edit(saved, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    backbone = small_backbone()
+    with pytest.raises(DaptError) as refusal:
+        dapt.load_adapter(saved, backbone)
+    assert "\n" not in str(refusal.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    dapt.detach(dapt.attach(backbone, dapt.Linear(), TASK))
+
+
+def test_a_config_of_any_depth_and_size_is_refused(small_backbone, saved):
+    (saved / CONFIG).write_text("[" * 100_000)
+    assert_refused(saved, small_backbone(), "is not JSON")
+    (saved / CONFIG).write_text(" " * 2**23)
+    assert_refused(saved, small_backbone(), "8,388,608 bytes")

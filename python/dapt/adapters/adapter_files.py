@@ -22,6 +22,7 @@ from dapt.tasks import Task, task_class
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FORMAT_VERSION = 1
+LARGEST_CONFIG = 2**22  # bytes, enough for thousands of class names
 
 _ONLY_FOR_TRAINING = ("drop_path",)  # fields of a backbone that an adapter does not rely on
 
@@ -133,9 +134,12 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_config(path: Path) -> AdapterConfig:
+    text = _read_bytes(path)
+    if len(text) > LARGEST_CONFIG:
+        raise DaptError(f"{path} has {len(text):,} bytes, and settings take {LARGEST_CONFIG:,}")
     try:
-        config = json.loads(_read_bytes(path))
-    except ValueError as error:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DaptError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise DaptError(f"{path} must hold a JSON object, got {config!r:.40}")

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import BackboneRecord
+from dapt.adapters.bounds import within
 from dapt.data import PointDataset
 from dapt.errors import DaptError, UsageError
 from dapt.methods.method import Method
@@ -231,7 +233,9 @@ class AdaptedModel(nn.Module):
             record = BackboneRecord.of(backbone, file.method.owns)
         adapter_files.check_backbone(folder, wanted=file.backbone, got=record)
         previous = self.active
-        self.add_adapter(name, file.method, file.task)
+        tensors = [*file.state.values(), *self.backbone.state_dict().values()]
+        with within(tensors, str(Path(folder) / adapter_files.CONFIG)):
+            self.add_adapter(name, file.method, file.task)
         try:
             self.load_own_state(file.state)
         except DaptError:
