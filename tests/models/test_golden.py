@@ -161,6 +161,7 @@ def test_released_dapt(golden, tmp_path, case):
 
 RELEASED = {
     "idpt": "released IDPT model",
+    "pointlora": "released PointLoRA model",
     "ppt": "released PPT model",
     "stag": "released STAG model",
 }

@@ -19,6 +19,9 @@ FAMILY = {
     "idpt": dapt.Idpt(neighbors=4, head_tokens=("prompt:mean", "patch:max")),
     "idpt, its block alone": dapt.Idpt(neighbors=4, class_token=False, train_prompt_position=True),
     "linear": dapt.Linear(),
+    "point_lora": dapt.PointLora(
+        rank=3, bottleneck=6, groups=(11, 7), sizes=(9, 12), select=(4, 2)
+    ),
     "point_peft": dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=6, neighbors=4),
     "ppt": dapt.Ppt(rank=6),
     "ppt, other patches": dapt.Ppt(prompts=5, prompt_size=7, rank=6, freeze_bn=False),
@@ -50,7 +53,7 @@ if importlib.util.find_spec("peft"):
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
 
 
-ONE_SCALE = ("reversible", "ppt")
+ONE_SCALE = ("reversible", "ppt", "point_lora")
 
 
 TASK = dapt.Classification(5)

@@ -13,6 +13,7 @@ from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
 from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
+from dapt.methods.point_lora import PointLora
 from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
 from dapt.models.checkpoints import State
@@ -177,6 +178,23 @@ def _dapt_head_tokens(file: ReleasedFile) -> list[str]:
     return tokens
 
 
+def _point_lora(file: ReleasedFile) -> PointLora:
+    said = file.settings.get("pointlora")
+    if said is None:
+        return PointLora(prompted=128, published=True)
+    return PointLora(
+        rank=said["rank"],
+        alpha=said["alpha"],
+        bottleneck=said["bottleneck"],
+        groups=(said["groups1"], said["groups2"]),
+        sizes=(said["size1"], said["size2"]),
+        select=(said["select1"], said["select2"]),
+        mask_weight=said["mask_weight"],
+        prompted=said["prompted"],
+        published=True,
+    )
+
+
 def _ppt(file: ReleasedFile) -> Ppt:
     return Ppt(
         prompts=file.setting("prompt_num_group"),
@@ -220,6 +238,10 @@ def _idpt(file: ReleasedFile) -> Idpt:
 _HEAD = rf"{HEAD}\.|convs3\."
 _BLOCK = r"^(blocks\.blocks\.\d+)\."
 _GRAPH = r"^blocks\.blocks\.side\.graphs\.(\d+)\."
+_MLP_RENAMES = (
+    (r"^(blocks\.prompt_\w*mlp)\.down\.", r"\1.0."),
+    (r"^(blocks\.prompt_\w*mlp)\.up\.", r"\1.2."),
+)
 
 KINDS = (
     Kind(
@@ -243,6 +265,23 @@ KINDS = (
         ),
     ),
     Kind(
+        name="pointlora",
+        title="released PointLoRA model",
+        marks=(r"lora_mask_predictor\.",),
+        method=_point_lora,
+        renames=(
+            (rf"{_BLOCK}attn\.(qkv|proj)\.lora_down$", r"\1.attn.\2.lora_A"),
+            (rf"{_BLOCK}attn\.(qkv|proj)\.lora_up$", r"\1.attn.\2.lora_B"),
+            (rf"{_BLOCK}attn\.(qkv|proj)\.mix$", r"\1.attn.\2.weight"),
+            (r"^blocks\.blocks\.choice\.inner\.", "lora_mask_predictor.fc1."),
+            (r"^blocks\.blocks\.choice\.outer\.", "lora_mask_predictor.fc2."),
+            (r"^blocks\.blocks\.adapters\.patches\.", "blocks.prompt_mlp."),
+            (r"^blocks\.blocks\.adapters\.chosen\.", "blocks.prompt_pos_mlp."),
+            (r"^blocks\.blocks\.adapters\.(qkv|proj)\.", r"blocks.prompt_\1_mlp."),
+            *_MLP_RENAMES,
+        ),
+    ),
+    Kind(
         name="ppt",
         title="released PPT model",
         marks=(r"blocks\.prompt_all_mlp\.",),
@@ -252,8 +291,7 @@ KINDS = (
             (r"^blocks\.blocks\.adapters\.patches\.", "blocks.prompt_mlp."),
             (r"^blocks\.blocks\.adapters\.prompts\.", "blocks.prompt_pos_mlp."),
             (r"^blocks\.blocks\.adapters\.all\.", "blocks.prompt_all_mlp."),
-            (r"^(blocks\.prompt_\w*mlp)\.down\.", r"\1.0."),
-            (r"^(blocks\.prompt_\w*mlp)\.up\.", r"\1.2."),
+            *_MLP_RENAMES,
         ),
     ),
     Kind(

@@ -16,6 +16,7 @@ def _all(features: Features) -> Tensor:
 
 _POOLS = {
     "all:mean": lambda features: _all(features).mean(1),
+    "rest:max": lambda features: torch.cat([features.prompts, features.patches], 1).amax(1),
     "cls": lambda features: features.cls,
     "prompt:mean": lambda features: features.prompts.mean(1),
     "prompt:max": lambda features: features.prompts.amax(1),
