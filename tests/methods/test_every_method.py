@@ -1,6 +1,8 @@
 """One matrix over all methods and backbones: what trains, what is kept, what comes back."""
 
+import copy
 import os
+import pickle
 
 import pytest
 import safetensors.torch
@@ -11,6 +13,7 @@ import dapt
 from dapt.errors import UsageError
 from dapt.training import loop as training
 from support.methods import (
+    FAMILY,
     LABELS,
     TASK,
     assert_same_state,
@@ -231,3 +234,19 @@ def test_adapter_follows_its_formula(small_backbone):
 def test_settings_are_checked(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@each_method
+def test_settings_travel_to_other_processes(method):
+    settings = FAMILY[method]
+    again = pickle.loads(pickle.dumps(settings))
+    assert again == settings and type(again) is type(settings)
+    assert copy.deepcopy(settings) == settings
+
+
+def test_a_method_that_does_not_fold_says_so(small_backbone, caplog):
+    dapt.merge(attached(small_backbone(), dapt.Adapter(rank=4)))
+    assert "nothing of method 'adapter' folds" in caplog.text
+    caplog.clear()
+    dapt.merge(attached(small_backbone(), dapt.Linear()))
+    assert not caplog.text

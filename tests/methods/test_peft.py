@@ -163,3 +163,17 @@ def test_several_adapters_and_none(small_backbone, hf, tmp_path):
 def test_settings_of_the_config_are_checked(hf):
     with pytest.raises(UsageError, match="rank must be from 1 to 256, got 0"):
         hf.DaptConfig(rank=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "oft", "vera"])
+def test_merging_leaves_the_plain_network(small_backbone, method):
+    settings = {"oft": {"oft_block_size": 3, "r": 0}, "ia3": {}}.get(method, {"r": 3})
+    peft_method = dapt.Peft.of(method, **settings)
+    model = dapt.attach(small_backbone(), peft_method, dapt.Classification(5)).eval()
+    randomize(model)
+    plain = {name: type(module) for name, module in small_backbone().named_modules()}
+    points = torch.randn(2, 80, 3)
+    before = model(points)
+    merged = dapt.merge(model)
+    torch.testing.assert_close(merged(points), before, atol=1e-4, rtol=1e-4)  # rounding
+    assert {name: type(module) for name, module in merged.backbone.named_modules()} == plain

@@ -1,5 +1,6 @@
 """A backbone that carries adapters: run, trained, switched, counted and saved."""
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from dapt.models import Features
 from dapt.tasks import Task
 
 PREPARED_AT_ONCE = 32  # clouds in a batch that `prepare` makes itself
+
+log = logging.getLogger(__name__)
 
 _carrying = weakref.WeakSet()  # the backbones of all AdaptedModels
 
@@ -245,14 +248,19 @@ class AdaptedModel(nn.Module):
             raise
 
     def merge(self) -> None:
-        """Fold the active adapter into the network for good, where its modules offer `folded`."""
+        """Fold the active adapter into the network for good, as far as its method folds."""
         self._refuse_if_merged("be merged again")
         if len(self.adapters) > 1:
             raise UsageError("a model with several adapters cannot be merged: delete the others")
+        method, count = self.adapter.method, 0
         for parent in list(self.backbone.modules()):
             for name, child in list(parent.named_children()):
-                if hasattr(child, "folded"):
-                    setattr(parent, name, child.folded())
+                plain = method.folded(child)
+                if plain is not None:
+                    setattr(parent, name, plain)
+                    count += 1
+        if not count and any(method.owns(entry) for entry in self.backbone.state_dict()):
+            log.warning("nothing of method '%s' folds: its modules stay as they are", method.name)
         self.is_merged = True
         self.requires_grad_(False).eval()
 

@@ -67,6 +67,21 @@ class Method(ABC):
         """What the method measured of itself since the last reading, logged for each split."""
         return {}
 
+    def folded(self, module: nn.Module) -> nn.Module | None:
+        """A plain module that does in evaluation what one of the method's does.
+
+        Args:
+            module: Any part of the wrapped backbone.
+
+        Returns:
+            None where there is nothing to fold.
+        """
+        return module.folded() if hasattr(module, "folded") else None
+
+    def __reduce__(self):  # the classes of `over` are made on the fly: pickled by their names
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _rebuild, (self.name, fields)
+
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -87,6 +102,10 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
         return cls
 
     return enter
+
+
+def _rebuild(name: str, fields: dict) -> Method:
+    return method_class(name)(**fields)
 
 
 def method_class(name: str) -> type[Method]:

@@ -85,6 +85,13 @@ class Peft(Method):
         self._check_what_is_new(backbone, before)
         own_class_token(backbone, replacements)
 
+    def folded(self, module: nn.Module) -> nn.Module | None:
+        """PEFT's own merge into the layer that was there."""
+        if not isinstance(module, _library().layer):
+            return super().folded(module)
+        module.merge(safe_merge=True)
+        return module.get_base_layer()
+
     def _check_what_is_new(self, backbone: nn.Module, before: set[str]) -> None:
         """Every new tensor is the adapter's, in one place only, and trains if it is a parameter."""
         seen = set()
@@ -120,14 +127,16 @@ def _check(name: str, fields: Mapping[str, Any]) -> None:
 class _Library:
     configs: Mapping[str, type]
     tuners: Mapping[str, type]
+    layer: type  # of the modules that tuners put in place
 
 
 @cache
 def _library() -> _Library:
     try:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
         raise UsageError(
             "methods of PEFT need the package peft: pip install 'dapt[peft]'"
         ) from None
-    return _Library(PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING)
+    return _Library(PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, BaseTunerLayer)
