@@ -12,10 +12,12 @@ from dapt_ext.knn import knn
 _EPSILON = 1e-8  # keeps the weight of a coincident point finite
 
 
-def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> Tensor:
+def interpolate(
+    queries: Tensor, points: Tensor, values: Tensor, k: int = 3, epsilon: float = _EPSILON
+) -> Tensor:
     """Average the values of each query's k nearest points by inverse squared distance.
 
-    The weight of a neighbour at squared distance d is 1 / (d + 1e-8), normalised to sum to one.
+    The weight of a neighbour at squared distance d is 1 / (d + epsilon), normalised to sum to one.
 
     Args:
         queries: [B, M, 3], any floating dtype and strides.
@@ -32,7 +34,7 @@ def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> 
             f"values must be [B, N, C] with one row per point ({list(points.shape[:2])}), "
             f"got {list(values.shape)}"
         )
-    weights = 1 / (sq_dist + _EPSILON)
+    weights = 1 / (sq_dist + epsilon)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
     if values.dtype == torch.float64:
         return (gather(values, idx) * weights[..., None]).sum(2)

@@ -83,9 +83,11 @@ def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: in
     return torch.where(idx < N, idx, first)
 
 
-def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3) -> Tensor:
+def interpolate(
+    queries: Tensor, points: Tensor, values: Tensor, k: int = 3, epsilon: float = 1e-8
+) -> Tensor:
     sq_dist, idx = knn(queries, points, k)
-    weights = 1 / (sq_dist + 1e-8)
+    weights = 1 / (sq_dist + epsilon)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
     return (gather(_as_real(values), idx) * weights[..., None]).sum(2).to(values.dtype)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import dapt
 from dapt.errors import UsageError
-from dapt.methods.stag import neighborhood_max
+from dapt.methods.neighborhoods import neighborhood_max
 from support.methods import kept_by_block, randomize
 
 TASK = dapt.Classification(5)

@@ -160,6 +160,7 @@ def test_released_dapt(golden, tmp_path, case):
 
 
 RELEASED = {
+    "gaprompt": "released GAPrompt model",
     "idpt": "released IDPT model",
     "pointlora": "released PointLoRA model",
     "ppt": "released PPT model",

@@ -8,12 +8,13 @@ from torch.library import opcheck
 from dapt_ext import interpolate, reference
 
 
-@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("k, epsilon", [(1, 1e-8), (3, 1e-8), (8, 1e-8), (8, 0.3)])
 @pytest.mark.parametrize("C", [1, 5, 64, 1152])
-def test_equals_twin(on_each_isa, k, C):
+def test_equals_twin(on_each_isa, k, epsilon, C):
     queries, points, values = torch.randn(2, 50, 3), torch.randn(2, 30, 3), torch.randn(2, 30, C)
-    exact = reference.interpolate(queries.double(), points.double(), values.double(), k).float()
-    mine, *others = on_each_isa(interpolate, queries, points, values, k)
+    exact = [tensor.double() for tensor in (queries, points, values)]
+    exact = reference.interpolate(*exact, k, epsilon).float()
+    mine, *others = on_each_isa(interpolate, queries, points, values, k, epsilon)
     assert all(torch.equal(mine, other) for other in others)
     # Sums of k products of weights below one: a few roundings.
     torch.testing.assert_close(mine, exact, rtol=1e-4, atol=1e-5)

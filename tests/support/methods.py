@@ -16,6 +16,10 @@ FAMILY = {
     "density, dapt": dapt.Density.on(dapt.Dapt(rank=8)),
     "density, full, ReLU": dapt.Density.on(dapt.Full(), relu=True),
     "full": dapt.Full(),
+    "ga_prompt": dapt.GaPrompt(prompts=3, prompt_depth=2, interpolate_from=4),
+    "ga_prompt, prompts in place of patches": dapt.GaPrompt(
+        prompts=3, prompt_depth=2, interpolate_from=4, propagation="replacement_before_attention"
+    ),
     "idpt": dapt.Idpt(neighbors=4, head_tokens=("prompt:mean", "patch:max")),
     "idpt, its block alone": dapt.Idpt(neighbors=4, class_token=False, train_prompt_position=True),
     "linear": dapt.Linear(),
@@ -53,7 +57,7 @@ if importlib.util.find_spec("peft"):
 BACKBONES = ("point_mae", "point_bert", "point_m2ae")
 
 
-ONE_SCALE = ("reversible", "ppt", "point_lora")
+ONE_SCALE = ("reversible", "ppt", "point_lora", "ga_prompt")
 
 
 TASK = dapt.Classification(5)

@@ -11,6 +11,7 @@ from typing import Any
 from dapt.errors import DaptError, UsageError, look_up
 from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
+from dapt.methods.ga_prompt import GaPrompt
 from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
 from dapt.methods.point_lora import PointLora
@@ -87,7 +88,7 @@ def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
     )
 
 
-def task_of(file: ReleasedFile, head: str) -> Task:
+def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
     """The task whose head is in the file; a classifier has the layers named, or Point-BERT's."""
     if "convs3.weight" in file.state:
         labels = file.size("convs3.weight", 0)
@@ -95,7 +96,7 @@ def task_of(file: ReleasedFile, head: str) -> Task:
             return PartSegmentation(file.size("label_conv.0.weight", 1), labels)
         return SemanticSegmentation(labels)
     if f"{HEAD}.8.weight" in file.state:
-        return Classification(file.size(f"{HEAD}.8.weight", 0), head=head)
+        return Classification(file.size(f"{HEAD}.8.weight", 0), head=head, dropout=dropout)
     return Classification(file.size(f"{HEAD}.3.weight", 0), head="point_bert")
 
 
@@ -129,6 +130,7 @@ class Kind:
         renames: from that layout's keys to the file's, where the method has or moves some.
         reasons: patterns of keys that the model has no use for, and why.
         head: whose layers a classifier has.
+        head_dropout: in them.
     """
 
     name: str | None
@@ -140,6 +142,7 @@ class Kind:
     renames: Pairs = ()
     reasons: Pairs = ()
     head: str = "point_mae"
+    head_dropout: float = 0.5
 
     def matches(self, file: ReleasedFile) -> bool:
         named = file.settings.get("method")
@@ -148,7 +151,7 @@ class Kind:
         return all(any(re.match(mark, key) for key in file.state) for mark in self.marks)
 
     def task(self, file: ReleasedFile) -> Task:
-        return task_of(file, self.head)
+        return task_of(file, self.head, self.head_dropout)
 
     def layout(self, task: Task) -> Layout:
         """Of the whole model: the adapted backbone and the head."""
@@ -215,6 +218,24 @@ def _stag(file: ReleasedFile) -> Stag:
         share_graph=said["share_graph"],
         rank=said["rank"],
         neighbors=said["neighbours"],
+    )
+
+
+def _ga_prompt(file: ReleasedFile) -> GaPrompt:
+    names = ("perturbation", "prompt_depth", "factor", "propagation_type", "interpolate_neighbors")
+    defaults = (0.8, 6, 5.0, "permutation_after_attention", 32)
+    values = [file.setting(*pair) for pair in zip(names, defaults, strict=True)]
+    perturbation, prompt_depth, factor, propagation, interpolate_from = values
+    return GaPrompt(
+        prompts=file.size("prompt_cor", 0),
+        prompt_depth=prompt_depth,
+        point_prompts=file.size("point_prompt.points", 1),
+        factor=factor,
+        perturbation=perturbation,
+        propagation=propagation,
+        rank=file.size("blocks.blocks.0.adapter.ln1.weight", 0),
+        interpolate_from=interpolate_from,
+        published=not file.settings.get("aligned", False),
     )
 
 
@@ -305,6 +326,34 @@ KINDS = (
             (rf"{_GRAPH}neighbor\.", r"blocks.addparam_graphconv2_dict.\1.0."),
             (rf"{_GRAPH}mix\.", r"blocks.addparam_fc_dict.\1.0."),
             (rf"{_GRAPH}up\.", r"blocks.addparam_upproj_dict.\1.0."),
+        ),
+    ),
+    Kind(
+        name="gaprompt",
+        title="released GAPrompt model",
+        marks=(r"shift_net\.",),
+        method=_ga_prompt,
+        head_dropout=0.6,
+        renames=(
+            (r"^blocks\.blocks\.adapters\.(\d+)\.", r"blocks.blocks.\1."),
+            (rf"{_BLOCK}prompts$", r"\1.prompt_embeddings"),
+            (rf"{_BLOCK}norm\.", r"\1.out_transform.0."),
+            (rf"{_BLOCK}bottleneck\.norm\.", r"\1.adapter.layer_norm."),
+            (rf"{_BLOCK}bottleneck\.down\.", r"\1.adapter.ln1."),
+            (rf"{_BLOCK}bottleneck\.up\.", r"\1.adapter.ln2."),
+            (rf"{_BLOCK}unused\.scale\.", r"\1.adapter.scale."),
+            (rf"{_BLOCK}unused\.of_prompts$", r"\1.scaler1"),
+            (rf"{_BLOCK}unused\.of_adapter$", r"\1.scaler2"),
+            (r"^geometry\.prompt_coordinates$", "prompt_cor"),
+            (r"^geometry\.points$", "point_prompt.points"),
+            (r"^geometry\.shape\.", "shape_feature_mlp."),
+            (r"^geometry\.shift\.out\.", "shift_net.mlp_position."),
+            (r"^geometry\.shift\.to_fine\.", "shift_net.abstraction_level1."),
+            (r"^geometry\.shift\.to_coarse\.", "shift_net.abstraction_level2."),
+            (r"^geometry\.shift\.at_points\.", "shift_net.propagation1."),
+            (r"^geometry\.shift\.at_fine\.", "shift_net.propagation2."),
+            (r"^(shift_net\.\w+)\.linears\.", r"\1.mlp_convs."),
+            (r"^(shift_net\.\w+)\.norms\.", r"\1.mlp_bns."),
         ),
     ),
     Kind(

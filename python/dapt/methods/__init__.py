@@ -4,6 +4,7 @@ from dapt.methods.adapter import Adapter
 from dapt.methods.dapt import Dapt
 from dapt.methods.density import Density
 from dapt.methods.full import Full
+from dapt.methods.ga_prompt import GaPrompt
 from dapt.methods.idpt import Idpt
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
@@ -22,6 +23,7 @@ __all__ = [
     "Dapt",
     "Density",
     "Full",
+    "GaPrompt",
     "Idpt",
     "Linear",
     "Method",

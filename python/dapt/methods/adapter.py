@@ -32,7 +32,7 @@ class Adapter(Method):
         for stack in backbone.stacks:
             for i, block in enumerate(list(stack)):
                 adapter = Bottleneck(
-                    block.dim, self.rank, scale=self.scale, dropout=self.dropout, normalise=True
+                    block.dim, self.rank, scale=self.scale, dropout=self.dropout, normalize=True
                 )
                 replacements.put(stack, str(i), AdapterBlock(block, adapter))
 

@@ -8,7 +8,7 @@ import dapt_ext
 
 
 class Bottleneck(nn.Module):
-    """scale * up(dropout(activation(down(x)))), where x may be normalised first.
+    """scale * up(dropout(activation(down(x)))), where x may be normalized first.
 
     The up-projection starts at zero, so that a fresh bottleneck changes nothing.
     """
@@ -21,13 +21,13 @@ class Bottleneck(nn.Module):
         scale: float = 1.0,
         dropout: float = 0.0,
         activation: str = "gelu",
-        normalise: bool = False,
+        normalize: bool = False,
     ):
         super().__init__()
         self.scale = scale
         self.dropout = dropout
         self.activation = activation
-        self.norm = nn.LayerNorm(dim) if normalise else None
+        self.norm = nn.LayerNorm(dim) if normalize else None
         self.down = nn.Linear(dim, rank)
         self.up = nn.Linear(rank, dim)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import dapt_ext
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
+from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, place_of
 from dapt.models.transformer import BlockStack
 
@@ -176,20 +177,3 @@ class GraphConvolution(nn.Module):
         greatest = neighborhood_max(self.neighbor(state), near)
         state = self.mix(self.center(state) + greatest)
         return state, F.relu(self.up(state))
-
-
-def neighborhood_max(values: Tensor, near: Tensor) -> Tensor:
-    """The greatest value among each center's neighbors, channel by channel.
-
-    Kept for the backward is which neighbor it was, not what all of them had.
-
-    Args:
-        values: [B, G, r].
-        near: int64 [B, M, K], which of the G are around each of M centers.
-
-    Returns:
-        [B, M, r].
-    """
-    with torch.no_grad():
-        rank = dapt_ext.gather(values, near).argmax(2)  # [B, M, r]
-    return values.gather(1, near.gather(2, rank))

@@ -1,0 +1,337 @@
+"""GAPrompt (ICML 2025): points that are shifted and added, and prompts that know the shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError, check_at_least, check_rates
+from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.method import Method, register
+from dapt.methods.neighborhoods import neighborhood_max
+from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.transformer import BlockStack, Features, add_branch, drop_path_factor, of_kept
+
+SHAPE_SHARE = 0.5  # of the shape's feature in prompts and adapters
+ADAPTER_SCALE = 0.7
+CENTER_SHARE = 0.3
+SPREAD_SHARE = 0.3
+SPREAD_FROM = 64  # centers that a token hears from
+RELEASED_DEPTH = 6  # blocks whose adapters see the shape in the released code
+FREQUENCIES = 4  # of the points' embedding
+SHAPE_WIDTH = 8  # channels of each of the coarse centers that make the shape's feature
+
+Propagation = Literal[
+    "permutation_after_attention",
+    "permutation_before_attention",
+    "replacement_after_attention",
+    "replacement_before_attention",
+]
+
+
+@register("ga_prompt")
+@dataclass(frozen=True)
+class GaPrompt(Method):
+    """Geometry-Aware point cloud Prompt.
+
+    Args:
+        prompts: P, tokens that stand before the patches in a block and are dropped after it.
+        prompt_depth: blocks that have them.
+        point_prompts: points that every cloud gets; 5 on the hardest scans and ModelNet40, 10 on
+            the easier scans.
+        point_spread: they start in a cube of this half width, times `factor`.
+        factor: by which they are multiplied.
+        perturbation: how far the points are shifted; published 0.8, 0.2 and 0.1 on the hardest,
+            background and lone scans, 0.05 on ModelNet40.
+        propagation: whether what a neighborhood has goes out before or after the attention, and
+            whether prompts are permuted in among the patches or replace the last of them.
+        rank: hidden units of the adapters.
+        interpolate_from: coarse centers that a point's shift is interpolated from.
+        dropout: of prompts and adapters.
+        published: as released: while there are prompts, a neighbor is looked up as many rows too
+            early as there are prompts, and what never gets a gradient is there, too.
+    """
+
+    prompts: int = 10
+    prompt_depth: int = 6
+    point_prompts: int = 5
+    point_spread: float = 0.01
+    factor: float = 5.0
+    perturbation: float = 0.8
+    propagation: Propagation = "permutation_after_attention"
+    rank: int = 16
+    interpolate_from: int = 32
+    dropout: float = 0.1
+    published: bool = False
+
+    def __post_init__(self):
+        check_at_least(self, prompts=1, prompt_depth=1, point_prompts=1, interpolate_from=1)
+        check_rates(self, "dropout")
+        if not 1 <= self.rank <= 256:
+            raise UsageError(f"rank must be from 1 to 256, got {self.rank}")
+        if self.propagation not in get_args(Propagation):
+            known = ", ".join(get_args(Propagation))
+            raise UsageError(f"propagation must be one of {known}, got {self.propagation!r}")
+
+    def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        """The class token, the patches and, as the only prompt that is left, the shape."""
+        return (*backbone.head_tokens, "prompt:mean")
+
+    def owns(self, entry: str) -> bool:
+        own = {"geometry", "adapters", "cls_token", "cls_pos"}
+        return not own.isdisjoint(entry.split("."))
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        if len(backbone.stacks) > 1:
+            raise UsageError("ga_prompt is for backbones of one scale: it makes its own of centers")
+        own_class_token(backbone, replacements)
+        replacements.add(backbone, "geometry", Geometry(backbone.tokenizer, backbone.dim, self))
+        stack = backbone.stacks[0]
+        if self.prompts > backbone.tokenizer.num_groups:
+            raise UsageError(
+                f"prompts must be at most the {backbone.tokenizer.num_groups} patches, "
+                f"got {self.prompts}"
+            )
+        neighbors = max(backbone.tokenizer.group_size // 2, 1)
+        replacements.put(*place_of(backbone, stack), GaPromptStack(stack, self, neighbors))
+
+    def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
+        geometry = backbone.geometry
+        points, shape = geometry(points)
+        positions = backbone.pos_embed(geometry.prompt_coordinates)
+        features = backbone(points, levels, shape=shape, prompt_positions=positions)
+        return features._replace(prompts=shape[:, None])
+
+
+class Geometry(nn.Module):
+    """Points to shifted points and more of them, and the feature of their shape."""
+
+    def __init__(self, tokenizer: nn.Module, dim: int, config: GaPrompt):
+        super().__init__()
+        self.factor = config.factor
+        coarse = max(tokenizer.num_groups // 2, 1)
+        self.shift = ShiftNetwork(tokenizer, coarse, config)
+        self.shape = nn.Sequential(
+            nn.Linear(coarse * SHAPE_WIDTH, 16), nn.GELU(), nn.Dropout(0.25), nn.Linear(16, dim)
+        )
+        spread = config.point_spread
+        self.points = nn.Parameter(
+            torch.empty(1, config.point_prompts, 3).uniform_(-spread, spread)
+        )
+        self.prompt_coordinates = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(config.prompts, 3), std=0.06)
+        )
+
+    def forward(
+        self, points: Tensor
+    ) -> tuple[Tensor, Tensor]:  # [B, N, 3] -> [B, N + n, 3], [B, C]
+        points, coarse = self.shift(points)
+        more = (self.factor * self.points).to(points.dtype).expand(len(points), -1, -1)
+        return torch.cat([points, more], 1), self.shape(coarse.flatten(1))
+
+
+class ShiftNetwork(nn.Module):
+    """PointNet++'s way down to two levels of centers and up again: a factor for each coordinate."""
+
+    def __init__(self, tokenizer: nn.Module, coarse: int, config: GaPrompt):
+        super().__init__()
+        self.perturbation = config.perturbation
+        self.interpolate_from = config.interpolate_from
+        self.fine_groups = (tokenizer.num_groups, tokenizer.group_size)
+        self.coarse_groups = (coarse, max(tokenizer.group_size // 2, 1))
+        embedded = 3 * (1 + 2 * FREQUENCIES)
+        self.to_fine = Layers(embedded, 64, 32, 64)
+        self.to_coarse = Layers(64, 64, 32, SHAPE_WIDTH)
+        self.at_fine = Layers(64 + SHAPE_WIDTH, 64, 32)
+        self.at_points = Layers(embedded + 32, 32, 32)
+        self.out = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 3))
+        for layer in self.out:
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The shifted points, and what the coarse centers know: [B, G / 2, SHAPE_WIDTH]."""
+        x = embedded(points)  # [B, N, 27]
+        fine = dapt_ext.group(points, *self.fine_groups)
+        x_fine = self.to_fine(dapt_ext.gather(x, fine.patch_idx)).amax(2)  # [B, G, 64]
+        coarse = dapt_ext.group(fine.centers, *self.coarse_groups)
+        x_coarse = self.to_coarse(dapt_ext.gather(x_fine, coarse.patch_idx)).amax(2)
+
+        back = self._interpolated(fine.centers, coarse.centers, x_coarse)
+        x_fine = self.at_fine(torch.cat([x_fine, back], 2))
+        x = self.at_points(torch.cat([x, self._interpolated(points, fine.centers, x_fine)], 2))
+        return points + self.perturbation * self.out(x) * points, x_coarse
+
+    def _interpolated(self, at: Tensor, centers: Tensor, values: Tensor) -> Tensor:
+        k = min(self.interpolate_from, centers.shape[1])
+        return dapt_ext.interpolate(at, centers, values, k, epsilon=1e-4)
+
+
+def embedded(points: Tensor) -> Tensor:
+    """[x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...]"""
+    waves = [wave(2**k * points) for k in range(FREQUENCIES) for wave in (torch.sin, torch.cos)]
+    return torch.cat([points, *waves], -1)
+
+
+class Layers(nn.Module):
+    """Linear, batch norm and ReLU, a few times."""
+
+    def __init__(self, *widths: int):
+        super().__init__()
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for _, b in pairs)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., D]
+        shape = x.shape[:-1]
+        x = x.flatten(0, -2)
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = F.relu(norm(linear(x)))
+        return x.unflatten(0, shape)
+
+
+class Neighborhoods(NamedTuple):
+    """Of coarse centers among the patches' centers; the same for all blocks."""
+
+    centers: Tensor  # [B, G, 3]
+    groups: dapt_ext.Groups
+
+
+class GaPromptStack(nn.Module):
+    """Frozen blocks, with prompts in the first of them and an adapter in each."""
+
+    def __init__(self, frozen: BlockStack, config: GaPrompt, neighbors: int):
+        super().__init__()
+        self.frozen = frozen
+        self.neighbors = neighbors
+        self.prompt_depth = config.prompt_depth
+        when = config.propagation
+        self.replaces, self.goes_first = "replacement" in when, "before" in when
+        self.shape_depth = config.prompt_depth
+        self.rows_too_early = 0
+        if config.published:
+            self.shape_depth = min(config.prompt_depth, RELEASED_DEPTH)
+            self.rows_too_early = config.prompts
+        self.adapters = nn.ModuleList(
+            BlockAdapter(block.dim, config, has_prompts=i < config.prompt_depth)
+            for i, block in enumerate(frozen)
+        )
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+        shape: Tensor | None = None,  # [B, C]
+        prompt_positions: Tensor | None = None,  # [P, C]
+    ) -> tuple[Tensor, list[Tensor]]:
+        if shape is None:
+            raise UsageError("a model of ga_prompt is called as a whole, not by its backbone")
+        half = max(centers.shape[1] // 2, 1)
+        size = min(self.neighbors, centers.shape[1])
+        near = Neighborhoods(centers, dapt_ext.group(centers, half, size))
+        front, kept = x.shape[1] - centers.shape[1], []
+        shape = SHAPE_SHARE * shape[:, None]
+        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
+            x, prompts = x + positions, None
+            if i < self.prompt_depth:
+                prompts = adapter.dropped_prompts() + shape + prompt_positions  # [B, P, C]
+            seen = shape if i < self.shape_depth else None
+            x = self._run(block, adapter, x, prompts, seen, near, front)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+    def _run(
+        self,
+        block: nn.Module,
+        adapter: "BlockAdapter",
+        x: Tensor,
+        prompts: Tensor | None,
+        shape: Tensor | None,
+        near: Neighborhoods,
+        front: int,
+    ) -> Tensor:
+        num_prompts = 0
+        if prompts is not None:
+            num_prompts = prompts.shape[1]
+            x = torch.cat([x[:, :front], prompts.to(x.dtype), x[:, front:]], 1)
+        if self.goes_first:
+            x = self._propagated(block, adapter, x, near, front)
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        x = add_branch(x, of_kept(lambda x: block.attn(block.norm1(x)), x, factor), factor)
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        x = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+        if not self.goes_first:
+            x = self._propagated(block, adapter, x, near, front)
+        rows = x[:, front:]
+        rows = adapter.bottleneck(rows if shape is None else rows + shape, residual=rows)
+        return torch.cat([x[:, :front], rows[:, num_prompts:]], 1)
+
+    def _propagated(
+        self, block: nn.Module, adapter: "BlockAdapter", x: Tensor, near: Neighborhoods, front: int
+    ) -> Tensor:
+        """The tokens with what is greatest around the coarse centers spread back to the patches."""
+        centers, groups = near
+        num_patches = centers.shape[1]
+        at = x.shape[1] - num_patches
+        rows, num_prompts = x[:, front:], at - front
+        offset = 0
+        if num_prompts and self.replaces:
+            rows = torch.cat([x[:, at:-num_prompts], x[:, front:at]], 1)
+        elif num_prompts:
+            offset = num_prompts - self.rows_too_early
+        around = neighborhood_max(rows, groups.patch_idx + offset)  # [B, M, C]
+        own = dapt_ext.gather(rows, groups.center_idx + offset)
+        # a neighborhood is added to itself, by drop-path or without it
+        factor = drop_path_factor(around.flatten(0, 1), block.drop_path, self.training)
+        twice = 2 if factor is None else (1 + factor).view(*around.shape[:2], 1)
+        seen = adapter.norm((twice * around).flatten(0, 1)).unflatten(0, around.shape[:2])
+        seen = F.gelu(seen) + CENTER_SHARE * own
+        k = min(SPREAD_FROM, seen.shape[1])
+        spread = dapt_ext.interpolate(centers, groups.centers, seen, k=k)
+        return torch.cat([x[:, :at], x[:, at:] + SPREAD_SHARE * spread], 1)
+
+
+class BlockAdapter(nn.Module):
+    def __init__(self, dim: int, config: GaPrompt, has_prompts: bool):
+        super().__init__()
+        self.dropout = config.dropout
+        self.prompts = None
+        if has_prompts or config.published:
+            self.prompts = nn.Parameter(torch.zeros(config.prompts, dim))
+        self.norm = nn.BatchNorm1d(dim)
+        self.bottleneck = Bottleneck(
+            dim,
+            config.rank,
+            scale=ADAPTER_SCALE,
+            dropout=config.dropout,
+            activation="quickgelu",
+            normalize=True,
+        )
+        for layer in (self.bottleneck.down, self.bottleneck.up):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+            nn.init.normal_(layer.bias, std=1e-6)
+        self.unused = Unused(dim) if config.published else None
+
+    def dropped_prompts(self) -> Tensor:
+        return F.dropout(self.prompts, self.dropout, self.training)
+
+
+class Unused(nn.Module):
+    """What the released blocks have and never use: a scale by token, and two numbers."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale = nn.Linear(dim, 1)
+        self.of_prompts = nn.Parameter(torch.full((1,), SHAPE_SHARE), requires_grad=False)
+        self.of_adapter = nn.Parameter(torch.full((1,), SHAPE_SHARE), requires_grad=False)
