@@ -10,15 +10,18 @@ from torch.utils.flop_counter import register_flop_formula
 from dapt_ext._library import check_tensors, ops, register_fake
 
 
-def attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+def attention(
+    qkv: Tensor, num_heads: int, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
     """softmax(q · kᵀ / √D) · v of each head, from what the layer of queries, keys and values gives.
 
-    On the CPU, without a mask, by a kernel for the few hundred tokens of a cloud: torch's own is
+    On the CPU, where all see all, by a kernel for the few hundred tokens of a cloud: torch's own is
     made for longer sequences. Else by torch's scaled_dot_product_attention.
 
     Args:
         qkv: [B, T, 3 C], any floating dtype: queries, keys and values, each of num_heads heads.
         mask: bool, [B, 1, T, T] or alike: which key (last) a query attends to.
+        causal: a query attends to the keys up to its own, and of these to those of the mask.
 
     Returns:
         [B, T, C].
@@ -33,10 +36,12 @@ def attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor
             "num_heads must be at least 1 and divide C of qkv [B, T, 3 C], "
             f"got {num_heads} for {list(qkv.shape)}"
         )
-    if qkv.is_cpu and mask is None:
+    if qkv.is_cpu and mask is None and not causal:
         return ops.attention(qkv, num_heads)[0]
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, T, D]
+    if causal and mask is not None:
+        mask, causal = mask & mask.new_ones(q.shape[2], q.shape[2]).tril(), False
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # [B, H, T, D]
     return out.transpose(1, 2).flatten(2)
 
 

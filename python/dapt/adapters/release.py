@@ -9,7 +9,8 @@ from dapt.adapters.attach import attach
 from dapt.adapters.model import AdaptedModel
 from dapt.adapters.release_table import HEAD, KINDS, Kind, ReleasedFile
 from dapt.errors import DaptError, UsageError, reading
-from dapt.models.checkpoints import load_weights, read_state
+from dapt.models.checkpoints import load_weights
+from dapt.models.weight_files import read_state
 
 
 def load_release(

@@ -17,7 +17,7 @@ from dapt.methods.method import Method
 from dapt.methods.point_lora import PointLora
 from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
-from dapt.models.checkpoints import State
+from dapt.models.weight_files import State
 from dapt.models.hierarchical import PointM2aeConfig
 from dapt.models.layouts import LAYOUTS, Layout
 from dapt.models.transformer import PointTransformerConfig

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 
+import torch
 from torch import nn
 
 from dapt.errors import UsageError, look_up
@@ -11,6 +12,7 @@ from dapt.models.checkpoints import LoadReport, load_weights
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
+from dapt.models.point_femae import PointFemae, PointFemaeConfig
 from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
 
@@ -35,6 +37,8 @@ BACKBONES: dict[str, BackboneConfig] = {
     "act": PointTransformerConfig(),
     "recon": PointTransformerConfig(),
     "point_m2ae": PointM2aeConfig(),
+    "pcp_mae": PointTransformerConfig(positions="sincos"),
+    "point_femae": PointFemaeConfig(),
     "point_mae_tiny": PointTransformerConfig(
         num_groups=32,
         dim=192,
@@ -57,12 +61,15 @@ def create_backbone(
     comes with the package, where there is one of this size. What became of each tensor
     is in ``backbone.load_report`` and in the log of "dapt" at level INFO.
     """
-    backbone = backbone_config(name, **fields).build()
-    if checkpoint is not None:
-        if os.fspath(checkpoint) == SHIPPED:
-            checkpoint = shipped_checkpoint(name)
-        backbone.load_report = load_weights(backbone, checkpoint)
-        _log.info("%s", backbone.load_report)
+    config = backbone_config(name, **fields)
+    if checkpoint is None:
+        return config.build()
+    if os.fspath(checkpoint) == SHIPPED:
+        checkpoint = shipped_checkpoint(name)
+    with torch.device("meta"):  # the weights are the file's
+        backbone = config.build()
+    backbone.load_report = load_weights(backbone, checkpoint)
+    _log.info("%s", backbone.load_report)
     return backbone
 
 

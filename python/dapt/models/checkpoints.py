@@ -1,29 +1,33 @@
 """Published weights in, with a full account of what happened to each of them."""
 
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from dapt.errors import DaptError
 from dapt.models.layouts import LAYOUTS, Layout
+from dapt.models.weight_files import State, read_state
 
-State = dict[str, Tensor]
+_log = logging.getLogger("dapt")
 
 
 @dataclass(frozen=True)
 class LoadReport:
+    """What became of the tensors of a file."""
+
     source: str
     layout: str
     loaded: tuple[str, ...]  # entries of the network
     left_over: dict[str, str]  # key of the file -> why it was not used
     fresh: dict[str, str]  # entry of the network that such files never hold -> why
+    license: str | None = None  # of the published weights, where it asks for attention
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.layout}, {len(self.loaded)} tensors loaded"]
@@ -36,121 +40,102 @@ class LoadReport:
 def load_weights(
     network: nn.Module, path: str | os.PathLike, layouts: tuple[Layout, ...] = LAYOUTS
 ) -> LoadReport:
-    """Fill ``network`` from a checkpoint of any known layout, or change nothing and say why."""
+    """Fill ``network`` from a checkpoint of any known layout, or change nothing and say why.
+
+    A network on the device "meta" takes the tensors that were read as its own, so that a large one
+    is in memory once.
+    """
     source = os.fspath(path)
     state = read_state(path)
     layout = find_layout(state, layouts, source)
     weights, left_over, fresh = {}, dict.fromkeys(state), {}
     for entry, target in network.state_dict().items():
-        key = layout.key(entry)
-        if key in state:
-            weights[entry] = _fit(state[key], target, key, layout, source)
-            del left_over[key]
+        keys = layout.keys(entry, state)
+        missing = next((key for key in keys if key is not None and key not in state), None)
+        if missing is None:
+            weights[entry] = _read(state, keys, target, layout, source)
+            for key in keys:
+                left_over.pop(key, None)
         elif entry in layout.fresh:
             weights[entry] = target
             fresh[entry] = layout.fresh[entry]
         else:
-            raise DaptError(f"{source}: '{key}' is missing{_made_for(layout)}")
+            raise DaptError(f"{source}: '{missing}' is missing{_made_for(layout)}")
 
-    known_parts = {_without_numbers(layout.key(entry)) for entry in weights}
+    used = [key for key in state if key not in left_over]
     for key in left_over:
         left_over[key] = layout.reason(key)
-        if left_over[key] is None and _without_numbers(key) in known_parts:
+        if left_over[key] is None and (layout.closed or _is_within(key, used)):
             raise DaptError(f"{source}: the network has no place for '{key}'{_made_for(layout)}")
-    network.load_state_dict(weights)
+    planned = any(target.is_meta for target in network.state_dict().values())
+    network.load_state_dict(weights, assign=planned)
+    if layout.license is not None:
+        _say_license(layout.title, layout.license)
     return LoadReport(
         source=source,
         layout=layout.title,
         loaded=tuple(entry for entry in weights if entry not in fresh),
         left_over={key: why or "not a part of the network" for key, why in left_over.items()},
         fresh=fresh,
+        license=layout.license,
     )
 
 
-def _without_numbers(key: str) -> str:
-    return re.sub(r"\d+", "#", key)
+@cache
+def _say_license(title: str, license: str) -> None:
+    """Once in a process, where it is seen without any logging set up."""
+    _log.warning("%s weights: %s", title, license)
+
+
+def _is_within(key: str, used: Iterable[str]) -> bool:
+    """Whether a key belongs to a part of the network: has a beginning, longer than the one that all
+    used keys share, in common with one of them. Numbers of blocks do not count."""
+    used = [_path(name) for name in used]
+    shared = len(os.path.commonprefix(used))
+    parts = {path[:length] for path in used for length in range(shared + 1, len(path))}
+    path = _path(key)
+    return any(path[:length] in parts for length in range(shared + 1, len(path)))
+
+
+def _path(key: str) -> tuple[str, ...]:
+    return tuple("#" if part.isdigit() else part for part in key.split("."))
 
 
 def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layout:
-    keys = list(state)
+    """The first of the layouts that a file has."""
     for layout in layouts:
-        if layout.matches(keys):
+        if layout.matches(state):
             return layout
     known = ", ".join(dict.fromkeys(layout.title for layout in layouts))
-    raise DaptError(f"{source}: no known layout has keys like '{keys[0]}'; known are: {known}")
+    first = next(iter(state))
+    raise DaptError(f"{source}: no known layout has keys like '{first}'; known are: {known}")
 
 
-def _fit(tensor: Tensor, target: Tensor, key: str, layout: Layout, source: str) -> Tensor:
-    if tensor.shape[target.ndim :].numel() == 1:  # a 1x1 convolution is a linear layer
-        tensor = tensor.reshape(tensor.shape[: target.ndim])
-    if tensor.shape != target.shape:
+def _read(
+    state: State, keys: tuple[str | None, ...], target: Tensor, layout: Layout, source: str
+) -> Tensor:
+    """What the file has for an entry, in its shape and dtype."""
+    parts = [None if key is None else state[key] for key in keys]
+    like = next(part for part in parts if part is not None)
+    parts = [torch.zeros_like(like) if part is None else part for part in parts]
+    named = " + ".join(key for key in keys if key is not None)
+    try:
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    except RuntimeError:
+        shapes = " + ".join(str(list(part.shape)) for part in parts)
         raise DaptError(
-            f"{source}: '{key}' is {list(tensor.shape)} and the network needs "
+            f"{source}: '{named}' are {shapes} and the network needs "
+            f"{list(target.shape)}{_made_for(layout)}"
+        ) from None
+    if [n for n in tensor.shape if n != 1] != [n for n in target.shape if n != 1]:
+        raise DaptError(
+            f"{source}: '{named}' is {list(tensor.shape)} and the network needs "
             f"{list(target.shape)}{_made_for(layout)}"
         )
     if not tensor.isfinite().all():
-        raise DaptError(f"{source}: '{key}' holds NaN or infinite values")
-    return tensor
+        raise DaptError(f"{source}: '{named}' holds NaN or infinite values")
+    return tensor.to(target.dtype).reshape(target.shape)  # a 1x1 convolution is a linear layer
 
 
 def _made_for(layout: Layout) -> str:
     return f" (the file looks like {layout.title}, for the network '{layout.network}')"
-
-
-def read_state(path: str | os.PathLike) -> State:
-    """The tensors of a .pth or safetensors file, without the prefix that DDP adds to their names.
-
-    Nothing but tensors, numbers, strings and plain containers is ever unpickled.
-    """
-    source = os.fspath(path)
-    content = _read_safetensors(source) if _is_safetensors(source) else _read_pth(source)
-    for wrapper in ("base_model", "state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    tensors = content.items() if isinstance(content, Mapping) else ()
-    state = {
-        re.sub(r"^(module\.)?(base_model\.)?", "", key): value
-        for key, value in tensors
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
-    if not state:
-        raise DaptError(f"{source} holds no weights: wanted tensors by name, bare or 'base_model'")
-    return state
-
-
-def _is_safetensors(source: str) -> bool:
-    try:
-        with open(source, "rb") as file:
-            return file.read(9)[8:] == b"{"  # eight bytes of length, then a JSON header
-    except OSError as error:
-        raise DaptError(f"{source} cannot be read: {error.strerror}") from None
-
-
-def _read_safetensors(source: str) -> State:
-    try:
-        return safetensors.torch.load_file(source)
-    except Exception as error:
-        raise DaptError(f"{source} is not a whole safetensors file: {error}") from None
-
-
-def _read_pth(source: str) -> object:
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can fail in any way
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise DaptError(
-                f"{source} is refused: it asks for '{wanted[1]}', and a checkpoint may hold only "
-                "tensors and plain values"
-            ) from None
-        raise DaptError(f"{source} is not a whole checkpoint of torch.save") from None
-
-
-def _numpy_scalars() -> list[Callable | tuple[Callable, str]]:
-    """The published files keep their accuracies as numpy numbers."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    number_types = [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
-    return [*((scalar, name) for name in names), np.dtype, *number_types]

@@ -1,31 +1,9 @@
 """Where the published files, and our own, keep the weights of a network."""
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Where one kind of file keeps the entries of a network."""
-
-    title: str
-    network: str  # name in `create_backbone` of the network that such files are made for
-    marks: tuple[str, ...]  # beginnings of keys by which the layout is known: all must occur
-    renames: tuple[tuple[str, str], ...]  # regular expressions: the network's entry -> file's key
-    reasons: tuple[tuple[str, str], ...] = ()  # file's key -> why it is left over
-    fresh: Mapping[str, str] = field(default_factory=dict)  # network's entry -> why it is missing
-
-    def matches(self, keys: Iterable[str]) -> bool:
-        return all(any(key.startswith(mark) for key in keys) for mark in self.marks)
-
-    def key(self, entry: str) -> str:
-        for pattern, replacement in self.renames:
-            entry = re.sub(pattern, replacement, entry)
-        return entry
-
-    def reason(self, key: str) -> str | None:
-        return next((why for pattern, why in self.reasons if re.match(pattern, key)), None)
+from dapt.models.layout import Layout
+from dapt.models.weight_files import State
 
 
 def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
@@ -50,17 +28,50 @@ def _m2ae(norm: str) -> tuple[tuple[str, str], ...]:
 
 
 _HEAD = (
-    r"(cls_head_finetune|label_conv|propagation_\d|convs\d|bns\d)\.",
+    r"(blocks\.)?(cls_head_finetune|label_conv|propagation_\d|convs\d|bns\d)\.",
     "head of the task that it was fine-tuned for",
 )
-_DECODER = (r"mask_token|decoder_|MAE_decoder\.|increase_dim\.", "decoder of the pre-training")
+_DECODER = (
+    r"mask_token|decoder_|MAE_decoder(_\w+)?\.|increase_dim(_\w+)?\.",
+    "decoder of the pre-training",
+)
+_NO_CLASS_TOKEN = {
+    name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")
+}
+
+
+def _has_square_positions(prefix: str) -> Callable[[State], bool]:
+    """Whether the position embedding reads sines and cosines, as many as the network is wide."""
+
+    def check(state: State) -> bool:
+        weight = state.get(f"{prefix}pos_embed.0.weight")
+        return weight is not None and weight.shape[0] == weight.shape[1]
+
+    return check
+
+
+# A local module's two norms have a second name in the published files.
+_FEMAE_NAMES = tuple(
+    (rf"\.cls\.conv{i}\.1\.", (f".cls.bn{i}.",)) for i in (1, 2)
+)
+_FEMAE_SECOND_NAMES = (r".*\.cls\.bn[12]\.", "second name of conv1.1 and conv2.1")
+_FEMAE_LICENSE = "published without a license: all rights are reserved, ask the authors"
+
+
+def _femae_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (r"^local\.(\d+)\.norm\.", r"blocks.\1.cls_norm."),
+        (r"^local\.(\d+)\.edge\.", r"blocks.\1.cls.conv1."),
+        (r"^local\.(\d+)\.out\.", r"blocks.\1.cls.conv2."),
+        *plain_renames(prefix),
+    )
 
 # More special layouts come first: the first that matches is taken.
 LAYOUTS = (
     Layout(
         title="released DAPT model",
         network="point_mae",
-        marks=("blocks.blocks.0.Adapter_MLP.",),
+        marks=(r"blocks\.blocks\.0\.Adapter_MLP\.",),
         renames=plain_renames(""),
         reasons=(
             (r"(.*\.)?(Adapter_MLP|tfts_)", "adapter: dapt.load_release opens the whole model"),
@@ -70,7 +81,7 @@ LAYOUTS = (
     Layout(
         title="Point-BERT pre-training",
         network="point_bert",
-        marks=("transformer_q.",),
+        marks=(r"transformer_q\.",),
         renames=plain_renames("transformer_q."),
         reasons=(
             (r"transformer_k\.", "momentum copy of the network"),
@@ -82,14 +93,14 @@ LAYOUTS = (
     Layout(
         title="ACT pre-training",
         network="act",
-        marks=("ACT_encoder.",),
+        marks=(r"ACT_encoder\.",),
         renames=plain_renames("ACT_encoder."),
         reasons=((r"(?!ACT_encoder\.)", "decoder and teacher of the pre-training"),),
     ),
     Layout(
         title="ReCon pre-training",
         network="recon",
-        marks=("MAE_encoder.", "MAE_encoder.img_token"),
+        marks=(r"MAE_encoder\.", r"MAE_encoder\.img_token"),
         renames=plain_renames("MAE_encoder."),
         reasons=(
             (r"MAE_encoder\.(img|text)_(token|pos)", "contrastive branch"),
@@ -98,17 +109,55 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        title="Point-FEMAE pre-training",
+        network="point_femae",
+        marks=(r"MAE_encoder\.blocks\.blocks\.\d+\.cls\.",),
+        renames=_femae_renames("MAE_encoder."),
+        otherwise=_FEMAE_NAMES,
+        reasons=(_FEMAE_SECOND_NAMES, _DECODER),
+        license=_FEMAE_LICENSE,
+    ),
+    Layout(
+        title="fine-tuned Point-FEMAE",
+        network="point_femae",
+        marks=(r"blocks\.blocks\.\d+\.cls\.", r"encoder\.first_conv\."),
+        renames=_femae_renames(""),
+        otherwise=_FEMAE_NAMES,
+        reasons=(_FEMAE_SECOND_NAMES, _HEAD),
+        license=_FEMAE_LICENSE,
+    ),
+    Layout(
+        title="PCP-MAE pre-training",
+        network="pcp_mae",
+        marks=(r"MAE_encoder\.",),
+        like=_has_square_positions("MAE_encoder."),
+        renames=plain_renames("MAE_encoder."),
+        reasons=(
+            (r"MAE_encoder\.mask_pos_token|pred_pos_proj\.", "decoder of the pre-training"),
+            _DECODER,
+        ),
+        fresh=_NO_CLASS_TOKEN,
+    ),
+    Layout(
+        title="fine-tuned PCP-MAE",
+        network="pcp_mae",
+        marks=(r"encoder\.first_conv\.", r"blocks\.blocks\."),
+        like=_has_square_positions(""),
+        renames=plain_renames(""),
+        reasons=(_HEAD,),
+    ),
+    Layout(
         title="Point-MAE pre-training",
         network="point_mae",
-        marks=("MAE_encoder.",),
+        marks=(r"MAE_encoder\.",),
         renames=plain_renames("MAE_encoder."),
         reasons=(_DECODER,),
-        fresh={name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")},
+        fresh=_NO_CLASS_TOKEN,
     ),
     Layout(
         title="Point-M2AE pre-training",
         network="point_m2ae",
-        marks=("h_encoder.", "h_encoder.encoder_norms."),
+        marks=(r"h_encoder\.", r"h_encoder\.encoder_norms\."),
         renames=_m2ae(norm="h_encoder.encoder_norms.2"),
         reasons=(
             (r"h_encoder\.encoder_norms\.[01]\.", "norms that only the decoder reads"),
@@ -118,40 +167,48 @@ LAYOUTS = (
     Layout(
         title="fine-tuned Point-M2AE",
         network="point_m2ae",
-        marks=("h_encoder.", "norm."),
+        marks=(r"h_encoder\.", r"norm\."),
         renames=_m2ae(norm="norm"),
         reasons=(_HEAD,),
     ),
     Layout(
         title="fine-tuned point transformer",
         network="point_mae",
-        marks=("encoder.first_conv.", "blocks.blocks."),
+        marks=(r"encoder\.first_conv\.", r"blocks\.blocks\."),
         renames=plain_renames(""),
         reasons=(_HEAD,),
     ),
     Layout(
         title="dapt pre-training",
         network="point_mae",
-        marks=("backbone.tokenizer.", "decoder."),
+        marks=(r"backbone\.tokenizer\.", r"decoder\."),
         renames=((r"^", "backbone."),),
         reasons=((r"(?!backbone\.)", "decoder of the pre-training"),),
-        fresh={name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")},
+        fresh=_NO_CLASS_TOKEN,
     ),
     Layout(
         title="dapt backbone",
         network="point_mae",
-        marks=("tokenizer.",),
+        marks=(r"tokenizer\.",),
         renames=(),
-        fresh={name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")},
+        reasons=((r"cls_(token|pos)$", "the network has no class token"),),
+        fresh=_NO_CLASS_TOKEN,
+        closed=True,
     ),
-    Layout(title="dapt backbone", network="point_m2ae", marks=("scales.",), renames=()),
+    Layout(
+        title="dapt backbone",
+        network="point_m2ae",
+        marks=(r"scales\.",),
+        renames=(),
+        closed=True,
+    ),
 )
 
 AUTOENCODER_LAYOUTS = (
     Layout(
         title="Point-MAE pre-training",
         network="point_mae",
-        marks=("MAE_encoder.", "MAE_decoder."),
+        marks=(r"MAE_encoder\.", r"MAE_decoder\."),
         renames=(
             (r"^backbone\.tokenizer\.encoder\.(first|second)", r"MAE_encoder.encoder.\1_conv"),
             (r"^backbone\.blocks", "MAE_encoder.blocks.blocks"),
@@ -163,7 +220,7 @@ AUTOENCODER_LAYOUTS = (
     Layout(
         title="dapt pre-training",
         network="point_mae",
-        marks=("backbone.tokenizer.", "decoder."),
+        marks=(r"backbone\.tokenizer\.", r"decoder\."),
         renames=(),
     ),
 )

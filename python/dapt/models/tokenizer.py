@@ -98,5 +98,23 @@ class Tokenizer(nn.Module):
         return f"num_groups={self.num_groups}, group_size={self.group_size}"
 
 
+class SinCosEmbedding(nn.Sequential):
+    """Two layers over sines and cosines of the centers, as PCP-MAE has them.
+
+    C/6 frequencies, 10000^(-k / (C/6)); per axis all sines, then all cosines; the coordinates are
+    not scaled.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.num_frequencies = dim // 6
+
+    def forward(self, centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G, C]
+        steps = torch.arange(self.num_frequencies, device=centers.device, dtype=torch.float64)
+        frequencies = 10000.0 ** (-steps / self.num_frequencies)
+        angles = centers[..., None] * frequencies.to(centers.dtype)
+        return super().forward(torch.cat([angles.sin(), angles.cos()], -1).flatten(-2))
+
+
 def position_embedding(hidden: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))

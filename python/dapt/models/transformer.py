@@ -3,13 +3,14 @@
 It knows nothing of adaptation methods. What they may rely on:
 
 - a block is called as ``block(tokens, positions, mask)`` and adds the positions itself;
-- a block may insert tokens of its own between the class token and the patches, which are always
+- its first half is ``block.attend(tokens, mask, factor)``, its second ``norm2``, then ``mlp``;
+- a block may insert tokens of its own between the tokens in front and the patches, which are always
   the last G tokens.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
+from dapt.models.tokenizer import PatchEncoder, SinCosEmbedding, Tokenizer, position_embedding
 
 
 class Features(NamedTuple):
@@ -69,44 +70,96 @@ def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
 
 
 class Attention(nn.Module):
-    def __init__(self, dim: int, num_heads: int):
+    """Self-attention among the tokens of a cloud.
+
+    Args:
+        dim: C, the width of the tokens.
+        num_heads: divides C.
+        qkv_bias: whether queries, keys and values have one.
+        causal: a token sees itself and those before it.
+        layer_scale: a learned factor per channel of what is given back.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = False,
+        causal: bool = False,
+        layer_scale: bool = False,
+    ):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.causal = causal
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
+        self.gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # mask: True = attend
-        return self.proj(dapt_ext.attention(self.qkv(x), self.num_heads, mask))
+        out = self.proj(dapt_ext.attention(self.qkv(x), self.num_heads, mask, causal=self.causal))
+        return out if self.gamma is None else self.gamma * out
 
 
 class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int):
+    """fc2(GELU(fc1(x))); ``layer_scale`` is a learned factor per channel of that."""
+
+    def __init__(self, dim: int, hidden: int, layer_scale: bool = False):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
+        self.gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        out = self.fc2(self.act(self.fc1(x)))
+        return out if self.gamma is None else self.gamma * out
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block that adds the tokens' positions before it starts."""
+    """Pre-norm transformer block that adds the tokens' positions before it starts.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4, drop_path: float = 0.0):
+    Args:
+        dim: C, the width of the tokens.
+        num_heads: of the attention.
+        mlp_ratio: hidden units of the MLP to C.
+        drop_path: share of the clouds for which a half of the block is left out in training.
+        attn: in place of the plain attention.
+        mlp: in place of the plain MLP.
+        eps: of both norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int = 4,
+        drop_path: float = 0.0,
+        *,
+        attn: nn.Module | None = None,
+        mlp: nn.Module | None = None,
+        eps: float = 1e-5,
+    ):
         super().__init__()
         self.dim = dim
         self.drop_path = drop_path
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.attn = Attention(dim, num_heads) if attn is None else attn
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.mlp = Mlp(dim, mlp_ratio * dim) if mlp is None else mlp
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        x, factor = x + positions, self._path_factor(x)
-        x = add_branch(
-            x, of_kept(lambda x: self.attn(self.norm1(x), mask), x, factor, mask), factor
-        )
+        x = x + positions
+        return self.transform(self.attend(x, mask, self._path_factor(x)))
+
+    def attend(
+        self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None
+    ) -> Tensor:
+        """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
+        branch = of_kept(lambda x: self.attn(self.norm1(x), mask), x, factor, mask)
+        return add_branch(x, branch, factor)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The second half."""
         factor = self._path_factor(x)
         return add_branch(x, of_kept(lambda x: self.mlp(self.norm2(x)), x, factor), factor)
 
@@ -114,11 +167,16 @@ class Block(nn.Module):
         return drop_path_factor(x, self.drop_path, self.training)
 
 
+After = Callable[[int, Tensor], Tensor]
+
+
 class BlockStack(nn.ModuleList):
     """Blocks run one after another; also gives the tokens after the blocks of ``levels``.
 
-    ``centers`` are the coordinates of the patches, for methods that look at them. What a method
-    gives its own stack beside that, it gives the backbone by name: a plain one takes nothing more.
+    ``centers`` are the coordinates of the patches, for methods that look at them. ``after`` is what
+    a backbone does between its blocks: it gets a block's number and the tokens behind it, and gives
+    the tokens for the next one. What a method gives its own stack beside that, it gives the backbone
+    by name: a plain one takes nothing more.
     """
 
     def forward(
@@ -128,10 +186,13 @@ class BlockStack(nn.ModuleList):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         kept = []
         for i, block in enumerate(self):
             x = block(x, positions, mask)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
@@ -144,6 +205,23 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 @dataclass(frozen=True)
 class PointTransformerConfig:
+    """The size of a plain point transformer.
+
+    Args:
+        num_groups: G, patches of a cloud.
+        group_size: K, points of a patch.
+        dim: C, the width of the tokens.
+        depth: blocks.
+        num_heads: of each attention.
+        mlp_ratio: hidden units of an MLP to C.
+        encoder_dim: what the patch encoder gives; a projection to C follows where they differ.
+        encoder_widths: of the patch encoder's inner layers.
+        class_token: whether a learned token stands in front of the patches.
+        drop_path: stochastic depth of the last block; it grows from 0 in the first.
+        positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
+            and cosines (PCP-MAE).
+    """
+
     num_groups: int = 64
     group_size: int = 32
     dim: int = 384
@@ -154,61 +232,96 @@ class PointTransformerConfig:
     encoder_widths: tuple[int, int, int] = (128, 256, 512)
     class_token: bool = True
     drop_path: float = 0.1
+    positions: Literal["mlp", "sincos"] = "mlp"
 
     def __post_init__(self):
-        if self.dim % self.num_heads:
-            raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
+        check_heads(self.dim, self.num_heads)
+        if self.positions not in ("mlp", "sincos"):
+            raise UsageError(f"positions must be 'mlp' or 'sincos', got {self.positions!r}")
+        if self.positions == "sincos" and self.dim % 6:
+            raise UsageError(f"positions='sincos' needs a dim that 6 divides, got {self.dim}")
 
     def build(self) -> "PointTransformer":
+        """The network, with fresh weights."""
         return PointTransformer(self)
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """A head needs a whole number of channels."""
+    if num_heads < 1 or dim % num_heads:
+        raise UsageError(f"num_heads must divide dim={dim}, got {num_heads}")
+
+
 class PointTransformer(nn.Module):
+    """Point-MAE's network. Others are this one with a few parts changed."""
+
     def __init__(self, config: PointTransformerConfig):
         super().__init__()
         self.config = config
         C = config.dim
-        self.tokenizer = Tokenizer(
-            config.num_groups,
-            config.group_size,
-            PatchEncoder(3, config.encoder_widths, config.encoder_dim),
-            nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C),
-        )
-        self.pos_embed = position_embedding(128, C)
-        self.blocks = BlockStack(
-            Block(C, config.num_heads, config.mlp_ratio, rate)
-            for rate in drop_path_rates(config.drop_path, config.depth)
-        )
+        self.tokenizer = self._tokenizer()
+        self.pos_embed = self._position_embedding()
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = BlockStack(self._block(rate) for rate in rates)
         self.norm = nn.LayerNorm(C)
         init_weights(self)
-        self.cls_token, self.cls_pos = _class_token(C) if config.class_token else (None, None)
+        self.cls_token, self.cls_pos = class_token(C) if config.class_token else (None, None)
+
+    def _tokenizer(self) -> Tokenizer:
+        config, C = self.config, self.config.dim
+        encoder = PatchEncoder(3, config.encoder_widths, config.encoder_dim)
+        project = nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C)
+        return Tokenizer(config.num_groups, config.group_size, encoder, project)
+
+    def _position_embedding(self) -> nn.Module:
+        if self.config.positions == "sincos":
+            return SinCosEmbedding(self.dim)
+        return position_embedding(128, self.dim)
+
+    def _block(self, drop_path: float) -> Block:
+        config = self.config
+        return Block(config.dim, config.num_heads, config.mlp_ratio, drop_path)
 
     @property
     def dim(self) -> int:
+        """C, the width of the tokens that the head reads."""
         return self.config.dim
 
     def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
+        """Features of clouds [B, N, 3], and of the blocks of ``levels``."""
         groups = self.tokenizer.group(points)
         return self.forward_patches(groups.patches, groups.centers, levels, **given)
 
     def forward_patches(
         self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
+        """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
         x, positions = self.tokenizer.encode(patches), self.pos_embed(centers)  # [B, G, C]
         G = x.shape[1]
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-            positions = torch.cat([self.cls_pos.expand(len(x), -1, -1), positions], 1)
-
-        x, kept = self.blocks(x, positions, levels=levels, centers=centers, **given)
-        x = self.norm(x)
+        x, positions = self._with_front(x, positions)
+        x, kept = self._run_blocks(x, positions, levels=levels, centers=centers, **given)
+        x = self._finish(x)
         return Features(
-            cls=None if self.cls_token is None else x[:, 0],
+            cls=None if self.cls_token is None else x[:, self.num_class_tokens - 1],
             prompts=x[:, self.num_class_tokens : -G],
             patches=x[:, -G:],
             centers=centers,
-            levels=tuple(self.norm(tokens[:, -G:]) for tokens in kept),
+            levels=tuple(self._finish(tokens[:, -G:]) for tokens in kept),
         )
+
+    def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens and positions with those in front of the patches."""
+        if self.cls_token is None:
+            return x, positions
+        return in_front(self.cls_token, x), in_front(self.cls_pos, positions)
+
+    def _run_blocks(
+        self, x: Tensor, positions: Tensor, centers: Tensor, **given: object
+    ) -> tuple[Tensor, list[Tensor]]:
+        return self.blocks(x, positions, centers=centers, **given)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return self.norm(x)
 
     @property
     def head_tokens(self) -> tuple[str, ...]:
@@ -217,29 +330,39 @@ class PointTransformer(nn.Module):
 
     @property
     def num_class_tokens(self) -> int:
+        """How many tokens stand in front of the patches."""
         return 0 if self.cls_token is None else 1
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
+        """One a scale: here one."""
         return [self.tokenizer]
 
     @property
     def stacks(self) -> list[BlockStack]:
+        """One a scale: here one."""
         return [self.blocks]
 
 
-def _class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+def in_front(token: Tensor, x: Tensor) -> Tensor:
+    """The same token or tokens [1, T, C] in front of those of each cloud [B, G, C]."""
+    return torch.cat([token.expand(len(x), -1, -1), x], 1)
+
+
+def class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Token and position, the same in every process: Point-MAE's files hold none, and an adapter
-    trained on a backbone must find the same backbone again."""
+    trained on a backbone must find the same backbone again. They exist even where the rest of a
+    network is only planned (on the device "meta")."""
     generator = torch.Generator().manual_seed(0)
     token, position = (
-        nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02, generator=generator)
+        nn.init.trunc_normal_(torch.empty(1, 1, dim, device="cpu"), std=0.02, generator=generator)
         for _ in range(2)
     )
     return nn.Parameter(token), nn.Parameter(position)
 
 
 def init_weights(network: nn.Module) -> None:
+    """As the published networks start."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,0 +1,65 @@
+"""How one kind of file keeps the weights of a network."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dapt.models.weight_files import State
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one kind of file keeps the entries of a network.
+
+    Args:
+        title: what such a file is called.
+        network: name in `create_backbone` of the network that such files are made for.
+        marks: regular expressions by which the layout is known: each fits the beginning of a key.
+        renames: regular expressions that make the file's key of the network's entry.
+        otherwise: a pattern of a file's key, and the keys that, one after another, make it up where
+            the file lacks it; None stands for zeros.
+        reasons: a pattern of a file's key, and why it is left over.
+        fresh: a network's entry that such files never hold, and why.
+        like: whether a file with these marks is one, told by its tensors.
+        closed: whether each key must have a place in the network, or a reason; else only those do
+            that belong to a part of it.
+        license: of the published weights, where it asks for attention.
+    """
+
+    title: str
+    network: str
+    marks: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...]
+    otherwise: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    reasons: tuple[tuple[str, str], ...] = ()
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    like: Callable[[State], bool] = lambda state: True
+    closed: bool = False
+    license: str | None = None
+
+    def matches(self, state: State) -> bool:
+        """Whether a file with these tensors has this layout."""
+        marked = all(any(re.match(mark, key) for key in state) for mark in self.marks)
+        return marked and self.like(state)
+
+    def key(self, entry: str) -> str:
+        """The file's key of an entry, as a whole."""
+        for pattern, replacement in self.renames:
+            entry = re.sub(pattern, replacement, entry)
+        return entry
+
+    def keys(self, entry: str, state: State) -> tuple[str | None, ...]:
+        """The keys whose tensors make up an entry, as this file has them."""
+        whole = self.key(entry)
+        ways = [(whole,)]
+        for pattern, parts in self.otherwise:
+            if re.search(pattern, whole):
+                ways.append(tuple(p if p is None else re.sub(pattern, p, whole) for p in parts))
+        for way in ways:
+            if all(key is None or key in state for key in way):
+                return way
+        return max(ways, key=lambda way: sum(key in state for key in way))
+
+    def reason(self, key: str) -> str | None:
+        """Why a key of the file is left over, where that is known."""
+        return next((why for pattern, why in self.reasons if re.match(pattern, key)), None)
