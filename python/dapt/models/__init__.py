@@ -13,8 +13,12 @@ from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemae, PointFemaeConfig
-from dapt.models.pretrained import SHIPPED, shipped_checkpoint
+from dapt.models.point_gpt import LARGE_ENCODER, PointGpt, PointGptConfig
+from dapt.models.recon_pp import ReconPp, ReconPpConfig
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
+from dapt.models.uni3d import Uni3d, Uni3dConfig
+from dapt.models.weight_files import read_state
+from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 
 __all__ = [
     "BACKBONES",
@@ -39,6 +43,25 @@ BACKBONES: dict[str, BackboneConfig] = {
     "point_m2ae": PointM2aeConfig(),
     "pcp_mae": PointTransformerConfig(positions="sincos"),
     "point_femae": PointFemaeConfig(),
+    "point_gpt_s": PointGptConfig(),
+    "point_gpt_b": PointGptConfig(
+        dim=768, num_heads=12, encoder_dim=768, encoder_widths=LARGE_ENCODER
+    ),
+    "point_gpt_l": PointGptConfig(
+        dim=1024, depth=24, num_heads=16, encoder_dim=1024, encoder_widths=LARGE_ENCODER
+    ),
+    "recon_pp_small": ReconPpConfig(),
+    "recon_pp_base": ReconPpConfig(dim=768, num_heads=12, encoder_widths=LARGE_ENCODER),
+    "recon_pp_large": ReconPpConfig(
+        dim=1024, depth=24, num_heads=16, encoder_widths=LARGE_ENCODER
+    ),
+    "uni3d_tiny": Uni3dConfig(dim=192, num_heads=3, hidden=512),
+    "uni3d_small": Uni3dConfig(),
+    "uni3d_base": Uni3dConfig(dim=768, num_heads=12, hidden=2048, mlp="swiglu_norm"),
+    "uni3d_large": Uni3dConfig(
+        dim=1024, depth=24, num_heads=16, hidden=2730, mlp="swiglu_norm"
+    ),
+    "uni3d_giant": Uni3dConfig(dim=1408, depth=40, num_heads=16, hidden=6144, mlp="gelu"),
     "point_mae_tiny": PointTransformerConfig(
         num_groups=32,
         dim=192,
@@ -66,6 +89,8 @@ def create_backbone(
         return config.build()
     if os.fspath(checkpoint) == SHIPPED:
         checkpoint = shipped_checkpoint(name)
+    if hasattr(config, "fitted"):
+        config = config.fitted(read_state(checkpoint), fields)
     with torch.device("meta"):  # the weights are the file's
         backbone = config.build()
     backbone.load_report = load_weights(backbone, checkpoint)

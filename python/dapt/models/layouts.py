@@ -66,6 +66,46 @@ def _femae_renames(prefix: str) -> tuple[tuple[str, str], ...]:
         *plain_renames(prefix),
     )
 
+
+
+def _gpt_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    block = r"^blocks\.(\d+)\."
+    return (
+        (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
+        (r"^start_token", "blocks.sos"),
+        (r"^start_pos", "sos_pos"),
+        (r"^norm", "blocks.cls_norm"),
+        (r"^last_norm", "blocks.ln_f"),
+        (rf"{block}norm", r"blocks.layers.\1.ln_"),
+        (rf"{block}attn\.qkv\.", r"blocks.layers.\1.attn.in_proj_"),
+        (rf"{block}attn\.proj\.", r"blocks.layers.\1.attn.out_proj."),
+        (rf"{block}mlp\.fc1\.", r"blocks.layers.\1.mlp.0."),
+        (rf"{block}mlp\.fc2\.", r"blocks.layers.\1.mlp.2."),
+        (r"^", prefix),
+    )
+
+
+def _recon_pp_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (r"^tokenizer\.encoder\.(first|second)", r"embed.\1_conv"),
+        (r"^start_token", "encoder.sos"),
+        (r"^start_pos", "encoder.sos_pos"),
+        (r"^norm", "encoder.ln_f1"),
+        (r"^blocks", "encoder.blocks.local_blocks"),
+        (r"^query_blocks", "encoder.blocks.global_blocks"),
+        (r"^query_norm", "encoder.ln_f2"),
+        (r"^queries", "global_query"),
+        (r"\.attn\.gamma", ".ls1.gamma"),
+        (r"\.mlp\.gamma", ".ls2.gamma"),
+        (r"^", prefix),
+    )
+
+
+_GPT_UNUSED = (
+    r"(GPT_Transformer\.)?(generator_blocks|blocks\.increase_dim|norm)\.",
+    "generator of the pre-training, and layers that nothing reads",
+)
+
 # More special layouts come first: the first that matches is taken.
 LAYOUTS = (
     Layout(
@@ -170,6 +210,70 @@ LAYOUTS = (
         marks=(r"h_encoder\.", r"norm\."),
         renames=_m2ae(norm="norm"),
         reasons=(_HEAD,),
+    ),
+    Layout(
+        title="PointGPT pre-training",
+        network="point_gpt_*",
+        marks=(r"GPT_Transformer\.",),
+        renames=_gpt_renames("GPT_Transformer."),
+        reasons=(_GPT_UNUSED,),
+        fresh=_NO_CLASS_TOKEN
+        | dict.fromkeys(("norm.weight", "norm.bias"), "a norm in front of the class head"),
+    ),
+    Layout(
+        title="fine-tuned PointGPT",
+        network="point_gpt_*",
+        marks=(r"blocks\.layers\.\d+\.attn\.in_proj_weight", r"blocks\.sos"),
+        renames=_gpt_renames(""),
+        reasons=(_GPT_UNUSED, _HEAD),
+    ),
+    Layout(
+        title="ReCon++ pre-training",
+        network="recon_pp_*",
+        marks=(r"model\.global_query", r"model\.encoder\.blocks\.local_blocks\."),
+        renames=_recon_pp_renames("model."),
+        reasons=(
+            (r"model\.decoder|model\.norm\.", "decoder of the pre-training"),
+            (r"(img|text)_proj\.", "layers to the space of images and text"),
+        ),
+        fresh={"cls_token": "its pre-training has no class token"},
+    ),
+    Layout(
+        title="fine-tuned ReCon++",
+        network="recon_pp_*",
+        marks=(r"global_query", r"encoder\.blocks\.local_blocks\."),
+        renames=_recon_pp_renames(""),
+        reasons=((r"decoder\.", "decoder of the pre-training"), _HEAD),
+    ),
+    Layout(
+        title="Uni3D",
+        network="uni3d_*",
+        marks=(r"point_encoder\.visual\.",),
+        renames=(
+            (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
+            (r"^tokenizer\.project", "encoder2trans"),
+            (r"^blocks", "visual.blocks"),
+            (r"^norm", "visual.fc_norm"),
+            (r"^embedding", "trans2embed"),
+            (r"^", "point_encoder."),
+        ),
+        otherwise=(
+            (r"attn\.qkv\.weight$", tuple(f"attn.{part}_proj.weight" for part in "qkv")),
+            (r"attn\.qkv\.bias$", ("attn.q_bias", None, "attn.v_bias")),
+            (r"attn\.qkv\.bias$", ("attn.q_proj.bias", None, "attn.v_proj.bias")),
+            (r"mlp\.fc1\.(weight|bias)$", (r"mlp.fc1_g.\1", r"mlp.fc1_x.\1")),
+        ),
+        reasons=(
+            (
+                r"point_encoder\.visual\.(cls_token|pos_embed|patch_embed|head)",
+                "parts of the image network that points pass by",
+            ),
+            (
+                r"point_encoder\.trans2embed",
+                "layer to the space of images and text: embed=True keeps it",
+            ),
+            (r"logit_scale", "temperature of the pre-training"),
+        ),
     ),
     Layout(
         title="fine-tuned point transformer",

@@ -5,18 +5,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.errors import UsageError
 
 
 class PatchEncoder(nn.Module):
-    """One token per patch: a PointNet of two halves, each ending in a maximum over the points."""
+    """One token per patch: a PointNet of two halves, each ending in a maximum over the points.
 
-    def __init__(self, in_dim: int, widths: tuple[int, int, int], out_dim: int):
+    Args:
+        in_dim: D, channels of a point.
+        widths: of the inner layers, two or more of the first half and one of the second.
+        out_dim: C, the width of the tokens.
+    """
+
+    def __init__(self, in_dim: int, widths: tuple[int, ...], out_dim: int):
         super().__init__()
+        self.in_dim = in_dim
         self.out_dim = out_dim
-        first, middle, last = widths
-        self.first = nn.Sequential(
-            nn.Linear(in_dim, first), nn.BatchNorm1d(first), nn.ReLU(), nn.Linear(first, middle)
-        )
+        *inner, middle, last = widths
+        layers = []
+        for width in inner:
+            layers += [nn.Linear(in_dim, width), nn.BatchNorm1d(width), nn.ReLU()]
+            in_dim = width
+        self.first = nn.Sequential(*layers, nn.Linear(in_dim, middle))
         self.second = nn.Sequential(
             nn.Linear(2 * middle, last), nn.BatchNorm1d(last), nn.ReLU(), nn.Linear(last, out_dim)
         )
@@ -24,11 +34,14 @@ class PatchEncoder(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
         if self._learns(patches):
             return self._encode_layerwise(patches)
-        return dapt_ext.patch_encoder(patches, self.folded_weights())
+        *before, conv, norm, _, _ = self.first  # the fused op knows two layers of the first half
+        for linear, its_norm in zip(before[::3], before[1::3], strict=True):
+            patches = F.relu(F.linear(patches, *_fold(linear, its_norm)))
+        return dapt_ext.patch_encoder(patches, self._folded_weights(conv, norm))
 
     def _learns(self, patches: Tensor) -> bool:
         """Whether batch norms count, or a gradient flows: then no weight can be folded."""
-        if self.first[1].training or self.second[1].training:
+        if any(norm.training for norm in (*self.first[1::3], self.second[1])):
             return True
         tensors = (patches, *self.parameters())
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -47,9 +60,11 @@ class PatchEncoder(nn.Module):
         hidden = act(norm(hidden.flatten(0, 1)))
         return out(hidden).view(B, G, K, -1).amax(2)
 
-    def folded_weights(self) -> dapt_ext.PatchEncoderWeights:
+    def _folded_weights(
+        self, conv1: nn.Linear, norm1: nn.BatchNorm1d
+    ) -> dapt_ext.PatchEncoderWeights:
         """The weights with the batch norms' running statistics folded in."""
-        conv1, norm1, _, conv2 = self.first
+        conv2 = self.first[-1]
         conv3, norm2, _, conv4 = self.second
         weight1, bias1 = _fold(conv1, norm1)
         weight3, bias3 = _fold(conv3, norm2)
@@ -89,6 +104,11 @@ class Tokenizer(nn.Module):
         return self.project(self.encoder(patches))
 
     @property
+    def in_channels(self) -> int:
+        """Numbers of a point that the encoder reads, three of them its place."""
+        return self.encoder.in_dim
+
+    @property
     def dim(self) -> int:
         """Width of the tokens."""
         identity = isinstance(self.project, nn.Identity)
@@ -96,6 +116,87 @@ class Tokenizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, group_size={self.group_size}"
+
+
+class ColorTokenizer(Tokenizer):
+    """For points with a color: groups by place, and tells the encoder both.
+
+    Points without one are as gray as the published networks had them.
+    """
+
+    gray = 0.4
+
+    def group(self, points: Tensor) -> dapt_ext.Groups:
+        if points.dim() != 3 or points.shape[2] not in (3, 6):
+            raise UsageError(
+                f"points must be [B, N, 3] or, with color, [B, N, 6], got {list(points.shape)}"
+            )
+        groups = super().group(points[..., :3])
+        if points.shape[2] == 3:
+            colors = torch.full_like(groups.patches, self.gray)
+        else:
+            self._check_colors(points)
+            colors = dapt_ext.gather(points[..., 3:].to(groups.patches.dtype), groups.patch_idx)
+        return groups._replace(patches=torch.cat([groups.patches, colors], 3))
+
+    @staticmethod
+    def _check_colors(points: Tensor) -> None:
+        if not points.is_cpu or torch.compiler.is_compiling() or not points.numel():
+            return  # elsewhere it would wait for the device
+        least, most = (bound.item() for bound in points[..., 3:].aminmax())
+        if not -1 <= least <= most <= 2:  # what augmentation adds is no matter
+            raise UsageError(f"colors must lie in 0 to 1, got {least:g} to {most:g}")
+
+
+class WalkTokenizer(Tokenizer):
+    """Gives the patches in the order of a walk that always goes to the nearest of those left."""
+
+    def group(self, points: Tensor) -> dapt_ext.Groups:
+        groups = super().group(points)
+        order = walk(groups.centers)
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        return dapt_ext.Groups(
+            dapt_ext.gather(groups.patches.flatten(2), order).view_as(groups.patches),
+            dapt_ext.gather(groups.centers, order),
+            groups.patch_idx[rows, order],
+            groups.center_idx[rows, order],
+        )
+
+
+@torch.no_grad()
+def walk(centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G]
+    """From the first on, always to the nearest not yet visited; ties go to the lowest index."""
+    B, G, _ = centers.shape
+    distance = (centers[:, :, None] - centers[:, None]).square().sum(-1)  # [B, G, G]
+    rows = torch.arange(B, device=centers.device)
+    current = rows.new_zeros(B)
+    order = [current]
+    for _ in range(G - 1):
+        distance[rows, :, current] = torch.inf
+        current = distance[rows, current].argmin(1)
+        order.append(current)
+    return torch.stack(order, 1)
+
+
+class WalkPositions(nn.Module):
+    """Sine and cosine of 2 pi times each coordinate, again and again until the width is filled.
+
+    PointGPT and ReCon++ call an encoding of many frequencies with a temperature of one, so that all
+    frequencies are the same: six numbers describe a center.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G, C]
+        angles = 2 * torch.pi * centers
+        pair = torch.stack([angles.sin(), angles.cos()], -1)  # [B, G, 3, 2]
+        encoded = pair.repeat(1, 1, 1, self.dim // 6).flatten(2)
+        return F.pad(encoded, (0, self.dim - encoded.shape[2]))
+
+    def extra_repr(self) -> str:
+        return str(self.dim)
 
 
 class SinCosEmbedding(nn.Sequential):

@@ -29,6 +29,9 @@ class Features(NamedTuple):
     patches: Tensor  # [B, G, C]
     centers: Tensor  # [B, G, 3]
     levels: tuple[Tensor, ...] = ()  # patches after the blocks asked for, each [B, G, C]
+    start: Tensor | None = None  # [B, C], the token in front of patches that look back
+    image: Tensor | None = None  # [B, I, C], tokens beside the patches that were taught by images
+    text: Tensor | None = None  # [B, T, C], likewise by texts
 
 
 def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
@@ -204,22 +207,16 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class PointTransformerConfig:
-    """The size of a plain point transformer.
+class TransformerSize:
+    """What the sizes of all networks here have in common.
 
     Args:
         num_groups: G, patches of a cloud.
         group_size: K, points of a patch.
         dim: C, the width of the tokens.
         depth: blocks.
-        num_heads: of each attention.
-        mlp_ratio: hidden units of an MLP to C.
-        encoder_dim: what the patch encoder gives; a projection to C follows where they differ.
-        encoder_widths: of the patch encoder's inner layers.
-        class_token: whether a learned token stands in front of the patches.
+        num_heads: of each attention; a head has a whole number of channels.
         drop_path: stochastic depth of the last block; it grows from 0 in the first.
-        positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
-            and cosines (PCP-MAE).
     """
 
     num_groups: int = 64
@@ -227,15 +224,34 @@ class PointTransformerConfig:
     dim: int = 384
     depth: int = 12
     num_heads: int = 6
+    drop_path: float = 0.1
+
+    def __post_init__(self):
+        if self.num_heads < 1 or self.dim % self.num_heads:
+            raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
+
+
+@dataclass(frozen=True)
+class PointTransformerConfig(TransformerSize):
+    """The size of a plain point transformer; further fields are those of `TransformerSize`.
+
+    Args:
+        mlp_ratio: hidden units of an MLP to C.
+        encoder_dim: what the patch encoder gives; a projection to C follows where they differ.
+        encoder_widths: of the patch encoder's inner layers, the last of which is the second half's.
+        class_token: whether a learned token stands in front of the patches.
+        positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
+            and cosines (PCP-MAE).
+    """
+
     mlp_ratio: int = 4
     encoder_dim: int = 384
-    encoder_widths: tuple[int, int, int] = (128, 256, 512)
+    encoder_widths: tuple[int, ...] = (128, 256, 512)
     class_token: bool = True
-    drop_path: float = 0.1
     positions: Literal["mlp", "sincos"] = "mlp"
 
     def __post_init__(self):
-        check_heads(self.dim, self.num_heads)
+        super().__post_init__()
         if self.positions not in ("mlp", "sincos"):
             raise UsageError(f"positions must be 'mlp' or 'sincos', got {self.positions!r}")
         if self.positions == "sincos" and self.dim % 6:
@@ -244,12 +260,6 @@ class PointTransformerConfig:
     def build(self) -> "PointTransformer":
         """The network, with fresh weights."""
         return PointTransformer(self)
-
-
-def check_heads(dim: int, num_heads: int) -> None:
-    """A head needs a whole number of channels."""
-    if num_heads < 1 or dim % num_heads:
-        raise UsageError(f"num_heads must divide dim={dim}, got {num_heads}")
 
 
 class PointTransformer(nn.Module):
@@ -267,11 +277,11 @@ class PointTransformer(nn.Module):
         init_weights(self)
         self.cls_token, self.cls_pos = class_token(C) if config.class_token else (None, None)
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self, kind: type[Tokenizer] = Tokenizer) -> Tokenizer:
         config, C = self.config, self.config.dim
         encoder = PatchEncoder(3, config.encoder_widths, config.encoder_dim)
         project = nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C)
-        return Tokenizer(config.num_groups, config.group_size, encoder, project)
+        return kind(config.num_groups, config.group_size, encoder, project)
 
     def _position_embedding(self) -> nn.Module:
         if self.config.positions == "sincos":

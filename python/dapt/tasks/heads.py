@@ -22,6 +22,10 @@ _POOLS = {
     "prompt:max": lambda features: features.prompts.amax(1),
     "patch:mean": lambda features: features.patches.mean(1),
     "patch:max": lambda features: features.patches.amax(1),
+    "patch:last": lambda features: features.patches[:, -1],
+    "start|patch:max": lambda features: features.patches.amax(1).maximum(features.start),
+    "image:max": lambda features: features.image.amax(1),
+    "text:max": lambda features: features.text.amax(1),
     "patch:max_but_first": lambda features: features.patches[:, 1:].amax(1),
 }
 

@@ -1,0 +1,100 @@
+"""PointGPT (NeurIPS 2023): a causal transformer over patches in the order of a walk.
+
+What is peculiar to it, and kept, because the published weights were trained so:
+
+- a block goes on from the normed input, so nothing passes the network unchanged;
+- the class token stands before the patches, which it therefore does not see: ``cls`` is the same
+  for every cloud. The published head reads it all the same. ``patch:last``, the last patch of the
+  walk, has seen all others, and ``patch:max`` and ``patch:mean`` read all patches.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dapt.models.tokenizer import WalkPositions, WalkTokenizer
+from dapt.models.transformer import (
+    Attention,
+    Block,
+    PointTransformer,
+    PointTransformerConfig,
+    add_branch,
+    in_front,
+    of_kept,
+)
+
+LARGE_ENCODER = (256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True)
+class PointGptConfig(PointTransformerConfig):
+    """The size of a PointGPT; the fields are those of the plain transformer, and it drops nothing
+    by chance as published."""
+
+    drop_path: float = 0.0
+
+    def build(self) -> "PointGpt":
+        """The network, with fresh weights."""
+        return PointGpt(self)
+
+
+class PointGpt(PointTransformer):
+    """[start token, class token, patches], each of which sees those before it."""
+
+    def __init__(self, config: PointGptConfig):
+        super().__init__(config)
+        C = config.dim
+        self.start_token = nn.Parameter(torch.empty(1, 1, C))
+        self.start_pos = nn.Parameter(torch.empty(1, 1, C))
+        nn.init.trunc_normal_(self.start_token, std=0.02)
+        nn.init.trunc_normal_(self.start_pos, std=0.02)
+        self.last_norm = nn.LayerNorm(C)
+        self.norm = nn.LayerNorm(C, device="cpu")  # not in the files of the pre-training
+
+    def _tokenizer(self) -> WalkTokenizer:
+        return super()._tokenizer(WalkTokenizer)
+
+    def _position_embedding(self) -> nn.Module:
+        return WalkPositions(self.dim)
+
+    def _block(self, drop_path: float) -> Block:
+        return GptBlock(self.config, drop_path)
+
+    @property
+    def num_class_tokens(self) -> int:
+        """How many tokens stand in front of the patches."""
+        return 1 + super().num_class_tokens
+
+    @property
+    def head_tokens(self) -> tuple[str, ...]:
+        """What the published classification head reads."""
+        return ("patch:max",) if self.cls_token is None else ("cls", "patch:max")
+
+    def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        x, positions = super()._with_front(x, positions)
+        # As published: the tokens are [start, class], their positions [class, start].
+        if self.cls_token is None:
+            return in_front(self.start_token, x), in_front(self.start_pos, positions)
+        front = torch.cat([self.cls_pos, self.start_pos], 1)
+        return in_front(self.start_token, x), in_front(front, positions[:, 1:])
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return self.norm(self.last_norm(x))
+
+
+class GptBlock(Block):
+    """Its first half adds to the normed tokens, not to the tokens."""
+
+    def __init__(self, config: PointTransformerConfig, drop_path: float):
+        attn = Attention(config.dim, config.num_heads, qkv_bias=True, causal=True)
+        super().__init__(
+            config.dim, config.num_heads, config.mlp_ratio, drop_path=drop_path, attn=attn
+        )
+
+    def attend(
+        self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None
+    ) -> Tensor:
+        """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
+        x = self.norm1(x)
+        return add_branch(x, of_kept(lambda x: self.attn(x, mask), x, factor, mask), factor)
