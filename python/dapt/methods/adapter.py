@@ -8,7 +8,7 @@ from dapt.errors import UsageError
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
-from dapt.models.transformer import Block, add_branch, drop_path_factor
+from dapt.models.transformer import Block, drop_path_factor
 
 
 @register("adapter")
@@ -53,8 +53,7 @@ class AdapterBlock(nn.Module):
         return x + positions
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        block = self.frozen
-        return add_branch(x, block.attn(block.norm1(x), mask), self._path_factor(x))
+        return self.frozen.attend(x, mask, self._path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:
         u = self.frozen.norm2(x)

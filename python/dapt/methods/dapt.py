@@ -15,7 +15,6 @@ from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements, own_c
 from dapt.methods.scale_shift import ScaleShift, put_scale_shift
 from dapt.models.transformer import (
     Block,
-    add_branch,
     drop_path_factor,
     drop_path_rates,
     of_kept,
@@ -67,7 +66,8 @@ class Dapt(Method):
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
         if self.head_tokens is not None:
             return self.head_tokens
-        own, n = backbone.head_tokens, backbone.num_class_tokens
+        own = backbone.head_tokens
+        n = own.count("cls")  # which comes first
         return (*own[:n], "prompt:mean", *own[n:])
 
     def owns(self, entry: str) -> bool:
@@ -183,10 +183,7 @@ class DaptBlock(nn.Module):
         return x + positions if self.add_positions else x
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        block, mask, factor = self.frozen, widen_mask(mask, x.shape[1]), self._path_factor(x)
-        return add_branch(
-            x, of_kept(lambda x: block.attn(block.norm1(x), mask), x, factor, mask), factor
-        )
+        return self.frozen.attend(x, widen_mask(mask, x.shape[1]), self._path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
         block, factor, with_prompt = self.frozen, self._path_factor(x), self.prompt is not None

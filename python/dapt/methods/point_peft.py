@@ -20,6 +20,7 @@ from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
 from dapt.models.transformer import (
+    After,
     Block,
     BlockStack,
     Features,
@@ -195,6 +196,7 @@ class PointPeftStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
         prior: Tensor | None = None,  # [B, P, C], of the memory
     ) -> tuple[Tensor, list[Tensor]]:
         geometry = self._geometry(centers, prompted=False)
@@ -209,6 +211,8 @@ class PointPeftStack(nn.Module):
                 x = self._run(block, adapter, x, mask, geometry)
             else:
                 x = self._run_prompted(block, adapter, x, mask, with_prompts, prior)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
@@ -245,7 +249,7 @@ class PointPeftStack(nn.Module):
     ) -> Tensor:
         """Drop-path as in the released code: of the MLP before its adapter and of the attention
         within neighborhoods, never of the plain attention."""
-        x = x + block.attn(block.norm1(x), mask)
+        x = block.attend(x, mask)
         u, factor = block.norm2(x), drop_path_factor(x, block.drop_path, self.training)
         mlp_out = of_kept(block.mlp, u, factor)
         if factor is not None:

@@ -80,10 +80,10 @@ def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
-    """Let the class token and its position train, where there is one."""
-    if backbone.num_class_tokens:
-        replacements.own(backbone, "cls_token")
-        replacements.own(backbone, "cls_pos")
+    """Let the class token and its position train, where there are such."""
+    for name in ("cls_token", "cls_pos"):
+        if getattr(backbone, name, None) is not None:
+            replacements.own(backbone, name)
 
 
 def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:

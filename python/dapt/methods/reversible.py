@@ -64,6 +64,11 @@ class Reversible(OnTop):
                 f"reversible works on one stack of plain blocks, not on that of "
                 f"{type(backbone).__name__} with {type(stack).__name__}"
             )
+        if backbone.between_blocks:
+            raise UsageError(
+                f"reversible runs blocks one after another, and {type(backbone).__name__} does "
+                "something between its blocks"
+            )
         if not super().owns("cls_token"):
             own_class_token(backbone, replacements)
         blocks = [self._wrapped(block, backbone.num_class_tokens) for block in stack]

@@ -78,6 +78,7 @@ class PointM2ae(nn.Module):
     # The published head skips the first patch in its maximum, as if it were a class token.
     head_tokens = ("patch:mean", "patch:max_but_first")
     num_class_tokens = 0
+    between_blocks = False
 
     def __init__(self, config: PointM2aeConfig):
         super().__init__()

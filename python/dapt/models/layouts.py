@@ -223,14 +223,14 @@ LAYOUTS = (
     Layout(
         title="fine-tuned PointGPT",
         network="point_gpt_*",
-        marks=(r"blocks\.layers\.\d+\.attn\.in_proj_weight", r"blocks\.sos"),
+        marks=(r"blocks\.layers\.\d+\.", r"encoder\.first_conv\."),
         renames=_gpt_renames(""),
         reasons=(_GPT_UNUSED, _HEAD),
     ),
     Layout(
         title="ReCon++ pre-training",
         network="recon_pp_*",
-        marks=(r"model\.global_query", r"model\.encoder\.blocks\.local_blocks\."),
+        marks=(r"model\.encoder\.blocks\.local_blocks\.",),
         renames=_recon_pp_renames("model."),
         reasons=(
             (r"model\.decoder|model\.norm\.", "decoder of the pre-training"),
@@ -241,7 +241,7 @@ LAYOUTS = (
     Layout(
         title="fine-tuned ReCon++",
         network="recon_pp_*",
-        marks=(r"global_query", r"encoder\.blocks\.local_blocks\."),
+        marks=(r"encoder\.blocks\.local_blocks\.",),
         renames=_recon_pp_renames(""),
         reasons=((r"decoder\.", "decoder of the pre-training"), _HEAD),
     ),

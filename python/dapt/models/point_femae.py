@@ -53,6 +53,8 @@ class PointFemaeConfig(PointTransformerConfig):
 class PointFemae(PointTransformer):
     """Tokens that methods insert pass the local modules by: these know only patches."""
 
+    between_blocks = True
+
     def __init__(self, config: PointFemaeConfig):
         super().__init__(config)
         where = range(config.depth) if config.local_blocks is None else config.local_blocks

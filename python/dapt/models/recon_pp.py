@@ -99,6 +99,8 @@ class ReconPpConfig(TransformerSize):
 class ReconPp(PointTransformer):
     """The class token is the last of the queries, and sees all patches."""
 
+    between_blocks = True
+
     def __init__(self, config: ReconPpConfig):
         super().__init__(config)
         C = config.dim
@@ -154,7 +156,7 @@ class ReconPp(PointTransformer):
         return ("cls", "image:max", "text:max", patches)
 
     def forward_patches(
-        self, patches: Tensor, centers: Tensor, levels: Sequence[int] = ()
+        self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
         """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
         if self.config.causal:  # as published: the walk's last patch was only to be foretold
@@ -165,7 +167,9 @@ class ReconPp(PointTransformer):
             x = in_front(self.start_token, x)
             positions = in_front(self.start_pos, positions)
         asking = Asking(self.query_blocks, torch.cat([self.queries, self.cls_token], 1), len(x))
-        x, kept = self.blocks(x, positions, levels=levels, centers=centers, after=asking)
+        x, kept = self.blocks(
+            x, positions, levels=levels, centers=centers, after=asking, **given
+        )
         x, queries = self.norm(x), self.query_norm(asking.queries)
         image, text, cls = queries.split(
             [self.config.image_queries, self.config.text_queries, 1], 1

@@ -265,6 +265,8 @@ class PointTransformerConfig(TransformerSize):
 class PointTransformer(nn.Module):
     """Point-MAE's network. Others are this one with a few parts changed."""
 
+    between_blocks = False  # whether anything happens there
+
     def __init__(self, config: PointTransformerConfig):
         super().__init__()
         self.config = config
