@@ -5,14 +5,14 @@ import re
 
 import pytest
 import torch
-from conftest import GOLDEN
 
 import dapt
 from dapt.errors import DaptError
-from dapt.models import checkpoints
+from dapt.models import checkpoints, create
 from dapt.models.checkpoints import find_layout, load_weights
-from dapt.models.heads import ClassificationHead
 from dapt.models.layouts import LAYOUTS
+from dapt.tasks.heads import ClassificationHead
+from support.fixtures import GOLDEN
 
 # The golden results are float64's; these are the differences to expect in float32.
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -78,7 +78,8 @@ def assert_grad_norms(case, backbone, head=None):
     layout = find_layout(state, LAYOUTS, "published.pth")
     for entry, weight in backbone.named_parameters():
         keys = layout.keys(entry, state)
-        got |= {key: part.norm().item() for key, part in zip(keys, weight.grad.chunk(len(keys)))}
+        parts = weight.grad.chunk(len(keys))
+        got |= {key: part.norm().item() for key, part in zip(keys, parts, strict=True)}
     published_head = next((k for k in state if "cls_head_finetune.0.weight" in k), "")
     for entry, weight in [] if head is None else head.layers.named_parameters():
         got[published_head.removesuffix("0.weight") + entry] = weight.grad.norm().item()
@@ -166,7 +167,7 @@ def cut(layout):
 @pytest.mark.parametrize("layout", FILES)
 def test_published_files_load_whole(monkeypatch, layout):
     state, name = cut(layout), FILES[layout]
-    for module in (checkpoints, dapt.models):
+    for module in (checkpoints, create):
         monkeypatch.setattr(module, "read_state", lambda path: state)
     backbone = dapt.create_backbone(name, checkpoint="file.pth", depth=2)
     report = backbone.load_report

@@ -17,10 +17,10 @@ from dapt.methods.method import Method
 from dapt.methods.point_lora import PointLora
 from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
-from dapt.models.weight_files import State
 from dapt.models.hierarchical import PointM2aeConfig
 from dapt.models.layouts import LAYOUTS, Layout
 from dapt.models.transformer import PointTransformerConfig
+from dapt.models.weight_files import State
 from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, Task
 
 HEAD = "cls_head_finetune"

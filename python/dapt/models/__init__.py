@@ -1,127 +1,40 @@
-"""Backbones by name or by size, with published weights."""
+"""Networks of points: tokenizers, backbones, and the weights that are published for them."""
 
-import dataclasses
-import logging
-import os
-
-import torch
-from torch import nn
-
-from dapt.errors import UsageError, look_up
-from dapt.models.checkpoints import LoadReport, load_weights
+from dapt.models.checkpoints import LoadReport
+from dapt.models.create import (
+    BACKBONES,
+    backbone_config,
+    count_parameters,
+    create_autoencoder,
+    create_backbone,
+)
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
-from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemae, PointFemaeConfig
-from dapt.models.point_gpt import LARGE_ENCODER, PointGpt, PointGptConfig
+from dapt.models.point_gpt import PointGpt, PointGptConfig
 from dapt.models.recon_pp import ReconPp, ReconPpConfig
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
 from dapt.models.uni3d import Uni3d, Uni3dConfig
-from dapt.models.weight_files import read_state
-from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 
 __all__ = [
     "BACKBONES",
     "Features",
     "LoadReport",
     "MaskedAutoencoder",
+    "PointFemae",
+    "PointFemaeConfig",
+    "PointGpt",
+    "PointGptConfig",
     "PointM2ae",
     "PointM2aeConfig",
     "PointTransformer",
     "PointTransformerConfig",
+    "ReconPp",
+    "ReconPpConfig",
+    "Uni3d",
+    "Uni3dConfig",
+    "backbone_config",
+    "count_parameters",
     "create_autoencoder",
     "create_backbone",
 ]
-
-BackboneConfig = PointTransformerConfig | PointM2aeConfig
-
-BACKBONES: dict[str, BackboneConfig] = {
-    "point_mae": PointTransformerConfig(),
-    "point_bert": PointTransformerConfig(encoder_dim=256),
-    "act": PointTransformerConfig(),
-    "recon": PointTransformerConfig(),
-    "point_m2ae": PointM2aeConfig(),
-    "pcp_mae": PointTransformerConfig(positions="sincos"),
-    "point_femae": PointFemaeConfig(),
-    "point_gpt_s": PointGptConfig(),
-    "point_gpt_b": PointGptConfig(
-        dim=768, num_heads=12, encoder_dim=768, encoder_widths=LARGE_ENCODER
-    ),
-    "point_gpt_l": PointGptConfig(
-        dim=1024, depth=24, num_heads=16, encoder_dim=1024, encoder_widths=LARGE_ENCODER
-    ),
-    "recon_pp_small": ReconPpConfig(),
-    "recon_pp_base": ReconPpConfig(dim=768, num_heads=12, encoder_widths=LARGE_ENCODER),
-    "recon_pp_large": ReconPpConfig(
-        dim=1024, depth=24, num_heads=16, encoder_widths=LARGE_ENCODER
-    ),
-    "uni3d_tiny": Uni3dConfig(dim=192, num_heads=3, hidden=512),
-    "uni3d_small": Uni3dConfig(),
-    "uni3d_base": Uni3dConfig(dim=768, num_heads=12, hidden=2048, mlp="swiglu_norm"),
-    "uni3d_large": Uni3dConfig(
-        dim=1024, depth=24, num_heads=16, hidden=2730, mlp="swiglu_norm"
-    ),
-    "uni3d_giant": Uni3dConfig(dim=1408, depth=40, num_heads=16, hidden=6144, mlp="gelu"),
-    "point_mae_tiny": PointTransformerConfig(
-        num_groups=32,
-        dim=192,
-        depth=6,
-        num_heads=3,
-        encoder_dim=192,
-        encoder_widths=(64, 128, 256),
-    ),
-}
-
-_log = logging.getLogger("dapt")
-
-
-def create_backbone(
-    name: str, checkpoint: str | os.PathLike | None = None, **fields
-) -> PointTransformer | PointM2ae:
-    """A backbone by the name of its size; ``fields`` of its config replace the size's.
-
-    With a checkpoint every weight must be found in it, in its shape; "shipped" is the one that
-    comes with the package, where there is one of this size. What became of each tensor
-    is in ``backbone.load_report`` and in the log of "dapt" at level INFO.
-    """
-    config = backbone_config(name, **fields)
-    if checkpoint is None:
-        return config.build()
-    if os.fspath(checkpoint) == SHIPPED:
-        checkpoint = shipped_checkpoint(name)
-    if hasattr(config, "fitted"):
-        config = config.fitted(read_state(checkpoint), fields)
-    with torch.device("meta"):  # the weights are the file's
-        backbone = config.build()
-    backbone.load_report = load_weights(backbone, checkpoint)
-    _log.info("%s", backbone.load_report)
-    return backbone
-
-
-def create_autoencoder(
-    name: str,
-    checkpoint: str | os.PathLike | None = None,
-    mask_ratio: float = 0.6,
-    decoder_depth: int = 4,
-    **fields,
-) -> MaskedAutoencoder:
-    """Point-MAE's pre-training network around a backbone without a class token."""
-    backbone = backbone_config(name, class_token=False, **fields).build()
-    autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
-    if checkpoint is not None:
-        report = load_weights(autoencoder, checkpoint, AUTOENCODER_LAYOUTS)
-        _log.info("%s", report)
-    return autoencoder
-
-
-def backbone_config(name: str, **fields) -> BackboneConfig:
-    config = look_up("backbone", name, BACKBONES)
-    known = [field.name for field in dataclasses.fields(config)]
-    for field in fields:
-        if field not in known:
-            raise UsageError(f"backbone '{name}' has no field '{field}'; it has {', '.join(known)}")
-    return dataclasses.replace(config, **fields)
-
-
-def count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -35,9 +35,7 @@ _DECODER = (
     r"mask_token|decoder_|MAE_decoder(_\w+)?\.|increase_dim(_\w+)?\.",
     "decoder of the pre-training",
 )
-_NO_CLASS_TOKEN = {
-    name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")
-}
+_NO_CLASS_TOKEN = {name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")}
 
 
 def _has_square_positions(prefix: str) -> Callable[[State], bool]:
@@ -51,9 +49,7 @@ def _has_square_positions(prefix: str) -> Callable[[State], bool]:
 
 
 # A local module's two norms have a second name in the published files.
-_FEMAE_NAMES = tuple(
-    (rf"\.cls\.conv{i}\.1\.", (f".cls.bn{i}.",)) for i in (1, 2)
-)
+_FEMAE_NAMES = tuple((rf"\.cls\.conv{i}\.1\.", (f".cls.bn{i}.",)) for i in (1, 2))
 _FEMAE_SECOND_NAMES = (r".*\.cls\.bn[12]\.", "second name of conv1.1 and conv2.1")
 _FEMAE_LICENSE = "published without a license: all rights are reserved, ask the authors"
 
@@ -65,7 +61,6 @@ def _femae_renames(prefix: str) -> tuple[tuple[str, str], ...]:
         (r"^local\.(\d+)\.out\.", r"blocks.\1.cls.conv2."),
         *plain_renames(prefix),
     )
-
 
 
 def _gpt_renames(prefix: str) -> tuple[tuple[str, str], ...]:

@@ -92,9 +92,7 @@ class GptBlock(Block):
             config.dim, config.num_heads, config.mlp_ratio, drop_path=drop_path, attn=attn
         )
 
-    def attend(
-        self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
         """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
         x = self.norm1(x)
         return add_branch(x, of_kept(lambda x: self.attn(x, mask), x, factor, mask), factor)

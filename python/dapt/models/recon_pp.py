@@ -167,9 +167,7 @@ class ReconPp(PointTransformer):
             x = in_front(self.start_token, x)
             positions = in_front(self.start_pos, positions)
         asking = Asking(self.query_blocks, torch.cat([self.queries, self.cls_token], 1), len(x))
-        x, kept = self.blocks(
-            x, positions, levels=levels, centers=centers, after=asking, **given
-        )
+        x, kept = self.blocks(x, positions, levels=levels, centers=centers, after=asking, **given)
         x, queries = self.norm(x), self.query_norm(asking.queries)
         image, text, cls = queries.split(
             [self.config.image_queries, self.config.text_queries, 1], 1

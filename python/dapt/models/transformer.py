@@ -154,9 +154,7 @@ class Block(nn.Module):
         x = x + positions
         return self.transform(self.attend(x, mask, self._path_factor(x)))
 
-    def attend(
-        self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
         """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
         branch = of_kept(lambda x: self.attn(self.norm1(x), mask), x, factor, mask)
         return add_branch(x, branch, factor)
@@ -178,8 +176,8 @@ class BlockStack(nn.ModuleList):
 
     ``centers`` are the coordinates of the patches, for methods that look at them. ``after`` is what
     a backbone does between its blocks: it gets a block's number and the tokens behind it, and gives
-    the tokens for the next one. What a method gives its own stack beside that, it gives the backbone
-    by name: a plain one takes nothing more.
+    the tokens for the next one. What a method gives its own stack beside that, it gives the
+    backbone by name: a plain one takes nothing more.
     """
 
     def forward(

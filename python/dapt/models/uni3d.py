@@ -8,7 +8,6 @@ its benchmarks of zero-shot recognition have y and z swapped.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,7 +70,9 @@ class Uni3d(PointTransformer):
     def embed(self, points: Tensor) -> Tensor:  # [B, N, 3] or [B, N, 6] -> [B, embed_dim]
         """Where the clouds are in the space that is shared with images and text."""
         if self.embedding is None:
-            raise UsageError("the layer to the shared space was not kept: create it with embed=True")
+            raise UsageError(
+                "the layer to the shared space was not kept: create it with embed=True"
+            )
         return self.embedding(self(points).cls)
 
     def _tokenizer(self) -> ColorTokenizer:
@@ -92,9 +93,7 @@ class Uni3d(PointTransformer):
             mlp = Mlp(config.dim, config.hidden)
         else:
             mlp = GatedMlp(config.dim, config.hidden, norm=config.mlp == "swiglu_norm")
-        return Block(
-            config.dim, config.num_heads, drop_path=drop_path, attn=attn, mlp=mlp, eps=EPS
-        )
+        return Block(config.dim, config.num_heads, drop_path=drop_path, attn=attn, mlp=mlp, eps=EPS)
 
     def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         x, positions = super()._with_front(x, positions)

@@ -50,7 +50,7 @@ class Classification(Task):
         return cls(dataset.num_classes, class_names=tuple(dataset.class_names), **fields)
 
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
-        if "cls" in head_tokens and not backbone.num_class_tokens:
+        if "cls" in head_tokens and getattr(backbone, "cls_token", None) is None:
             raise UsageError("head_tokens: this backbone has no class token, so none can be 'cls'")
         return ClassificationHead(
             backbone.dim, self.num_classes, head_tokens, style=self.head, dropout=self.dropout
