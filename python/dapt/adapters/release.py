@@ -7,7 +7,7 @@ from typing import Any
 
 from dapt.adapters.attach import attach
 from dapt.adapters.model import AdaptedModel
-from dapt.adapters.release_table import HEAD, KINDS, Kind, ReleasedFile
+from dapt.adapters.release_table import KINDS, Kind, ReleasedFile
 from dapt.errors import DaptError, UsageError, reading
 from dapt.models.checkpoints import load_weights
 from dapt.models.weight_files import read_state
@@ -43,13 +43,7 @@ def load_release(
     backbone, method, task = kind.backbone(file).build(), kind.method(file), kind.task(file)
     model = attach(backbone, method, task)
     _check_head(file, model)
-    layout = kind.layout(task)
-    report = load_weights(model, path, (layout,))
-    for key in report.left_over:
-        if layout.reason(key) is None:
-            raise DaptError(
-                f"{file.source}: the network of a {kind.title} has no place for '{key}'"
-            )
+    load_weights(model, path, (kind.layout(task),))
     return model.eval()
 
 
@@ -69,7 +63,7 @@ def _kind_of(file: ReleasedFile) -> Kind:
 
 def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:
     """That the head reads as many tokens as the one in the file."""
-    first = f"{HEAD}.0.weight"
+    first = f"{file.head}.0.weight"
     if first not in file.state:
         return
     inputs, tokens = file.size(first, 1), model.head.pool.head_tokens

@@ -3,6 +3,7 @@
 A new kind is an entry of `KINDS`, and nothing else.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
 from dapt.models.hierarchical import PointM2aeConfig
 from dapt.models.layouts import LAYOUTS, Layout
+from dapt.models.point_femae import PointFemaeConfig
+from dapt.models.point_gpt import PointGptConfig
+from dapt.models.recon_pp import ReconPpConfig
 from dapt.models.transformer import PointTransformerConfig
 from dapt.models.weight_files import State
 from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, Task
@@ -26,7 +30,7 @@ from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, T
 HEAD = "cls_head_finetune"
 HEAD_WIDTH = 64  # of an attention's head, where a config does not say how many heads there are
 
-BackboneConfig = PointTransformerConfig | PointM2aeConfig
+BackboneConfig = PointTransformerConfig | PointM2aeConfig | ReconPpConfig
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -50,6 +54,22 @@ class ReleasedFile:
         numbers = (re.match(pattern, key) for key in self.state)
         return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
+    @property
+    def head(self) -> str:
+        """With what the keys of the classification head begin."""
+        named = (re.match(rf"(blocks\.)?{HEAD}(?=\.)", key) for key in self.state)
+        return next((match[0] for match in named if match), HEAD)
+
+    @property
+    def encoder_widths(self) -> tuple[int, ...]:
+        """Of the patch encoder's inner layers, one more of which the larger networks have."""
+        keys = (r"\w+\.first_conv\.[036]\.weight", r"\w+\.second_conv\.0\.weight")
+        widths = [
+            [self.size(key, 0) for key in self.state if re.fullmatch(pattern, key)]
+            for pattern in keys
+        ]
+        return (*widths[0], *widths[1])
+
     def setting(self, name: str, default: Any = None) -> Any:
         value = self.settings.get(name, default)
         if value is None:
@@ -70,11 +90,52 @@ def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
         encoder_dim=file.size("encoder.second_conv.3.weight", 0),
         class_token="cls_token" in file.state,
         drop_path=file.setting("drop_path_rate", 0.1),
-        encoder_widths=tuple(
-            file.size(f"encoder.{layer}.weight", 0)
-            for layer in ("first_conv.0", "first_conv.3", "second_conv.0")
-        ),
+        encoder_widths=file.encoder_widths,
+        positions="sincos" if file.size("pos_embed.0.weight", 1) == dim else "mlp",
     )
+
+
+def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
+    plain = dataclasses.asdict(plain_backbone(file))
+    module = r"blocks\.blocks\.(\d+)\.cls\.conv1\.0\.weight"
+    where = [int(match[1]) for key in file.state if (match := re.fullmatch(module, key))]
+    inner = file.size(f"blocks.blocks.{where[0]}.cls.conv1.0.weight", 0)
+    return PointFemaeConfig(
+        **plain,
+        neighbors=file.setting("gcn_k", 20),
+        reduction=plain["dim"] // inner,
+        local_blocks=None if where == list(range(plain["depth"])) else tuple(where),
+    )
+
+
+def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
+    dim = file.size("blocks.ln_f.weight", 0)
+    return PointGptConfig(
+        num_groups=file.setting("num_group"),
+        group_size=file.setting("group_size"),
+        dim=dim,
+        depth=file.count(r"blocks\.layers\.(\d+)\."),
+        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
+        mlp_ratio=file.size("blocks.layers.0.mlp.0.weight", 0) // dim,
+        encoder_dim=dim,
+        class_token="cls_token" in file.state,
+        encoder_widths=file.encoder_widths,
+    )
+
+
+def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
+    dim = file.size("encoder.ln_f1.weight", 0)
+    blocks = "encoder.blocks.local_blocks"
+    sizes = ReconPpConfig(
+        num_groups=file.setting("num_group"),
+        group_size=file.setting("group_size"),
+        dim=dim,
+        depth=file.count(rf"{blocks}\.(\d+)\."),
+        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
+        mlp_ratio=file.size(f"{blocks}.0.mlp.fc1.weight", 0) // dim,
+        drop_path=file.setting("drop_path_rate", 0.2),
+    )
+    return sizes.fitted(file.state)
 
 
 def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
@@ -95,9 +156,12 @@ def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
         if "label_conv.0.weight" in file.state:
             return PartSegmentation(file.size("label_conv.0.weight", 1), labels)
         return SemanticSegmentation(labels)
-    if f"{HEAD}.8.weight" in file.state:
-        return Classification(file.size(f"{HEAD}.8.weight", 0), head=head, dropout=dropout)
-    return Classification(file.size(f"{HEAD}.3.weight", 0), head="point_bert")
+    if f"{file.head}.8.weight" in file.state:
+        classes = file.size(f"{file.head}.8.weight", 0)
+        return Classification(classes, head=head, dropout=dropout)
+    if f"{file.head}.3.weight" in file.state:
+        return Classification(file.size(f"{file.head}.3.weight", 0), head="point_bert")
+    return Classification(file.size(f"{file.head}.0.weight", 0), head="linear")
 
 
 CLASSIFIER_RENAMES = ((r"^head\.layers\.", f"{HEAD}."),)
@@ -163,7 +227,16 @@ class Kind:
             *like.renames,
             *self.renames,
         )
-        return Layout(self.title, like.network, (), renames, self.reasons)
+        return Layout(
+            self.title,
+            like.network,
+            marks=(),
+            renames=renames,
+            otherwise=like.otherwise,
+            reasons=self.reasons,
+            closed=True,
+            license=like.license,
+        )
 
 
 def _dapt(file: ReleasedFile) -> Dapt:
@@ -379,6 +452,37 @@ KINDS = (
         method=lambda file: Full(),
         backbone=m2ae_backbone,
         like="fine-tuned Point-M2AE",
+    ),
+    Kind(
+        name=None,
+        title="fine-tuned Point-FEMAE",
+        marks=(r"blocks\.blocks\.\d+\.cls\.", r"encoder\.first_conv\.", _HEAD),
+        method=lambda file: Full(),
+        backbone=femae_backbone,
+        like="fine-tuned Point-FEMAE",
+        reasons=((r"blocks\.blocks\.\d+\.cls\.bn[12]\.", "the same layer under a second name"),),
+    ),
+    Kind(
+        name=None,
+        title="fine-tuned PointGPT",
+        marks=(r"blocks\.layers\.", r"encoder\.first_conv\.", rf"blocks\.{HEAD}\."),
+        method=lambda file: Full(),
+        backbone=gpt_backbone,
+        like="fine-tuned PointGPT",
+        renames=((rf"^{HEAD}\.", f"blocks.{HEAD}."),),
+        reasons=(
+            (r"generator_blocks\.", "generator, which takes no part in classification"),
+            (r"(blocks\.increase_dim|norm)\.", "nothing reads it"),
+        ),
+    ),
+    Kind(
+        name=None,
+        title="fine-tuned ReCon++",
+        marks=(r"encoder\.blocks\.local_blocks\.", _HEAD),
+        method=lambda file: Full(),
+        backbone=recon_pp_backbone,
+        like="fine-tuned ReCon++",
+        reasons=((r"decoder\.", "decoder, which takes no part in classification"),),
     ),
     Kind(
         name=None,

@@ -72,7 +72,7 @@ class ReconPpConfig(TransformerSize):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def fitted(self, state: State, given: Collection[str]) -> "ReconPpConfig":
+    def fitted(self, state: State, given: Collection[str] = ()) -> "ReconPpConfig":
         """This size as the tensors of a file tell it, but for the fields that were given."""
         keys = {key.removeprefix("model."): key for key in state}
         queries = state[keys["global_query"]].shape[1] if "global_query" in keys else 16
