@@ -28,8 +28,7 @@ void launch(void (*op)(const Args&, const Context&), const Args& args, const Ten
   torch::stable::accelerator::DeviceGuard guard(where.get_device_index());
   std::list<Tensor> held;
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(where.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(where.get_device_index(), &stream));
   Context context;
   context.stream = static_cast<CUstream_st*>(stream);
   context.scratch = [&](size_t bytes) {
