@@ -15,5 +15,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def tf32_allowed() -> bool:
-    """Whether products of float32 on a GPU may round their factors to tf32, torch's own setting."""
-    return torch.backends.cuda.matmul.allow_tf32
+    """Whether products of float32 on a GPU may round their factors to tf32, torch's own setting.
+    `fp32_precision` knows it however it was set; `allow_tf32` raises where the user set the other.
+    """
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# torch.compiler.assume_constant_result, without the seconds that its import of the compiler takes.
+# torch.compile traces again when the setting changes.
+tf32_allowed._dynamo_marked_constant = True

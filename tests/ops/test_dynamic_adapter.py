@@ -7,6 +7,7 @@ import torch
 from torch.testing._internal.optests import opcheck
 
 from dapt_ext import dynamic_adapter, reference
+from dapt_ext.autocast import tf32_allowed
 
 PARAMETERS = (
     "norm_weight norm_bias down_weight down_bias scale_weight scale_bias up_weight up_bias".split()
@@ -399,3 +400,29 @@ def test_nothing_changes_outside_a_cloud():
     assert torch.equal(out[[0, 2]], clean[[0, 2]])
     assert torch.equal(prompt[[0, 2]], clean_prompt[[0, 2]])
     assert out[1, 4].isnan().all() and prompt[1].isnan().any()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee", "none"])
+def test_any_setting_of_tf32_is_read(precision):
+    """torch's own older setting raises once this one was made."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    inputs = make_inputs(2, 5, 16, 4)
+    try:
+        matmul.fp32_precision = precision
+        assert tf32_allowed() == (precision == "tf32")
+        compiled = torch.compile(lambda: tf32_allowed(), fullgraph=True, backend="eager")
+        assert compiled() == (precision == "tf32")
+        run(dynamic_adapter, inputs, torch.float32)
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_the_older_setting_of_tf32_is_read():
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            assert tf32_allowed() == allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
