@@ -75,6 +75,7 @@ class WeightPacker {
   }
 
   void launch() const {
+    if (count_ == 0) return;
     const unsigned blocks = grid_of(ceil_div(most_ / Product::kVector, kPackThreads));
     DAPT_LAUNCH((pack_kernel<Product>), dim3(blocks, count_), kPackThreads, 0, context_.stream,
                 weights_);

@@ -267,6 +267,8 @@ def test_adapter_of_wide_rows(kind, B, T, C, r):
         dict(frozen=("x", "mlp_out", "down_weight", "scale_weight", "up_bias"), norm=False),
         dict(frozen=("x", "norm_weight", "norm_bias", "down_bias", "scale_bias", "down_weight")),
         dict(frozen=PARAMETERS),
+        dict(frozen=("x", *PARAMETERS[:-2]), prompt=False),  # of nothing that needs a weight
+        dict(frozen=("x", *PARAMETERS), prompt=False),
     ],
     ids=str,
 )
