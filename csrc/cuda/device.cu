@@ -1,6 +1,8 @@
 // Properties of the current device.
 #include "cuda/device.h"
 
+#include <map>
+
 #include "cuda/launch.h"
 
 namespace dapt::cuda {
@@ -12,9 +14,9 @@ int attribute(cudaDeviceAttr which, int ordinal) {
   return value;
 }
 
-#ifdef __CUDACC__
-
 __global__ void one_block_per_multiprocessor() {}
+
+#ifdef __CUDACC__
 
 // A part of a GPU (MIG) may lack the neighbouring multiprocessors that a large cluster needs.
 int largest_cluster(const Device& device) {
@@ -47,12 +49,13 @@ int largest_cluster(const Device&) { return on_host::device().max_cluster; }
 #endif
 
 Device query(int ordinal) {
+  cudaFuncAttributes compiled;
+  DAPT_CUDA_CHECK(cudaFuncGetAttributes(&compiled, one_block_per_multiprocessor));
   Device device{.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, ordinal),
                 .shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
                 .max_cluster = 1,
-                .major = attribute(cudaDevAttrComputeCapabilityMajor, ordinal),
-                .minor = attribute(cudaDevAttrComputeCapabilityMinor, ordinal)};
-  if (device.major >= 9) device.max_cluster = largest_cluster(device);
+                .code = compiled.ptxVersion};
+  if (device.code >= 90) device.max_cluster = largest_cluster(device);
   return device;
 }
 
@@ -62,10 +65,10 @@ Device current_device() {
   int ordinal = 0;
   DAPT_CUDA_CHECK(cudaGetDevice(&ordinal));
 #ifdef __CUDACC__
-  thread_local int known = -1;
-  thread_local Device device;
-  if (ordinal != known) device = query(ordinal), known = ordinal;
-  return device;
+  thread_local std::map<int, Device> known;
+  const auto found = known.find(ordinal);
+  return found != known.end() ? found->second
+                              : known.emplace(ordinal, query(ordinal)).first->second;
 #else
   return query(ordinal);  // the device that the host plays may change
 #endif

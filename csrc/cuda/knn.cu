@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Searc
     const int size = static_cast<int>(min(end - first, s.tile));
     const int padded = (size + kTileStep - 1) / kTileStep * kTileStep;
     __syncthreads();
-    load_tile(cloud + 3 * first, size, padded, tile);
+    load_tile(cloud + int64_t{3} * first, size, padded, tile);
     __syncthreads();
     if (!active) continue;
     for (int step = 0; step < padded; step += kTileStep) {

@@ -14,10 +14,13 @@
 #include "cuda_on_host/cuda_runtime.h"
 #endif
 
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 // A pointer to the dynamic shared memory of the block, aligned to 128 bytes:
 // DAPT_DYNAMIC_SHARED(float, distances); defines float* distances.
@@ -44,7 +47,7 @@
                        ::dapt::cuda::LaunchShape{grid, block, shared_bytes, stream,       \
                                                  cluster_size} __VA_OPT__(, ) __VA_ARGS__)
 
-// The whole grid is on the device at once, so grid_sync() works.
+// The whole grid is on the device at once, so its blocks may wait for each other.
 #define DAPT_LAUNCH_COOPERATIVE(kernel, grid, block, shared_bytes, stream, ...)        \
   ::dapt::cuda::launch(#kernel, kernel,                                                \
                        ::dapt::cuda::LaunchShape{grid, block, shared_bytes, stream, 1, \
@@ -60,7 +63,10 @@ inline std::string name_of(const std::string& kernel) {
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that the next launch does not report this error again
-  throw std::runtime_error(name_of(what) + ": " + cudaGetErrorString(error));
+  std::string message = name_of(what) + ": " + cudaGetErrorString(error);
+  if (error == cudaErrorNoKernelImageForDevice)
+    message += "; build dapt_ext with TORCH_CUDA_ARCH_LIST of this GPU's compute capability";
+  throw std::runtime_error(message);
 }
 
 struct LaunchShape {
@@ -73,20 +79,36 @@ struct LaunchShape {
 
 #ifdef __CUDACC__
 
+/// Lets `kernel` have all that a block of the current device can have: shared memory beyond 48 KB,
+/// clusters beyond 8 blocks. Once for each kernel and device, and always the same, so that threads
+/// which launch at once do not undo each other's.
+inline void lift_limits(const void* kernel, const char* name) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> lifted;
+  int ordinal = 0, shared_bytes = 0;
+  check(cudaGetDevice(&ordinal), name);
+  const std::scoped_lock lock(mutex);
+  if (lifted.contains({kernel, ordinal})) return;
+  cudaFuncAttributes compiled;
+  check(cudaFuncGetAttributes(&compiled, kernel), name);
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+        name);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             shared_bytes - int(compiled.sharedSizeBytes)),
+        name);
+  if (compiled.ptxVersion >= 90)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  lifted.insert({kernel, ordinal});
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments&&... arguments) {
-  const void* const function = reinterpret_cast<const void*>(kernel);
-  // Static and dynamic shared memory above 48 KB together need an opt-in; 16 KB are left to the
-  // static.
-  if (shape.shared_bytes > 32 * 1024)
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               int(shape.shared_bytes)),
-          name);
-  if (shape.cluster_size > 8)
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  // 16 of the 48 KB are left to static shared memory.
+  if (shape.shared_bytes > 32 * 1024 || shape.cluster_size > 8)
+    lift_limits(reinterpret_cast<const void*>(kernel), name);
 
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
@@ -98,6 +120,10 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
     attributes[config.numAttrs].val.clusterDim.x = shape.cluster_size;
     attributes[config.numAttrs].val.clusterDim.y = 1;
     attributes[config.numAttrs++].val.clusterDim.z = 1;
+    // The blocks of a cluster work at the same time: none should share a multiprocessor.
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[config.numAttrs++].val.clusterSchedulingPolicyPreference =
+        cudaClusterSchedulingPolicySpread;
   }
   if (shape.cooperative) {
     attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
@@ -112,7 +138,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments&&... arguments) {
-  using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...> >;
+  using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...>>;
   const Call call(kernel, std::tuple<Parameters...>(std::forward<Arguments>(arguments)...));
   on_host::Launch launch;
   launch.kernel = name_of(name);

@@ -92,8 +92,8 @@ struct Mailbox {
   void expect(int coming) { count(coming, true); }
   template <class T>
   void send(T* slot, T value, unsigned rank) {
-    *map_shared(slot, rank) = value;
-    map_shared(this, rank)->count(-int(sizeof value), false);
+    *there(slot, rank) = value;
+    there(this, rank)->count(-int(sizeof value), false);
   }
   void wait(unsigned parity) {
     while (lane_id() == 0 && turn % 2u == parity) on_host::yield();
@@ -101,6 +101,10 @@ struct Mailbox {
   }
 
  private:
+  template <class T>
+  static T* there(T* shared, unsigned rank) {
+    return static_cast<T*>(on_host::map_shared(shared, rank));
+  }
   void count(int coming, bool announces) {
     bytes += coming;
     if (announces && announced++) on_host::fail("expects mail twice in one turn");

@@ -230,6 +230,8 @@ struct TensorCore {
       DAPT_MMA("m16n8k16", "bf16");
     }
 #undef DAPT_MMA
+#else
+    __trap();  // with_product() refuses such code
 #endif
   }
 #endif
@@ -314,12 +316,13 @@ struct Fma {
 /// Calls f with the way in which products of this dtype are computed.
 template <class Function>
 void with_product(Real compute, bool tf32, const Function& f) {
-  const Device device = current_device();
-  if (device.major < 8 && compute != Real::f64 && (compute != Real::f32 || tf32)) {
+  const int code = current_device().code;
+  if (code < 80 && compute != Real::f64 && (compute != Real::f32 || tf32)) {
     throw std::runtime_error(
-        "float16, bfloat16 and tf32 need compute capability 8.0, the GPU has " +
-        std::to_string(device.major) + "." + std::to_string(device.minor) +
-        ": use float32 without torch.backends.cuda.matmul.allow_tf32");
+        "float16, bfloat16 and tf32 need kernels compiled for compute capability 8.0 or later, "
+        "those of this build were for " +
+        std::to_string(code / 10) + "." + std::to_string(code % 10) +
+        ": use float32 without tf32, or build with TORCH_CUDA_ARCH_LIST of the GPU");
   }
   switch (compute) {
     case Real::f16: return f(TensorCore<__half>());

@@ -37,6 +37,7 @@ void check_limits(const Launch& launch) {
            " bytes of shared memory, got " + std::to_string(launch.shared_bytes));
   if (launch.cluster != 1) {
     if (model.major < 9) refuse("clusters need compute capability 9.0");
+    if (model.code < 90) refuse("its code was compiled for a GPU without clusters");
     if (!std::has_single_bit(launch.cluster) || int(launch.cluster) > model.max_cluster)
       refuse("a cluster has a power of two of at most " + std::to_string(model.max_cluster) +
              " blocks, got " + std::to_string(launch.cluster));

@@ -11,6 +11,7 @@ namespace dapt::on_host {
 
 struct DeviceModel {
   int major = 9, minor = 0;
+  int code = 90;  // the compute capability for which the kernels count as compiled
   int multiprocessors = 132;
   std::size_t shared_per_block = 227 * 1024;  // with the opt-in that a launch makes by itself
   std::size_t shared_per_multiprocessor = 228 * 1024;
@@ -31,6 +32,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorNoKernelImageForDevice = 209,
 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -70,6 +72,15 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrClusterLaunch: *value = model.major >= 9; break;
     default: return cudaErrorInvalidValue;
   }
+  return cudaSuccess;
+}
+
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = dapt::on_host::device().code;
   return cudaSuccess;
 }
 

@@ -330,7 +330,8 @@ def altered(tmp_path, name, old, new):
     """A library of a copy of one test file in which `old` stands once and became `new`."""
     text = (KERNELS / name).read_text()
     assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
-    shutil.copy(KERNELS / "exports.h", tmp_path)
+    for header in ("exports.h", "gangs.cuh"):
+        shutil.copy(KERNELS / header, tmp_path)
     (tmp_path / name).write_text(text.replace(old, new))
     return Library(compile_host([tmp_path / name, KERNELS / "control.cpp"]))
 

@@ -209,10 +209,22 @@ def test_plans_are_what_the_workload_wants():
     assert "16 keys a lane" in repr(plans.knn(32, 128, 2048, 512))
 
 
+def test_code_compiled_for_an_older_gpu_is_launched_as_such():
+    """What the driver compiles from PTX of 8.0 has no clusters on a GPU that does."""
+    older = plans.Device(multiprocessors=132, shared_per_block=227 * 1024, max_cluster=16, code=80)
+    points = torch.randn(1, 8192, 3)
+    assert repr(plans.fps(1, 8192)).startswith("cluster")
+    on_host.play_device(older, major=9)
+    try:
+        check_fps(points, 4)  # a cluster would be refused
+    finally:
+        on_host.play_device()
+
+
 def test_a_kernel_without_the_right_to_launch_is_refused():
     """The plan of a device that has clusters does not run on one that has none."""
     tiny = plans.Device(
-        multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, major=7, minor=5
+        multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, code=75
     )
     for N in (100, 5000, 10**6):
         assert not repr(plans.fps(8, N, tiny)).startswith("cluster")

@@ -148,7 +148,7 @@ def test_patch_encoder_plans():
 
 # --- dynamic adapter ------------------------------------------------------------------------------
 
-TINY = plans.Device(multiprocessors=1, shared_per_block=227 * 1024, max_cluster=1, major=9, minor=0)
+TINY = plans.Device(multiprocessors=1, shared_per_block=227 * 1024, max_cluster=1, code=90)
 PARAMETERS = (
     "norm_weight", "norm_bias", "down_weight", "down_bias",
     "scale_weight", "scale_bias", "up_weight", "up_bias",
@@ -326,6 +326,21 @@ def test_dropout_mask_is_that_of_the_cpu(kind, rate):
     dropped = made["out"] == 0
     assert torch.equal(dropped, out == 0)
     assert abs(dropped.double().mean() - rate) <= 0.1
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_code_compiled_for_an_older_gpu_multiplies_what_it_can(kind):
+    """What the driver compiles from PTX of 7.5 has no tensor cores on a GPU that does."""
+    older = plans.Device(multiprocessors=108, shared_per_block=163 * 1024, max_cluster=1, code=75)
+    on_host.play_device(older, major=8)
+    try:
+        if kind in ("float64", "float32"):
+            run_adapter(kind, 1, 5, 20, 8)
+        else:
+            with pytest.raises(RuntimeError, match=r"compiled for .* 8.0 or later, .* were for 7.5"):
+                run_adapter(kind, 1, 5, 20, 8)
+    finally:
+        on_host.play_device()
 
 
 def test_adapter_without_tokens():

@@ -1,7 +1,7 @@
 // Blocks that work together: clusters through each other's shared memory, a grid through barriers.
-#include "cuda/cluster.cuh"
 #include "cuda/launch.h"
 #include "exports.h"
+#include "gangs.cuh"
 
 namespace dapt::cuda {
 

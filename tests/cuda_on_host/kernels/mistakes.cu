@@ -1,8 +1,8 @@
 // Kernels with one mistake each, and the report that each deserves.
-#include "cuda/cluster.cuh"
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "exports.h"
+#include "gangs.cuh"
 
 #include <functional>
 #include <map>

@@ -12,6 +12,7 @@
 
 #include "cuda/plan_fps.h"
 #include "cuda/plan_knn.h"
+#include "cuda_on_host/device.h"
 #include "cuda_on_host/execution.h"
 #include "module.h"
 #include "ops.h"
@@ -190,11 +191,10 @@ void bind_plan(py::module_& m, const char* name) {
 
 void bind_plans(py::module_ m) {
   py::class_<cuda::Device>(m, "Device", py::module_local())
-      .def(py::init([](int multiprocessors, int shared_per_block, int max_cluster, int major,
-                       int minor) {
-             return cuda::Device{multiprocessors, shared_per_block, max_cluster, major, minor};
+      .def(py::init([](int multiprocessors, int shared_per_block, int max_cluster, int code) {
+             return cuda::Device{multiprocessors, shared_per_block, max_cluster, code};
            }),
-           "multiprocessors"_a, "shared_per_block"_a, "max_cluster"_a, "major"_a, "minor"_a);
+           "multiprocessors"_a, "shared_per_block"_a, "max_cluster"_a, "code"_a);
   m.attr("A100") = cuda::kA100;
   m.attr("H100") = cuda::kH100;
   bind_plan<cuda::FpsPlan>(m, "FpsPlan");
@@ -227,7 +227,20 @@ void bind_plans(py::module_ m) {
       "warps"_a, "tile"_a);
 }
 
+/// The device that the host plays from now on: a GPU of some compute capability that runs code
+/// which may have been compiled for an older one.
+void play_device(const cuda::Device& device, int major) {
+  on_host::DeviceModel model;
+  model.major = major;
+  model.code = device.code;
+  model.multiprocessors = device.multiprocessors;
+  model.shared_per_block = device.shared_per_block;
+  model.max_cluster = device.max_cluster;
+  on_host::set_device(model);
+}
+
 void bind_on_host(py::module_ m) {
+  m.def("play_device", &play_device, "device"_a = cuda::kH100, "major"_a = 9);
   m.def("set_seed", &on_host::set_seed, "Seed of thread order and of shared memory's poison");
   m.def("fps", &fps, "points"_a, "num_samples"_a, "lengths"_a = py::none(), "starts"_a = py::none(),
         "start"_a = 0, "skip_near_origin"_a = false, "plan"_a = py::none());
