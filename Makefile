@@ -1,6 +1,6 @@
 # make demo   set-up, then DAPT on the shipped backbone beside a linear probe and full fine-tuning
 # make test   set-up, then every check
-# make cuda   compile and link every CUDA source; table of registers, shared memory, spills
+# make cuda   compile and link every CUDA source; table of registers and shared memory, no spills
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python

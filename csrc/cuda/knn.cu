@@ -131,8 +131,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_merge_kernel(const Sear
 }
 
 // Parallel over queries: a thread each, and a block's threads share each tile.
+// Four blocks per multiprocessor are enough; left to itself the compiler wants more and spills.
 template <int kKeys>
-__global__ void __launch_bounds__(32 * kMaxWarps) knn_thread_kernel(const Search s) {
+__global__ void __launch_bounds__(32 * kMaxThreadWarps, 4) knn_thread_kernel(const Search s) {
   DAPT_DYNAMIC_SHARED(float4, tile);  // [s.tile]
   const int64_t b = blockIdx.x / s.query_blocks;
   const int64_t m = static_cast<int64_t>(blockIdx.x % s.query_blocks) * blockDim.x + threadIdx.x;
@@ -225,11 +226,13 @@ bool fits(const KnnPlan& plan, int64_t k) {
 void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
   if (args.B * args.M == 0) return;
   check_cloud_size(args.N);
-  if (plan.warps < 1 || plan.warps > kMaxWarps || plan.tile < kTileStep ||
+  const bool by_threads = plan.kernel == KnnPlan::Kernel::thread_per_query;
+  const int most_warps = by_threads ? kMaxThreadWarps : kMaxWarps;
+  if (plan.warps < 1 || plan.warps > most_warps || plan.tile < kTileStep ||
       plan.tile % kTileStep != 0 || plan.splits < 1 || !fits(plan, args.k))
     throw std::invalid_argument("not a plan of a kNN of k = " + std::to_string(args.k) + ": " +
                                 describe(plan));
-  if (plan.kernel == KnnPlan::Kernel::thread_per_query) {
+  if (by_threads) {
     dispatch<1, 2, 3, 4>("keys of a kNN plan", plan.keys,
                          [&](auto keys) { search_by_threads<keys()>(args, plan, context); });
   } else {

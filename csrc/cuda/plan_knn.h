@@ -21,7 +21,7 @@ struct KnnPlan {
 };
 
 constexpr int kMaxKeys = 16;
-constexpr int kMaxWarps = 16;
+constexpr int kMaxWarps = 16, kMaxThreadWarps = 8;  // with a warp, and with a thread per query
 constexpr int kTileStep = 128;
 
 constexpr int tile_of(int64_t N, int most) {
@@ -47,7 +47,7 @@ constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Dev
   if (k <= 4 && B * M >= 128 * static_cast<int64_t>(device.multiprocessors)) {
     return {.kernel = KnnPlan::Kernel::thread_per_query,
             .keys = static_cast<int>(k),
-            .warps = static_cast<int>(std::clamp<int64_t>(ceil_div(M, 32), 1, 8)),
+            .warps = static_cast<int>(std::clamp<int64_t>(ceil_div(M, 32), 1, kMaxThreadWarps)),
             .tile = tile_of(N, 1024),
             .splits = 1};
   }

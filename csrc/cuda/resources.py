@@ -1,4 +1,5 @@
-"""Compiles and links every CUDA source for sm_80 and sm_90 and prints what each kernel uses.
+"""Compiles and links every CUDA source, kernels and the files of the ops, for compute capabilities
+8.0, 9.0, 10.0 and 12.0 (those that nvcc knows) and prints what each kernel uses.
 
 A spill fails, unless allowed_spills.txt beside this file names the kernel and the reason:
 one "kernel: reason" a line, the kernel as the table prints it, without template arguments.
@@ -12,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "resources"
+CAPABILITIES = ("8.0", "9.0", "10.0", "12.0")
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -24,7 +27,13 @@ USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 
 
-def compile_all() -> str:
+def known_capabilities() -> list[str]:
+    listed = subprocess.run(["nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = listed.stdout.split()
+    return [c for c in CAPABILITIES if f"compute_{c.replace('.', '')}" in known]
+
+
+def compile_all(capabilities: list[str]) -> str:
     """What the compiler printed."""
     torch = Path(sysconfig.get_path("purelib")) / "torch"
     shutil.rmtree(BUILD, ignore_errors=True)
@@ -33,7 +42,7 @@ def compile_all() -> str:
     configure = [tool["cmake"], "-S", ROOT, "-B", BUILD, "-G", "Ninja", "-DDAPT_CUDA=ON"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={tool['ninja']}", f"-DDAPT_TORCH={torch}"]
     configure += ["-DDAPT_PTXAS_VERBOSE=ON"]
-    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "8.0;9.0"}
+    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": ";".join(capabilities)}
     subprocess.run(configure, env=environment, check=True, stdout=subprocess.DEVNULL)
     build = [tool["cmake"], "--build", BUILD, "--target", "dapt_cuda"]
     done = subprocess.run(build, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -50,9 +59,9 @@ def short_name(mangled: str) -> str:
     return name.split("(")[0]
 
 
-def read(log: str) -> list[tuple[str, str, int, int, int]]:
-    """(kernel, architecture, registers, static shared bytes, spilled bytes) of every kernel."""
-    rows, spilled = [], 0
+def read(log: str) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """(registers, static shared bytes, spilled bytes) by kernel and architecture."""
+    kernels, spilled = defaultdict(dict), 0
     for line in log.splitlines():
         if match := ENTRY.search(line):
             kernel, architecture = short_name(match[1]), match[2]
@@ -61,22 +70,29 @@ def read(log: str) -> list[tuple[str, str, int, int, int]]:
         elif match := USED.search(line):
             registers, shared = int(match[1]), SHARED.search(line)
             bytes_ = int(shared[1]) if shared else 0
-            rows.append((kernel, architecture, registers, bytes_, spilled))
-    return sorted(rows)
+            kernels[kernel][architecture] = (registers, bytes_, spilled)
+    return kernels
 
 
 def main() -> None:
     allowed = (HERE / "allowed_spills.txt").read_text().splitlines()
     allowed = {line.split(":")[0] for line in allowed if line and not line.startswith("#")}
-    rows = read(compile_all())
-    width = max(len(row[0]) for row in rows)
-    print(f"{'kernel':{width}}  arch   registers  shared  spills (bytes)")
-    for kernel, architecture, registers, shared, spilled in rows:
-        print(f"{kernel:{width}}  {architecture:5}  {registers:9}  {shared:6}  {spilled:6}")
-    bad = sorted({row[0] for row in rows if row[4] and row[0].split("<")[0] not in allowed})
+    capabilities = known_capabilities()
+    kernels = read(compile_all(capabilities))
+    architectures = [f"sm_{c.replace('.', '')}" for c in capabilities]
+    width = max(map(len, kernels))
+    print(f"{'kernel':{width}}  shared  registers on", *(f"{a:>6}" for a in architectures))
+    bad = []
+    for kernel, uses in sorted(kernels.items()):
+        registers = [f"{uses[a][0]:6}" for a in architectures]
+        print(f"{kernel:{width}}  {max(use[1] for use in uses.values()):6}  {'':12}", *registers)
+        spills = [f"{use[2]} bytes on {a}" for a, use in uses.items() if use[2]]
+        if spills and kernel.split("<")[0] not in allowed:
+            bad.append(f"{kernel} ({', '.join(spills)})")
     if bad:
         sys.exit(f"make cuda: registers spill in {', '.join(bad)}")
-    print(f"{len(rows)} kernels compiled and linked for sm_80 and sm_90, none spills unexpectedly")
+    listed = ", ".join(architectures)
+    print(f"{len(kernels)} kernels compiled and linked for {listed}; none spills unexpectedly")
 
 
 if __name__ == "__main__":
