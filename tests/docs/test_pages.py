@@ -1,0 +1,128 @@
+"""What the README and the pages show is run: Python as it stands, commands as far as they parse."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dapt
+from dapt.cli import COMMANDS
+from dapt.runs.settings import ADAPTATION, PRETRAINING, parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = [page for page in PAGES if "results" not in page.parts]
+WALK = ROOT / "docs" / "start.md"
+RUNNABLE = ("train", "pretrain", "compare")
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands(page):
+    """The lines of `dapt ...` on a page, each as its words."""
+    text = (
+        "\n".join(blocks(page, "sh"))
+        + "\n"
+        + "\n".join(code for code in re.findall(r"`(dapt [^`\n]*)`", page.read_text()))
+    )
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if "dapt" in words[:5] and "..." not in line and not line.startswith("pip"):
+            yield words[words.index("dapt") + 1 :]
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the files that snippets name."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dapt.create_backbone("point_mae").state_dict(), "pretrain.pth")
+    rng = np.random.default_rng(0)
+    clouds = rng.normal(size=(20, 1024, 3)).astype(np.float32)
+    np.savez("a.npz", points=clouds, labels=np.arange(20) % 2)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return tmp_path
+
+
+PYTHON = [page for page in PAGES if blocks(page, "python") and page != WALK]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=names(PYTHON))
+def test_python_of_a_page_runs(page, desk):
+    code = "\n".join(blocks(page, "python"))
+    if "peft" in code:
+        pytest.importorskip("peft")
+    exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+
+
+SHELL = [page for page in PAGES if any(True for _ in commands(page))]
+
+
+@pytest.mark.parametrize("page", SHELL, ids=names(SHELL))
+def test_commands_of_a_page_are_understood(page, desk, capsys):
+    for command, *words in commands(page):
+        assert command in COMMANDS, command
+        words = [word for word in words if word not in ("RUN", "FILES")]
+        if not words:
+            continue
+        if command in RUNNABLE:
+            if command == "compare":  # its own flags go first, the others are those of a run
+                words = without(words, "--methods", "--seeds", "--jobs", "--launcher")
+            given = " ".join(words)
+            if "--out" not in given:
+                words += ["--out", "x"]
+            if "npz" in given and "--data.train" not in given:
+                words += ["--data.train", "a.npz"]
+            parse(f"dapt {command}", words, PRETRAINING if command == "pretrain" else ADAPTATION)
+        else:
+            module = importlib.import_module(f"dapt.cli.{command}")
+            with pytest.raises(SystemExit):
+                module.run(["--help"])
+            offered = capsys.readouterr().out
+            for word in words:
+                if word.startswith("--"):
+                    assert word.partition("=")[0] in offered, f"dapt {command} has no {word}"
+
+
+def without(words, *flags):
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in flags:
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+def test_the_walk_through_as_a_newcomer_takes_it(desk):
+    """docs/start.md in its order: Python in one session, commands as processes."""
+    session = {"__name__": "__main__"}
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    for language, code in re.findall(r"```(python|sh)\n(.*?)```", WALK.read_text(), re.DOTALL):
+        if language == "python":
+            exec(compile(code, str(WALK), "exec"), session)
+        elif not code.startswith("pip"):
+            [(command, *words)] = [shlex.split(code)[1:]]
+            done = subprocess.run(
+                [sys.executable, "-m", "dapt", command, *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+    assert session["chances"].sum() == pytest.approx(1, abs=1e-4)
+    assert Path("scan.json").is_file() and Path("runs/shapes/adapter").is_dir()
