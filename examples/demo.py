@@ -20,7 +20,8 @@ from dapt.runs.assembly import restore_model
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import parse
 from dapt.training.loop import train
-from dapt.view.pictures import draw_predictions, token_scales
+from dapt.view.insight import token_scales
+from dapt.view.pictures import draw_predictions
 
 CONFIG = Path(__file__).parents[1] / "configs" / "synthetic.yaml"
 METHODS = ("linear", "dapt", "full")

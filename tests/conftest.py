@@ -11,7 +11,7 @@ import torch
 
 from dapt_ext import build_info
 
-pytest_plugins = ["support.fixtures"]
+pytest_plugins = ["support.browser", "support.fixtures"]
 
 SCANS = Path(__file__).parents[2] / "shared" / "data" / "scans.npz"
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score a run's model on its test or validation split",
     "predict": "label files of points with a run's model",
     "compare": "train several methods with several seeds, and put them in one table",
+    "view": "show clouds in 3D, and what a run's model makes of them",
     "info": "count a model's parameters, memory and arithmetic",
     "doctor": "say what is installed, and what is missing for what",
 }

@@ -7,7 +7,13 @@ import numpy as np
 
 
 def read_pcd(path: Path) -> np.ndarray:
-    """points [N, 3]; in an organised cloud the NaN points, which mean "no return", are left out."""
+    """points [N, 3]; in an organized cloud the NaN points, which mean "no return", are left out."""
+    columns = read_columns(path)
+    return np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Every field of one number [N], by its name in the file; of the same points as `read_pcd`."""
     with open(path, "rb") as file:
         header = _header(file)
         body = file.read()
@@ -22,12 +28,17 @@ def read_pcd(path: Path) -> np.ndarray:
         columns = _compressed(body, record, count)
     else:
         raise ValueError(f"its DATA is {kind!r}, not ascii, binary or binary_compressed")
-    points = np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)  # [N, 3]
-    if len(points) != count:
-        raise ValueError(f"its header promises {count} points and {len(points)} are there")
+    found = len(columns["x"])
+    if found != count:
+        raise ValueError(f"its header promises {count} points and {found} are there")
+    kept = slice(None)
     if int(header.get("HEIGHT", ["1"])[0]) > 1:
-        points = points[~np.isnan(points).all(1)]
-    return points
+        kept = ~np.isnan([columns[axis] for axis in "xyz"]).all(0)
+    return {
+        name.partition(":")[2] or name: columns[name].reshape(found)[kept]
+        for name in record.names
+        if record[name].shape in ((), (1,))
+    }
 
 
 def _header(file) -> dict[str, list[str]]:

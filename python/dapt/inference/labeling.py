@@ -1,6 +1,5 @@
-"""Scans in; labels and coloured clouds out."""
+"""Scans in; labels and colored clouds out."""
 
-import colorsys
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dapt.inference.rooms import PointLabels, label_room, probabilities
 
 @dataclass(frozen=True)
 class Scan:
-    """One cloud of a file, labelled."""
+    """One cloud of a file, labeled."""
 
     name: str
     points: np.ndarray  # [N, 3]
@@ -87,7 +86,7 @@ def _name(where: str) -> str:
 
 
 def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
-    """Leaves `<name>_labels.npy` and the coloured cloud `<name>_labels.ply`; gives their paths."""
+    """Leaves `<name>_labels.npy` and the colored cloud `<name>_labels.ply`; gives their paths."""
     buffer = io.BytesIO()
     np.save(buffer, scan.result.labels)
     labels, cloud = (folder / f"{scan.name}_labels{suffix}" for suffix in (".npy", ".ply"))
@@ -97,7 +96,7 @@ def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
 
 
 def ply(scan: Scan) -> bytes:
-    """Binary PLY: positions, the colour of the label, the label and its probability."""
+    """Binary PLY: positions, the color of the label, the label and its probability."""
     columns = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
     columns |= {"label": "<i4", "confidence": "<f4"}
     rows = np.empty(len(scan.points), list(columns.items()))
@@ -116,7 +115,25 @@ def ply(scan: Scan) -> bytes:
 
 
 def palette(count: int) -> np.ndarray:  # [count, 3] uint8
-    """Colours of which neighbours differ: hues a golden section apart."""
-    hues = [(0.6180339887 * i) % 1 for i in range(count)]
-    colors = [colorsys.hsv_to_rgb(hue, 0.55 + 0.4 * (i % 2), 0.95) for i, hue in enumerate(hues)]
-    return (np.array(colors) * 255).round().astype(np.uint8)
+    """Colors of which neighbors differ: hues a golden section apart, in three lightnesses of
+    OKLCH, in which none is much louder than the others."""
+    order = np.arange(count)
+    hue = 2 * np.pi * ((0.72 + 0.6180339887 * order) % 1)
+    lightness = np.array([0.66, 0.79, 0.56])[order % 3]
+    chroma = np.array([0.135, 0.125, 0.13])[order % 3]
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], 1)
+    return (_srgb(lab) * 255).round().astype(np.uint8)
+
+
+def _srgb(lab: np.ndarray) -> np.ndarray:  # [count, 3]
+    """From OKLab: https://bottosson.github.io/posts/oklab"""
+    to_cones = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728],
+         [1, -0.0894841775, -1.2914855480]]
+    )  # fmt: skip
+    to_linear = np.array(
+        [[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
+         [-0.0041960863, -0.7034186147, 1.7076147010]]
+    )  # fmt: skip
+    linear = ((lab @ to_cones.T) ** 3 @ to_linear.T).clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

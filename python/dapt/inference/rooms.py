@@ -1,5 +1,6 @@
 """Labels for a whole room: a network that sees blocks slides over it, and overlaps vote."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +31,13 @@ def label_room(
     up: str = "z",
     normalize: bool = True,
     where: str = "the room",
+    after_block: Callable[[np.ndarray], None] = lambda index: None,
 ) -> PointLabels:
     """A label for each of the points [N, 3], from the mean over the blocks that it is in.
 
     The network sees `num_points` of a block, its head labels all points of it. One block is in
-    memory at a time, and a row of probabilities for each point.
+    memory at a time, and a row of probabilities for each point. `after_block` is called with the
+    indices of each block's points after the network has seen them.
     """
     check_cloud(where, points, num_points)
     _check_ground(points, block, up, where)
@@ -43,6 +46,7 @@ def label_room(
     for index in windows(points, block, stride, up):
         seen_upright = upright(points[index], up)
         votes[index] += probabilities(model, seen_upright, num_points, normalize)
+        after_block(index)
     labels = votes.argmax(1)
     best = votes[np.arange(len(votes)), labels]
     return PointLabels(labels, best / votes.sum(1))

@@ -4,42 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-import dapt_ext
-from dapt.adapters import AdaptedModel
-from dapt.errors import UsageError
-from dapt.methods.dapt import DynamicAdapter
-
 ELEVATION, AZIMUTH = 20, -50  # degrees, from where clouds are seen; y is up
-
-
-@torch.no_grad()
-def token_scales(model: AdaptedModel, points: Tensor) -> Tensor:  # [B, N, 3] -> [L, B, N]
-    """Per block the dynamic adapter's scale at each point: that of the nearest patch's token."""
-    scales: list[Tensor] = []
-
-    def keep(adapter: DynamicAdapter, inputs) -> None:
-        tokens = inputs[0]  # [B, T, C]
-        scales.append(adapter.scale(adapter.norm(tokens)).relu()[..., 0])  # [B, T]
-
-    adapters = [module for module in model.modules() if isinstance(module, DynamicAdapter)]
-    stacks = getattr(model.backbone, "stacks", ())
-    if not adapters or len(stacks) != 1:
-        raise UsageError("token scales are those of a plain transformer's dynamic adapters")
-    hooks = [adapter.register_forward_pre_hook(keep) for adapter in adapters]
-    was_training = model.training
-    model.eval()
-    try:
-        centers = model.features(points).centers  # [B, G, 3]
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    _, nearest = dapt_ext.knn(points, centers, 1)  # [B, N, 1]
-    G = centers.shape[1]
-    return torch.stack([s[:, -G:].gather(1, nearest[..., 0].long()) for s in scales])
 
 
 def draw_cloud(axes, points, colors="0.4", size: float = 1.5, **scatter):

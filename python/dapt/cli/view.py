@@ -1,0 +1,98 @@
+"""`dapt view`: clouds in 3D, in one HTML file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dapt.cli.parsing import Parser, at_least_one
+from dapt.errors import UsageError
+
+
+def run(argv: list[str]) -> None:
+    parser = Parser(
+        "view",
+        "Show clouds and scenes in 3D, in a page that needs no network: files of ply, pcd, off, "
+        "obj, xyz, npy, las, npz. With a run also what its model makes of them; without files the "
+        "run's own test data.",
+    )
+    parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument("--run", type=Path, help="run folder whose model looks at the clouds")
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    parser.add_argument("--limit", type=at_least_one, default=24, help="most clouds to show")
+    parser.add_argument("--max_points", type=at_least_one, default=500_000, help="of a cloud")
+    parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis of the files")
+    parser.add_argument("--category", help="of the objects, for their parts")
+    parser.add_argument("--block", type=float, help="side of a scene's blocks; else the run's")
+    parser.add_argument("--stride", type=float, help="from block to block; else half a block")
+    parser.add_argument("--out", type=Path, default=Path("view.html"), help="the page")
+    parser.add_argument("--serve", action="store_true", help="serve the page on this machine")
+    parser.add_argument("--port", type=int, default=0, help="for --serve; any free one by default")
+    args = parser.parse_args(argv)
+    if not args.files and not args.run:
+        raise UsageError("name files of points, or a run by --run, or both")
+    if not 0 <= args.port <= 65535:
+        raise UsageError(f"port must lie in 0 to 65535, got {args.port}")
+    from dapt.view.viewer import viewer_page
+
+    clouds, names = _clouds(args)
+    page = viewer_page(clouds, names).encode()
+    if args.serve:
+        from dapt.view.serving import serve
+
+        serve(page, args.port)
+        return
+    from dapt.files import write_atomically
+
+    write_atomically(args.out, page)
+    points = sum(len(cloud.points) for cloud in clouds)
+    count = f"{len(clouds)} cloud{'s' if len(clouds) > 1 else ''}"
+    print(f"{args.out}: {count}, {points:,} points, {len(page) / 1e6:.1f} MB; open it in a browser")
+
+
+def _clouds(args) -> tuple[list, dict]:
+    from dapt.view.subjects import Portrayal
+
+    observer = _observer(args) if args.run else None
+    labels = observer.model.adapter.task.label_names if observer else ()
+    portrayal = Portrayal(labels, args.max_points)
+    clouds = [
+        portrayal.cloud(subject, observer and observer.look(subject, is_sample=not args.files))
+        for subject in _subjects(args, observer)
+    ]
+    return clouds, portrayal.names()
+
+
+def _observer(args):
+    from dapt.runs.assembly import restore_model
+    from dapt.runs.folder import RunFolder
+    from dapt.view.subjects import Observer
+
+    folder = RunFolder(args.run)
+    grid = {"block": args.block, "stride": args.stride, "up": args.up}
+    return Observer(restore_model(folder), folder.settings(), category=args.category, **grid)
+
+
+def _subjects(args, observer) -> Iterator:
+    from dapt.view.subjects import of_dataset, of_file
+
+    if not args.files:
+        yield from of_dataset(_dataset(args, observer.settings), args.limit)
+        return
+    count = 0
+    for path in args.files:
+        for subject in of_file(path, observer.up_of_files() if observer else args.up):
+            if count == args.limit:
+                print(f"the first {count} clouds are shown: --limit shows more")
+                return
+            yield subject
+            count += 1
+
+
+def _dataset(args, settings):
+    from dapt.runs.assembly import load_splits
+
+    splits = dict(zip(("train", "validation", "test"), load_splits(settings), strict=True))
+    if splits[args.split] is None:
+        raise UsageError(
+            f"the run in {args.run} names no {args.split} data: choose another --split"
+        )
+    return splits[args.split]

@@ -1,0 +1,179 @@
+"""What a file of points says about them beside where they are: colors, normals, labels, numbers.
+
+Files name their columns in many ways; what cannot be told is left out, never guessed from a name
+alone where the values contradict it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dapt.data.pcd import read_columns
+
+COLORS = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+)
+NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+LABELS = ("label", "labels", "class", "classification", "semantic", "segment", "scalar_label")
+POSITIONS = ("x", "y", "z")
+MOST_VALUES = 6  # further columns that are kept
+MOST_LABELS = 4096
+
+# of the LAS specification 1.4
+ASPRS = {
+    0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation",
+    4: "medium vegetation", 5: "high vegetation", 6: "building", 7: "low noise", 8: "key point",
+    9: "water", 10: "rail", 11: "road surface", 12: "overlap", 13: "wire guard",
+    14: "wire conductor", 15: "transmission tower", 16: "wire connector", 17: "bridge deck",
+    18: "high noise",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Of N points; None for what the file does not say.
+
+    Args:
+        colors: uint8 [N, 3].
+        normals: float64 [N, 3], of any length.
+        labels: int64 [N].
+        label_names: Of the labels that the file names.
+        values: Further columns of numbers [N], by name.
+    """
+
+    colors: np.ndarray | None = None
+    normals: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def read_attributes(path: str | Path, count: int) -> Attributes:
+    """Those of a file whose `count` points could be read; none of a mesh or of an odd file."""
+    path = Path(path)
+    read = _COLUMNS.get(path.suffix.lower())
+    if read is None:
+        return Attributes()
+    try:
+        columns, names = read(path)
+    except Exception:  # what matters, the points, was read; the rest is a bonus
+        return Attributes()
+    whole = {name: column for name, column in columns.items() if column.shape == (count,)}
+    return of_columns(whole, names)
+
+
+def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]) -> Attributes:
+    """Attributes from columns [N] by their names in the file."""
+    left = {name.lower(): column for name, column in columns.items() if column.dtype.kind in "fiub"}
+    for axis in POSITIONS:
+        left.pop(axis, None)
+    colors = as_colors(_taken(left, COLORS))
+    normals = _taken(left, NORMALS)
+    labels = next((as_labels(left.pop(name)) for name in LABELS if name in left), None)
+    values = {name: column for name, column in left.items() if np.ptp(column) > 0}
+    values = dict(list(values.items())[:MOST_VALUES])
+    return Attributes(colors, normals, labels, label_names, values)
+
+
+def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
+    """uint8, from shares of one, bytes or 16 bits."""
+    if rgb is None or rgb.ndim != 2 or rgb.shape[1] < 3 or not np.isfinite(rgb).all():
+        return None
+    rgb, top = rgb[:, :3].astype(np.float64), rgb[:, :3].max(initial=0)
+    if rgb.min(initial=0) < 0 or top > 65535:
+        return None
+    scale = 255 if top <= 1 else 1 if top <= 255 else 1 / 257
+    return (rgb * scale).round().astype(np.uint8)
+
+
+def as_labels(labels: np.ndarray) -> np.ndarray | None:  # [N]
+    """int64 where the values are whole numbers of a moderate size."""
+    labels = labels.astype(np.float64)
+    if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
+        return None
+    return labels.astype(np.int64) if np.abs(labels).max(initial=0) <= MOST_LABELS else None
+
+
+def _taken(columns: dict, triples) -> np.ndarray | None:
+    for triple in triples:
+        if all(name in columns for name in triple):
+            return np.stack([columns.pop(name) for name in triple], 1).astype(np.float64)
+    return None
+
+
+Columns = tuple[dict[str, np.ndarray], Mapping[int, str]]
+
+
+def _read_ply(path: Path) -> Columns:
+    import trimesh
+
+    with open(path, "rb") as file:
+        head = file.read(65536).partition(b"end_header")[0].decode("ascii", "replace")
+        file.seek(0)
+        cloud = trimesh.load(file, file_type="ply", process=False, skip_materials=True)
+    rows = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    names = {int(number): name for number, name in re.findall(r"comment label (\d+): (.*)", head)}
+    columns = rows.dtype.names if isinstance(rows, np.ndarray) else rows
+    return {name: np.asarray(rows[name]) for name in columns}, names
+
+
+def _read_pcd(path: Path) -> Columns:
+    columns = read_columns(path)
+    for name in ("rgb", "rgba"):
+        if name in columns and columns[name].dtype.itemsize == 4:
+            packed = columns.pop(name).view(np.uint32)
+            columns |= {"red": packed >> 16 & 255, "green": packed >> 8 & 255, "blue": packed & 255}
+    return columns, {}
+
+
+def _read_las(path: Path) -> Columns:
+    import laspy
+
+    file = laspy.read(path)
+    present = set(file.point_format.dimension_names)
+    wanted = present & {"red", "green", "blue", "classification", "intensity"}
+    wanted |= set(file.point_format.extra_dimension_names)
+    return {name: np.asarray(file[name]) for name in sorted(wanted)}, ASPRS
+
+
+def _read_table(path: Path) -> Columns:
+    if path.suffix.lower() == ".npy":
+        table = np.load(path, allow_pickle=False)
+    else:
+        with open(path) as file:
+            first = next((line for line in file if line.strip() and line[0] != "#"), "")
+            file.seek(0)
+            table = np.loadtxt(file, delimiter="," if "," in first else None, ndmin=2)
+    return named_columns(table), {}
+
+
+def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
+    """Columns that have no names: xyz, then colors or normals, then a label, as most have them."""
+    more = table[:, 3:].astype(np.float64)
+    columns = {}
+    if more.shape[1] >= 3:
+        three = more[:, :3]
+        length = np.linalg.norm(three, axis=1)
+        if np.isfinite(three).all() and three.min(initial=0) < 0 and np.median(length) < 1.5:
+            names = NORMALS[0]
+        else:
+            names = COLORS[0]
+        columns |= {name: three[:, i] for i, name in enumerate(names)}
+        more = more[:, 3:]
+    if more.shape[1] and as_labels(more[:, -1]) is not None:
+        columns["label"], more = more[:, -1], more[:, :-1]
+    return columns | {f"column {i + 1}": more[:, i] for i in range(more.shape[1])}
+
+
+_COLUMNS = {
+    ".las": _read_las,
+    ".npy": _read_table,
+    ".pcd": _read_pcd,
+    ".ply": _read_ply,
+    ".xyz": _read_table,
+}

@@ -1,0 +1,90 @@
+"""One HTML file that holds all it needs and asks the network for nothing.
+
+Its Content-Security-Policy forbids requests of any kind and runs the scripts written here alone;
+what files and datasets say reaches the page as JSON or escaped, never as markup.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+ASSETS = files("dapt.view") / "page"
+VIEWER = ("three.min.js", "dom.js", "clouds.js", "colors.js", "stage.js", "viewer.js")
+
+
+def asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def self_contained(
+    title: str,
+    body: str,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    content: dict,
+    blocks: Sequence[str] = (),
+) -> str:
+    """The page as text.
+
+    Args:
+        title: Of the window.
+        body: Markup, in which everything foreign is escaped.
+        styles: Names of the style sheets among the assets.
+        scripts: Names of the scripts among the assets; they share one scope, in this order.
+        content: What the scripts read as JSON.
+        blocks: Bytes of clouds, in base64.
+    """
+    style = "\n".join(map(asset, styles))
+    script = '"use strict";\n' + "\n".join(map(asset, scripts))
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    carried = "\n".join(
+        f'<script type="text/plain" id="cloud-{i}">{block}</script>'
+        for i, block in enumerate(blocks)
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{html.escape(visible(title))}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+{body}
+<script type="application/json" id="page">{_json(content)}</script>
+{carried}
+<script>{script}</script>
+</html>
+"""
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(content: dict) -> str:
+    """JSON that no parser of HTML takes for markup."""
+    text = json.dumps(_visible(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _visible(content):
+    """The same with every text visible."""
+    if isinstance(content, str):
+        return visible(content)
+    if isinstance(content, Mapping):
+        return {key: _visible(value) for key, value in content.items()}
+    return [_visible(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+def visible(text: str) -> str:
+    """Characters that steer a terminal or turn the direction of writing, as their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

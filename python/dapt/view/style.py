@@ -1,0 +1,32 @@
+"""Colors of pictures, charts and pages: one place for all of them."""
+
+import numpy as np
+
+# Stops of equal distance. Each runs from dark to light and can be read on a light and on a dark
+# ground; `scale` begins in a gray that says "left alone".
+MAPS = {
+    "height": ["#2a3f7e", "#2d6a96", "#2f918f", "#58b27c", "#a5cd6a", "#f0dd6c"],
+    "scale": ["#8d909b", "#7f6aa8", "#b0559c", "#dc5a78", "#f2844f", "#f9b53c", "#fbdf6b"],
+    "confidence": ["#b4341c", "#dd7a4b", "#e2b77d", "#a9bfa0", "#5da597", "#0b7a74"],
+    "plain": ["#35507f", "#4a7ba0", "#6fa5ab", "#a0c7ae", "#d8e3b4"],
+}
+UNLABELED = "#9a9ca3"
+RIGHT, WRONG = "#2a9d8f", "#d1495b"
+
+
+def ramp(name: str, values: np.ndarray) -> np.ndarray:
+    """Colors [..., 3] uint8 of values from 0 to 1 [...] on one of the maps."""
+    stops = np.array([_rgb(stop) for stop in MAPS[name]], np.float64)  # [stops, 3]
+    at = np.clip(np.nan_to_num(values), 0, 1) * (len(stops) - 1)
+    left = np.minimum(at.astype(np.int64), len(stops) - 2)
+    share = (at - left)[..., None]
+    mixed = stops[left] * (1 - share) + stops[left + 1] * share
+    return mixed.round().astype(np.uint8)
+
+
+def hex_of(color: np.ndarray) -> str:
+    return "#" + "".join(f"{int(channel):02x}" for channel in color)
+
+
+def _rgb(text: str) -> list[int]:
+    return [int(text[at : at + 2], 16) for at in (1, 3, 5)]
