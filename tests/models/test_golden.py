@@ -7,6 +7,7 @@ import torch
 
 import dapt
 from dapt.adapters.release_table import KINDS
+from dapt.methods.point_gst import basis_of
 from dapt.models.checkpoints import find_layout
 from dapt.models.layouts import AUTOENCODER_LAYOUTS, LAYOUTS
 from dapt.tasks.heads import ClassificationHead
@@ -162,6 +163,7 @@ def test_released_dapt(golden, tmp_path, case):
 RELEASED = {
     "gaprompt": "released GAPrompt model",
     "idpt": "released IDPT model",
+    "pointgst": "released PointGST model",
     "pointlora": "released PointLoRA model",
     "ppt": "released PPT model",
     "stag": "released STAG model",
@@ -237,3 +239,15 @@ def test_merged_release_gives_the_same_logits(golden, tmp_path):
     )
     logits = dapt.merge(model)(case.points())
     torch.testing.assert_close(logits, case.result("logits"), **LOGITS)
+
+
+def test_bases_of_published_graphs(golden):
+    """Ascending eigenvectors of the centers' graph and of its runs', by the same signs."""
+    results = golden("pointgst_scanobjectnn_hardest").results
+    centers = torch.from_numpy(results["center"])
+    basis = basis_of(centers, 32, published=False, transform="U", dtype=torch.float64)
+    close = {"atol": 1e-5, "rtol": 0}  # the centers are stored in float32
+    wanted = torch.from_numpy(results["basis_first"]).double()
+    torch.testing.assert_close(basis.whole[:, :2], wanted, **close)
+    wanted = torch.from_numpy(results["sub_basis_first"]).double()
+    torch.testing.assert_close(basis.runs[:, :, :2], wanted, **close)

@@ -23,6 +23,8 @@ FAMILY = {
     "idpt": dapt.Idpt(neighbors=4, head_tokens=("prompt:mean", "patch:max")),
     "idpt, its block alone": dapt.Idpt(neighbors=4, class_token=False, train_prompt_position=True),
     "linear": dapt.Linear(),
+    "point_gst": dapt.PointGst(rank=5, local=6),
+    "point_gst, whole batch": dapt.PointGst(rank=5, transform="Ut", published=True),
     "point_lora": dapt.PointLora(
         rank=3, bottleneck=6, groups=(11, 7), sizes=(9, 12), select=(4, 2)
     ),

@@ -15,6 +15,7 @@ from dapt.methods.full import Full
 from dapt.methods.ga_prompt import GaPrompt
 from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
+from dapt.methods.point_gst import PointGst
 from dapt.methods.point_lora import PointLora
 from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
@@ -254,6 +255,11 @@ def _dapt_head_tokens(file: ReleasedFile) -> list[str]:
     return tokens
 
 
+def _point_gst(file: ReleasedFile) -> PointGst:
+    rank = file.size("blocks.blocks.0.gft_adapter.down.weight", 0)
+    return PointGst(rank=rank, local=file.setting("local", 32))
+
+
 def _point_lora(file: ReleasedFile) -> PointLora:
     said = file.settings.get("pointlora")
     if said is None:
@@ -356,6 +362,18 @@ KINDS = (
             (rf"{_BLOCK}adapter\.norm\.", r"\1.Adapter_MLP.adapter_layer_norm_before."),
             (rf"{_BLOCK}adapter\.scale\.", r"\1.Adapter_MLP.scale."),
             (rf"{_BLOCK}adapter\.(down|up)\.", r"\1.Adapter_MLP.\2_proj."),
+        ),
+    ),
+    Kind(
+        name="pointgst",
+        title="released PointGST model",
+        marks=(r"blocks\.blocks\.0\.gft_adapter\.",),
+        method=_point_gst,
+        renames=(
+            (r"^blocks\.blocks\.adapters\.(\d+)\.", r"blocks.blocks.\1.gft_adapter."),
+            (r"\.gft_adapter\.mix\.", ".gft_adapter.adapt1."),
+            (r"\.gft_adapter\.norm_whole\.", ".gft_adapter.norm_ly1."),
+            (r"\.gft_adapter\.norm_runs\.", ".gft_adapter.norm_ly2."),
         ),
     ),
     Kind(

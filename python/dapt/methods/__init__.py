@@ -9,6 +9,7 @@ from dapt.methods.idpt import Idpt
 from dapt.methods.linear import Linear
 from dapt.methods.method import METHODS, Method, method_class, register
 from dapt.methods.peft import Peft
+from dapt.methods.point_gst import PointGst
 from dapt.methods.point_lora import PointLora
 from dapt.methods.point_peft import PointPeft
 from dapt.methods.ppt import Ppt
@@ -28,6 +29,7 @@ __all__ = [
     "Linear",
     "Method",
     "Peft",
+    "PointGst",
     "PointLora",
     "PointPeft",
     "Ppt",

@@ -1,0 +1,188 @@
+"""PointGST (TPAMI 2025): adapters in the spectrum of the graph of the patches' centers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError, check_at_least
+from dapt.methods.method import Method, register
+from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.transformer import BlockStack, add_branch, drop_path_factor, of_kept
+
+CELLS = 100  # to one unit of length, along each axis, for the order on a curve
+BITS = 16  # of a cell's number
+
+
+@register("point_gst")
+@dataclass(frozen=True)
+class PointGst(Method):
+    """Graph Spectral Tuning, on every scale of a backbone.
+
+    Args:
+        rank: r, hidden units of the adapters.
+        local: centers of a run along the curve, which has a graph of its own; where it does not
+            divide the number of patches, its greatest divisor that is not above counts.
+        transform: "U" multiplies by the matrix of eigenvectors where its transpose would give the
+            spectrum, as published; "Ut" by the transpose.
+        published: as released, distances are measured by the smallest in the whole batch, so a
+            cloud's prediction depends on its batch-mates; ours by the smallest in the cloud.
+    """
+
+    rank: int = 36
+    local: int = 32
+    transform: Literal["U", "Ut"] = "U"
+    published: bool = False
+
+    def __post_init__(self):
+        check_at_least(self, rank=1, local=1)
+        if self.transform not in ("U", "Ut"):
+            raise UsageError(f"transform must be 'U' or 'Ut', got {self.transform!r}")
+
+    def owns(self, entry: str) -> bool:
+        return not {"adapters", "cls_token", "cls_pos"}.isdisjoint(entry.split("."))
+
+    def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        own_class_token(backbone, replacements)
+        for stack in backbone.stacks:
+            replacements.put(*place_of(backbone, stack), PointGstStack(stack, self))
+
+
+class Basis(NamedTuple):
+    """Eigenvectors of the graphs of the centers, in columns; the same for all blocks of a stack."""
+
+    whole: Tensor  # [B, G, G]
+    runs: Tensor  # [B, G / L, L, L]
+    order: Tensor  # int64 [B, G], the centers along a curve
+    rank: Tensor  # int64 [B, G], where on it a center is
+
+
+@torch.no_grad()
+def basis_of(
+    centers: Tensor, local: int, published: bool, transform: str, dtype: torch.dtype
+) -> Basis:
+    order = curve_codes(centers).argsort(dim=1, stable=True)
+    length = max(n for n in range(1, local + 1) if centers.shape[1] % n == 0)
+    runs = dapt_ext.gather(centers, order).unflatten(1, (-1, length))  # [B, G / L, L, 3]
+    parts = [graph_basis(part, published) for part in (centers[:, None], runs)]
+    if transform == "Ut":
+        parts = [part.mT for part in parts]
+    whole, runs = (part.to(dtype) for part in parts)
+    return Basis(whole[:, 0], runs, order, order.argsort(dim=1))
+
+
+def graph_basis(centers: Tensor, whole_batch: bool) -> Tensor:
+    """Eigenvectors of the normalized Laplacian of each run of centers, by ascending eigenvalue.
+
+    Found in float64: close eigenvalues have unstable eigenvectors. A column's entry of largest
+    size is positive, so that its sign is not left to the library.
+
+    Args:
+        centers: [B, R, L, 3].
+        whole_batch: whether distances are measured by the smallest of all clouds, not of each.
+
+    Returns:
+        [B, R, L, L] in float64.
+    """
+    centers = centers.double()
+    distance = (centers[:, :, :, None] - centers[:, :, None]).norm(dim=-1)  # [B, R, L, L]
+    apart = distance.masked_fill(distance == 0, torch.inf)
+    smallest = apart.amin() if whole_batch else apart.amin((1, 2, 3), keepdim=True)
+    weights = 1 / (distance / smallest).clamp(min=1)  # the nearest and the coincident: 1
+    scale = (weights.sum(-1) + 1e-6).rsqrt()
+    identity = torch.eye(distance.shape[-1], dtype=torch.float64, device=centers.device)
+    vectors = torch.linalg.eigh(identity - scale[..., None] * weights * scale[..., None, :])[1]
+    largest = vectors.abs().argmax(-2, keepdim=True)
+    return vectors * vectors.gather(-2, largest).sign()
+
+
+def curve_codes(centers: Tensor) -> Tensor:
+    """Numbers along a z-order curve, int64 [B, G]; of the axes y has the most significant bit."""
+    x, y, z = (CELLS * centers).trunc().long().unbind(-1)  # negative ones by two's complement
+    code = torch.zeros_like(x)
+    for bit in range(BITS):
+        for shift, axis in enumerate((z, x, y)):
+            code |= (axis >> bit & 1) << (3 * bit + shift)
+    return code
+
+
+class PointGstStack(nn.Module):
+    """Frozen blocks with an adapter beside each MLP."""
+
+    def __init__(self, frozen: BlockStack, config: PointGst):
+        super().__init__()
+        self.frozen = frozen
+        self.local = config.local
+        self.published = config.published
+        self.transform = config.transform
+        self.adapters = nn.ModuleList(SpectralAdapter(block.dim, config.rank) for block in frozen)
+
+    def __len__(self) -> int:
+        return len(self.frozen)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        levels: Sequence[int] = (),
+        centers: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        basis = basis_of(centers, self.local, self.published, self.transform, x.dtype)
+        kept = []
+        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
+            x = self._run(block, adapter, x + positions, mask, basis)
+            if i in levels:
+                kept.append(x)
+        return x, kept
+
+    def _run(
+        self,
+        block: nn.Module,
+        adapter: "SpectralAdapter",
+        x: Tensor,
+        mask: Tensor | None,
+        basis: Basis,
+    ) -> Tensor:
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        branch = of_kept(lambda x: block.attn(block.norm1(x), mask), x, factor, mask)
+        x = add_branch(x, branch, factor)
+        factor = drop_path_factor(x, block.drop_path, self.training)
+        out = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+        return out + adapter(x, basis)
+
+
+class SpectralAdapter(nn.Module):
+    """A bottleneck whose hidden units are mixed over the whole graph and over its runs."""
+
+    def __init__(self, dim: int, rank: int):
+        super().__init__()
+        self.down = nn.Linear(dim, rank)
+        self.up = nn.Linear(rank, dim)
+        self.mix = nn.Linear(rank, rank)
+        self.norm_whole = nn.LayerNorm(rank)
+        self.norm_runs = nn.LayerNorm(rank)
+        nn.init.xavier_uniform_(self.down.weight)
+        for linear in (self.up, self.mix):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, basis: Basis) -> Tensor:  # [B, T, C]
+        h = self.down(x)  # [B, T, r]
+        G = basis.order.shape[1]
+        front = x.shape[1] - G
+        patches = h[:, front:]
+        whole = self._filtered(patches, basis.whole, self.norm_whole)
+        runs = dapt_ext.gather(patches, basis.order).unflatten(1, basis.runs.shape[1:3])
+        runs = self._filtered(runs, basis.runs, self.norm_runs).flatten(1, 2)
+        mixed = whole + dapt_ext.gather(runs, basis.rank)
+        a = F.silu(h)
+        return self.up(torch.cat([a[:, :front], a[:, front:] + mixed], 1))
+
+    def _filtered(self, x: Tensor, basis: Tensor, norm: nn.LayerNorm) -> Tensor:
+        spectrum = basis.to(x.dtype) @ x
+        return basis.mT.to(x.dtype) @ (spectrum + F.silu(self.mix(norm(spectrum))))
