@@ -113,7 +113,7 @@ def test_only_the_released_measure_is_of_the_whole_batch(attach):
         model = attach(local=4, published=published)
         alone, among = model(points[:1])[0], model(points)[0]
         change = (alone - among).abs().max()
-        assert change > 1e-2 if published else change < 1e-5  # rounding
+        assert change > 1e-3 if published else change < 1e-5  # rounding
         mates = [points[1:2], points[2:]] if published else []
         wanted = restated(model, points[:1], 4, mates=mates)
         got = model.features(points)
