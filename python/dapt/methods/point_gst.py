@@ -12,7 +12,7 @@ import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.transformer import BlockStack, add_branch, drop_path_factor, of_kept
+from dapt.models.transformer import After, BlockStack, drop_path_factor
 
 CELLS = 100  # to one unit of length, along each axis, for the order on a curve
 BITS = 16  # of a cell's number
@@ -25,8 +25,8 @@ class PointGst(Method):
 
     Args:
         rank: r, hidden units of the adapters.
-        local: centers of a run along the curve, which has a graph of its own; where it does not
-            divide the number of patches, its greatest divisor that is not above counts.
+        local: centers of a run along the curve, which has a graph of its own; the last run is
+            shorter where it has to be.
         transform: "U" multiplies by the matrix of eigenvectors where its transpose would give the
             spectrum, as published; "Ut" by the transpose.
         published: as released, distances are measured by the smallest in the whole batch, so a
@@ -55,8 +55,8 @@ class PointGst(Method):
 class Basis(NamedTuple):
     """Eigenvectors of the graphs of the centers, in columns; the same for all blocks of a stack."""
 
-    whole: Tensor  # [B, G, G]
-    runs: Tensor  # [B, G / L, L, L]
+    whole: Tensor  # [B, 1, G, G]
+    runs: tuple[Tensor, ...]  # [B, G / L, L, L], and the last run's where it is shorter
     order: Tensor  # int64 [B, G], the centers along a curve
     rank: Tensor  # int64 [B, G], where on it a center is
 
@@ -66,35 +66,48 @@ def basis_of(
     centers: Tensor, local: int, published: bool, transform: str, dtype: torch.dtype
 ) -> Basis:
     order = curve_codes(centers).argsort(dim=1, stable=True)
-    length = max(n for n in range(1, local + 1) if centers.shape[1] % n == 0)
-    runs = dapt_ext.gather(centers, order).unflatten(1, (-1, length))  # [B, G / L, L, 3]
-    parts = [graph_basis(part, published) for part in (centers[:, None], runs)]
+    runs = cut(dapt_ext.gather(centers, order), local)
+    [whole], runs = graph_bases([centers[:, None]], published), graph_bases(runs, published)
     if transform == "Ut":
-        parts = [part.mT for part in parts]
-    whole, runs = (part.to(dtype) for part in parts)
-    return Basis(whole[:, 0], runs, order, order.argsort(dim=1))
+        whole, runs = whole.mT, [run.mT for run in runs]
+    runs = tuple(run.to(dtype) for run in runs)
+    return Basis(whole.to(dtype), runs, order, order.argsort(dim=1))
 
 
-def graph_basis(centers: Tensor, whole_batch: bool) -> Tensor:
+def cut(rows: Tensor, length: int) -> list[Tensor]:
+    """Rows [B, G, D] in runs [B, G / L, L, D], and the rest of them as one run more."""
+    length = min(length, rows.shape[1])
+    at = rows.shape[1] // length * length
+    runs = [rows[:, :at].unflatten(1, (-1, length)), rows[:, None, at:]]
+    return runs if at < rows.shape[1] else runs[:1]
+
+
+def graph_bases(parts: list[Tensor], whole_batch: bool) -> list[Tensor]:
     """Eigenvectors of the normalized Laplacian of each run of centers, by ascending eigenvalue.
 
     Found in float64: close eigenvalues have unstable eigenvectors. A column's entry of largest
     size is positive, so that its sign is not left to the library.
 
     Args:
-        centers: [B, R, L, 3].
+        parts: [B, R, L, 3], each of another length of run.
         whole_batch: whether distances are measured by the smallest of all clouds, not of each.
 
     Returns:
-        [B, R, L, L] in float64.
+        [B, R, L, L] of each part, in float64.
     """
-    centers = centers.double()
-    distance = (centers[:, :, :, None] - centers[:, :, None]).norm(dim=-1)  # [B, R, L, L]
-    apart = distance.masked_fill(distance == 0, torch.inf)
-    smallest = apart.amin() if whole_batch else apart.amin((1, 2, 3), keepdim=True)
+    parts = [part.double() for part in parts]
+    distances = [(part[:, :, :, None] - part[:, :, None]).norm(dim=-1) for part in parts]
+    apart = [d.masked_fill(d == 0, torch.inf).amin((1, 2, 3)) for d in distances]
+    smallest = torch.stack(apart).amin(0)  # [B]
+    if whole_batch:
+        smallest = smallest.amin().expand_as(smallest)
+    return [_basis(distance, smallest[:, None, None, None]) for distance in distances]
+
+
+def _basis(distance: Tensor, smallest: Tensor) -> Tensor:  # [B, R, L, L]
     weights = 1 / (distance / smallest).clamp(min=1)  # the nearest and the coincident: 1
     scale = (weights.sum(-1) + 1e-6).rsqrt()
-    identity = torch.eye(distance.shape[-1], dtype=torch.float64, device=centers.device)
+    identity = torch.eye(distance.shape[-1], dtype=distance.dtype, device=distance.device)
     vectors = torch.linalg.eigh(identity - scale[..., None] * weights * scale[..., None, :])[1]
     largest = vectors.abs().argmax(-2, keepdim=True)
     return vectors * vectors.gather(-2, largest).sign()
@@ -131,29 +144,19 @@ class PointGstStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         basis = basis_of(centers, self.local, self.published, self.transform, x.dtype)
         kept = []
         for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
-            x = self._run(block, adapter, x + positions, mask, basis)
+            x = x + positions
+            x = block.attend(x, mask, drop_path_factor(x, block.drop_path, self.training))
+            x = block.transform(x) + adapter(x, basis)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
-
-    def _run(
-        self,
-        block: nn.Module,
-        adapter: "SpectralAdapter",
-        x: Tensor,
-        mask: Tensor | None,
-        basis: Basis,
-    ) -> Tensor:
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        branch = of_kept(lambda x: block.attn(block.norm1(x), mask), x, factor, mask)
-        x = add_branch(x, branch, factor)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        out = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
-        return out + adapter(x, basis)
 
 
 class SpectralAdapter(nn.Module):
@@ -173,16 +176,18 @@ class SpectralAdapter(nn.Module):
 
     def forward(self, x: Tensor, basis: Basis) -> Tensor:  # [B, T, C]
         h = self.down(x)  # [B, T, r]
-        G = basis.order.shape[1]
-        front = x.shape[1] - G
+        front = x.shape[1] - basis.order.shape[1]
         patches = h[:, front:]
-        whole = self._filtered(patches, basis.whole, self.norm_whole)
-        runs = dapt_ext.gather(patches, basis.order).unflatten(1, basis.runs.shape[1:3])
-        runs = self._filtered(runs, basis.runs, self.norm_runs).flatten(1, 2)
-        mixed = whole + dapt_ext.gather(runs, basis.rank)
+        whole = self._filtered(patches[:, None], basis.whole, self.norm_whole)[:, 0]
+        runs = cut(dapt_ext.gather(patches, basis.order), basis.runs[0].shape[2])
+        runs = [
+            self._filtered(run, part, self.norm_runs).flatten(1, 2)
+            for run, part in zip(runs, basis.runs, strict=True)
+        ]
+        mixed = whole + dapt_ext.gather(torch.cat(runs, 1), basis.rank)
         a = F.silu(h)
         return self.up(torch.cat([a[:, :front], a[:, front:] + mixed], 1))
 
-    def _filtered(self, x: Tensor, basis: Tensor, norm: nn.LayerNorm) -> Tensor:
+    def _filtered(self, x: Tensor, basis: Tensor, norm: nn.LayerNorm) -> Tensor:  # [B, R, L, r]
         spectrum = basis.to(x.dtype) @ x
         return basis.mT.to(x.dtype) @ (spectrum + F.silu(self.mix(norm(spectrum))))
