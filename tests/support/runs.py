@@ -22,6 +22,7 @@ TINY = {
     "warmup_epochs": 1,
     "learning_rate": 1e-2,
     "accelerator": "cpu",
+    "precision": "fp32",
     "tensorboard": False,
     "validation": 0.25,
 }

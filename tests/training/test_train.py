@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from dapt.runs import processes
 from dapt.training.optimization import decays
 from support.runs import TINY, assert_same_run, lines
 
@@ -123,3 +125,18 @@ def test_tokens_and_vectors_do_not_decay():
     for name in ("cls_token", "blocks.0.prompt_tokens", "blocks.0.attn.bias"):
         assert not decays(name, matrix)
     assert not decays("norm.weight", vector)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_precision_is_chosen_once_for_a_run(run, monkeypatch, units):
+    """bfloat16 only where the processor multiplies it; elsewhere the run goes on as begun."""
+    monkeypatch.setattr(processes, "_cpu_multiplies_bfloat16", lambda: units)
+    folder, code = run("x", precision="auto", epochs=2)
+    assert code == 0
+    chosen = yaml.safe_load((folder / "config.yaml").read_text())["precision"]
+    assert chosen == ("bf16" if units else "fp32")
+    named, _ = run("named", precision=chosen, epochs=2)
+    assert_same_run(folder, named)
+    monkeypatch.setattr(processes, "_cpu_multiplies_bfloat16", lambda: not units)
+    assert run("x", "--resume", precision="auto", epochs=2)[1] == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["precision"] == chosen

@@ -34,7 +34,8 @@ class TrainOptions:
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
-        precision: fp32, or bf16 for matrix products in bfloat16.
+        precision: fp32; bf16 for matrix products in bfloat16; auto for bf16 where this machine
+            multiplies it faster. A run that goes on keeps what it was begun with.
         compile: Compile the network by torch.compile.
         accelerator: auto, cpu or cuda.
         devices: Processes to start on this machine; under torchrun it decides.
@@ -60,7 +61,7 @@ class TrainOptions:
     evaluate_every: int = 1
     patience: int = 0
     ema: float = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1

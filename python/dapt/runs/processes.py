@@ -1,5 +1,6 @@
 """Several processes that train as one: Fabric, batch norm over all of them, common decisions."""
 
+import logging
 import os
 
 import torch
@@ -10,6 +11,33 @@ from torch import Tensor, nn
 from dapt.runs.options import TrainOptions
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+log = logging.getLogger(__name__)
+
+
+def choose_precision(accelerator: str) -> str:
+    """The faster one of fp32 and bf16 on this machine.
+
+    Args:
+        accelerator: auto, cpu or cuda, as in the settings.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        fast, why = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU"
+    else:
+        fast, why = _cpu_multiplies_bfloat16(), "this CPU"
+    chosen = "bf16" if fast else "fp32"
+    log.info(
+        "precision %s: %s %s bfloat16 by units of its own",
+        chosen,
+        why,
+        "multiplies" if fast else "does not multiply",
+    )
+    return chosen
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """AVX512-BF16 or AMX; without them torch converts to float32 and back."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def launch(options: TrainOptions) -> Fabric:
@@ -23,7 +51,11 @@ def launch(options: TrainOptions) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=PRECISIONS[options.precision],
+        precision=PRECISIONS[
+            choose_precision(options.accelerator)
+            if options.precision == "auto"
+            else options.precision
+        ],
     )
     fabric.launch()
     return fabric

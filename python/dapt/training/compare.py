@@ -34,9 +34,10 @@ class Run:
         """What came out, None while the run is not complete."""
         if not self.folder.result.is_file():
             return None
-        known = self.folder.settings().training.num_points
-        asked = self.settings.training.num_points
-        self.folder.check_same(self.settings.but(num_points=asked or known))
+        known, asked = self.folder.settings().training, self.settings.training
+        precision = known.precision if asked.precision == "auto" else asked.precision
+        num_points = asked.num_points or known.num_points
+        self.folder.check_same(self.settings.but(num_points=num_points, precision=precision))
         return json.loads(self.folder.result.read_text())
 
 

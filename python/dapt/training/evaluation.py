@@ -1,5 +1,7 @@
 """What a run's model is worth on one of its splits."""
 
+from dataclasses import replace
+
 from dapt.errors import UsageError
 from dapt.inference.score import score
 from dapt.runs.assembly import load_splits, restore_model
@@ -16,14 +18,14 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
         folder: Of the run.
         split: "test" or "validation".
         votes: Views of a cloud to average over.
-        options: Batch size, devices and so on of this evaluation.
+        options: Batch size, devices and so on of this evaluation; its precision is the run's.
     """
     settings = folder.settings()
     if settings.is_pretraining:
         raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
     if is_of_folds(settings):
         return evaluate_folds(folder, split, votes, options)
-    fabric = launch(options)
+    fabric = launch(replace(options, precision=settings.training.precision))
     _, validation, test = load_splits(settings)
     dataset = test if split == "test" else validation
     if dataset is None:

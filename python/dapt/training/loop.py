@@ -24,7 +24,7 @@ from dapt.data.transforms import Share
 from dapt.errors import DaptError, UsageError
 from dapt.runs.folder import RunFolder
 from dapt.runs.memory import CountSaved, peak_memory
-from dapt.runs.processes import any_process, launch, synchronize_batch_norms
+from dapt.runs.processes import any_process, choose_precision, launch, synchronize_batch_norms
 from dapt.runs.settings import Settings
 from dapt.training.folds import is_of_folds, train_folds
 from dapt.training.jobs import Adaptation, Job, Pretraining
@@ -53,8 +53,9 @@ def train(settings: Settings) -> dict:
     """
     if is_of_folds(settings):
         return train_folds(settings, train)
-    fabric = launch(settings.training)
     folder = RunFolder(settings.training.out)
+    settings = settings.but(precision=_precision(settings, folder))
+    fabric = launch(settings.training)
     job = Pretraining(settings) if settings.is_pretraining else Adaptation(settings)
     settings = settings.but(num_points=job.num_points)
     with folder.locked() if fabric.is_global_zero else nullcontext():
@@ -62,6 +63,16 @@ def train(settings: Settings) -> dict:
             folder.begin(settings)
         fabric.barrier()
         return Trainer(job, settings, fabric, folder).run()
+
+
+def _precision(settings: Settings, folder: RunFolder) -> str:
+    """What `auto` stands for: on this machine, or on that where the run was begun."""
+    options = settings.training
+    if options.precision != "auto":
+        return options.precision
+    if options.resume and folder.config.is_file():
+        return folder.settings().training.precision
+    return choose_precision(options.accelerator)
 
 
 class Trainer:
