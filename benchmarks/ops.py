@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
 from measure import Case, machine, measure, write_json
+from scenes import codes_cases, conv_cases, voxels_cases
 from torch import Tensor
 
 import dapt_ext
@@ -271,6 +272,9 @@ SUITES = {
     "group": group_cases,
     "ball_query": ball_query_cases,
     "chamfer": chamfer_cases,
+    "voxels": voxels_cases,
+    "codes": codes_cases,
+    "conv": conv_cases,
     "attention": attention_cases,
     "patch_encoder": patch_encoder_cases,
     "adapter": adapter_cases,

@@ -92,6 +92,32 @@ Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const cha
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
+Tensor as_integers(const Tensor& t_any, const char* name, const std::vector<int64_t>& shape,
+                   int64_t low, int64_t high, const Tensor& like, const char* like_name) {
+  const auto sizes = t_any.sizes();
+  check(std::equal(shape.begin(), shape.end(), sizes.begin(), sizes.end()), name, " must be ",
+        list_of(shape), ", got ", shape_of(t_any));
+  const Tensor t = as_index(t_any, name, like, like_name);
+  if (values_are_checked(t)) {
+    const Tensor readable = on_cpu(t);
+    const int64_t* value = readable.const_data_ptr<int64_t>();
+    const auto outside = [=](int64_t v) { return uint64_t(v) - low >= uint64_t(high) - low; };
+    bool any = false;
+    for (int64_t i = 0; i < t.numel(); ++i) any |= outside(value[i]);
+    for (int64_t i = 0; any && i < t.numel(); ++i) {
+      check(!outside(value[i]), name, " must lie in [", low, ", ", high, "), got ", value[i]);
+    }
+  }
+  return t;
+}
+
+OptionalTensor as_integers(const OptionalTensor& t, const char* name,
+                           const std::vector<int64_t>& shape, int64_t low, int64_t high,
+                           const Tensor& like, const char* like_name) {
+  return t ? OptionalTensor(as_integers(*t, name, shape, low, high, like, like_name))
+           : std::nullopt;
+}
+
 Tensor as_rows(const Tensor& idx_any, int64_t N, const Tensor& like, const char* like_name) {
   const Tensor idx = as_index(idx_any, "idx", like, like_name);
   if (values_are_checked(idx)) {

@@ -47,6 +47,13 @@ OptionalTensor as_shaped(const OptionalTensor& t, const char* name,
 /// int64 of any shape on the device of `like`, contiguous.
 Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 
+/// int64 [shape] in [low, high) on the device of `like`, contiguous.
+Tensor as_integers(const Tensor& t, const char* name, const std::vector<int64_t>& shape,
+                   int64_t low, int64_t high, const Tensor& like, const char* like_name);
+OptionalTensor as_integers(const OptionalTensor& t, const char* name,
+                           const std::vector<int64_t>& shape, int64_t low, int64_t high,
+                           const Tensor& like, const char* like_name);
+
 /// Row numbers in [-1, N) of the rows of `like`, of any shape, contiguous.
 Tensor as_rows(const Tensor& idx, int64_t N, const Tensor& like, const char* like_name);
 

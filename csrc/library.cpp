@@ -13,6 +13,12 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "Tensor? starts=None, SymInt start=0) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("ball_query(Tensor queries, Tensor points, float radius, SymInt max_neighbors) -> Tensor");
 
+  // scenes -> cells
+  m.def("grid_cells(Tensor points, float size, Tensor? lengths=None) -> Tensor");
+  m.def("unique_cells(Tensor cells, Tensor? scenes=None) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("neighbor_map(Tensor cells, Tensor? scenes=None) -> Tensor");
+  m.def("curve_codes(Tensor cells, Tensor depths, Tensor? scenes, int[] curves) -> Tensor");
+
   // patches <-> points
   m.def("gather(Tensor values, Tensor idx) -> Tensor");
   m.def(
@@ -40,6 +46,15 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "float static_scale, float dropout, ScalarType compute, ScalarType mlp_dtype, int wanted, "
       "bool tf32=False) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "submanifold_conv(Tensor x, Tensor weight, Tensor? bias, Tensor neighbors, "
+      "bool tf32=False) -> Tensor");
+  m.def(
+      "submanifold_conv_input_grad(Tensor grad, Tensor weight, Tensor neighbors, "
+      "bool tf32=False) -> Tensor");
+  m.def(
+      "submanifold_conv_weight_grad(Tensor grad, Tensor x, Tensor neighbors, bool tf32=False) -> "
+      "Tensor");
   m.def(
       "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift) -> "
       "(Tensor, Tensor)");

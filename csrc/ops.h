@@ -59,6 +59,52 @@ struct BallQueryArgs {
   float sq_radius;
 };
 
+/// The cell of each point in a grid whose corner has the least coordinates of the cloud: the floor
+/// of (p - corner) / size, in float64, up to 65536. A point past the length, or that is no number,
+/// has -1, -1, -1.
+struct GridCellsArgs {
+  const float* points;     // [B, N, 3]
+  const int64_t* lengths;  // [B] or null
+  int64_t* cells;          // [B, N, 3] out
+  int64_t B, N;
+  double size;
+};
+
+/// The different cells of all scenes, numbered in the order in which they come first. A cell with a
+/// coordinate outside [0, 65536) is none. What lies past `total` in `first` is -1, in `counts` 0.
+struct UniqueCellsArgs {
+  const int64_t* cells;   // [N, 3]
+  const int64_t* scenes;  // [N] or null
+  int64_t* first;         // [N] out: where each different cell comes first
+  int64_t* inverse;       // [N] out: number of each cell, or -1
+  int64_t* counts;        // [N] out: how often it comes
+  int64_t* total;         // [1] out: how many there are
+  int64_t N;
+};
+
+/// neighbors[m, 9 (a + 1) + 3 (b + 1) + c + 1] is the cell (a, b, c) beside cell m in its scene, of
+/// equal ones the first, or -1 where there is none.
+struct NeighborMapArgs {
+  const int64_t* cells;   // [M, 3]
+  const int64_t* scenes;  // [M] or null
+  int64_t* neighbors;     // [M, 27] out
+  int64_t M;
+};
+
+/// Places along curves: codes[k, m] = scene << 48 | place. The z-order interleaves the bits of x, y
+/// and z; Hilbert's curve has `depth` bits of each (Skilling 2004); "trans" exchanges x and y. CUDA
+/// leaves out the bits of cells, scenes and depths that are too large.
+enum Curve : int64_t { z_order, z_order_trans, hilbert, hilbert_trans };
+constexpr int64_t kMostCurves = 16;
+struct CurveCodesArgs {
+  const int64_t* cells;   // [M, 3]
+  const int64_t* scenes;  // [M], or null: one scene
+  const int64_t* depths;  // [B] of each scene, or [1] of all, 1 to 16
+  int64_t* codes;         // [K, M] out
+  int64_t B, M, K;
+  Curve curves[kMostCurves];  // [K]
+};
+
 /// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes. CUDA
 /// takes an index outside [0, N) for -1, here as in all that follows.
 struct GatherArgs {
@@ -195,6 +241,34 @@ struct AttentionBackwardArgs {
   void* grad_qkv;        // [B, T, 3, H, D] of dtype
 };
 
+/// A convolution on the occupied cells of a grid, whose output has the same cells:
+///   out[m] = bias + sum over taps of weight[:, tap, :] · x[neighbors[m, tap]]
+/// The gradient of x is the same op, with the taps in reverse and the weight transposed, because
+/// cell q is beside m as m is beside q. Sums have one order: over taps, then over channels.
+struct SubmanifoldConvArgs {
+  const void* x;             // [M, C]
+  const void* weight;        // [D, taps, C], by the strides below
+  const void* bias;          // [D] or null
+  const int64_t* neighbors;  // [M, taps], -1: no cell
+  void* out;                 // [M, D] out
+  int64_t M, C, D, taps;
+  int64_t weight_d, weight_tap, weight_c;  // strides of the weight, in elements
+  Real dtype;                              // of x, weight, bias and out
+  bool tf32;                               // on CUDA float32 factors may be rounded to tf32
+};
+
+/// grad_weight[d, tap] = sum over m of grad[m, d] * x[neighbors[m, tap]], in an order of its own
+/// that is always the same.
+struct SubmanifoldConvWeightGradArgs {
+  const void* grad;          // [M, D]
+  const void* x;             // [M, C]
+  const int64_t* neighbors;  // [M, taps], -1: no cell
+  void* grad_weight;         // [D, taps, C] out, of float64 where `dtype` is, else float32
+  int64_t M, C, D, taps;
+  Real dtype;  // of grad and x
+  bool tf32;
+};
+
 /// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
 /// of grad * z with z = (output - shift) / scale. The order of the sums is fixed.
 struct ScaleShiftGradArgs {
@@ -212,6 +286,10 @@ namespace cpu {
 void fps(const FpsArgs&);
 void knn(const KnnArgs&);
 void ball_query(const BallQueryArgs&);
+void grid_cells(const GridCellsArgs&);
+void unique_cells(const UniqueCellsArgs&);
+void neighbor_map(const NeighborMapArgs&);
+void curve_codes(const CurveCodesArgs&);
 void gather(const GatherArgs&);
 void gather_backward(const GatherBackwardArgs&);
 void interpolate(const InterpolateArgs&);
@@ -219,6 +297,8 @@ void chamfer(const ChamferArgs&);
 void patch_encoder(const PatchEncoderArgs&);
 void dynamic_adapter(const DynamicAdapterArgs&);
 void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&);
+void submanifold_conv(const SubmanifoldConvArgs&);
+void submanifold_conv_weight_grad(const SubmanifoldConvWeightGradArgs&);
 void scale_shift_grad(const ScaleShiftGradArgs&);
 void attention(const AttentionArgs&);
 void attention_backward(const AttentionBackwardArgs&);
@@ -228,6 +308,10 @@ namespace cuda {
 void fps(const FpsArgs&, const Context&);
 void knn(const KnnArgs&, const Context&);
 void ball_query(const BallQueryArgs&, const Context&);
+void grid_cells(const GridCellsArgs&, const Context&);
+void unique_cells(const UniqueCellsArgs&, const Context&);
+void neighbor_map(const NeighborMapArgs&, const Context&);
+void curve_codes(const CurveCodesArgs&, const Context&);
 void gather(const GatherArgs&, const Context&);
 void gather_backward(const GatherBackwardArgs&, const Context&);
 void interpolate(const InterpolateArgs&, const Context&);
@@ -235,6 +319,8 @@ void chamfer(const ChamferArgs&, const Context&);
 void patch_encoder(const PatchEncoderArgs&, const Context&);
 void dynamic_adapter(const DynamicAdapterArgs&, const Context&);
 void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&, const Context&);
+void submanifold_conv(const SubmanifoldConvArgs&, const Context&);
+void submanifold_conv_weight_grad(const SubmanifoldConvWeightGradArgs&, const Context&);
 void scale_shift_grad(const ScaleShiftGradArgs&, const Context&);
 }  // namespace cuda
 

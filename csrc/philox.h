@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define DAPT_HOST_DEVICE __host__ __device__
-#else
-#define DAPT_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace dapt {
 

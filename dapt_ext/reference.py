@@ -4,11 +4,15 @@ last bit; float64 inputs are computed in float64 throughout."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dapt_ext.curve_codes import CELL_BITS, CURVES
 from dapt_ext.patch_encoder import PatchEncoderWeights
+from dapt_ext.voxels import Cells
 
 
 def farthest_point_sample(
@@ -238,3 +242,99 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     shares = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     return (shares @ v).transpose(1, 2).flatten(2)
+
+
+def curve_codes(
+    cells: Tensor,
+    depth: int | Tensor,
+    scenes: Tensor | None = None,
+    curves: Sequence[str] = CURVES,
+) -> Tensor:
+    scenes = torch.zeros_like(cells[:, 0]) if scenes is None else scenes
+    depths = torch.as_tensor(depth, device=cells.device)
+    bits = int(depths.max()) if depths.numel() else 0
+    depths = depths[scenes] if depths.dim() else depths.expand(len(cells))  # [M]
+    codes = []
+    for curve in curves:
+        axes = cells[:, [1, 0, 2]] if curve.endswith("-trans") else cells
+        is_hilbert = curve.startswith("hilbert")
+        code = _hilbert_code(axes, depths, bits) if is_hilbert else _z_code(axes, bits)
+        codes.append(scenes << 3 * CELL_BITS | code)
+    return torch.stack(codes)
+
+
+def _z_code(cells: Tensor, bits: int) -> Tensor:
+    """Bit i of x, y and z becomes bit 3 i + 2, 3 i + 1 and 3 i."""
+    code = torch.zeros_like(cells[:, 0])
+    for bit in range(bits):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << 3 * bit + 2 - axis
+    return code
+
+
+def _hilbert_code(cells: Tensor, depths: Tensor, bits: int) -> Tensor:
+    """Skilling's transform (2004) from the top bit down, then from Gray code to binary."""
+    axes = list(cells.unbind(1))
+    for bit in reversed(range(bits)):
+        below = torch.where(bit < depths, (1 << bit) - 1, 0)
+        for axis in range(3):
+            is_set = axes[axis] >> bit & 1 == 1
+            differ = torch.where(is_set, 0, (axes[0] ^ axes[axis]) & below)
+            first = axes[0] ^ torch.where(is_set, below, differ)
+            axes[axis] = axes[axis] ^ differ
+            axes[0] = first
+    code = _z_code(torch.stack(axes, 1), bits)
+    for shift in (1, 2, 4, 8, 16, 32):
+        code ^= code >> shift
+    return code
+
+
+def unique_cells(cells: Tensor, scenes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    keys = _cell_keys(cells, scenes)
+    unique, inverse, counts = keys.unique(return_inverse=True, return_counts=True)  # by key
+    number = torch.arange(len(keys), device=keys.device)
+    first = torch.full_like(unique, len(keys)).scatter_reduce(0, inverse, number, "amin")
+    first, order = first.sort()
+    return first, order.argsort()[inverse], counts[order]
+
+
+def grid_sample(points: Tensor, size: float, lengths: Tensor | None = None) -> Cells:
+    points = points.float().double()
+    B, N, _ = points.shape
+    place = torch.arange(N, device=points.device)
+    is_valid = (place < N if lengths is None else place < lengths[:, None]).expand(B, N)
+    corner = points.masked_fill(~is_valid[..., None], torch.inf).amin(1, keepdim=True)
+    cells = ((points - corner) / size).floor().long()[is_valid]
+    scenes = torch.arange(B, device=points.device)[:, None].expand(B, N)[is_valid]
+    first, numbers, counts = unique_cells(cells, scenes)
+    inverse = torch.full_like(is_valid, -1, dtype=torch.long)
+    inverse[is_valid] = numbers
+    rows = is_valid.flatten().nonzero()[:, 0]
+    return Cells(cells[first], scenes[first], rows[first], inverse, counts)
+
+
+def neighbor_map(cells: Tensor, scenes: Tensor | None = None) -> Tensor:
+    scenes = torch.zeros_like(cells[:, 0]) if scenes is None else scenes
+    keys, order = _cell_keys(cells, scenes).sort()
+    steps = torch.arange(-1, 2, device=cells.device)
+    around = cells[:, None] + torch.cartesian_prod(steps, steps, steps)  # [M, 27, 3]
+    inside = ((around >= 0) & (around < 1 << CELL_BITS)).all(-1)
+    wanted = _cell_keys(around.flatten(0, 1), scenes.repeat_interleave(27)).view(-1, 27)
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where(inside & (keys[place] == wanted), order[place], -1)
+
+
+def _cell_keys(cells: Tensor, scenes: Tensor | None) -> Tensor:
+    x, y, z = cells.unbind(-1)
+    key = x << 2 * CELL_BITS | y << CELL_BITS | z
+    return key if scenes is None else scenes << 3 * CELL_BITS | key
+
+
+def submanifold_conv(x: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tensor) -> Tensor:
+    taps = weight.flatten(1, 3)  # [D, 27, C]
+    out = x.new_zeros(len(x), len(weight))
+    for tap in range(taps.shape[1]):
+        rows = (neighbors[:, tap] >= 0).nonzero()[:, 0]
+        product = F.linear(x[neighbors[rows, tap]], taps[:, tap])
+        out = out.index_add(0, rows, product)
+    return out if bias is None else out + bias

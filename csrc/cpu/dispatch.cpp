@@ -4,19 +4,25 @@
 
 // Each kernel file defines its launcher once per instruction set.
 #define DAPT_DECLARE(op, Args) void op(const Args&);
-#define DAPT_EACH_OP(X)                                   \
-  X(fps, FpsArgs)                                         \
-  X(knn, KnnArgs)                                         \
-  X(ball_query, BallQueryArgs)                            \
-  X(gather, GatherArgs)                                   \
-  X(gather_backward, GatherBackwardArgs)                  \
-  X(interpolate, InterpolateArgs)                         \
-  X(chamfer, ChamferArgs)                                 \
-  X(patch_encoder, PatchEncoderArgs)                      \
-  X(dynamic_adapter, DynamicAdapterArgs)                  \
-  X(dynamic_adapter_backward, DynamicAdapterBackwardArgs) \
-  X(scale_shift_grad, ScaleShiftGradArgs)                 \
-  X(attention, AttentionArgs)                             \
+#define DAPT_EACH_OP(X)                                          \
+  X(fps, FpsArgs)                                                \
+  X(knn, KnnArgs)                                                \
+  X(ball_query, BallQueryArgs)                                   \
+  X(grid_cells, GridCellsArgs)                                   \
+  X(unique_cells, UniqueCellsArgs)                               \
+  X(neighbor_map, NeighborMapArgs)                               \
+  X(curve_codes, CurveCodesArgs)                                 \
+  X(gather, GatherArgs)                                          \
+  X(gather_backward, GatherBackwardArgs)                         \
+  X(interpolate, InterpolateArgs)                                \
+  X(chamfer, ChamferArgs)                                        \
+  X(patch_encoder, PatchEncoderArgs)                             \
+  X(dynamic_adapter, DynamicAdapterArgs)                         \
+  X(dynamic_adapter_backward, DynamicAdapterBackwardArgs)        \
+  X(submanifold_conv, SubmanifoldConvArgs)                       \
+  X(submanifold_conv_weight_grad, SubmanifoldConvWeightGradArgs) \
+  X(scale_shift_grad, ScaleShiftGradArgs)                        \
+  X(attention, AttentionArgs)                                    \
   X(attention_backward, AttentionBackwardArgs)
 
 namespace dapt::cpu {

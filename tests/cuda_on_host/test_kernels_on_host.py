@@ -196,6 +196,75 @@ def test_lengths_out_of_range_stay_in_memory():
     assert (idx >= -1).all() and (idx < 50).all()
 
 
+# --- scenes -> cells ------------------------------------------------------------------------------
+
+
+def arrays(*tensors):
+    return [None if tensor is None else tensor.numpy() for tensor in tensors]
+
+
+@pytest.mark.parametrize("N", [1, 33, 1000])
+def test_grid_cells(make_cloud, N):
+    points = make_cloud(3, N)
+    size = float((points.amax() - points.amin()).clamp_min(1e-30)) / 9
+    for lengths in (None, torch.tensor([N, 0, max(N // 3, 1)])):
+        cells = torch.ops.dapt.grid_cells(points, size, lengths)
+        check(on_host.grid_cells, (cells,), points.numpy(), size, *arrays(lengths))
+
+
+def test_grid_cells_of_what_is_no_number():
+    """Nor of a point too far away: the others keep their cells."""
+    points = torch.rand(2, 90, 3)
+    expected = torch.ops.dapt.grid_cells(points, 0.2, None).numpy()
+    points[0, 4, 1], points[0, 7] = torch.nan, torch.inf
+    cells = on_host.grid_cells(points.numpy(), 0.2)
+    assert (cells[0, 4] == -1).all() and (cells[0, 7] == 65536).all()
+    np.testing.assert_array_equal(cells[1], expected[1])
+
+
+def sheet(M, scenes):
+    cells = torch.cat([torch.randint(17, (M, 2)), torch.randint(3, (M, 1))], 1)
+    return cells, torch.randint(scenes, (M,))
+
+
+@pytest.mark.parametrize("M, scenes", [(0, 1), (1, 1), (32, 1), (257, 3), (9000, 40)])
+def test_unique_cells(M, scenes):
+    cells, of = sheet(M, scenes)
+    cells[torch.rand(M) < 0.1] = -1
+    for given in (None, of):
+        expected = torch.ops.dapt.unique_cells(cells, given)
+        check(on_host.unique_cells, expected, *arrays(cells, given))
+
+
+@pytest.mark.parametrize("M, scenes", [(1, 1), (32, 1), (257, 3), (1500, 8)])
+def test_neighbor_map(M, scenes):
+    cells, of = sheet(M, scenes)
+    cells[::7] = 65535 - cells[::7]
+    for given in (None, of):
+        expected = torch.ops.dapt.neighbor_map(cells, given)
+        check(on_host.neighbor_map, (expected,), *arrays(cells, given))
+
+
+@pytest.mark.parametrize("M", [1, 255, 700])
+def test_curve_codes(M):
+    depths, scenes = torch.tensor([3, 16, 1, 9]), torch.randint(4, (M,))
+    cells = torch.randint(2**16, (M, 3)) % (1 << depths[scenes])[:, None]
+    expected = torch.ops.dapt.curve_codes(cells, depths, scenes, [0, 1, 2, 3])
+    check(on_host.curve_codes, (expected,), *arrays(cells, depths, scenes), [0, 1, 2, 3])
+    expected = torch.ops.dapt.curve_codes(cells, depths[1:2], None, [3, 2])
+    check(on_host.curve_codes, (expected,), *arrays(cells, depths[1:2], None), [3, 2])
+
+
+def test_cells_out_of_range_stay_in_memory():
+    """Cells on a device are not looked at, so kernels must survive any."""
+    rng = np.random.default_rng(0)
+    cells, scenes = rng.integers(-(2**62), 2**62, (40, 3)), rng.integers(-(2**62), 2**62, 40)
+    first, inverse, counts, total = on_host.unique_cells(cells, scenes)
+    assert total == 0 and (inverse == -1).all() and (first == -1).all() and (counts == 0).all()
+    assert (on_host.neighbor_map(cells, scenes) == -1).all()
+    on_host.curve_codes(cells, rng.integers(-(2**62), 2**62, 3), scenes, [0, 3])
+
+
 # --- launch plans ---------------------------------------------------------------------------------
 
 
@@ -223,8 +292,6 @@ def test_code_compiled_for_an_older_gpu_is_launched_as_such():
 
 def test_a_kernel_without_the_right_to_launch_is_refused():
     """The plan of a device that has clusters does not run on one that has none."""
-    tiny = plans.Device(
-        multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, code=75
-    )
+    tiny = plans.Device(multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, code=75)
     for N in (100, 5000, 10**6):
         assert not repr(plans.fps(8, N, tiny)).startswith("cluster")

@@ -5,6 +5,8 @@ import pytest
 import torch
 from host_module import on_host, plans
 
+import dapt_ext
+
 SEEDS = (0, 1)
 DTYPES = {
     "float64": (torch.float64, 1e-13),
@@ -77,6 +79,82 @@ def test_scale_shift_grad(kind, tokens, C):
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     check(grads["grad_scale"], expected[0], tolerance)
     check(grads["grad_shift"], expected[1], tolerance)
+
+
+# --- submanifold convolution ----------------------------------------------------------------------
+
+
+def make_conv(M, C, D, dtype):
+    cells = torch.randint(7, (M, 3))
+    neighbors = dapt_ext.neighbor_map(cells[dapt_ext.unique_cells(cells)[0]])
+    weight = (torch.randn(D, 3, 3, 3, C) / (9 * C) ** 0.5).to(dtype)
+    return torch.randn(len(neighbors), C).to(dtype), weight, torch.randn(D).to(dtype), neighbors
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("M, C, D", [(1, 3, 2), (40, 16, 33), (150, 65, 70), (200, 36, 18)])
+def test_submanifold_conv(kind, M, C, D):
+    dtype, tolerance = DTYPES[kind]
+    x, weight, bias, neighbors = make_conv(M, C, D, dtype)
+    sizes = {"M": len(x), "taps": 27, "dtype": dtype, "tf32": kind == "tf32"}
+    given = {"neighbors": neighbors, **sizes}
+    out = run(
+        on_host.submanifold_conv, {"out": torch.empty(len(x), D, dtype=dtype)},
+        x=x, weight=weight, bias=bias, C=C, D=D, weight_d=27 * C, weight_tap=C, weight_c=1, **given,
+    )["out"]  # fmt: skip
+    check(out, torch.ops.dapt.submanifold_conv(x, weight, bias, neighbors), tolerance)
+
+    grad = torch.randn(len(x), D).to(dtype)
+    last_tap = weight.flatten(1, 3)[:, -1:]
+    grad_x = run(
+        on_host.submanifold_conv, {"out": torch.empty(len(x), C, dtype=dtype)},
+        x=grad, weight=last_tap, C=D, D=C, weight_d=1, weight_tap=-C, weight_c=27 * C, **given,
+    )["out"]  # fmt: skip
+    expected = torch.ops.dapt.submanifold_conv_input_grad(grad, weight, neighbors)
+    check(grad_x, expected, tolerance)
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("M, C, D", [(1, 3, 2), (300, 16, 33), (150, 65, 70)])
+def test_submanifold_conv_weight_grad(kind, M, C, D):
+    dtype, tolerance = DTYPES[kind]
+    x, weight, _, neighbors = make_conv(M, C, D, dtype)
+    grad = torch.randn(len(x), D).to(dtype)
+    result = run(
+        on_host.submanifold_conv_weight_grad,
+        {"grad_weight": torch.empty(weight.shape, dtype=sum_dtype(dtype))},
+        grad=grad, x=x, neighbors=neighbors, M=len(x), C=C, D=D, taps=27, dtype=dtype,
+        tf32=kind == "tf32",
+    )["grad_weight"]  # fmt: skip
+    expected = torch.ops.dapt.submanifold_conv_weight_grad(grad, x, neighbors)
+    check(result, expected.to(result.dtype), tolerance)
+
+
+def test_weight_grad_of_many_rows():
+    """In parts of the rows, whose sums are added."""
+    line = torch.zeros(4500, 3, dtype=torch.long)
+    line[:, 2] = torch.arange(4500)
+    neighbors = dapt_ext.neighbor_map(line)
+    x, grad = torch.randn(len(neighbors), 4), torch.randn(len(neighbors), 3)
+    result = run(
+        on_host.submanifold_conv_weight_grad, {"grad_weight": torch.empty(3, 27, 4)},
+        grad=grad, x=x, neighbors=neighbors, M=len(x), C=4, D=3, taps=27, dtype=torch.float32,
+    )["grad_weight"]  # fmt: skip
+    expected = torch.ops.dapt.submanifold_conv_weight_grad(grad, x, neighbors)
+    check(result, expected.flatten(1, 3), 1e-5)
+
+
+def test_neighbors_out_of_range_stay_in_memory():
+    """Neighbors on a device are not looked at, so kernels take them for none."""
+    x, weight, _, neighbors = make_conv(30, 5, 6, torch.float32)
+    wild = neighbors.where(neighbors != 3, 2**40).where(neighbors != 4, -(2**40))
+    tame = neighbors.where((neighbors != 3) & (neighbors != 4), -1)
+    out = run(
+        on_host.submanifold_conv, {"out": torch.empty(len(x), 6)}, x=x, weight=weight,
+        neighbors=wild, M=len(x), C=5, D=6, taps=27, weight_d=135, weight_tap=5, weight_c=1,
+        dtype=torch.float32,
+    )["out"]  # fmt: skip
+    check(out, torch.ops.dapt.submanifold_conv(x, weight, None, tame), 1e-5)
 
 
 # --- patch encoder --------------------------------------------------------------------------------
@@ -337,7 +415,9 @@ def test_code_compiled_for_an_older_gpu_multiplies_what_it_can(kind):
         if kind in ("float64", "float32"):
             run_adapter(kind, 1, 5, 20, 8)
         else:
-            with pytest.raises(RuntimeError, match=r"compiled for .* 8.0 or later, .* were for 7.5"):
+            with pytest.raises(
+                RuntimeError, match=r"compiled for .* 8.0 or later, .* were for 7.5"
+            ):
                 run_adapter(kind, 1, 5, 20, 8)
     finally:
         on_host.play_device()

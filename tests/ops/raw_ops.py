@@ -58,6 +58,12 @@ def samples() -> dict[str, dict[str, Any]]:
             points=points, num_groups=3, group_size=2, lengths=lengths, starts=index(B, below=5)
         ),
         "ball_query": dict(queries=queries, points=points, radius=0.7, max_neighbors=3),
+        "grid_cells": dict(points=points, size=0.3, lengths=lengths),
+        "unique_cells": dict(cells=index(N, 3), scenes=index(N, below=B)),
+        "neighbor_map": dict(cells=index(N, 3), scenes=index(N, below=B)),
+        "curve_codes": dict(
+            cells=index(N, 3), depths=torch.tensor([4, 5]), scenes=index(N, below=B), curves=[0, 3]
+        ),
         "gather": dict(values=normal(B, N, C), idx=index(B, M, 2)),
         "gather_backward": dict(
             grad=normal(B, M, C), idx=index(B, M, 2), num_points=N, weights=normal(B, M, 2)
@@ -76,6 +82,16 @@ def samples() -> dict[str, dict[str, Any]]:
             grad_out=out, grad_prompt=normal(B, C), stats=stats, hidden=normal(B, M, R),
             mlp_dtype=torch.float32, wanted=2**10 - 1,
         ),  # fmt: skip
+        "submanifold_conv": dict(
+            x=normal(N, C), weight=normal(R, 3, 3, 3, C), bias=normal(R), neighbors=index(N, 27),
+            tf32=False,
+        ),
+        "submanifold_conv_input_grad": dict(
+            grad=normal(N, R), weight=normal(R, 3, 3, 3, C), neighbors=index(N, 27), tf32=False
+        ),
+        "submanifold_conv_weight_grad": dict(
+            grad=normal(N, R), x=normal(N, C), neighbors=index(N, 27), tf32=False
+        ),
         "scale_shift_grad": dict(
             grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)
         ),

@@ -13,15 +13,20 @@ from dapt_ext import (
     attention,
     ball_query,
     chamfer,
+    curve_codes,
     dynamic_adapter,
     farthest_point_sample,
     gather,
+    grid_sample,
     group,
     interpolate,
     knn,
+    neighbor_map,
     patch_encoder,
     scale_shift_linear,
     scale_shift_norm,
+    submanifold_conv,
+    unique_cells,
 )
 
 POINTS = torch.randn(2, 10, 3)
@@ -226,6 +231,8 @@ def call_safely(function, *args):
         assert str(error)
 
 
+sizes = st.integers(0, 4)
+
 # The same examples every time, so that no change fails by another's luck; DAPT_FUZZ=20000 searches.
 searched = int(os.environ.get("DAPT_FUZZ", "0"))
 fuzz = settings(
@@ -259,6 +266,33 @@ def test_fuzz_group(points, num_groups, group_size, lengths, start):
 def test_fuzz_ball_query(queries, points, radius, max_neighbors):
     # A row of 2^31 neighbours is a valid wish that needs too much memory.
     call_safely(ball_query, queries, points, radius, min(max_neighbors, 1000))
+
+
+@fuzz
+@given(tensors(), st.floats(), per_cloud)
+def test_fuzz_grid_sample(points, size, lengths):
+    call_safely(grid_sample, points, size, lengths)
+
+
+@fuzz
+@given(tensors(integers=True), st.one_of(st.none(), tensors(integers=True)), counts, per_cloud)
+def test_fuzz_cells(cells, scenes, depth, depths):
+    call_safely(unique_cells, cells, scenes)
+    call_safely(neighbor_map, cells, scenes)
+    for given_depth in (depth, depths):
+        call_safely(curve_codes, cells, given_depth, scenes)
+
+
+@fuzz
+@given(st.tuples(*3 * [tensors()]), tensors(integers=True), sizes, sizes, sizes)
+def test_fuzz_submanifold_conv(values, neighbors, M, C, D):
+    x, weight, bias = values
+    call_safely(submanifold_conv, x, weight, bias, neighbors)
+    x, weight = torch.randn(M, C), torch.randn(D, 3, 3, 3, C)
+    call_safely(submanifold_conv, x, weight, bias, neighbors)
+    neighbors = torch.randint(-1, M, (M, 27)) if M else torch.zeros(0, 27).long()
+    out = submanifold_conv(x.requires_grad_(), weight.requires_grad_(), None, neighbors)
+    out.sum().backward()
 
 
 @fuzz
@@ -300,9 +334,6 @@ def test_fuzz_dynamic_adapter(required, optional, dropout, training):
     names = "norm_weight norm_bias scale_weight scale_bias mlp_out residual path_factor".split()
     options = dict(zip(names, optional, strict=True))
     call_safely(lambda: dynamic_adapter(*required, **options, dropout=dropout, training=training))
-
-
-sizes = st.integers(0, 4)
 
 
 @fuzz

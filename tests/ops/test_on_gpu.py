@@ -95,6 +95,14 @@ def test_ball_query_and_chamfer():
     assert_same(dapt_ext.chamfer, torch.randn(5, 333, 3), torch.randn(5, 1025, 3))
 
 
+def test_cells():
+    points = torch.randn(3, 5000, 3)
+    assert_same(lambda p: tuple(dapt_ext.grid_sample(p, 0.1)), points)
+    voxels = dapt_ext.grid_sample(points, 0.1)
+    assert_same(dapt_ext.neighbor_map, voxels.cells, voxels.scenes)
+    assert_same(lambda cells, scenes: dapt_ext.curve_codes(cells, 8, scenes), *voxels[:2])
+
+
 def gradients(function, *tensors):
     """Outputs and the gradients of all real inputs for fixed slopes."""
 
@@ -121,6 +129,17 @@ def near(mine, cpu, tolerance):
         assert a.dtype == b.dtype and a.shape == b.shape
         error = (a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-20)
         assert error <= tolerance, f"result {i}: {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("M, C, D", [(900, 18, 33), (9000, 64, 64), (300, 512, 512)])
+def test_submanifold_conv(M, C, D, dtype):
+    cells = torch.randint(round(2 * M ** (1 / 3)), (M, 3))
+    neighbors = dapt_ext.neighbor_map(cells[dapt_ext.unique_cells(cells)[0]])
+    x, weight = torch.randn(len(neighbors), C), torch.randn(D, 3, 3, 3, C) / (9 * C) ** 0.5
+    run = gradients(dapt_ext.submanifold_conv)
+    arguments = x.to(dtype), weight.to(dtype), torch.randn(D).to(dtype), neighbors
+    near(on_device(run, *arguments), run(*arguments), ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

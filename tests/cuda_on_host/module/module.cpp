@@ -109,6 +109,63 @@ py::array_t<int64_t> ball_query(const Floats& queries, const Floats& points, flo
   return idx;
 }
 
+py::array_t<int64_t> grid_cells(const Floats& points, double size,
+                                const std::optional<Longs>& lengths) {
+  const int64_t B = points.shape(0), N = points.shape(1);
+  py::array_t<int64_t> cells({B, N, int64_t{3}});
+  run<GridCellsArgs>({.points = points.data(),
+                      .lengths = data_or_null(lengths),
+                      .cells = cells.mutable_data(),
+                      .B = B,
+                      .N = N,
+                      .size = size},
+                     &cuda::grid_cells);
+  return cells;
+}
+
+py::tuple unique_cells(const Longs& cells, const std::optional<Longs>& scenes) {
+  const int64_t N = cells.shape(0);
+  py::array_t<int64_t> first(N), inverse(N), counts(N), total(1);
+  run<UniqueCellsArgs>({.cells = cells.data(),
+                        .scenes = data_or_null(scenes),
+                        .first = first.mutable_data(),
+                        .inverse = inverse.mutable_data(),
+                        .counts = counts.mutable_data(),
+                        .total = total.mutable_data(),
+                        .N = N},
+                       &cuda::unique_cells);
+  return py::make_tuple(first, inverse, counts, total);
+}
+
+py::array_t<int64_t> neighbor_map(const Longs& cells, const std::optional<Longs>& scenes) {
+  const int64_t M = cells.shape(0);
+  py::array_t<int64_t> neighbors({M, int64_t{27}});
+  run<NeighborMapArgs>({.cells = cells.data(),
+                        .scenes = data_or_null(scenes),
+                        .neighbors = neighbors.mutable_data(),
+                        .M = M},
+                       &cuda::neighbor_map);
+  return neighbors;
+}
+
+py::array_t<int64_t> curve_codes(const Longs& cells, const Longs& depths,
+                                 const std::optional<Longs>& scenes,
+                                 const std::vector<int64_t>& curves) {
+  const int64_t M = cells.shape(0), K = int64_t(curves.size());
+  py::array_t<int64_t> codes({K, M});
+  CurveCodesArgs args{.cells = cells.data(),
+                      .scenes = data_or_null(scenes),
+                      .depths = depths.data(),
+                      .codes = codes.mutable_data(),
+                      .B = depths.shape(0),
+                      .M = M,
+                      .K = K,
+                      .curves = {}};
+  for (int64_t k = 0; k < K; ++k) args.curves[k] = Curve(curves[k]);
+  run<CurveCodesArgs>(args, &cuda::curve_codes);
+  return codes;
+}
+
 Floats gather(const Floats& values, const Longs& idx) {
   const int64_t C = values.shape(2);
   py::array_t<float> out({idx.shape(0), idx.shape(1), C});
@@ -248,6 +305,10 @@ void bind_on_host(py::module_ m) {
         "plan"_a = py::none());
   m.def("ball_query", &ball_query, "queries"_a, "points"_a, "sq_radius"_a, "max_neighbors"_a,
         "plan"_a = py::none());
+  m.def("grid_cells", &grid_cells, "points"_a, "size"_a, "lengths"_a = py::none());
+  m.def("unique_cells", &unique_cells, "cells"_a, "scenes"_a = py::none());
+  m.def("neighbor_map", &neighbor_map, "cells"_a, "scenes"_a = py::none());
+  m.def("curve_codes", &curve_codes, "cells"_a, "depths"_a, "scenes"_a, "curves"_a);
   m.def("gather", &gather, "values"_a, "idx"_a);
   m.def("gather_backward", &gather_backward, "grad"_a, "idx"_a, "num_points"_a,
         "weights"_a = py::none());

@@ -67,6 +67,25 @@ PatchEncoderArgs patch_encoder_args(const py::kwargs& given) {
   return args;
 }
 
+SubmanifoldConvArgs submanifold_conv_args(const py::kwargs& given) {
+  Fields fields(given);
+  SubmanifoldConvArgs args{};
+  TAKE(x), TAKE(weight), TAKE(bias), TAKE(neighbors), TAKE(out);
+  TAKE(M), TAKE(C), TAKE(D), TAKE(taps), TAKE(weight_d), TAKE(weight_tap), TAKE(weight_c);
+  TAKE(dtype), TAKE(tf32);
+  fields.finish();
+  return args;
+}
+
+SubmanifoldConvWeightGradArgs submanifold_conv_weight_grad_args(const py::kwargs& given) {
+  Fields fields(given);
+  SubmanifoldConvWeightGradArgs args{};
+  TAKE(grad), TAKE(x), TAKE(neighbors), TAKE(grad_weight);
+  TAKE(M), TAKE(C), TAKE(D), TAKE(taps), TAKE(dtype), TAKE(tf32);
+  fields.finish();
+  return args;
+}
+
 ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
   Fields fields(given);
   ScaleShiftGradArgs args{};
@@ -151,6 +170,15 @@ void bind_tokens_on_host(py::module_ m) {
     with_context([&](const Context& context) {
       cuda::dynamic_adapter_backward(args, cuda::plan_adapter(args, device), context);
     });
+  });
+  m.def("submanifold_conv", [](const py::kwargs& given) {
+    const SubmanifoldConvArgs args = submanifold_conv_args(given);
+    with_context([&](const Context& context) { cuda::submanifold_conv(args, context); });
+  });
+  m.def("submanifold_conv_weight_grad", [](const py::kwargs& given) {
+    const SubmanifoldConvWeightGradArgs args = submanifold_conv_weight_grad_args(given);
+    with_context(
+        [&](const Context& context) { cuda::submanifold_conv_weight_grad(args, context); });
   });
   m.def("scale_shift_grad", [](const py::kwargs& given) {
     const ScaleShiftGradArgs args = scale_shift_grad_args(given);

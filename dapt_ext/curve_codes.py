@@ -1,0 +1,49 @@
+"""Places of cells along space-filling curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dapt_ext._library import check_tensors, ops, register_fake
+
+CURVES = ("z", "z-trans", "hilbert", "hilbert-trans")
+CELL_BITS = 16  # of a coordinate; above three of them a code holds the number of the scene
+
+
+def curve_codes(
+    cells: Tensor,
+    depth: int | Tensor,
+    scenes: Tensor | None = None,
+    curves: Sequence[str] = CURVES,
+) -> Tensor:
+    """Number cells along curves that visit all cells of a grid: sorted by it, neighbors stay near.
+
+    The z-order interleaves the bits of x, y and z. Hilbert's curve goes from each cell to one
+    beside it (Skilling, "Programming the Hilbert curve", 2004), on another way for each depth.
+    "trans" exchanges x and y.
+
+    Args:
+        cells: int64 [M, 3], each from 0 to below 2^depth.
+        depth: Bits of a coordinate, 1 to 16: one number, or int64 [B] with that of each scene.
+        scenes: int64 [M] below 32,768; without it all cells are of one scene.
+        curves: Names of `CURVES`.
+
+    Returns:
+        int64 [len(curves), M], unique for different cells: scene << 48 | place.
+    """
+    unknown = [curve for curve in curves if curve not in CURVES]
+    if isinstance(curves, str) or unknown:
+        raise ValueError(f"curves must be names of {', '.join(CURVES)}, got {curves!r}")
+    check_tensors(cells=cells, scenes=scenes)
+    if isinstance(depth, int):
+        depth = torch.full((1,), depth, device=cells.device)
+    check_tensors(cells=cells, depth=depth)
+    return ops.curve_codes(cells, depth, scenes, [CURVES.index(curve) for curve in curves])
+
+
+@register_fake("dapt::curve_codes")
+def _(cells, depths, scenes, curves):
+    return cells.new_empty(len(curves), len(cells))
