@@ -14,6 +14,8 @@ import torch
 
 import dapt
 from dapt.cli import COMMANDS
+from dapt.methods import METHODS
+from dapt.models import BACKBONES
 from dapt.runs.settings import ADAPTATION, PRETRAINING, parse
 
 ROOT = Path(__file__).parents[2]
@@ -126,3 +128,15 @@ def test_the_walk_through_as_a_newcomer_takes_it(desk):
             assert done.returncode == 0, done.stderr
     assert session["chances"].sum() == pytest.approx(1, abs=1e-4)
     assert Path("scan.json").is_file() and Path("runs/shapes/adapter").is_dir()
+
+
+def test_every_method_and_backbone_has_a_page():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    for method in METHODS:
+        assert (ROOT / f"docs/methods/{method}.md").is_file(), method
+        assert f"methods/{method}.md" in nav, method
+    pages = [page.stem for page in (ROOT / "docs/backbones").glob("*.md")]
+    for backbone in BACKBONES:
+        family = max((page for page in pages if backbone.startswith(page)), key=len, default=None)
+        assert family, backbone
+        assert f"backbones/{family}.md" in nav, backbone
