@@ -8,7 +8,7 @@ from dapt.errors import UsageError
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
-from dapt.models.transformer import Block, drop_path_factor
+from dapt.models.transformer import Block
 
 
 @register("adapter")
@@ -53,11 +53,8 @@ class AdapterBlock(nn.Module):
         return x + positions
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.frozen.attend(x, mask, self._path_factor(x))
+        return self.frozen.attend(x, mask, self.frozen.path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:
         u = self.frozen.norm2(x)
-        return self.adapter(u, self.frozen.mlp(u), x, self._path_factor(x))
-
-    def _path_factor(self, x: Tensor) -> Tensor | None:
-        return drop_path_factor(x, self.frozen.drop_path, self.training)
+        return self.adapter(u, self.frozen.mlp(u), x, self.frozen.path_factor(x))

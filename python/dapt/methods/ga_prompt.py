@@ -14,7 +14,12 @@ from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.transformer import BlockStack, Features, add_branch, drop_path_factor, of_kept
+from dapt.models.transformer import (
+    After,
+    BlockStack,
+    Features,
+    drop_path_factor,
+)
 
 SHAPE_SHARE = 0.5  # of the shape's feature in prompts and adapters
 ADAPTER_SCALE = 0.7
@@ -101,9 +106,13 @@ class GaPrompt(Method):
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
         geometry = backbone.geometry
-        points, shape = geometry(points)
+        moved, shape = geometry(points[..., :3])
+        if points.shape[2] > 3:  # what else a point has stays; added ones have the cloud's mean
+            others = points[..., 3:]
+            mean = others.mean(1, keepdim=True).expand(-1, moved.shape[1] - points.shape[1], -1)
+            moved = torch.cat([moved, torch.cat([others, mean], 1)], 2)
         positions = backbone.pos_embed(geometry.prompt_coordinates)
-        features = backbone(points, levels, shape=shape, prompt_positions=positions)
+        features = backbone(moved, levels, shape=shape, prompt_positions=positions)
         return features._replace(prompts=shape[:, None])
 
 
@@ -233,6 +242,7 @@ class GaPromptStack(nn.Module):
         centers: Tensor | None = None,
         shape: Tensor | None = None,  # [B, C]
         prompt_positions: Tensor | None = None,  # [P, C]
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         if shape is None:
             raise UsageError("a model of ga_prompt is called as a whole, not by its backbone")
@@ -247,6 +257,8 @@ class GaPromptStack(nn.Module):
                 prompts = adapter.dropped_prompts() + shape + prompt_positions  # [B, P, C]
             seen = shape if i < self.shape_depth else None
             x = self._run(block, adapter, x, prompts, seen, near, front)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
@@ -267,10 +279,7 @@ class GaPromptStack(nn.Module):
             x = torch.cat([x[:, :front], prompts.to(x.dtype), x[:, front:]], 1)
         if self.goes_first:
             x = self._propagated(block, adapter, x, near, front)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        x = add_branch(x, of_kept(lambda x: block.attn(block.norm1(x)), x, factor), factor)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        x = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+        x = block.transform(block.attend(x, factor=block.path_factor(x)))
         if not self.goes_first:
             x = self._propagated(block, adapter, x, near, front)
         rows = x[:, front:]

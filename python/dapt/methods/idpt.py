@@ -11,7 +11,7 @@ import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.transformer import BlockStack, widen_mask
+from dapt.models.transformer import After, BlockStack, widen_mask
 
 SLOPE = 0.2  # of the activations below zero
 
@@ -96,6 +96,7 @@ class IdptStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         kept = []
         for i, block in enumerate(self.frozen):
@@ -106,6 +107,8 @@ class IdptStack(nn.Module):
                 positions = _inserted(positions, self.prompt_position, front)
                 mask = widen_mask(mask, x.shape[1])
             x = block(x, positions, mask)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept

@@ -23,12 +23,10 @@ from dapt.methods.replacements import (
     place_of,
 )
 from dapt.models.transformer import (
+    After,
     Attention,
     BlockStack,
     Features,
-    add_branch,
-    drop_path_factor,
-    of_kept,
 )
 
 SECOND_SCALE = 0.25  # weight of its entropy to the first one's
@@ -120,7 +118,7 @@ class PointLora(Method):
             if grouping == ordinary:
                 scales.append(None)  # the backbone's own patches are these
                 continue
-            groups = dapt_ext.group(points, *grouping)
+            groups = backbone.tokenizer.group(points, *grouping)
             tokens = backbone.tokenizer.encode(groups.patches)
             scales.append((tokens, backbone.pos_embed(groups.centers)))
         return backbone(points, levels, scales=scales)
@@ -222,6 +220,7 @@ class PointLoraStack(nn.Module):
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
         scales: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         if scales is None:
             raise UsageError("a model of point_lora is called as a whole, not by its backbone")
@@ -234,6 +233,8 @@ class PointLoraStack(nn.Module):
         sizes = [front, chosen.shape[1], G]
         for i, block in enumerate(self.frozen):
             x = self._run(block, x + positions, sizes)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
@@ -257,10 +258,10 @@ class PointLoraStack(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
         x = self._adapted(x, sizes)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        x = add_branch(x, of_kept(lambda x: self._attention(block, x), x, factor), factor)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        return add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
+        x = block.attend(
+            x, factor=block.path_factor(x), attention=lambda u: self._attention(block.attn, u)
+        )
+        return block.transform(x)
 
     def _adapted(self, x: Tensor, sizes: list[int]) -> Tensor:
         of_patches, of_chosen = self.adapters["patches"], self.adapters["chosen"]
@@ -274,11 +275,9 @@ class PointLoraStack(nn.Module):
             chosen = torch.cat([of_patches(first, residual=first), last], 1)
         return torch.cat([others, of_chosen(chosen, residual=chosen), patches], 1)
 
-    def _attention(self, block: nn.Module, x: Tensor) -> Tensor:
-        attention = block.attn
-        qkv = attention.qkv(block.norm1(x), self.adapters["qkv"])
-        out = dapt_ext.attention(qkv, attention.num_heads)
-        return attention.proj(out, self.adapters["proj"])
+    def _attention(self, attention: Attention, u: Tensor) -> Tensor:
+        out = attention.mixed(attention.qkv(u, self.adapters["qkv"]))
+        return attention.scaled(attention.proj(out, self.adapters["proj"]))
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
@@ -20,7 +19,11 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
-from dapt.models.transformer import BlockStack, Features, add_branch, drop_path_factor, of_kept
+from dapt.models.transformer import (
+    After,
+    BlockStack,
+    Features,
+)
 
 
 @register("ppt")
@@ -74,7 +77,7 @@ class Ppt(Method):
         grouping = self._grouping(backbone)
         if grouping is None:
             return backbone(points, levels)
-        groups = dapt_ext.group(points, *grouping)
+        groups = backbone.tokenizer.group(points, *grouping)
         prompts = backbone.tokenizer.encode(groups.patches)
         positions = backbone.pos_embed(groups.centers)
         return backbone(points, levels, prompts=prompts, prompt_positions=positions)
@@ -109,6 +112,7 @@ class PptStack(nn.Module):
         centers: Tensor | None = None,
         prompts: Tensor | None = None,  # [B, P, C]
         prompt_positions: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         G, kept = centers.shape[1], []
         front = x.shape[1] - G
@@ -121,6 +125,8 @@ class PptStack(nn.Module):
         sizes = [front, prompts.shape[1], G]
         for i, block in enumerate(self.frozen):
             x = self._run(block, x + positions, sizes)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept
@@ -131,11 +137,8 @@ class PptStack(nn.Module):
         prompts = adapters["prompts"](prompts, residual=prompts)
         patches = adapters["patches"](patches, residual=patches)
         x = torch.cat([others, prompts, patches], 1)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        x = add_branch(x, of_kept(lambda x: block.attn(block.norm1(x)), x, factor), factor)
-        factor = drop_path_factor(x, block.drop_path, self.training)
-        out = add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
-        return adapters["all"](x, residual=out)
+        x = block.attend(x, factor=block.path_factor(x))
+        return adapters["all"](x, residual=block.transform(x))
 
 
 def _adapter(dim: int, rank: int) -> Bottleneck:

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import dapt_ext
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, place_of
 from dapt.models.transformer import (
+    After,
     Attention,
     Block,
     BlockStack,
-    add_branch,
-    drop_path_factor,
-    of_kept,
     widen_mask,
 )
 
@@ -86,19 +83,16 @@ class PrefixBlock(nn.Module):
         return x + positions
 
     def attend(self, x: Tensor, mask: Tensor | None = None, prefix: Tensor | None = None) -> Tensor:
-        prefix = self.prefix if prefix is None else prefix
-        block, factor = self.frozen, self._path_factor(x)
-        branch = of_kept(
-            lambda x: attend_with_prefix(block.attn, block.norm1(x), prefix, mask), x, factor, mask
+        prefix, block = self.prefix if prefix is None else prefix, self.frozen
+        return block.attend(
+            x,
+            mask,
+            block.path_factor(x),
+            attention=lambda u: attend_with_prefix(block.attn, u, prefix, mask),
         )
-        return add_branch(x, branch, factor)
 
     def transform(self, x: Tensor) -> Tensor:
-        block, factor = self.frozen, self._path_factor(x)
-        return add_branch(x, of_kept(lambda x: block.mlp(block.norm2(x)), x, factor), factor)
-
-    def _path_factor(self, x: Tensor) -> Tensor | None:
-        return drop_path_factor(x, self.frozen.drop_path, self.training)
+        return self.frozen.transform(x)
 
 
 def attend_with_prefix(
@@ -113,8 +107,8 @@ def attend_with_prefix(
     rows = torch.cat([torch.zeros_like(prefix[:1]), prefix]).transpose(0, 1).flatten(1)  # [p, 3C]
     qkv = attention.qkv(x)
     qkv = torch.cat([rows.to(qkv.dtype).expand(len(x), -1, -1), qkv], 1)  # [B, p + T, 3C]
-    out = dapt_ext.attention(qkv, attention.num_heads, widen_mask(mask, qkv.shape[1]))
-    return attention.proj(out[:, p:])
+    out = attention.mixed(qkv, widen_mask(mask, qkv.shape[1]))
+    return attention.scaled(attention.proj(out[:, p:]))
 
 
 class MadePrefix(nn.Module):
@@ -152,10 +146,13 @@ class PrefixStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         kept = []
         for i, (block, prefix) in enumerate(zip(self.blocks, self.prefix(), strict=True)):
             x = block(x, positions, mask, prefix)
+            if after is not None:
+                x = after(i, x)
             if i in levels:
                 kept.append(x)
         return x, kept

@@ -18,7 +18,7 @@ from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, place_of
-from dapt.models.transformer import BlockStack
+from dapt.models.transformer import After, BlockStack
 
 
 @register("stag")
@@ -120,6 +120,7 @@ class StagStack(nn.Module):
         mask: Tensor | None = None,
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
+        after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         size = min(self.neighbors, centers.shape[1])
         _, near = dapt_ext.knn(centers, centers, size)  # [B, G, K]
@@ -136,6 +137,8 @@ class StagStack(nn.Module):
                 state = state + F.linear(read, down.weight, len(unread) * down.bias)
                 unread = []
             x = block(x, positions, mask)
+            if after is not None:
+                x = after(i, x)
             if i >= self.first:
                 graph = self.side.graphs[str(self.first + (i - self.first) // self.share_graph)]
                 state, moved = graph(state, near)

@@ -8,6 +8,7 @@ What is peculiar to it, and kept, because the published weights were trained so:
   walk, has seen all others, and ``patch:max`` and ``patch:mean`` read all patches.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +93,14 @@ class GptBlock(Block):
             config.dim, config.num_heads, config.mlp_ratio, drop_path=drop_path, attn=attn
         )
 
-    def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
-        """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
+    def attend(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        factor: Tensor | None = None,
+        attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The first half, of tokens that have their positions; see `Block.attend`."""
+        attention = attention or (lambda u: self.attn(u, mask))
         x = self.norm1(x)
-        return add_branch(x, of_kept(lambda x: self.attn(x, mask), x, factor, mask), factor)
+        return add_branch(x, of_kept(attention, x, factor, mask), factor)

@@ -97,8 +97,11 @@ class Tokenizer(nn.Module):
         self.encoder = encoder
         self.project = project  # encoder width -> network width; an identity where they agree
 
-    def group(self, points: Tensor) -> dapt_ext.Groups:
-        return dapt_ext.group(points, self.num_groups, self.group_size)
+    def group(
+        self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
+    ) -> dapt_ext.Groups:
+        """The patches that a network sees, or others of the same kind in number and size."""
+        return dapt_ext.group(points, num_groups or self.num_groups, group_size or self.group_size)
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
         return self.project(self.encoder(patches))
@@ -126,12 +129,14 @@ class ColorTokenizer(Tokenizer):
 
     gray = 0.4
 
-    def group(self, points: Tensor) -> dapt_ext.Groups:
+    def group(
+        self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
+    ) -> dapt_ext.Groups:
         if points.dim() != 3 or points.shape[2] not in (3, 6):
             raise UsageError(
                 f"points must be [B, N, 3] or, with color, [B, N, 6], got {list(points.shape)}"
             )
-        groups = super().group(points[..., :3])
+        groups = super().group(points[..., :3], num_groups, group_size)
         if points.shape[2] == 3:
             colors = torch.full_like(groups.patches, self.gray)
         else:
@@ -151,8 +156,10 @@ class ColorTokenizer(Tokenizer):
 class WalkTokenizer(Tokenizer):
     """Gives the patches in the order of a walk that always goes to the nearest of those left."""
 
-    def group(self, points: Tensor) -> dapt_ext.Groups:
-        groups = super().group(points)
+    def group(
+        self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
+    ) -> dapt_ext.Groups:
+        groups = super().group(points, num_groups, group_size)
         order = walk(groups.centers)
         rows = torch.arange(len(order), device=order.device)[:, None]
         return dapt_ext.Groups(
@@ -191,9 +198,9 @@ class WalkPositions(nn.Module):
 
     def forward(self, centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G, C]
         angles = 2 * torch.pi * centers
-        pair = torch.stack([angles.sin(), angles.cos()], -1)  # [B, G, 3, 2]
-        encoded = pair.repeat(1, 1, 1, self.dim // 6).flatten(2)
-        return F.pad(encoded, (0, self.dim - encoded.shape[2]))
+        pair = torch.stack([angles.sin(), angles.cos()], -1)[..., None, :]  # [B, G, 3, 1, 2]
+        encoded = pair.expand(*pair.shape[:-2], self.dim // 6, 2).flatten(-3)
+        return F.pad(encoded, (0, self.dim - encoded.shape[-1]))
 
     def extra_repr(self) -> str:
         return str(self.dim)

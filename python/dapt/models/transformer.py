@@ -99,7 +99,14 @@ class Attention(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # mask: True = attend
-        out = self.proj(dapt_ext.attention(self.qkv(x), self.num_heads, mask, causal=self.causal))
+        return self.scaled(self.proj(self.mixed(self.qkv(x), mask)))
+
+    def mixed(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:  # [B, T, 3 C]
+        """What the tokens see of each other, before the projection."""
+        return dapt_ext.attention(qkv, self.num_heads, mask, causal=self.causal)
+
+    def scaled(self, out: Tensor) -> Tensor:
+        """The projection's output, times the layer scale where there is one."""
         return out if self.gamma is None else self.gamma * out
 
 
@@ -152,19 +159,34 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         x = x + positions
-        return self.transform(self.attend(x, mask, self._path_factor(x)))
+        return self.transform(self.attend(x, mask, self.path_factor(x)))
 
-    def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
-        """The first half, of tokens that have their positions; ``factor`` is drop-path's."""
-        branch = of_kept(lambda x: self.attn(self.norm1(x), mask), x, factor, mask)
+    def attend(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        factor: Tensor | None = None,
+        attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The first half, of tokens that have their positions.
+
+        Args:
+            x: [B, T, C].
+            mask: which tokens see each other.
+            factor: drop-path's, [B].
+            attention: of the normed tokens, in place of the block's own.
+        """
+        attention = attention or (lambda u: self.attn(u, mask))
+        branch = of_kept(lambda x: attention(self.norm1(x)), x, factor, mask)
         return add_branch(x, branch, factor)
 
     def transform(self, x: Tensor) -> Tensor:
         """The second half."""
-        factor = self._path_factor(x)
+        factor = self.path_factor(x)
         return add_branch(x, of_kept(lambda x: self.mlp(self.norm2(x)), x, factor), factor)
 
-    def _path_factor(self, x: Tensor) -> Tensor | None:
+    def path_factor(self, x: Tensor) -> Tensor | None:
+        """Drop-path's factor of a half, [B]; None where nothing is dropped."""
         return drop_path_factor(x, self.drop_path, self.training)
 
 
