@@ -25,6 +25,13 @@ SMALL = {
         "depths": (2, 1, 2),
         "num_heads": 3,
     },
+    "pcp_mae": {"encoder_dim": 48},
+    "point_femae": {"encoder_dim": 48, "neighbors": 4, "local_blocks": (0, 2)},
+    "point_gpt_s": {"encoder_dim": 48, "encoder_widths": (16, 24, 32, 64)},
+    "recon_pp_small": {"image_queries": 3, "text_queries": 2, "layer_scale": True},
+    "uni3d_tiny": {"encoder_dim": 32, "hidden": 60},
+    "uni3d_base": {"encoder_dim": 32, "hidden": 60},
+    "uni3d_giant": {"encoder_dim": 32, "hidden": 60},
 }
 _SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
 
