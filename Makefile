@@ -1,35 +1,59 @@
 # make demo   set-up, then DAPT on the shipped backbone beside a linear probe and full fine-tuning
-# make test   set-up, then every check
+# make test   set-up, then every check but those of `make package`
 # make cuda   compile and link every CUDA source; table of registers and shared memory, no spills
+# make package   wheel and sdist, each installed and used in environments of their own
+# make lock   constraints.txt anew, for what pyproject.toml asks
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
+# The tested versions; `make LOCK=` takes the newest that pyproject.toml allows.
+LOCK := -c constraints.txt
+# Wheels alone: a package that would have to be compiled is found out at once.
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile --only-binary=:all: \
+  $(LOCK)
 # A process a core; OMP_WAIT_POLICY below: threads that wait leave the cores to the others.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
 ON_HOST := $(wildcard tests/cuda_on_host/*.* tests/cuda_on_host/*/*.*)
+CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
 
-.PHONY: setup build demo test lint sanitize cuda bench format clean
+.PHONY: setup demo test package lint sanitize cuda docs bench lock format clean
 
-setup: $(READY) build
+# A stamp is the last thing that a step makes: one that failed is done again.
+TOOLS := $(VENV)/.tools
+READY := $(VENV)/.ready
+BUILT := $(VENV)/.built
+TESTABLE := $(VENV)/.testable
 
-$(READY): pyproject.toml constraints.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -c constraints.txt torch
-	$(PY) -m pip install --quiet -c constraints.txt cmake ninja setuptools
-	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation \
-	  -e '.[train,files,peft,test,bench,dev]'
-	touch $@ $(VENV)/.built
+setup: $(TESTABLE) $(BUILT)
 
-# The native part alone, when a source has changed since it was built.
-build: $(READY) $(VENV)/.built
-$(VENV)/.built: $(READY) $(NATIVE)
-	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
+$(TOOLS): constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: dapt needs Python 3.10 or later: make PYTHON=python3.12, say" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "make: $(PYTHON) has no venv: apt install python3-venv, say" >&2; exit 1; }
+	@command -v $${CXX:-c++} > /dev/null || \
+	  { echo "make: no C++ compiler: apt install g++, say" >&2; exit 1; }
+	test -x $(PY) && $(PY) -m pip --version > /dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) cmake ninja setuptools torch
 	touch $@
 
-demo: setup
+# What `make demo` needs. The compiler works while packages come in; pip then finds its work done.
+$(READY): $(TOOLS) pyproject.toml
+	$(PY) setup.py --quiet build_ext --inplace & \
+	  $(PIP) --no-build-isolation -e '.[train]'; status=$$?; wait; exit $$status
+	touch $@ $(BUILT)
+
+# The native part alone, when a source has changed since it was built.
+$(BUILT): $(READY) $(NATIVE)
+	$(PIP) --no-build-isolation --no-deps -e .
+	touch $@
+
+$(TESTABLE): $(READY)
+	$(PIP) --no-build-isolation -e '.[train,files,peft,test,dev]'
+	touch $@
+
+demo: $(READY) $(BUILT)
 	$(PY) examples/demo.py
 
 test: setup lint
@@ -37,15 +61,21 @@ test: setup lint
 	$(MAKE) --no-print-directory sanitize
 	@echo "make test: all checks passed"
 
-lint: $(READY)
+package: setup
+	$(PY) -m pytest tests/packaging -m slow
+
+lint: $(TESTABLE)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/zizmor --quiet --offline .github/workflows
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-format: $(READY)
+format: $(TESTABLE)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
+	$(VENV)/bin/clang-format -i $(CPP)
 
 # The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan.
 SANITIZED := $(abspath build/sanitized)
@@ -62,12 +92,27 @@ sanitize: setup
 	  $(PYTEST) tests/ops tests/cuda_on_host/test_*_on_host.py -k "not compile and not opcheck" \
 	  --ignore tests/cuda_on_host/test_cuda_on_host.py
 
-cuda: $(READY)
+cuda: $(TOOLS)
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }
 	$(PY) csrc/cuda/resources.py
 
+docs: $(READY) $(BUILT)
+	$(PIP) --no-build-isolation -e '.[train,docs]'
+	$(VENV)/bin/mkdocs build --strict
+
 bench: setup
+	$(PIP) --no-build-isolation -e '.[bench]'
 	$(PY) benchmarks/ops.py --device cpu
+
+# torch stays where its CPU build is at hand; every other package may move: make lock UPGRADE=1
+LOCKED_TORCH := 2.13.0
+lock: $(TOOLS)
+	$(PY) -m pip install --quiet --only-binary=:all: uv
+	echo 'torch==$(LOCKED_TORCH)' | UV_PYTHON_DOWNLOADS=never \
+	  $${PIP_INDEX_URL:+env UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(VENV)/bin/uv pip compile \
+	  --quiet $(if $(UPGRADE),--upgrade) --all-extras --universal --python-version 3.10 \
+	  --only-binary :all: --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' -o constraints.txt - pyproject.toml
 
 clean:
 	rm -rf build dapt_ext/*.so

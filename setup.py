@@ -6,6 +6,7 @@ TORCH_CUDA_ARCH_LIST as in torch ("8.0;9.0+PTX"), DAPT_JOBS (compile jobs at onc
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -13,28 +14,40 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+BUILD = ROOT / "build"
+OLDEST_TORCH = (2, 10)
 
 
 def find_torch() -> Path:
-    """Folder of the torch that the extension will run with. Under build isolation torch is not
-    importable, but the environment that is installed into is still known to sysconfig."""
+    """Folder of the torch to compile against. Under pip's build isolation the environment that is
+    installed into cannot be imported from, but sysconfig still knows it."""
     folders = [Path(sysconfig.get_path(kind)) / "torch" for kind in ("purelib", "platlib")]
     spec = importlib.util.find_spec("torch")
     if spec and spec.origin:
         folders.insert(0, Path(spec.origin).parent)
-    for folder in folders:
-        if (folder / "include" / "torch" / "csrc" / "stable" / "library.h").exists():
-            return folder
-    raise SystemExit(
-        f"dapt needs torch >= 2.10 in {sys.prefix} before it is built: "
-        "run `pip install torch -c constraints.txt`, then `pip install -e .` again."
-    )
+    torch = next((folder for folder in folders if (folder / "version.py").exists()), None)
+    version = re.search(r"__version__ = '(\d+)\.(\d+)", read_version(torch)) if torch else None
+    if version is None or (int(version[1]), int(version[2])) < OLDEST_TORCH:
+        found = f"torch {version[1]}.{version[2]}" if version else "none"
+        raise SystemExit(
+            f"dapt is built against torch >= {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}, and {sys.prefix} "
+            f"has {found}: run `pip install --upgrade torch` there, then build again."
+        )
+    return torch
+
+
+def read_version(torch: Path) -> str:
+    return (torch / "version.py").read_text()
 
 
 def find_tool(name: str) -> str:
@@ -51,9 +64,18 @@ def wants_cuda(torch: Path) -> bool:
         raise SystemExit(f"DAPT_CUDA must be auto, on or off, got {wish!r}.")
     if wish != "auto":
         return wish == "on"
-    version = re.search(r"^cuda.*=\s*(.+)$", (torch / "version.py").read_text(), flags=re.MULTILINE)
+    version = re.search(r"^cuda.*=\s*(.+)$", read_version(torch), flags=re.MULTILINE)
     has_cuda = version is not None and version.group(1) != "None"
     return has_cuda and shutil.which("nvcc") is not None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Two builds of one checkout take turns; the second finds its work done."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class NativeBuild(build_ext):
@@ -64,7 +86,7 @@ class NativeBuild(build_ext):
         package = ROOT / "dapt_ext" if in_place else Path(self.build_lib).resolve() / "dapt_ext"
         torch = find_torch()
         cuda = wants_cuda(torch)
-        build = ROOT / "build" / ("cuda" if cuda else "cpu")
+        folder = BUILD / ("cuda" if cuda else "cpu")
         configure = {
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": package,
@@ -74,9 +96,10 @@ class NativeBuild(build_ext):
         }
         cmake = find_tool("cmake")
         options = [f"-D{name}={value}" for name, value in configure.items()]
-        subprocess.check_call([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *options])
         jobs = os.environ.get("DAPT_JOBS")
-        subprocess.check_call([cmake, "--build", build, *(["-j", jobs] if jobs else [])])
+        with alone():
+            subprocess.check_call([cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *options])
+            subprocess.check_call([cmake, "--build", folder, *(["-j", jobs] if jobs else [])])
 
     def get_outputs(self) -> list[str]:
         return []
@@ -85,8 +108,25 @@ class NativeBuild(build_ext):
         return {}
 
 
+class CleanBuild(build):
+    """setuptools gathers a wheel's files in a folder that it never empties: files that are gone
+    from the source would go on being shipped."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+class PlatformWheel(bdist_wheel):
+    """The libraries know torch's stable ABI and nothing of Python: one wheel for every version."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
-    ext_modules=[Extension("dapt_ext._library", sources=[])],
-    cmdclass={"build_ext": NativeBuild},
+    # Named so that setuptools calls NativeBuild and takes the wheel for one of a platform.
+    ext_modules=[Extension("dapt_ext.libdapt_cpu", sources=[])],
+    cmdclass={"bdist_wheel": PlatformWheel, "build": CleanBuild, "build_ext": NativeBuild},
     package_dir={"dapt_ext": "dapt_ext", "dapt": "python/dapt"},
 )

@@ -3,8 +3,10 @@
 The command line prints the sentence and ends with `exit_code`, without a traceback.
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,14 +37,39 @@ def reading(path: str | Path):
     except DataError:
         raise
     except ImportError as error:
-        raise DataError(
-            f"{path} needs the package {error.name}: pip install {error.name}"
-        ) from error
+        raise DataError(f"{path} needs {missing_package(error)}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # each library of formats has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages of each extra, `pip install 'dapt[extra]'`; none if dapt is not installed."""
+    packages: dict[str, list[str]] = {}
+    try:
+        requirements = requires("dapt") or []
+    except PackageNotFoundError:  # used from its source folder
+        return {}
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if extra := re.search(r"extra == ['\"]([\w-]+)", requirement):
+            packages.setdefault(extra[1], []).append(name)
+    return packages
+
+
+def missing_package(error: ImportError) -> str:
+    """The package that an import lacks, and how to install it: "the package h5py: pip install ..."
+
+    Args:
+        error: What the import raised.
+    """
+    module = (error.name or str(error)).partition(".")[0]
+    package = {"yaml": "pyyaml"}.get(module, module.replace("_", "-"))
+    extra = next((extra for extra, packages in extras().items() if package in packages), None)
+    wanted = f"'dapt[{extra}]'" if extra else package
+    return f"the package {package}: pip install {wanted}"
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

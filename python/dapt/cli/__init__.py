@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from dapt.errors import DaptError, look_up
+from dapt.errors import DaptError, look_up, missing_package
 
 COMMANDS = {
     "train": "adapt a backbone to a dataset",
@@ -45,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         importlib.import_module(f"dapt.cli.{command}").run(rest)
     except DaptError as error:
         return _say(command, str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("dapt", "dapt_ext"):
+            raise
+        return _say(command, f"needs {missing_package(error)}", 1)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -7,19 +7,14 @@ import torch
 
 import dapt_ext
 from dapt.cli.parsing import Parser
+from dapt.errors import extras
 
-NEEDED_FOR = {
-    "safetensors": "adapter files",
-    "jsonargparse": "the command line",
-    "lightning-fabric": "training",
-    "filelock": "converting datasets",
-    "h5py": "ScanObjectNN",
-    "rich": "the progress bar",
-    "tensorboard": "TensorBoard events",
-    "trimesh": "ply, off and obj files",
-    "laspy": "las files",
-    "matplotlib": "charts",
+PURPOSES = {
+    "train": "training and its commands, h5 files, charts",
+    "files": "meshes and las files",
+    "peft": "methods of Hugging Face PEFT",
 }
+DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # extras that no user needs
 
 
 def run(argv: list[str]) -> None:
@@ -36,12 +31,25 @@ def lines() -> list[str]:
         f"in use: {build['cpu_instruction_set_in_use']}; {torch.get_num_threads()} threads",
         _cuda(build["cuda_architectures"]),
     ]
-    for package, purpose in NEEDED_FOR.items():
-        try:
-            told.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            told.append(f"{package} is missing, needed for {purpose}: pip install {package}")
+    for extra, packages in extras().items():
+        if extra not in DEVELOPMENT:
+            told.append(_extra(extra, packages))
     return told
+
+
+def _extra(extra: str, packages: list[str]) -> str:
+    """What an extra brings, and if it is not whole the command that installs it."""
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    what = f"{extra} ({PURPOSES[extra]})" if extra in PURPOSES else extra
+    if not missing:
+        return f"{what}: {', '.join(found)}"
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{what}: {', '.join(missing)} {verb} missing: pip install 'dapt[{extra}]'"
 
 
 def _cuda(architectures: list[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import FileDataset
+from dapt.data.file_dataset import FileDataset, open_h5
 from dapt.data.labels import IGNORED, as_names, as_numbers, count_labels, is_named, numbered
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
@@ -173,9 +173,7 @@ def _read(path: Path, name: str) -> np.ndarray | None:
 
 def _opened(path: Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
     if path.suffix.lower() in (".h5", ".hdf5"):
-        import h5py
-
-        return h5py.File(path)
+        return open_h5(path)
     return np.load(path, allow_pickle=False)
 
 

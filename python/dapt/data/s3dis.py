@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.clouds import read_table, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import read_lines
+from dapt.data.file_dataset import open_h5, read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 
@@ -80,7 +79,7 @@ class S3dis(BlockDataset):
         numbers = {room: number for number, room in enumerate(dict.fromkeys(rooms))}
         remaining = iter(rooms)
         for path in files:
-            with reading(path), h5py.File(path) as file:
+            with reading(path), open_h5(path) as file:
                 for row, (block, labels) in enumerate(
                     zip(file["data"], file["label"], strict=True)
                 ):

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import h5py
 import numpy as np
 
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import FileDataset
+from dapt.data.file_dataset import FileDataset, open_h5
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 
@@ -63,7 +62,7 @@ class ScanObjectNN(FileDataset):
 
     def read(self, split: str) -> Source:
         [path] = self.files(split)
-        with reading(path), h5py.File(path) as file:
+        with reading(path), open_h5(path) as file:
             missing = [key for key in ("data", "label") if key not in file]
             if missing:
                 found = ", ".join(file) or "nothing"
@@ -78,7 +77,7 @@ class ScanObjectNN(FileDataset):
         return Source(path, CLASS_NAMES, len(labels), self._samples(path, labels))
 
     def _samples(self, path: Path, labels: np.ndarray):
-        with reading(path), h5py.File(path) as file:
+        with reading(path), open_h5(path) as file:
             for start in range(0, len(labels), ROWS):
                 for row, points in enumerate(file["data"][start : start + ROWS], start):
                     yield Sample(f"cloud {row} of {path}", points, int(labels[row]))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dapt.errors import UsageError
+from dapt.errors import UsageError, missing_package
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
 
@@ -135,8 +135,6 @@ def _library() -> _Library:
     try:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
-    except ImportError:
-        raise UsageError(
-            "methods of PEFT need the package peft: pip install 'dapt[peft]'"
-        ) from None
+    except ImportError as error:
+        raise UsageError(f"methods of PEFT need {missing_package(error)}") from None
     return _Library(PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, BaseTunerLayer)
