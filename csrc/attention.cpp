@@ -28,10 +28,6 @@ Tensor as_qkv(const Tensor& qkv, int64_t num_heads) {
   return as_contiguous(qkv, "qkv", qkv.scalar_type());
 }
 
-ScalarType sum_dtype(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 }  // namespace
 
 /// qkv [B, T, 3 C] -> (out [B, T, C], log_sum [B, H, T] of the scores' exponentials).
@@ -39,7 +35,7 @@ std::tuple<Tensor, Tensor> attention(const Tensor& qkv_any, int64_t num_heads) {
   const Tensor qkv = as_qkv(qkv_any, num_heads);
   const int64_t B = qkv.size(0), T = qkv.size(1);
   Tensor out = torch::stable::new_empty(qkv, {B, T, qkv.size(2) / 3});
-  Tensor log_sum = torch::stable::new_empty(qkv, {B, num_heads, T}, sum_dtype(qkv));
+  Tensor log_sum = torch::stable::new_empty(qkv, {B, num_heads, T}, sum_dtype(qkv.scalar_type()));
   AttentionArgs args = arguments(qkv, num_heads);
   args.out = out.mutable_data_ptr();
   args.log_sum = log_sum.mutable_data_ptr();
@@ -55,8 +51,8 @@ Tensor attention_backward(const Tensor& grad_any, const Tensor& qkv_any, const T
   const ScalarType dtype = qkv.scalar_type();
   const Tensor grad = as_shaped(grad_any, "grad", {B, T, C}, dtype, qkv, "qkv");
   const Tensor out = as_shaped(out_any, "out", {B, T, C}, dtype, qkv, "qkv");
-  const Tensor log_sum =
-      as_shaped(log_sum_any, "log_sum", {B, num_heads, T}, sum_dtype(qkv), qkv, "qkv");
+  const Tensor log_sum = as_shaped(log_sum_any, "log_sum", {B, num_heads, T},
+                                   sum_dtype(qkv.scalar_type()), qkv, "qkv");
   Tensor grad_qkv = torch::stable::new_empty(qkv, {B, T, 3 * C});
   AttentionArgs args = arguments(qkv, num_heads);
   args.out = const_cast<void*>(out.const_data_ptr());

@@ -66,7 +66,7 @@ Tensor as_points(const Tensor& t, const char* name) {
 }
 
 Tensor as_contiguous(const Tensor& t, const char* name, ScalarType dtype) {
-  check(is_real(t), name, " must be float32, float64, float16 or bfloat16, got ", dtype_of(t));
+  check_real(t.scalar_type(), name);
   const Tensor real = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
   return real.is_contiguous() ? real : torch::stable::contiguous(real);
 }
@@ -87,7 +87,8 @@ OptionalTensor as_shaped(const OptionalTensor& t, const char* name,
 }
 
 Tensor as_index(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
-  check(t.scalar_type() == ScalarType::Long, name, " must be int64, got ", dtype_of(t));
+  check(t.scalar_type() == ScalarType::Long, name, " must be int64, got ",
+        name_of(t.scalar_type()));
   check_device(t, name, like, like_name);
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
@@ -187,8 +188,8 @@ OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tens
 
 std::string shape_of(const Tensor& t) { return list_of(t.sizes()); }
 
-const char* dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
+const char* name_of(ScalarType dtype) {
+  switch (dtype) {
     case ScalarType::Byte: return "uint8";
     case ScalarType::Char: return "int8";
     case ScalarType::Short: return "int16";
@@ -197,27 +198,35 @@ const char* dtype_of(const Tensor& t) {
     case ScalarType::Half: return "float16";
     case ScalarType::Float: return "float32";
     case ScalarType::Double: return "float64";
+    case ScalarType::ComplexHalf: return "complex32";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
     case ScalarType::Bool: return "bool";
     case ScalarType::BFloat16: return "bfloat16";
-    default: return torch::headeronly::toString(t.scalar_type());
+    default: return torch::headeronly::toString(dtype);
   }
 }
 
-bool is_real(const Tensor& t) {
-  const ScalarType dtype = t.scalar_type();
-  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
-         dtype == ScalarType::BFloat16;
+void check_real(ScalarType dtype, const char* name) {
+  const bool real = dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                    dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  check(real, name, " must be float32, float64, float16 or bfloat16, got ", name_of(dtype));
 }
 
 Real real_of(const Tensor& t) { return real_of(t.scalar_type()); }
 
 Real real_of(ScalarType dtype) {
   switch (dtype) {
+    case ScalarType::Float: return Real::f32;
     case ScalarType::Double: return Real::f64;
     case ScalarType::Half: return Real::f16;
     case ScalarType::BFloat16: return Real::bf16;
-    default: return Real::f32;
+    default: throw std::logic_error(std::string("no kernel computes in ") + name_of(dtype));
   }
+}
+
+ScalarType sum_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {

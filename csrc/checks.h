@@ -26,8 +26,8 @@ void check(bool ok, const Parts&... parts) {
 }
 
 std::string shape_of(const Tensor& t);
-const char* dtype_of(const Tensor& t);
-bool is_real(const Tensor& t);
+const char* name_of(ScalarType dtype);
+void check_real(ScalarType dtype, const char* name);  // one of the dtypes that Real lists
 void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 void check_same_batch(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 
@@ -65,9 +65,12 @@ OptionalTensor as_lengths(const OptionalTensor& lengths, const Tensor& points, i
 OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tensor& points,
                          const OptionalTensor& lengths);
 
-/// The dtype of floating numbers, as the kernels that take several name it.
+/// The dtype of floating numbers, checked before, as the kernels that take several name it.
 Real real_of(ScalarType dtype);
 Real real_of(const Tensor& t);
+
+/// In what the kernels sum up numbers of `dtype`: float64 those of float64, float32 all others.
+ScalarType sum_dtype(ScalarType dtype);
 
 /// Data of an optional tensor, or null.
 inline const void* data_or_null(const OptionalTensor& t) {

@@ -1,5 +1,6 @@
 // DAPT's adapter, forward and backward: checks, allocation, registration.
 #include <tuple>
+#include <vector>
 
 #include "checks.h"
 
@@ -31,8 +32,13 @@ struct Inputs {
          const OptionalTensor& scale_bias_any, const Tensor& up_weight_any,
          const Tensor& up_bias_any, const OptionalTensor& path_factor_any,
          const OptionalTensor& seed_any)
-      : compute(compute),
-        sum(compute == ScalarType::Double ? ScalarType::Double : ScalarType::Float) {
+      : compute(compute), sum(sum_dtype(compute)) {
+    check_real(x_any.scalar_type(), "x");
+    check_real(compute, "compute");
+    check(norm_weight_any.has_value() == norm_bias_any.has_value(),
+          "norm_weight and norm_bias must be given together");
+    check(scale_weight_any.has_value() == scale_bias_any.has_value(),
+          "scale_weight and scale_bias must be given together");
     check(x_any.dim() == 3 && x_any.size(2) > 0, "x must be [B, T, C], got ", shape_of(x_any));
     check(down_weight_any.dim() == 2 && down_weight_any.size(0) > 0,
           "down_weight must be [rank, C], got ", shape_of(down_weight_any));
@@ -47,14 +53,21 @@ struct Inputs {
     up_weight = as_shaped(up_weight_any, "up_weight", {C, r}, compute, x, "x");
     up_bias = as_shaped(up_bias_any, "up_bias", {C}, sum, x, "x");
     path_factor = as_shaped(path_factor_any, "path_factor", {B}, sum, x, "x");
-    if (seed_any) seed = as_index(*seed_any, "seed", x, "x");
+    if (seed_any) {
+      check(seed_any->numel() == 1, "seed must be one number, got ", shape_of(*seed_any));
+      seed = as_index(*seed_any, "seed", x, "x");
+    }
   }
 
-  /// Activations [B, T, C] keep their dtype, but float64 goes with float64 only.
+  /// Activations keep their dtype, but float64 goes with float64 only.
+  void check_activations(ScalarType dtype, const char* name) const {
+    check_real(dtype, name);
+    check((dtype == ScalarType::Double) == (compute == ScalarType::Double), name,
+          " must be float64 where the products are and only there: they are ", name_of(compute),
+          ", got ", name_of(dtype));
+  }
   Tensor rows(const Tensor& t, const char* name) const {
-    const bool fits = (t.scalar_type() == ScalarType::Double) == (compute == ScalarType::Double);
-    check(fits, name, " must be float64 where all activations are and only there, got ",
-          dtype_of(t));
+    check_activations(t.scalar_type(), name);
     return as_contiguous(t, name, t.scalar_type());
   }
   Tensor rows_like_x(const Tensor& t, const char* name) const {
@@ -72,6 +85,7 @@ struct Inputs {
   DynamicAdapterArgs args(const std::string& activation, double static_scale, double dropout,
                           double eps, bool tf32) const {
     check(0 <= dropout && dropout <= 1, "dropout must lie in [0, 1], got ", dropout);
+    check(eps >= 0, "eps must be at least 0, got ", eps);
     return {.x = x.const_data_ptr(),
             .norm_weight = data_or_null(norm_weight),
             .norm_bias = data_or_null(norm_bias),
@@ -113,6 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
     bool prompt, bool keep_hidden, bool tf32) {
   const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
                   scale_bias, up_weight, up_bias, path_factor, seed);
+  in.check_activations(out_dtype, "out_dtype");
   const OptionalTensor mlp_out = in.rows_like_x(mlp_out_any, "mlp_out");
   const OptionalTensor residual = in.rows_like_x(residual_any, "residual");
   Tensor out = in.make({in.B, in.T, in.C}, out_dtype);
@@ -136,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
 }
 
 /// Gradients of x, mlp_out, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
-/// scale_bias, up_weight and up_bias. Bit i of `wanted` asks for the i-th; the others are empty.
+/// scale_bias, up_weight and up_bias; those that `wanted` does not name are empty.
 using AdapterGradients =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 AdapterGradients dynamic_adapter_backward(
@@ -145,33 +160,44 @@ AdapterGradients dynamic_adapter_backward(
     const Tensor& down_bias, const OptionalTensor& scale_weight, const OptionalTensor& scale_bias,
     const Tensor& up_weight, const Tensor& up_bias, const OptionalTensor& path_factor,
     const OptionalTensor& seed, const Tensor& stats_any, const OptionalTensor& hidden_any,
-    std::string activation, double static_scale, double dropout, ScalarType compute,
-    ScalarType mlp_dtype, int64_t wanted, bool tf32) {
+    std::string activation, double static_scale, double dropout, double eps, ScalarType compute,
+    ScalarType mlp_dtype, std::vector<std::string> wanted, bool tf32) {
   const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
                   scale_bias, up_weight, up_bias, path_factor, seed);
   const auto [B, T, C, r] = std::tuple{in.B, in.T, in.C, in.r};
   const OptionalTensor grad_out = in.rows_like_x(grad_out_any, "grad_out");
   check(grad_out || grad_prompt_any, "grad_out or grad_prompt must be given");
   const ScalarType out_dtype = (grad_out_any ? *grad_out_any : *grad_prompt_any).scalar_type();
+  in.check_activations(out_dtype, "grad_prompt");
+  in.check_activations(mlp_dtype, "mlp_dtype");
   const OptionalTensor grad_prompt =
       as_shaped(grad_prompt_any, "grad_prompt", {B, C}, out_dtype, in.x, "x");
   const Tensor stats = as_shaped(stats_any, "stats", {B, T, 3}, in.sum, in.x, "x");
   const OptionalTensor hidden = as_shaped(hidden_any, "hidden", {B, T, r}, compute, in.x, "x");
 
-  const auto wants = [wanted](int i) { return (wanted >> i & 1) != 0; };
-  AdapterGradients grads = {
-      in.make({B, T, C}, in.x.scalar_type(), wants(0)),
-      in.make({B, T, C}, mlp_dtype, wants(1)),
-      in.make({C}, in.sum, wants(2)),
-      in.make({C}, in.sum, wants(3)),
-      in.make({r, C}, in.sum, wants(4)),
-      in.make({r}, in.sum, wants(5)),
-      in.make({1, C}, in.sum, wants(6)),
-      in.make({1}, in.sum, wants(7)),
-      in.make({C, r}, in.sum, wants(8)),
-      in.make({C}, in.sum, wants(9)),
+  // Takes a name out of `wanted`, so that in the end only those are left that are no gradients'.
+  const auto gradient = [&](const char* name, std::initializer_list<int64_t> shape,
+                            ScalarType dtype, bool exists = true) {
+    const bool is_wanted = std::erase(wanted, name) > 0;
+    check(exists || !is_wanted, "wanted must name only gradients of what is given, got ", name);
+    return in.make(shape, dtype, is_wanted);
   };
-  DynamicAdapterBackwardArgs args{.forward = in.args(activation, static_scale, dropout, 0, tf32)};
+  const bool norm = in.norm_weight.has_value(), scale = in.scale_weight.has_value();
+  AdapterGradients grads = {
+      gradient("x", {B, T, C}, in.x.scalar_type()),
+      gradient("mlp_out", {B, T, C}, mlp_dtype, grad_out.has_value()),
+      gradient("norm_weight", {C}, in.sum, norm),
+      gradient("norm_bias", {C}, in.sum, norm),
+      gradient("down_weight", {r, C}, in.sum),
+      gradient("down_bias", {r}, in.sum),
+      gradient("scale_weight", {1, C}, in.sum, scale),
+      gradient("scale_bias", {1}, in.sum, scale),
+      gradient("up_weight", {C, r}, in.sum),
+      gradient("up_bias", {C}, in.sum),
+  };
+  check(wanted.empty(), "wanted must name only gradients of what is given, got ",
+        wanted.empty() ? "" : wanted.front());
+  DynamicAdapterBackwardArgs args{.forward = in.args(activation, static_scale, dropout, eps, tf32)};
   args.forward.stats = const_cast<void*>(stats.const_data_ptr());
   args.forward.hidden = const_cast<void*>(data_or_null(hidden));
   args.forward.mlp_dtype = real_of(mlp_dtype);

@@ -43,8 +43,8 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, Tensor down_bias, "
       "Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, Tensor up_bias, "
       "Tensor? path_factor, Tensor? seed, Tensor stats, Tensor? hidden, str activation, "
-      "float static_scale, float dropout, ScalarType compute, ScalarType mlp_dtype, int wanted, "
-      "bool tf32=False) -> "
+      "float static_scale, float dropout, float eps, ScalarType compute, ScalarType mlp_dtype, "
+      "str[] wanted, bool tf32=False) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "submanifold_conv(Tensor x, Tensor weight, Tensor? bias, Tensor neighbors, "

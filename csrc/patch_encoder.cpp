@@ -8,6 +8,8 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
                      const Tensor& conv3_local_any, const Tensor& bias3_any,
                      const Tensor& conv4_any, const Tensor& bias4_any, ScalarType compute,
                      bool tf32) {
+  check_real(patches_any.scalar_type(), "patches");
+  check_real(compute, "compute");
   check(patches_any.dim() == 4 && patches_any.size(2) > 0 && patches_any.size(3) > 0,
         "patches must be [B, G, K, D] with at least one point of one number, got ",
         shape_of(patches_any));
@@ -23,7 +25,7 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
   const auto weight = [&](const Tensor& t, const char* name, std::vector<int64_t> shape) {
     return as_shaped(t, name, shape, compute, patches, "patches");
   };
-  const ScalarType sum = compute == ScalarType::Double ? compute : ScalarType::Float;
+  const ScalarType sum = sum_dtype(compute);
   const auto bias = [&](const Tensor& t, const char* name, int64_t size) {
     return as_shaped(t, name, {size}, sum, patches, "patches");
   };

@@ -15,8 +15,7 @@ std::tuple<Tensor, Tensor> scale_shift_grad(const Tensor& grad_any, const Tensor
   check_device(output_any, "output", grad, "grad");
   const Tensor output = as_contiguous(output_any, "output", grad.scalar_type());
   const int64_t C = grad.size(grad.dim() - 1);
-  const ScalarType sum =
-      grad.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType sum = sum_dtype(grad.scalar_type());
   const Tensor scale = as_shaped(scale_any, "scale", {C}, sum, grad, "grad");
   const Tensor shift = as_shaped(shift_any, "shift", {C}, sum, grad, "grad");
   Tensor grad_scale = torch::stable::new_empty(grad, {C}, sum);

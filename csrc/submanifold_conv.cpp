@@ -19,7 +19,7 @@ Tensor as_neighbors(const Tensor& t, int64_t M, const Tensor& like, const char* 
 
 void check_rows(const Tensor& t, const char* name, const char* shape) {
   check(t.dim() == 2, name, " must be ", shape, ", got ", shape_of(t));
-  check(is_real(t), name, " must be float32, float64, float16 or bfloat16, got ", dtype_of(t));
+  check_real(t.scalar_type(), name);
 }
 
 void check_weight(const Tensor& weight, int dim, int64_t channels, const char* of) {
@@ -98,7 +98,7 @@ Tensor submanifold_conv_weight_grad(const Tensor& grad_any, const Tensor& x_any,
   const Tensor grad = as_contiguous(grad_any, "grad", compute);
   const Tensor x = as_shaped(x_any, "x", {M, C}, compute, grad, "grad");
   const Tensor neighbors = as_neighbors(neighbors_any, M, grad, "grad");
-  const ScalarType sums = compute == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType sums = sum_dtype(compute);
   Tensor grad_weight = torch::stable::new_empty(grad, {D, 3, 3, 3, C}, sums);
   if (grad_weight.numel() > 0) {
     launch(&backend::submanifold_conv_weight_grad,

@@ -30,6 +30,44 @@ if torch.version.cuda and (_FOLDER / f"libdapt_cuda{_SUFFIX}").exists():
     _load("dapt_cuda")
 
 ops = torch.ops.dapt
+library = torch.library.Library("dapt", "FRAGMENT")
+
+
+def names_of_ops() -> list[str]:
+    """Every op that the compiled library holds, without the namespace."""
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(name.removeprefix("dapt::") for name in names if name.startswith("dapt::"))
+
+
+_NOT_DENSE = {  # dispatch keys of what is not dense
+    "sparse": ("SparseCPU", "SparseCUDA"),
+    "sparse_csr": ("SparseCsrCPU", "SparseCsrCUDA"),
+    "nested": ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"),
+    "quantized": ("QuantizedCPU", "QuantizedCUDA"),
+    "mkldnn": ("MkldnnCPU",),
+}
+
+
+def _refuse_what_is_not_dense(op: str) -> None:
+    names = [argument.name for argument in getattr(ops, op).default._schema.arguments]
+    for kind, keys in _NOT_DENSE.items():
+
+        def refuse(*args, kind=kind):
+            name = next(n for n, arg in zip(names, args, strict=False) if not _is_dense(arg))
+            raise RuntimeError(f"{name} must be a dense tensor, got a {kind} one")
+
+        for key in keys:
+            library.impl(op, refuse, key)
+
+
+def _is_dense(arg: object) -> bool:
+    return not isinstance(arg, torch.Tensor) or (
+        arg.layout == torch.strided and not arg.is_quantized and not arg.is_nested
+    )
+
+
+for _op in names_of_ops():
+    _refuse_what_is_not_dense(_op)
 
 
 def check_tensors(**tensors: torch.Tensor | None) -> None:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from dapt_ext import reference
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 
 
@@ -57,18 +59,37 @@ def _(grad, qkv, out, log_sum, num_heads):
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx, inputs, output):
-    qkv, ctx.num_heads = inputs
-    out, log_sum = output
+def _formula(qkv, num_heads):
+    """The log of the scores' sums has no derivative: it only spares the backward work."""
+    _, log_sum = ops.attention(qkv.detach(), num_heads)
+    return reference.attention(_in_sums(qkv), num_heads).to(qkv.dtype), log_sum
+
+
+def _save(ctx, inputs, outputs):
+    out, log_sum = outputs
+    ctx.num_heads = inputs.num_heads
     ctx.mark_non_differentiable(log_sum)
-    ctx.save_for_backward(qkv, out, log_sum)
+    ctx.save_for_backward(inputs.qkv, out, log_sum)
 
 
 def _backward(ctx, grad, _):
-    return ops.attention_backward(grad, *ctx.saved_tensors, ctx.num_heads), None
+    return {"qkv": ops.attention_backward(grad, *ctx.saved_tensors, ctx.num_heads)}
 
 
-torch.library.register_autograd("dapt::attention", _backward, setup_context=_setup_context)
+register_autograd("attention", _formula, _save, _backward)
+
+
+def _backward_formula(grad, qkv, out, log_sum, num_heads):
+    """As a function of `grad` and `qkv`, from which the other two follow."""
+    grad_qkv = reference.attention_backward(_in_sums(grad), _in_sums(qkv), num_heads)
+    return grad_qkv.to(qkv.dtype)
+
+
+def _in_sums(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+register_autograd("attention_backward", _backward_formula)
 
 
 @register_flop_formula(ops.attention)

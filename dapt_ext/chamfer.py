@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 
@@ -40,22 +41,33 @@ def _(a, b):
     return *nearest(a), *nearest(b)
 
 
-def _setup_context(ctx, inputs, output):
-    _, idx_ab, _, idx_ba = output
+def _formula(a, b):
+    _, idx_ab, _, idx_ba = ops.chamfer(a.detach(), b.detach())
+    sq_ab = _difference(a, b, idx_ab).square().sum(-1)
+    sq_ba = _difference(b, a, idx_ba).square().sum(-1)
+    return sq_ab, idx_ab, sq_ba, idx_ba
+
+
+def _save(ctx, inputs, outputs):
+    _, idx_ab, _, idx_ba = outputs
     ctx.mark_non_differentiable(idx_ab, idx_ba)
-    ctx.save_for_backward(*inputs, idx_ab, idx_ba)
+    ctx.save_for_backward(inputs.a, inputs.b, idx_ab, idx_ba)
 
 
 def _backward(ctx, grad_ab, _, grad_ba, __):
     a, b, idx_ab, idx_ba = ctx.saved_tensors
-    slope_ab = 2 * grad_ab[..., None] * (a.float() - ops.gather(b.float(), idx_ab))  # [B, N, 3]
-    slope_ba = 2 * grad_ba[..., None] * (b.float() - ops.gather(a.float(), idx_ba))  # [B, M, 3]
-    grad_a = grad_b = None
-    if ctx.needs_input_grad[0]:
-        grad_a = (slope_ab - ops.gather_backward(slope_ba, idx_ba, a.shape[1])).to(a.dtype)
-    if ctx.needs_input_grad[1]:
-        grad_b = (slope_ba - ops.gather_backward(slope_ab, idx_ab, b.shape[1])).to(b.dtype)
-    return grad_a, grad_b
+    slope_ab = 2 * grad_ab[..., None] * _difference(a, b, idx_ab)  # [B, N, 3]
+    slope_ba = 2 * grad_ba[..., None] * _difference(b, a, idx_ba)  # [B, M, 3]
+    grads = {}
+    if "a" in ctx.needs:
+        grads["a"] = (slope_ab - ops.gather_backward(slope_ba, idx_ba, a.shape[1])).to(a.dtype)
+    if "b" in ctx.needs:
+        grads["b"] = (slope_ba - ops.gather_backward(slope_ab, idx_ab, b.shape[1])).to(b.dtype)
+    return grads
 
 
-torch.library.register_autograd("dapt::chamfer", _backward, setup_context=_setup_context)
+def _difference(of: Tensor, to: Tensor, idx: Tensor) -> Tensor:
+    return of.float() - ops.gather(to.float(), idx)  # [B, N, 3]
+
+
+register_autograd("chamfer", _formula, _save, _backward)

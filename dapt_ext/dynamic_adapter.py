@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from dapt_ext import reference
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import ops, register_fake
 from dapt_ext.autocast import product_dtype, tf32_allowed
+
+_NO_GRADIENT_OF_PATH = "path_factor must not require a gradient: none is computed"
 
 
 def dynamic_adapter(
@@ -68,7 +75,7 @@ def dynamic_adapter(
     if memory not in ("default", "low"):
         raise ValueError(f'memory must be "default" or "low", got {memory!r}')
     if path_factor is not None and path_factor.requires_grad:
-        raise ValueError("path_factor must not require a gradient: none is computed")
+        raise ValueError(_NO_GRADIENT_OF_PATH)
     parameters = (
         norm_weight, norm_bias, down_weight, down_bias,
         scale_weight, scale_bias, up_weight, up_bias,
@@ -106,18 +113,37 @@ def _(
     )
 
 
+class Gradients(NamedTuple):
+    """What the backward op returns. Those that were not wanted are empty."""
+
+    x: Any  # [B, T, C]
+    mlp_out: Any  # [B, T, C]
+    norm_weight: Any  # [C]
+    norm_bias: Any  # [C]
+    down_weight: Any  # [r, C]
+    down_bias: Any  # [r]
+    scale_weight: Any  # [1, C]
+    scale_bias: Any  # [1]
+    up_weight: Any  # [C, r]
+    up_bias: Any  # [C]
+
+
 @register_fake("dapt::dynamic_adapter_backward")
 def _(
     grad_out, grad_prompt, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
     scale_bias, up_weight, up_bias, path_factor, seed, stats, hidden, activation, static_scale,
-    dropout, compute, mlp_dtype, wanted, tf32=False,
+    dropout, eps, compute, mlp_dtype, wanted, tf32=False,
 ):  # fmt: skip
     C, r = x.shape[2], down_weight.shape[0]
-    shapes = [x.shape, x.shape, (C,), (C,), (r, C), (r,), (1, C), (1,), (C, r), (C,)]
-    dtypes = [x.dtype, mlp_dtype] + 8 * [_sum_dtype(compute)]
+    shapes = Gradients(
+        x=x.shape, mlp_out=x.shape, norm_weight=(C,), norm_bias=(C,), down_weight=(r, C),
+        down_bias=(r,), scale_weight=(1, C), scale_bias=(1,), up_weight=(C, r), up_bias=(C,),
+    )  # fmt: skip
+    dtypes = dict.fromkeys(Gradients._fields, _sum_dtype(compute))
+    dtypes |= {"x": x.dtype, "mlp_out": mlp_dtype}
     return tuple(
-        x.new_empty(shape if wanted >> i & 1 else (0,), dtype=dtype)
-        for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+        x.new_empty(shape if name in wanted else (0,), dtype=dtypes[name])
+        for name, shape in shapes._asdict().items()
     )
 
 
@@ -125,52 +151,103 @@ def _sum_dtype(compute: torch.dtype) -> torch.dtype:
     return torch.float64 if compute == torch.float64 else torch.float32
 
 
-def _setup_context(ctx, inputs, output):
-    (
-        x, *parameters, mlp_out, residual, path_factor, seed,
-        ctx.activation, ctx.static_scale, ctx.dropout, _, ctx.compute, _,
-        ctx.prompt, ctx.keeps_hidden, ctx.tf32,
-    ) = inputs  # fmt: skip
-    _, _, hidden, stats = output
+_PARAMETERS = (
+    "norm_weight", "norm_bias", "down_weight", "down_bias", "scale_weight", "scale_bias",
+    "up_weight", "up_bias",
+)  # fmt: skip
+_TENSORS = ("x", *_PARAMETERS, "path_factor", "seed")  # that the backward reads, too
+
+
+def _save(ctx, inputs, outputs):
+    if inputs.path_factor is not None and inputs.path_factor.requires_grad:
+        raise RuntimeError(_NO_GRADIENT_OF_PATH)
+    _, _, hidden, stats = outputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(hidden, stats)
-    ctx.mlp_dtype = mlp_out.dtype if mlp_out is not None else x.dtype
-    ctx.residual_dtype = residual.dtype if residual is not None else None
-    ctx.save_for_backward(
-        x, *parameters, path_factor, seed, stats, hidden if ctx.keeps_hidden else None
-    )
+    ctx.inputs = inputs
+    ctx.dtypes = {name: t.dtype for name, t in vars(inputs).items() if isinstance(t, Tensor)}
+    tensors = [getattr(inputs, name) for name in _TENSORS]
+    ctx.save_for_backward(*tensors, stats, hidden if inputs.keep_hidden else None)
+    for name in ctx.dtypes:
+        delattr(inputs, name)  # else they would live as long as the graph
 
 
 def _backward(ctx, grad_out, grad_prompt, _, __):
-    x, *parameters, path_factor, seed, stats, hidden = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    nothing = (None,) * 9
-    if not ctx.prompt:
+    tensors = ctx.saved_tensors
+    path_factor = tensors[_TENSORS.index("path_factor")]
+    inputs, needs = ctx.inputs, ctx.needs
+    mlp_dtype = ctx.dtypes.get("mlp_out", ctx.dtypes["x"])
+    if not inputs.prompt:
         grad_prompt = None
-    if grad_out is None and grad_prompt is None:
-        return (None,) * 13 + nothing
-    # Without a factor the gradient of mlp_out is that of out.
-    through_path = needs[9] and path_factor is not None and grad_out is not None
-    wanted = needs[0] | through_path << 1 | sum(needs[i] << i + 1 for i in range(1, 9))
-    grads = [None] * 10
-    if wanted:
-        grads = ops.dynamic_adapter_backward(
-            grad_out, grad_prompt, x, *parameters, path_factor, seed, stats, hidden, ctx.activation,
-            ctx.static_scale, ctx.dropout, ctx.compute, ctx.mlp_dtype, wanted, ctx.tf32,
-        )  # fmt: skip
-    grad_x, grad_mlp_out, *grad_parameters = [
-        grad if wanted >> i & 1 else None for i, grad in enumerate(grads)
-    ]
-    grad_parameters = [
-        None if grad is None else grad.to(parameter.dtype)
-        for grad, parameter in zip(grad_parameters, parameters, strict=True)
-    ]
-    if needs[9] and not through_path and grad_out is not None:
-        grad_mlp_out = grad_out.to(ctx.mlp_dtype)
-    grad_residual = None
-    if needs[10] and grad_out is not None:
-        grad_residual = grad_out.to(ctx.residual_dtype)
-    return grad_x, *grad_parameters, grad_mlp_out, grad_residual, None, None, *nothing
+    grads = {}
+    if grad_out is not None:
+        # What is only added: a factor of the path is all that stands before its gradient.
+        if "residual" in needs:
+            grads["residual"] = grad_out.to(ctx.dtypes["residual"])
+        if "mlp_out" in needs and path_factor is None:
+            grads["mlp_out"] = grad_out.to(mlp_dtype)
+    wanted = [name for name in Gradients._fields if name in needs and name not in grads]
+    if grad_out is None and "mlp_out" in wanted:
+        wanted.remove("mlp_out")
+    if wanted and (grad_out is not None or grad_prompt is not None):
+        found = Gradients(*ops.dynamic_adapter_backward(
+            grad_out, grad_prompt, *tensors, inputs.activation, inputs.static_scale,
+            inputs.dropout, inputs.eps, inputs.compute, mlp_dtype, wanted, inputs.tf32,
+        ))  # fmt: skip
+        grads |= {name: getattr(found, name).to(ctx.dtypes[name]) for name in wanted}
+    return grads
 
 
-torch.library.register_autograd("dapt::dynamic_adapter", _backward, setup_context=_setup_context)
+def _formula(*arguments):
+    """The twin with the op's arguments, for any order of derivatives."""
+    a = _named("dynamic_adapter", arguments)
+    detached = [t.detach() if isinstance(t, Tensor) else t for t in arguments]
+    _, _, hidden, stats = ops.dynamic_adapter(*detached)
+    names = ("x", *_PARAMETERS, "mlp_out", "residual", "path_factor")
+    out, prompt_mean = reference.dynamic_adapter(
+        **_in_sums(a, names), static_scale=a.static_scale, dropout=a.dropout,
+        training=a.seed is not None, seed=a.seed, activation=a.activation, prompt=a.prompt,
+        eps=a.eps,
+    )  # fmt: skip
+    if prompt_mean is None:
+        prompt_mean = out.new_empty(0)
+    return out.to(a.out_dtype), prompt_mean.to(a.out_dtype), hidden, stats
+
+
+def _backward_formula(*arguments):
+    """As a function of the gradients, of x and of the parameters, from which the rest follows."""
+    a = _named("dynamic_adapter_backward", arguments)
+    kept = 1.0
+    if a.seed is not None:
+        shape = torch.Size((*a.x.shape[:2], a.down_weight.shape[0]))
+        kept = reference.dropout_factors(a.seed, shape, a.dropout).to(_sum_dtype(a.compute))
+    names = ("grad_out", "grad_prompt", "x", *_PARAMETERS, "path_factor")
+    found = reference.dynamic_adapter_backward(
+        **_in_sums(a, names), kept=kept, activation=a.activation, static_scale=a.static_scale,
+        eps=a.eps,
+    )  # fmt: skip
+    dtypes = {"x": a.x.dtype, "mlp_out": a.mlp_dtype}
+    return tuple(
+        found[name].to(dtypes.get(name, found[name].dtype))
+        if name in a.wanted
+        else a.x.new_empty(0, dtype=dtypes.get(name, _sum_dtype(a.compute)))
+        for name in Gradients._fields
+    )
+
+
+def _named(op: str, arguments: tuple) -> SimpleNamespace:
+    schema = getattr(ops, op).default._schema.arguments
+    return SimpleNamespace(
+        **{argument.name: value for argument, value in zip(schema, arguments, strict=True)}
+    )
+
+
+def _in_sums(a: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Tensor | None]:
+    """Tensors by name in the dtype in which the kernels sum."""
+    dtype = _sum_dtype(a.compute)
+    tensors = {name: getattr(a, name) for name in names}
+    return {name: None if t is None else t.to(dtype) for name, t in tensors.items()}
+
+
+register_autograd("dynamic_adapter", _formula, _save, _backward)
+register_autograd("dynamic_adapter_backward", _backward_formula)

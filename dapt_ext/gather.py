@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dapt_ext import reference
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 
 
@@ -34,36 +36,48 @@ def _(grad, idx, num_points, weights=None):
     return grad.new_empty((grad.shape[0], num_points, grad.shape[-1]))
 
 
-def _setup_context(ctx, inputs, output):
-    values, idx = inputs
-    ctx.num_points = values.shape[1]
-    ctx.save_for_backward(idx)
+def _save(ctx, inputs, outputs):
+    ctx.num_points = inputs.values.shape[1]
+    ctx.save_for_backward(inputs.idx)
 
 
 def _backward(ctx, grad):
     (idx,) = ctx.saved_tensors
-    return ops.gather_backward(grad, idx, ctx.num_points), None
+    return {"values": ops.gather_backward(grad, idx, ctx.num_points)}
 
 
-torch.library.register_autograd("dapt::gather", _backward, setup_context=_setup_context)
+register_autograd("gather", reference.gather, _save, _backward)
 
 
-def _setup_context_backward(ctx, inputs, output):
-    grad, idx, _, weights = inputs
-    ctx.with_weights = weights is not None
-    ctx.save_for_backward(idx, *([grad, weights] if ctx.with_weights else []))
+def _sums_formula(grad, idx, num_points, weights):
+    """The op, for any order of derivatives; it is linear in `grad` and in `weights`."""
+    k = 1 if weights is None else idx.shape[-1]
+    B, C = grad.shape[0], grad.shape[-1]
+    sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    terms = grad.to(sums).reshape(B, -1, 1, C)  # [B, Q, 1, C]
+    if weights is not None:
+        terms = terms * weights.to(sums).reshape(B, -1, k, 1)  # [B, Q, k, C]
+    rows = idx.reshape(B, -1)
+    rows = torch.where(rows < 0, num_points, rows)[..., None].expand(-1, -1, C)  # [B, Q k, C]
+    zeros = terms.new_zeros(B, num_points + 1, C)
+    return zeros.scatter_add(1, rows, terms.flatten(1, 2))[:, :num_points].to(grad.dtype)
 
 
-def _double_backward(ctx, grad_values):
+def _save_sums(ctx, inputs, outputs):
+    ctx.weighted = inputs.weights is not None
+    ctx.save_for_backward(inputs.idx, *([inputs.grad, inputs.weights] if ctx.weighted else []))
+
+
+def _backward_of_sums(ctx, grad_values):
     idx, *weighted = ctx.saved_tensors
     rows = ops.gather(grad_values, idx)
     if not weighted:
-        return rows, None, None, None
+        return {"grad": rows}
     grad, weights = weighted
-    grad_weights = (rows * grad[..., None, :]).sum(-1).to(weights.dtype)
-    return (rows * weights[..., None].to(rows.dtype)).sum(-2), None, None, grad_weights
+    return {
+        "grad": (rows * weights[..., None].to(rows.dtype)).sum(-2),
+        "weights": (rows * grad[..., None, :]).sum(-1).to(weights.dtype),
+    }
 
 
-torch.library.register_autograd(
-    "dapt::gather_backward", _double_backward, setup_context=_setup_context_backward
-)
+register_autograd("gather_backward", _sums_formula, _save_sums, _backward_of_sums)

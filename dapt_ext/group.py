@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import ops, register_fake
 from dapt_ext.fps import resolve_start
 from dapt_ext.gather import gather
@@ -60,20 +61,28 @@ def _(points, num_groups, group_size, lengths=None, starts=None, start=0):
     )
 
 
-def _setup_context(ctx, inputs, output):
-    points = inputs[0]
-    _, _, patch_idx, center_idx = output
+def _formula(points, num_groups, group_size, lengths, starts, start):
+    patch_idx, center_idx = ops.group(
+        points.detach(), num_groups, group_size, lengths, starts, start
+    )[2:]
+    centers = ops.gather(points.float(), center_idx)  # [B, G, 3]
+    patches = ops.gather(points.float(), patch_idx) - centers[:, :, None]  # [B, G, K, 3]
+    return patches, centers, patch_idx, center_idx
+
+
+def _save(ctx, inputs, outputs):
+    _, _, patch_idx, center_idx = outputs
     ctx.mark_non_differentiable(patch_idx, center_idx)
-    ctx.num_points, ctx.dtype = points.shape[1], points.dtype
+    ctx.num_points, ctx.dtype = inputs.points.shape[1], inputs.points.dtype
     ctx.save_for_backward(patch_idx, center_idx)
 
 
 def _backward(ctx, grad_patches, grad_centers, *_):
     patch_idx, center_idx = ctx.saved_tensors
-    grad_centers = grad_centers - grad_patches.sum(2)  # a centre is subtracted from all its points
+    grad_centers = grad_centers - grad_patches.sum(2)  # a center is subtracted from all its points
     grad = ops.gather_backward(grad_patches, patch_idx, ctx.num_points)
     grad = grad + ops.gather_backward(grad_centers, center_idx, ctx.num_points)
-    return grad.to(ctx.dtype), None, None, None, None, None
+    return {"points": grad.to(ctx.dtype)}
 
 
-torch.library.register_autograd("dapt::group", _backward, setup_context=_setup_context)
+register_autograd("group", _formula, _save, _backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 from dapt_ext.knn import knn
@@ -46,21 +47,27 @@ def _(values, idx, weights):
     return values.new_empty((*idx.shape[:2], values.shape[2]), dtype=torch.float32)
 
 
-def _setup_context(ctx, inputs, output):
-    values, idx, weights = inputs
+def _formula(values, idx, weights):
+    rows = ops.gather(values.float(), idx)  # [B, M, k, C]
+    return (rows * weights.float()[..., None]).sum(2)
+
+
+def _save(ctx, inputs, outputs):
+    values, weights = inputs.values, inputs.weights
     ctx.num_points, ctx.dtype = values.shape[1], values.dtype
     # The values are needed only for the gradient of the weights, that is of the coordinates.
-    ctx.save_for_backward(idx, weights, *([values] if weights.requires_grad else []))
+    ctx.save_for_backward(inputs.idx, weights, *([values] if weights.requires_grad else []))
 
 
 def _backward(ctx, grad):
     idx, weights, *values = ctx.saved_tensors
-    grad_values = grad_weights = None
-    if ctx.needs_input_grad[0]:
-        grad_values = ops.gather_backward(grad, idx, ctx.num_points, weights).to(ctx.dtype)
-    if values:
-        grad_weights = (ops.gather(values[0].float(), idx) * grad[:, :, None]).sum(-1)
-    return grad_values, None, grad_weights
+    grads = {}
+    if "values" in ctx.needs:
+        grads["values"] = ops.gather_backward(grad, idx, ctx.num_points, weights).to(ctx.dtype)
+    if "weights" in ctx.needs:
+        rows = ops.gather(values[0].float(), idx)  # [B, M, k, C]
+        grads["weights"] = (rows * grad[:, :, None]).sum(-1).to(weights.dtype)
+    return grads
 
 
-torch.library.register_autograd("dapt::interpolate", _backward, setup_context=_setup_context)
+register_autograd("interpolate", _formula, _save, _backward)

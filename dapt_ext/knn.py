@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.gather import gather
 
@@ -38,24 +39,31 @@ def _(queries, points, k, lengths=None):
     return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape, dtype=torch.long)
 
 
-def _setup_context(ctx, inputs, output):
-    queries, points, _, _ = inputs
-    _, idx = output
+def _formula(queries, points, k, lengths):
+    idx = ops.knn(queries.detach(), points.detach(), k, lengths)[1]
+    return _difference(queries, points, idx).square().sum(-1), idx
+
+
+def _save(ctx, inputs, outputs):
+    _, idx = outputs
     ctx.mark_non_differentiable(idx)
-    ctx.save_for_backward(queries, points, idx)
+    ctx.save_for_backward(inputs.queries, inputs.points, idx)
 
 
 def _backward(ctx, grad, _):
     queries, points, idx = ctx.saved_tensors
     # d |q - p|^2 = 2 (q - p) (dq - dp)
-    difference = queries[:, :, None].float() - ops.gather(points.float(), idx)  # [B, M, k, 3]
-    slope = 2 * grad[..., None] * difference
-    grad_queries = grad_points = None
-    if ctx.needs_input_grad[0]:
-        grad_queries = slope.sum(2).to(queries.dtype)
-    if ctx.needs_input_grad[1]:
-        grad_points = ops.gather_backward(-slope, idx, points.shape[1]).to(points.dtype)
-    return grad_queries, grad_points, None, None
+    slope = 2 * grad[..., None] * _difference(queries, points, idx)  # [B, M, k, 3]
+    grads = {}
+    if "queries" in ctx.needs:
+        grads["queries"] = slope.sum(2).to(queries.dtype)
+    if "points" in ctx.needs:
+        grads["points"] = ops.gather_backward(-slope, idx, points.shape[1]).to(points.dtype)
+    return grads
 
 
-torch.library.register_autograd("dapt::knn", _backward, setup_context=_setup_context)
+def _difference(queries: Tensor, points: Tensor, idx: Tensor) -> Tensor:
+    return queries[:, :, None].float() - ops.gather(points.float(), idx)  # [B, M, k, 3]
+
+
+register_autograd("knn", _formula, _save, _backward)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dapt_ext._autograd import refuse_derivatives
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype, tf32_allowed
 
@@ -57,11 +58,6 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
         [B, G, C] in the dtype of the products.
     """
     check_tensors(patches=patches, **weights._asdict())
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (patches, *weights)):
-        raise RuntimeError(
-            "patches and weights must not require a gradient, as the patch encoder has none: "
-            "freeze them, or call it under torch.no_grad()"
-        )
     w = weights
     # max(f + bias2) = max f + bias2, so bias2 moves behind the maximum; and what a point's own f
     # adds to the third layer is a product with what the second one saw.
@@ -81,3 +77,10 @@ def _(
 ):  # fmt: skip
     B, G = patches.shape[:2]
     return patches.new_empty((B, G, conv4.shape[0]), dtype=compute)
+
+
+refuse_derivatives(
+    "patch_encoder",
+    "patches and weights must not require a gradient, as the patch encoder has none: "
+    "freeze them, or call it under torch.no_grad()",
+)

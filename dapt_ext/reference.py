@@ -163,15 +163,17 @@ def dynamic_adapter(
     prompt: bool = True,
     eps: float = 1e-5,
     memory: str = "default",
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
+    """As the op; `seed` stands for the one that it would draw."""
     z = x
     if norm_weight is not None:
         z = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)  # [B, T, C]
     hidden = _ACTIVATIONS[activation](F.linear(z, down_weight, down_bias))  # [B, T, r]
     if training and dropout > 0:
-        seed = torch.randint(2**63 - 1, (), device=x.device)
-        kept = dropout_mask(seed, hidden.shape[:-1].numel(), hidden.shape[-1], dropout)
-        hidden = hidden * kept.view(hidden.shape) * (1 / (1 - dropout) if dropout < 1 else 0)
+        if seed is None:
+            seed = torch.randint(2**63 - 1, (), device=x.device)
+        hidden = hidden * dropout_factors(seed, hidden.shape, dropout)
     a = F.linear(hidden, up_weight, up_bias)
     if scale_weight is not None:
         a = a * F.relu(F.linear(z, scale_weight, scale_bias))  # [B, T, 1]
@@ -190,6 +192,88 @@ _ACTIVATIONS = {
     "relu": F.relu,
     "quickgelu": lambda h: h * torch.sigmoid(1.702 * h),
 }
+
+
+def dynamic_adapter_backward(
+    grad_out: Tensor | None,
+    grad_prompt: Tensor | None,
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    scale_weight: Tensor | None,
+    scale_bias: Tensor | None,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    path_factor: Tensor | None,
+    kept: Tensor | float,
+    activation: str,
+    static_scale: float,
+    eps: float,
+) -> dict[str, Tensor]:
+    """The gradients of the adapter's inputs by their names, those of its outputs given; `kept` is
+    what the hidden units [B, T, r] were multiplied by."""
+    x_hat, deviation = x, None
+    if norm_weight is not None:
+        centered = x - x.mean(-1, keepdim=True)
+        deviation = (centered.square().mean(-1, keepdim=True) + eps).sqrt()
+        x_hat = centered / deviation
+    z = x_hat if norm_weight is None else x_hat * norm_weight + norm_bias  # [B, T, C]
+    hidden = F.linear(z, down_weight, down_bias)  # [B, T, r]
+    active = _ACTIVATIONS[activation](hidden) * kept
+    up = F.linear(active, up_weight, up_bias)  # [B, T, C]
+    gate = None if scale_weight is None else F.linear(z, scale_weight, scale_bias)  # [B, T, 1]
+    scale = static_scale if gate is None else gate.relu()
+
+    through_path = torch.zeros_like(up)
+    if grad_out is not None:
+        through_path = grad_out if path_factor is None else path_factor[:, None, None] * grad_out
+    grad_a = through_path
+    if grad_prompt is not None:
+        grad_a = grad_a + _SLOPES["gelu"](scale * up) * grad_prompt[:, None] / x.shape[1]
+    grad_up = scale * grad_a
+    grad_hidden = F.linear(grad_up, up_weight.t()) * kept * _SLOPES[activation](hidden)
+    grad_z = F.linear(grad_hidden, down_weight.t())
+    grads = {
+        "mlp_out": through_path,
+        "up_weight": torch.einsum("btc,btr->cr", grad_up, active),
+        "up_bias": grad_up.sum((0, 1)),
+        "down_weight": torch.einsum("btr,btc->rc", grad_hidden, z),
+        "down_bias": grad_hidden.sum((0, 1)),
+    }
+    if gate is not None:
+        grad_gate = (grad_a * up).sum(-1, keepdim=True) * (gate > 0)  # [B, T, 1]
+        grad_z = grad_z + grad_gate * scale_weight
+        grads["scale_weight"] = (grad_gate * z).sum((0, 1))[None]
+        grads["scale_bias"] = grad_gate.sum((0, 1))
+    grads["x"] = grad_z
+    if norm_weight is not None:
+        grads["norm_weight"] = (grad_z * x_hat).sum((0, 1))
+        grads["norm_bias"] = grad_z.sum((0, 1))
+        grad_hat = grad_z * norm_weight
+        tilt = (grad_hat * x_hat).mean(-1, keepdim=True)
+        grads["x"] = (grad_hat - grad_hat.mean(-1, keepdim=True) - x_hat * tilt) / deviation
+    return grads
+
+
+def _gelu_slope(h: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * h * h) / (2 * torch.pi) ** 0.5
+    return 0.5 * (1 + torch.erf(h / 2**0.5)) + h * density
+
+
+def _quickgelu_slope(h: Tensor) -> Tensor:
+    share = torch.sigmoid(1.702 * h)
+    return share * (1 + 1.702 * h * (1 - share))
+
+
+_SLOPES = {"gelu": _gelu_slope, "relu": lambda h: (h > 0).to(h), "quickgelu": _quickgelu_slope}
+
+
+def dropout_factors(seed: Tensor, shape: torch.Size, dropout: float) -> Tensor:
+    """What dropout multiplies hidden units [..., rank] by."""
+    kept = dropout_mask(seed, shape[:-1].numel(), shape[-1], dropout)
+    return kept.view(shape) * (1 / (1 - dropout) if dropout < 1 else 0.0)
 
 
 def dropout_mask(seed: Tensor, tokens: int, rank: int, dropout: float) -> Tensor:
@@ -242,6 +326,19 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     shares = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     return (shares @ v).transpose(1, 2).flatten(2)
+
+
+def attention_backward(grad: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
+    """The gradient of qkv [B, T, 3 C] where that of attention's output is `grad` [B, T, C]."""
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
+    grad = grad.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, H, T, D]
+    scale = q.shape[-1] ** -0.5
+    shares = (q @ k.transpose(-2, -1) * scale).softmax(-1)  # [B, H, T, T]
+    grad_shares = grad @ v.transpose(-2, -1)
+    mean = (shares * grad_shares).sum(-1, keepdim=True)
+    grad_scores = shares * (grad_shares - mean) * scale
+    grads = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, shares.transpose(-2, -1) @ grad
+    return torch.stack(grads).permute(1, 3, 0, 2, 4).flatten(2)
 
 
 def curve_codes(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dapt_ext._autograd import has_tangent, register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype
 
@@ -38,7 +39,12 @@ def scale_shift_linear(
             f"weight must be [C, D] for x [..., D], got {list(weight.shape)} for {list(x.shape)}"
         )
     _check_vectors(weight.shape[0], x=x, bias=bias, scale=scale, shift=shift)
-    return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, product_dtype(x))
+    compute = product_dtype(x)
+    if has_tangent(x, scale, shift) or (
+        not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    ):
+        return F.linear(x.to(compute), *_fold(weight, bias, scale, shift, compute))
+    return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, compute)
 
 
 def scale_shift_norm(
@@ -73,14 +79,21 @@ def _check_vectors(size: int, x: Tensor, **vectors: Tensor | None) -> None:
             raise RuntimeError(f"{name} must be [{size}], got {list(vector.shape)}")
 
 
+def _fold(
+    weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one linear layer that does it all."""
+    offset = shift if bias is None else torch.addcmul(shift, scale, bias)
+    return (scale[:, None] * weight).to(dtype), offset.to(dtype)
+
+
 class _ScaleShiftLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, compute):
         ctx.compute = compute
-        folded = (scale[:, None] * weight).to(compute)
-        offset = shift if bias is None else torch.addcmul(shift, scale, bias)
+        folded, offset = _fold(weight, bias, scale, shift, compute)
         with torch.autocast(x.device.type, enabled=False):
-            y = F.linear(x.to(compute), folded, offset.to(compute))
+            y = F.linear(x.to(compute), folded, offset)
         keep_x = (
             ctx.needs_input_grad[3]
             and not torch.compiler.is_compiling()
@@ -95,7 +108,6 @@ class _ScaleShiftLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         weight, bias, scale, shift, y, x = ctx.saved_tensors
         grad_x = grad_scale = grad_shift = None
@@ -127,3 +139,13 @@ class _ScaleShiftLinear(torch.autograd.Function):
 def _(grad, output, scale, shift):
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return (scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype))
+
+
+def _grad_formula(grad, output, scale, shift):
+    sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    z = (output.to(sums) - shift.to(sums)) / scale.to(sums)
+    grad = grad.to(sums)
+    return (grad * z).flatten(0, -2).sum(0), grad.flatten(0, -2).sum(0)
+
+
+register_autograd("scale_shift_grad", _grad_formula)

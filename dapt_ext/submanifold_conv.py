@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from dapt_ext._autograd import register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype, tf32_allowed
 
@@ -49,59 +50,88 @@ def _(grad, x, neighbors, tf32=False):
     return grad.new_empty(grad.shape[1], 3, 3, 3, x.shape[1])
 
 
-def _setup_context(ctx, inputs, output):
-    x, weight, bias, neighbors, ctx.tf32 = inputs
-    needs_x, needs_weight, *_ = ctx.needs_input_grad
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    # a frozen weight's gradient alone would need x
-    ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None, neighbors)
+def _formula(x, weight, bias, neighbors, tf32):
+    out = torch.einsum("mkc,dkc->md", _around(x, neighbors), _taps(weight))
+    return (out if bias is None else out + bias.to(out.dtype)).to(x.dtype)
+
+
+def _save(ctx, inputs, outputs):
+    ctx.tf32 = inputs.tf32
+    # A frozen weight's gradient alone would need x.
+    x = inputs.x if "weight" in ctx.needs else None
+    weight = inputs.weight if "x" in ctx.needs else None
+    ctx.save_for_backward(x, weight, inputs.neighbors)
 
 
 def _backward(ctx, grad):
     x, weight, neighbors = ctx.saved_tensors
-    grad_x = grad_weight = grad_bias = None
-    if weight is not None:
-        grad_x = ops.submanifold_conv_input_grad(grad, weight, neighbors, ctx.tf32)
-    if x is not None:
-        grad_weight = ops.submanifold_conv_weight_grad(grad, x, neighbors, ctx.tf32)
-    if ctx.bias_dtype is not None and ctx.needs_input_grad[2]:
-        grad_bias = grad.sum(0)
-    return grad_x, grad_weight, grad_bias, None, None
+    grads = {}
+    if "x" in ctx.needs:
+        grads["x"] = ops.submanifold_conv_input_grad(grad, weight, neighbors, ctx.tf32)
+    if "weight" in ctx.needs:
+        grads["weight"] = ops.submanifold_conv_weight_grad(grad, x, neighbors, ctx.tf32)
+    if "bias" in ctx.needs:
+        grads["bias"] = grad.sum(0)
+    return grads
 
 
-torch.library.register_autograd("dapt::submanifold_conv", _backward, setup_context=_setup_context)
+def _input_grad_formula(grad, weight, neighbors, tf32):
+    out = torch.einsum("mkd,dkc->mc", _around(grad, neighbors), _taps(weight).flip(1))
+    return out.to(grad.dtype)
 
 
-def _setup_context_of_both(ctx, inputs, output):
-    *factors, neighbors, ctx.tf32 = inputs
-    ctx.save_for_backward(*factors, neighbors)
+def _save_input_grad(ctx, inputs, outputs):
+    ctx.tf32 = inputs.tf32
+    ctx.save_for_backward(inputs.grad, inputs.weight, inputs.neighbors)
 
 
 def _backward_of_input_grad(ctx, grad_x):
     grad, weight, neighbors = ctx.saved_tensors
-    of_grad = ops.submanifold_conv(grad_x, weight, None, neighbors, ctx.tf32)
-    of_weight = ops.submanifold_conv_weight_grad(grad, grad_x, neighbors, ctx.tf32)
-    return of_grad, of_weight, None, None
+    return {
+        "grad": ops.submanifold_conv(grad_x, weight, None, neighbors, ctx.tf32),
+        "weight": ops.submanifold_conv_weight_grad(grad, grad_x, neighbors, ctx.tf32),
+    }
 
 
-torch.library.register_autograd(
-    "dapt::submanifold_conv_input_grad",
-    _backward_of_input_grad,
-    setup_context=_setup_context_of_both,
-)
+def _weight_grad_formula(grad, x, neighbors, tf32):
+    out = torch.einsum("md,mkc->dkc", _in_sums(grad), _around(x, neighbors))
+    return out.unflatten(1, (3, 3, 3)).to(grad.dtype)
+
+
+def _save_weight_grad(ctx, inputs, outputs):
+    ctx.tf32 = inputs.tf32
+    ctx.save_for_backward(inputs.grad, inputs.x, inputs.neighbors)
 
 
 def _backward_of_weight_grad(ctx, grad_weight):
     grad, x, neighbors = ctx.saved_tensors
-    of_grad = ops.submanifold_conv(x, grad_weight, None, neighbors, ctx.tf32)
-    of_x = ops.submanifold_conv_input_grad(grad, grad_weight, neighbors, ctx.tf32)
-    return of_grad, of_x, None, None
+    return {
+        "grad": ops.submanifold_conv(x, grad_weight, None, neighbors, ctx.tf32),
+        "x": ops.submanifold_conv_input_grad(grad, grad_weight, neighbors, ctx.tf32),
+    }
 
 
-torch.library.register_autograd(
-    "dapt::submanifold_conv_weight_grad",
+def _in_sums(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def _taps(weight: Tensor) -> Tensor:
+    return _in_sums(weight).flatten(1, 3)  # [D, 27, C]
+
+
+def _around(x: Tensor, neighbors: Tensor) -> Tensor:
+    return ops.gather(_in_sums(x)[None], neighbors[None])[0]  # [M, 27, C]
+
+
+register_autograd("submanifold_conv", _formula, _save, _backward)
+register_autograd(
+    "submanifold_conv_input_grad", _input_grad_formula, _save_input_grad, _backward_of_input_grad
+)
+register_autograd(
+    "submanifold_conv_weight_grad",
+    _weight_grad_formula,
+    _save_weight_grad,
     _backward_of_weight_grad,
-    setup_context=_setup_context_of_both,
 )
 
 

@@ -300,7 +300,7 @@ def run_adapter(
     tensors = [given[n] for n in ("x", *PARAMETERS, "path_factor", "seed")]
     expected = torch.ops.dapt.dynamic_adapter_backward(
         grad_out, grad_prompt, *tensors, expected[3], None if low else expected[2], activation,
-        0.7, dropout, dtype, other, sum(1 << order.index(name) for name in shapes),
+        0.7, dropout, 1e-5, dtype, other, list(shapes),
     )  # fmt: skip
     grads = run(
         on_host.dynamic_adapter_backward,

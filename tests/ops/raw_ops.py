@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
+from dapt_ext._library import names_of_ops
+from dapt_ext.dynamic_adapter import Gradients
+
 ops = torch.ops.dapt
 B, N, M, C, R = 2, 9, 4, 6, 3  # clouds, points, queries or tokens, channels, rank
 
 
 def names() -> list[str]:
     """Every op that the library registers and that takes something: all but build_info()."""
-    found = (name for name in torch._C._dispatch_get_all_op_names() if name.startswith("dapt::"))
-    short = sorted(name.removeprefix("dapt::") for name in found)
-    return [name for name in short if schema(name).arguments]
+    return [name for name in names_of_ops() if schema(name).arguments]
 
 
 def schema(name: str) -> torch._C.FunctionSchema:
@@ -47,10 +48,12 @@ def samples() -> dict[str, dict[str, Any]]:
         "activation": "gelu",
         "static_scale": 1.0,
         "dropout": 0.2,
+        "eps": 1e-5,
         "compute": torch.float32,
         "tf32": False,
     }
     out, stats = normal(B, M, C), normal(B, M, 3)
+    neighbors = ops.neighbor_map(torch.cartesian_prod(*3 * [torch.arange(3)])[::3])  # [N, 27]
     return {
         "fps": dict(points=points, num_samples=3, lengths=lengths, starts=index(B, below=5)),
         "knn": dict(queries=queries, points=points, k=3, lengths=lengths),
@@ -75,22 +78,22 @@ def samples() -> dict[str, dict[str, Any]]:
             conv4=normal(7, C), bias4=normal(7), compute=torch.float32, tf32=False,
         ),  # fmt: skip
         "dynamic_adapter": adapter | dict(
-            mlp_out=out, residual=normal(B, M, C), eps=1e-5, out_dtype=torch.float32, prompt=True,
+            mlp_out=out, residual=normal(B, M, C), out_dtype=torch.float32, prompt=True,
             keep_hidden=True,
         ),  # fmt: skip
         "dynamic_adapter_backward": adapter | dict(
             grad_out=out, grad_prompt=normal(B, C), stats=stats, hidden=normal(B, M, R),
-            mlp_dtype=torch.float32, wanted=2**10 - 1,
+            mlp_dtype=torch.float32, wanted=list(Gradients._fields),
         ),  # fmt: skip
         "submanifold_conv": dict(
-            x=normal(N, C), weight=normal(R, 3, 3, 3, C), bias=normal(R), neighbors=index(N, 27),
+            x=normal(N, C), weight=normal(R, 3, 3, 3, C), bias=normal(R), neighbors=neighbors,
             tf32=False,
         ),
         "submanifold_conv_input_grad": dict(
-            grad=normal(N, R), weight=normal(R, 3, 3, 3, C), neighbors=index(N, 27), tf32=False
+            grad=normal(N, R), weight=normal(R, 3, 3, 3, C), neighbors=neighbors, tf32=False
         ),
         "submanifold_conv_weight_grad": dict(
-            grad=normal(N, R), x=normal(N, C), neighbors=index(N, 27), tf32=False
+            grad=normal(N, R), x=normal(N, C), neighbors=neighbors, tf32=False
         ),
         "scale_shift_grad": dict(
             grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)
@@ -109,8 +112,11 @@ def call(name: str, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def arguments_of(name: str, kind: type | str) -> list[str]:
-    """Names of an op's arguments of a kind: "Tensor" or "ScalarType"."""
-    arguments = samples()[name]
-    of = torch.Tensor if kind == "Tensor" else torch.dtype
-    return [key for key, value in arguments.items() if isinstance(value, of)]
+def arguments_of(kind: type) -> list[tuple[str, str]]:
+    """(op, argument) for all arguments of a type."""
+    return [
+        (op, name)
+        for op, arguments in samples().items()
+        for name, value in arguments.items()
+        if type(value) is kind
+    ]

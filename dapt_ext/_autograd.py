@@ -1,0 +1,132 @@
+"""Derivatives of the ops.
+
+Reverse mode runs kernels. Forward mode (`torch.func.jvp`, `jacfwd`, `torch.autograd.forward_ad`)
+runs a formula in torch's own ops in an op's place, and so do derivatives of gradients.
+torch.library.register_autograd, which knows reverse mode alone, would drop tangents without a word,
+and under torch.func.grad it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from dapt_ext._library import library, ops
+
+
+def register_autograd(
+    op: str,
+    formula: Callable,
+    save: Callable[..., None] | None = None,
+    backward: Callable[..., Mapping[str, Tensor | None]] | None = None,
+) -> None:
+    """Give an op its derivatives.
+
+    Args:
+        op: its name, without the namespace.
+        formula: the op in differentiable ops of torch, with the op's arguments and outputs.
+        save: called as `save(ctx, inputs, outputs)`, with the inputs as attributes by the names of
+            the schema and the outputs as a tuple, keeps what the backward needs.
+        backward: called as `backward(ctx, *grads)`, returns gradients by the inputs' names. Without
+            it the backward is that of the formula.
+
+    In both, `ctx.needs` holds the names of the inputs that need a gradient.
+    """
+    overload = getattr(ops, op).default
+    schema = overload._schema.arguments
+    names = [argument.name for argument in schema]
+    if backward is None:
+        save, backward = _by_formula(formula, names)
+
+    def needed(ctx) -> set[str]:
+        _, *needs = ctx.needs_input_grad
+        return {name for name, need in zip(names, needs, strict=True) if need}
+
+    class Derivative(_SingleLevelFunction):
+        @staticmethod
+        def forward(ctx, keyset, *args):
+            ctx.needs = needed(ctx)
+            outputs = _below_autograd(overload, keyset, args)
+            inputs = SimpleNamespace(**dict(zip(names, args, strict=True)))
+            save(ctx, inputs, outputs if isinstance(outputs, tuple) else (outputs,))
+            return outputs
+
+        @staticmethod
+        def backward(ctx, *grads):
+            ctx.needs = needed(ctx)  # of them, those that this backward has been asked for
+            found = backward(ctx, *grads)
+            return None, *(found.get(name) if name in ctx.needs else None for name in names)
+
+    def kernel(keyset, *args):
+        args += tuple(argument.default_value for argument in schema[len(args) :])
+        if has_tangent(*args):
+            return formula(*args)
+        if not _needs_gradient(*args):
+            return _below_autograd(overload, keyset, args)
+        if torch._C._are_functorch_transforms_active():
+            with torch._functorch.autograd_function.enable_single_level_autograd_function():
+                return Derivative.apply(keyset, *args)
+        return Derivative.apply(keyset, *args)
+
+    Derivative.__name__ = f"derivative_of_{op}"
+    library.impl(op, kernel, "Autograd", with_keyset=True)
+
+
+def refuse_derivatives(op: str, message: str) -> None:
+    """Make an op raise `message` where a gradient or a tangent would be asked of it."""
+    overload = getattr(ops, op).default
+
+    def kernel(keyset, *args):
+        if has_tangent(*args) or _needs_gradient(*args):
+            raise RuntimeError(message)
+        return _below_autograd(overload, keyset, args)
+
+    library.impl(op, kernel, "Autograd", with_keyset=True)
+
+
+def has_tangent(*args) -> bool:
+    """Whether one of the tensors among `args` carries a forward-mode derivative."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(
+        isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args
+    )
+
+
+def _needs_gradient(*args) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(arg, Tensor) and arg.requires_grad for arg in args
+    )
+
+
+def _below_autograd(overload, keyset, args):
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+
+def _by_formula(formula: Callable, names: list[str]) -> tuple[Callable, Callable]:
+    """`save` and `backward` that differentiate the formula when the gradient is asked for."""
+
+    def save(ctx, inputs, outputs):
+        given = vars(inputs)
+        ctx.tensors = [name for name in names if isinstance(given[name], Tensor)]
+        ctx.others = {name: given[name] for name in names if name not in ctx.tensors}
+        ctx.save_for_backward(*(given[name] for name in ctx.tensors))
+
+    def backward(ctx, *grads):
+        given = dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))
+        needed = [name for name in names if name in ctx.needs]
+
+        def of_needed(*values):
+            arguments = ctx.others | given | dict(zip(needed, values, strict=True))
+            return formula(*(arguments[name] for name in names))
+
+        _, pull = torch.func.vjp(of_needed, *(given[name] for name in needed))
+        return dict(zip(needed, pull(grads[0] if len(grads) == 1 else grads), strict=True))
+
+    return save, backward
