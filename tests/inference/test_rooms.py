@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,37 @@ def test_a_trained_model_labels_a_new_room_right(tmp_path, rng):
 def test_stride_is_checked_in_python_too(small_backbone, rng):
     with pytest.raises(UsageError, match="stride must be above 0"):
         label_room(model_of(small_backbone), rng.uniform(0, 3, (99, 3)), 64, stride=2.0)
+
+
+@pytest.mark.parametrize("away", [1e4, 1e9, 1e30])
+def test_a_stray_point_far_away_costs_nothing(away):
+    """Only squares with points are made."""
+    room = np.random.default_rng(0).uniform(0, 3, (2000, 3))
+    begun = time.monotonic()
+    found = list(windows(np.vstack([room, [[away, away, 0]]]), 1.0, 0.5))
+    assert time.monotonic() - begun < 5
+    assert set(np.concatenate(found)) == set(range(2001))
+    for index in found:
+        assert index.tolist() == [2000] or np.ptp(room[index, :2], axis=0).max() <= 1.0
+
+
+def test_squares_are_those_of_the_whole_grid():
+    rng = np.random.default_rng(1)
+    points = np.concatenate([rng.uniform(0, 2, (300, 3)), rng.uniform(7, 8, (300, 3))])
+    for size, stride in ((1.0, 0.5), (1.0, 1.0), (0.7, 0.3)):
+        got = [set(index.tolist()) for index in windows(points, size, stride)]
+        starts = [
+            np.append(
+                low + stride * np.arange(int(np.ceil(max(high - low - size, 0) / stride))),
+                max(high - size, low),
+            )
+            for low, high in zip(points.min(0), points.max(0), strict=True)
+        ]
+        wanted = []
+        for x in starts[0]:
+            for y in starts[1]:
+                inside = (points[:, 0] >= x) & (points[:, 0] <= x + size)
+                inside &= (points[:, 1] >= y) & (points[:, 1] <= y + size)
+                if inside.any():
+                    wanted.append(set(np.flatnonzero(inside).tolist()))
+        assert got == wanted

@@ -41,9 +41,14 @@ def check_grid(size: float, stride: float) -> None:
 
 
 def _starts(values: np.ndarray, size: float, stride: float) -> np.ndarray:
+    """Where intervals begin that have values in them, however far some of these lie away."""
     low, high = values.min(), values.max()
-    steps = int(np.ceil(max(high - low - size, 0) / stride))
-    return np.append(low + stride * np.arange(steps), max(high - size, low))
+    steps = np.ceil(max(high - low - size, 0) / stride)
+    last = np.unique(np.floor((values - low) / stride))  # number of the last interval of each value
+    before = np.arange(-1, np.ceil(size / stride) + 1)  # rounding may cost one on either side
+    numbers = np.unique(last[:, None] - before)
+    numbers = numbers[(numbers >= 0) & (numbers < steps)]
+    return np.append(low + stride * numbers, max(high - size, low))
 
 
 def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[slice]:
