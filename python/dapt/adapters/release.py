@@ -10,6 +10,7 @@ from dapt.adapters.model import AdaptedModel
 from dapt.adapters.release_table import KINDS, Kind, ReleasedFile
 from dapt.errors import DaptError, UsageError, reading
 from dapt.models.checkpoints import load_weights
+from dapt.models.sources import local_file
 from dapt.models.weight_files import read_state
 
 
@@ -27,7 +28,7 @@ def load_release(
     Sizes are read off the tensors. What these hide is in the published config, or is said by name.
 
     Args:
-        path: the .pth or safetensors file.
+        path: the .pth or safetensors file; hf://owner/repository/file@revision is one of a hub.
         config: the published YAML file, or its settings; `method` names the method where the keys
             of the tensors do not tell it.
         num_groups: patches of a cloud; `num_group` in a published config.
@@ -38,7 +39,8 @@ def load_release(
     said = {"num_group": num_groups, "group_size": group_size, "num_heads": num_heads}
     said["head_tokens"] = head_tokens
     settings = read_settings(config) | {k: v for k, v in said.items() if v is not None}
-    file = ReleasedFile(os.fspath(path), read_state(path), settings)
+    path = local_file(path)
+    file = ReleasedFile(path, read_state(path), settings)
     kind = _kind_of(file)
     backbone, method, task = kind.backbone(file).build(), kind.method(file), kind.task(file)
     model = attach(backbone, method, task)

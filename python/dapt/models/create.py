@@ -16,6 +16,7 @@ from dapt.models.point_femae import PointFemaeConfig
 from dapt.models.point_gpt import LARGE_ENCODER, PointGptConfig
 from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 from dapt.models.recon_pp import ReconPpConfig
+from dapt.models.sources import local_file
 from dapt.models.transformer import PointTransformer, PointTransformerConfig
 from dapt.models.uni3d import Uni3dConfig
 from dapt.models.weight_files import read_state
@@ -75,8 +76,8 @@ def create_backbone(
 
     Args:
         name: a key of `BACKBONES`.
-        checkpoint: a .pth or safetensors file; "shipped" is the one that comes with the package,
-            where there is one of this size.
+        checkpoint: a .pth or safetensors file; hf://owner/repository/file@revision is one of a
+            hub; "shipped" is the one that comes with the package, where there is one of this size.
         **fields: of the config of this size, in place of its own.
     """
     config = backbone_config(name, **fields)
@@ -84,6 +85,7 @@ def create_backbone(
         return config.build()
     if os.fspath(checkpoint) == SHIPPED:
         checkpoint = shipped_checkpoint(name)
+    checkpoint = local_file(checkpoint)
     if hasattr(config, "fitted"):
         config = config.fitted(read_state(checkpoint), fields)
     with torch.device("meta"):  # the weights are the file's
@@ -104,7 +106,7 @@ def create_autoencoder(
     backbone = backbone_config(name, class_token=False, **fields).build()
     autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
     if checkpoint is not None:
-        report = load_weights(autoencoder, checkpoint, AUTOENCODER_LAYOUTS)
+        report = load_weights(autoencoder, local_file(checkpoint), AUTOENCODER_LAYOUTS)
         _log.info("%s", report)
     return autoencoder
 

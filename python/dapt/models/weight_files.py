@@ -13,7 +13,7 @@ from dapt.errors import DaptError
 
 State = Mapping[str, Tensor]
 
-_REOPEN_AFTER = 2**26  # bytes read
+_REOPEN_AFTER = 2**25  # bytes read
 _ZIP = b"PK\x03\x04"
 _WRAPPERS = ("base_model", "state_dict", "model", "module")
 

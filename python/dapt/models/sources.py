@@ -1,0 +1,31 @@
+"""Where checkpoints are: a file of one's own, or one of a hub's repository, if a user names it."""
+
+import os
+
+from dapt.errors import DaptError, UsageError
+
+HUB = "hf://"
+
+
+def local_file(checkpoint: str | os.PathLike) -> str:
+    """The path of a checkpoint; one that is named ``hf://owner/repository/file@revision`` is
+    fetched into the hub's cache. Without a revision it is the newest."""
+    source = os.fspath(checkpoint)
+    if not source.startswith(HUB):
+        return source
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if not (owner and repository and file):
+        raise UsageError(f"a file of a hub is named hf://owner/repository/file@revision: {source}")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise UsageError(
+            f"{source} needs the package huggingface_hub: pip install 'dapt[hub]'"
+        ) from None
+    try:
+        return hf_hub_download(f"{owner}/{repository}", file, revision=revision or None)
+    except Exception as error:  # of the network, the hub, the disk
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DaptError(f"{source} cannot be fetched: {reason}") from None

@@ -1,0 +1,113 @@
+"""Checkpoints of a hub, against a stub of one on this machine; large files in little memory."""
+
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import safetensors.torch
+import torch
+
+import dapt
+from dapt.errors import DaptError, UsageError
+from dapt.models.sources import local_file
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stub of the hub: {"/path": bytes}, served from the loopback address."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    files = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self._answer(with_content=False)
+
+        def do_GET(self):
+            self._answer(with_content=True)
+
+        def _answer(self, with_content):
+            content = files.get(self.path)
+            self.send_response(404 if content is None else 200)
+            content = content or b""
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:x}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if with_content:
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    yield files
+    server.shutdown()
+
+
+def test_a_file_of_a_hub(hub, small_backbone):
+    wanted = small_backbone("pcp_mae", seed=1)
+    content = safetensors.torch.save(wanted.state_dict())
+    hub["/someone/points/resolve/v1.0/weights/small.safetensors"] = content
+    fields = {
+        name: getattr(wanted.config, name)
+        for name in ("dim", "depth", "num_heads", "num_groups", "group_size", "encoder_dim")
+    }
+    source = "hf://someone/points/weights/small.safetensors@v1.0"
+    backbone = dapt.create_backbone("pcp_mae", checkpoint=source, **fields)
+    for entry, value in wanted.state_dict().items():
+        assert torch.equal(backbone.state_dict()[entry], value), entry
+
+    with pytest.raises(DaptError, match="hf://someone/points/other.pth cannot be fetched") as error:
+        dapt.create_backbone("pcp_mae", checkpoint="hf://someone/points/other.pth", **fields)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_hub_files(monkeypatch):
+    assert local_file("dir/a@b.pth") == "dir/a@b.pth"  # a file of one's own
+    for wrong in ("hf://", "hf://file.pth", "hf://owner/file.pth", "hf:///x/y"):
+        with pytest.raises(UsageError, match="hf://owner/repository/file@revision"):
+            local_file(wrong)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"pip install 'dapt\[hub\]'"):
+        local_file("hf://owner/repository/file.pth")
+
+
+PEAK = """
+import resource, sys, dapt
+sizes = dict(depth=8, dim=1024, num_heads=16, encoder_dim=1024)
+dapt.create_backbone("point_mae", depth=1)  # what is loaded but once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+network = dapt.create_backbone("point_mae", checkpoint=sys.argv[1], **sizes)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(grown / sum(w.nbytes for w in network.state_dict().values()))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="counts in other units there")
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_large_network_is_in_memory_once(tmp_path, form):
+    """400 MB of weights; a second copy would double what is needed."""
+    sizes = {"depth": 8, "dim": 1024, "num_heads": 16, "encoder_dim": 1024}
+    with torch.device("meta"):
+        planned = dapt.models.backbone_config("point_mae", **sizes).build()
+    state = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in planned.state_dict().items()}
+    path = str(tmp_path / "weights")
+    if form == "pth":
+        torch.save({"module": state}, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    command = [sys.executable, "-c", PEAK, path]
+    times = float(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert times < 1.35
