@@ -86,7 +86,7 @@ def test_dapt_in_peft_is_dapt(small_backbone, hf, capsys):
     model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5)).eval()
     randomize_own(model)
     other = dapt.attach(small_backbone(), dapt.Dapt(rank=5), TASK).eval()
-    own = model.get_base_model().dapt.own["default"]
+    own = model.get_base_model().dapt.dapt_own["default"]
     with torch.no_grad():
         for name, weight in other.own_parameters():
             if name.startswith("backbone."):
@@ -177,3 +177,19 @@ def test_merging_leaves_the_plain_network(small_backbone, method):
     merged = dapt.merge(model)
     torch.testing.assert_close(merged(points), before, atol=1e-4, rtol=1e-4)  # rounding
     assert {name: type(module) for name, module in merged.backbone.named_modules()} == plain
+
+
+def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
+    import peft
+
+    model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3))
+    points = torch.randn(2, 80, 3)
+    with pytest.raises(UsageError, match="cannot be merged"):
+        model.merge_adapter()
+    with pytest.raises(UsageError, match="one adapter is active at a time"):
+        model(points, adapter_names=["default", "default"])
+    with pytest.raises(UsageError, match="a Sequential is no backbone of dapt"):
+        peft.get_peft_model(torch.nn.Sequential(small_backbone()), hf.DaptConfig(rank=3))
+    with pytest.raises(UsageError, match="low_cpu_mem_usage is not for adapters of dapt"):
+        peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3), low_cpu_mem_usage=True)
+    assert not hasattr(model.base_model.model.dapt, "bias")

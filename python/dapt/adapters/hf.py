@@ -7,6 +7,7 @@
 model gives features, as the backbone does; a head is the user's.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +34,10 @@ def _new_peft_type(name: str) -> PeftType:
     return member
 
 
+CANNOT_MERGE = (
+    "an adapter whose scale depends on the token cannot be merged: use unload, "
+    "or dapt.merge for what folds"
+)
 DAPT = _new_peft_type("DAPT")
 
 
@@ -61,14 +66,14 @@ class DaptConfig(PeftConfig):
 class DaptLayer(nn.Module, BaseTunerLayer):
     """All adapters of a backbone, of which the active one is in place.
 
-    `own` holds what trains, by the adapter's name; what is in place are the same tensors.
+    `dapt_own` holds what trains, by the adapter's name; what is in place are the same tensors.
     """
 
-    adapter_layer_names = ("own",)
+    adapter_layer_names = ("dapt_own",)
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
-        self.own = nn.ModuleDict()
+        self.dapt_own = nn.ModuleDict()
         self.replacements: dict[str, Replacements] = {}
         self.in_place: str | None = None
         self._backbone = (backbone,)  # the layer is a part of it, so it is no part of the layer
@@ -77,9 +82,22 @@ class DaptLayer(nn.Module, BaseTunerLayer):
     def backbone(self) -> nn.Module:
         return self._backbone[0]
 
+    @property
+    def weight(self) -> Tensor:
+        raise AttributeError("an adapter of a whole backbone has no single weight")
+
+    bias = weight
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise UsageError(CANNOT_MERGE)
+
+    def unmerge(self) -> None:
+        raise UsageError(CANNOT_MERGE)
+
     def add_adapter(self, name: str, config: DaptConfig) -> None:
         self._put(None)
         method, replacements = config.method(), Replacements()
+        device = _device(self.backbone)
         try:
             method.wrap(self.backbone, replacements)
             own = {
@@ -87,9 +105,13 @@ class DaptLayer(nn.Module, BaseTunerLayer):
                 for entry, weight in self.backbone.named_parameters()
                 if method.owns(entry) and not entry.startswith("dapt.")
             }
+            if any(weight.is_meta for weight in own.values()):
+                raise UsageError(
+                    "low_cpu_mem_usage is not for adapters of dapt: they are a few MB, made at once"
+                )
         finally:
-            replacements.undo(_device(self.backbone))
-        self.own[name] = nn.ParameterDict(own)
+            replacements.undo(device)
+        self.dapt_own[name] = nn.ParameterDict(own)
         self.replacements[name] = replacements
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -129,6 +151,15 @@ class DaptModel(BaseTuner):
     target_module_mapping = {}
     _create_and_replace = None  # whole blocks are replaced, by `inject_adapter`
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_, adapter_names: list[str] | None = None, **__):
+        if adapter_names is not None:
+            raise UsageError(
+                "adapter_names: one adapter is active at a time here; set_adapter switches, and "
+                "dapt's own models take an adapter for each cloud"
+            )
+        yield
+
     def inject_adapter(
         self,
         model: nn.Module,
@@ -137,6 +168,11 @@ class DaptModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
+        if not hasattr(model, "tokenizers"):
+            raise UsageError(
+                f"a {type(model).__name__} is no backbone of dapt: call get_peft_model on the "
+                "backbone, and put what it gives into the network around it"
+            )
         if not hasattr(model, "dapt"):
             model.requires_grad_(False)
             model.dapt = DaptLayer(model)
@@ -146,10 +182,7 @@ class DaptModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, merge: bool = True, *_, **__) -> nn.Module:
         if merge:
-            raise UsageError(
-                "an adapter whose scale depends on the token cannot be merged: use unload, "
-                "or dapt.merge for what folds"
-            )
+            raise UsageError(CANNOT_MERGE)
         self.model.dapt.enable_adapters(False)
         del self.model.dapt, self.model.peft_config
         return self.model
