@@ -1,5 +1,6 @@
 """Small networks and runs, and the published golden cases."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 import dapt
 from dapt import cli
+from dapt.models.compression import Storage, compress
 from support.runs import TINY, clouds
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -33,6 +35,7 @@ SMALL = {
     "uni3d_base": {"encoder_dim": 32, "hidden": 60},
     "uni3d_giant": {"encoder_dim": 32, "hidden": 60},
 }
+STORAGE = {field.name for field in dataclasses.fields(Storage)}
 _SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
 
 
@@ -45,6 +48,7 @@ def small_backbone():
             fields = _SMALL_PLAIN | SMALL[name] | fields
         else:
             fields = SMALL[name] | fields
+        storage = {field: fields.pop(field) for field in STORAGE if field in fields}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = dapt.create_backbone(name, **fields)
@@ -54,6 +58,9 @@ def small_backbone():
                 if isinstance(module, torch.nn.BatchNorm1d):
                     torch.nn.init.normal_(module.running_mean, std=0.1)
                     torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+        if storage:
+            backbone.config = dataclasses.replace(backbone.config, **storage)
+            compress(backbone)
         return backbone
 
     return build

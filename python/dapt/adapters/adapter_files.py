@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dapt.errors import DaptError
 from dapt.files import write_atomically
 from dapt.methods.method import Method, method_class
+from dapt.models import Storage
 from dapt.tasks import Task, task_class
 
 CONFIG = "adapter_config.json"
@@ -25,6 +26,7 @@ FORMAT_VERSION = 1
 LARGEST_CONFIG = 2**22  # bytes, enough for thousands of class names
 
 _ONLY_FOR_TRAINING = ("drop_path",)  # fields of a backbone that an adapter does not rely on
+_PLAIN = dataclasses.asdict(Storage())  # a backbone as it was pre-trained; not said in the files
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class BackboneRecord:
         config = dataclasses.asdict(backbone.config)
         for field in _ONLY_FOR_TRAINING:
             del config[field]
+        config = {k: v for k, v in config.items() if k not in _PLAIN or v != _PLAIN[k]}
         return cls(type(backbone).__name__, json.loads(json.dumps(config)), digest.hexdigest())
 
 
@@ -113,7 +116,7 @@ def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: Backb
     if wanted.kind != got.kind:
         raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")
     for field in sorted(wanted.config.keys() | got.config.keys()):
-        theirs, ours = wanted.config.get(field), got.config.get(field)
+        theirs, ours = (record.config.get(field, _PLAIN.get(field)) for record in (wanted, got))
         if theirs != ours:
             raise DaptError(
                 f"{folder} is an adapter for a backbone with {field}={theirs}, "

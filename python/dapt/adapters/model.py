@@ -19,7 +19,7 @@ from dapt.data import PointDataset
 from dapt.errors import DaptError, UsageError
 from dapt.methods.method import Method
 from dapt.methods.replacements import Replacements
-from dapt.models import Features
+from dapt.models import Features, count_parameters
 from dapt.tasks import Task
 
 PREPARED_AT_ONCE = 32  # clouds in a batch that `prepare` makes itself
@@ -161,7 +161,7 @@ class AdaptedModel(nn.Module):
     def count_parameters(self) -> tuple[int, int]:
         """How many train, and how many there are."""
         trained = sum(weight.numel() for _, weight in self.own_parameters())
-        return trained, sum(weight.numel() for weight in self.parameters())
+        return trained, count_parameters(self)
 
     def print_trainable_parameters(self) -> None:
         trained, total = self.count_parameters()

@@ -31,6 +31,7 @@ def run(argv: list[str]) -> None:
     )
     trained, total = cost["trainable_parameters"], cost["total_parameters"]
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+    print(f"backbone {cost['backbone_bytes'] / 1e6:.2f} MB")
     print(f"adapter file about {cost['adapter_bytes'] / 1e6:.2f} MB")
     print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
     kept = cost["saved_activation_bytes"] / 2**20

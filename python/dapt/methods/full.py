@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements
 
@@ -12,6 +13,11 @@ from dapt.methods.replacements import Replacements
 @dataclass(frozen=True)
 class Full(Method):
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
+        if backbone.config.compressed:
+            raise UsageError(
+                f"full trains the backbone's weights, and these are {backbone.config.compressed}: "
+                "create it without, or choose a method that leaves them as they are"
+            )
         for module in backbone.modules():
             tensors = [
                 *(name for name, _ in module.named_parameters(recurse=False)),

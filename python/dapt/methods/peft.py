@@ -11,6 +11,7 @@ from torch import nn
 from dapt.errors import UsageError, missing_package
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
+from dapt.models.compression import QuantizedLinear
 
 ADAPTER = "adapted"  # what PEFT calls the adapter; a word in the name of whatever belongs to it
 LINEARS = ["qkv", "proj", "fc1", "fc2"]  # of every block
@@ -89,6 +90,8 @@ class Peft(Method):
         """PEFT's own merge into the layer that was there."""
         if not isinstance(module, _library().layer):
             return super().folded(module)
+        if isinstance(module.get_base_layer(), QuantizedLinear):
+            module.base_layer = module.get_base_layer().in_float()
         module.merge(safe_merge=True)
         return module.get_base_layer()
 

@@ -157,14 +157,10 @@ class LowRankLinear(nn.Module):
 
 
 def _copy_of(linear: nn.Linear) -> nn.Linear:
-    copy = nn.Linear(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
-    copy.load_state_dict(linear.state_dict())
+    """In float, whatever the layer's weight is kept in."""
+    copy = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+    copy.weight = nn.Parameter(linear.weight.clone())
+    copy.bias = linear.bias
     return copy.requires_grad_(False)
 
 

@@ -1,10 +1,10 @@
 """Networks of points: tokenizers, backbones, and the weights that are published for them."""
 
 from dapt.models.checkpoints import LoadReport
+from dapt.models.compression import Storage, count_parameters, weight_bytes
 from dapt.models.create import (
     BACKBONES,
     backbone_config,
-    count_parameters,
     create_autoencoder,
     create_backbone,
 )
@@ -31,10 +31,12 @@ __all__ = [
     "PointTransformerConfig",
     "ReconPp",
     "ReconPpConfig",
+    "Storage",
     "Uni3d",
     "Uni3dConfig",
     "backbone_config",
     "count_parameters",
     "create_autoencoder",
     "create_backbone",
+    "weight_bytes",
 ]

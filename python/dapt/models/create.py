@@ -9,6 +9,7 @@ from torch import nn
 
 from dapt.errors import UsageError, look_up
 from dapt.models.checkpoints import load_weights
+from dapt.models.compression import Storage, compress
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
@@ -82,7 +83,7 @@ def create_backbone(
     """
     config = backbone_config(name, **fields)
     if checkpoint is None:
-        return config.build()
+        return _compressed(config.build())
     if os.fspath(checkpoint) == SHIPPED:
         checkpoint = shipped_checkpoint(name)
     checkpoint = local_file(checkpoint)
@@ -92,6 +93,13 @@ def create_backbone(
         backbone = config.build()
     backbone.load_report = load_weights(backbone, checkpoint)
     _log.info("%s", backbone.load_report)
+    return _compressed(backbone)
+
+
+def _compressed(backbone: nn.Module) -> nn.Module:
+    """With its weights in fewer bits, or fewer of them, where its config says so."""
+    if isinstance(backbone.config, Storage) and backbone.config.compressed:
+        compress(backbone)
     return backbone
 
 
@@ -103,7 +111,10 @@ def create_autoencoder(
     **fields,
 ) -> MaskedAutoencoder:
     """Point-MAE's pre-training network around a backbone without a class token."""
-    backbone = backbone_config(name, class_token=False, **fields).build()
+    config = backbone_config(name, class_token=False, **fields)
+    if config.compressed:
+        raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
+    backbone = config.build()
     autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
     if checkpoint is not None:
         report = load_weights(autoencoder, local_file(checkpoint), AUTOENCODER_LAYOUTS)
@@ -119,8 +130,3 @@ def backbone_config(name: str, **fields) -> BackboneConfig:
         if field not in known:
             raise UsageError(f"backbone '{name}' has no field '{field}'; it has {', '.join(known)}")
     return dataclasses.replace(config, **fields)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Numbers in all parameters of a network."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
+from dapt.models.compression import Storage
 from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
 from dapt.models.transformer import (
     Block,
@@ -19,7 +20,9 @@ from dapt.models.transformer import (
 
 
 @dataclass(frozen=True)
-class PointM2aeConfig:
+class PointM2aeConfig(Storage):
+    """The size of a Point-M2AE, a number a scale; further fields are those of `Storage`."""
+
     num_groups: tuple[int, ...] = (512, 256, 64)
     group_size: tuple[int, ...] = (16, 8, 8)
     dims: tuple[int, ...] = (96, 192, 384)
@@ -31,6 +34,7 @@ class PointM2aeConfig:
     drop_path: float = 0.1
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("num_groups", "group_size", "depths", "radius"):
             if len(getattr(self, field)) != len(self.dims):
                 raise UsageError(

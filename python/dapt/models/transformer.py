@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
+from dapt.models.compression import Storage
 from dapt.models.tokenizer import PatchEncoder, SinCosEmbedding, Tokenizer, position_embedding
 
 
@@ -227,8 +228,8 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class TransformerSize:
-    """What the sizes of all networks here have in common.
+class TransformerSize(Storage):
+    """What the sizes of all networks here have in common; further fields are those of `Storage`.
 
     Args:
         num_groups: G, patches of a cloud.
@@ -247,6 +248,7 @@ class TransformerSize:
     drop_path: float = 0.1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.num_heads < 1 or self.dim % self.num_heads:
             raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 

@@ -3,6 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dapt.models import weight_bytes
 from dapt.runs.assembly import build_model, check_groups
 from dapt.runs.memory import CountSaved
 from dapt.runs.settings import Section
@@ -48,6 +49,7 @@ def measure(
     return {
         "trainable_parameters": trained,
         "total_parameters": total,
+        "backbone_bytes": weight_bytes(model.backbone),
         "adapter_bytes": sum(v.numel() * v.element_size() for v in model.own_state().values()),
         "flops_per_cloud": flops.get_total_flops(),
         "saved_activation_bytes": saved.bytes,

@@ -1,0 +1,214 @@
+"""Frozen weights in fewer bits, or fewer of them: quantized and pruned backbones.
+
+Of a backbone only the layers of its blocks are compressed, nine tenths of its weights and more. It
+stays frozen: a method trains what it adds, in float.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dapt.errors import UsageError
+
+Weights = Literal["float", "int8", "int4", "nf4"]
+BLOCK = 64  # weights that share a scale, in four bits
+GROUP_OF_FOUR, KEPT_OF_FOUR = 4, 2
+
+# Sixteen values between -1 and 1: evenly spaced, or as a normal distribution has its quantiles
+# (QLoRA, appendix E), so that each is used as often.
+LEVELS = {
+    "int4": [i / 8 for i in range(-8, 8)],
+    "nf4": [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a backbone keeps the frozen weights of its blocks.
+
+    Args:
+        weights: float, or quantized: int8 (a scale a row), int4 or nf4 (a scale for 64 of them).
+        sparsity: share of them that are zero, those of the smallest size.
+        two_of_four: two of each four that lie side by side are zero, as some hardware wants it.
+    """
+
+    weights: Weights = "float"
+    sparsity: float = 0.0
+    two_of_four: bool = False
+
+    def __post_init__(self):
+        if self.weights not in get_args(Weights):
+            raise UsageError(
+                f"weights must be one of {', '.join(get_args(Weights))}, got {self.weights!r}"
+            )
+        if not 0 <= self.sparsity < 1:
+            raise UsageError(f"sparsity must be at least 0 and below 1, got {self.sparsity}")
+        if self.two_of_four and self.sparsity not in (0, 0.5):
+            raise UsageError(f"two_of_four is a sparsity of 0.5, got sparsity={self.sparsity}")
+
+    @property
+    def compressed(self) -> str | None:
+        """What is not as it was pre-trained, in words."""
+        words = [] if self.weights == "float" else [self.weights]
+        if self.two_of_four or self.sparsity:
+            words.append("pruned")
+        return " and ".join(words) or None
+
+
+@torch.no_grad()
+def compress(backbone: nn.Module) -> None:
+    """Prune and quantize the layers of the blocks, in place, as the backbone's config says."""
+    storage = backbone.config
+    layers = [
+        (parent, name, child)
+        for stack in backbone.stacks
+        for parent in stack.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    ]
+    weights = [layer.weight for *_, layer in layers]
+    if storage.two_of_four:
+        for weight in weights:
+            prune_two_of_four(weight)
+    elif storage.sparsity:
+        prune_smallest(weights, storage.sparsity)
+    if storage.weights != "float":
+        for parent, name, layer in layers:
+            setattr(parent, name, QuantizedLinear(layer, storage.weights))
+
+
+def prune_smallest(weights: list[Tensor], share: float) -> None:
+    """Zero the smallest of all weights together."""
+    sizes = torch.cat([weight.abs().flatten() for weight in weights])
+    count = round(share * len(sizes))
+    if not count:
+        return
+    zeroed = torch.zeros_like(sizes, dtype=torch.bool)
+    zeroed[sizes.topk(count, largest=False).indices] = True
+    for weight, part in zip(weights, zeroed.split([w.numel() for w in weights]), strict=True):
+        weight.masked_fill_(part.view_as(weight), 0)
+
+
+def prune_two_of_four(weight: Tensor) -> None:
+    """Zero the two smaller of each four weights along a row."""
+    if weight.shape[1] % GROUP_OF_FOUR:
+        raise UsageError(
+            f"two_of_four needs layers whose inputs come in fours, got one of {weight.shape[1]}"
+        )
+    fours = weight.unflatten(1, (-1, GROUP_OF_FOUR))
+    smaller = fours.abs().topk(GROUP_OF_FOUR - KEPT_OF_FOUR, 2, largest=False).indices
+    fours.scatter_(2, smaller, 0)
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen layer whose weight is kept in eight or four bits, and is made anew where it is used.
+
+    To whoever reads it, `weight` is a float tensor.
+    """
+
+    def __init__(self, layer: nn.Linear, kind: str):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.kind = kind
+        codes, scales = quantized(layer.weight.detach(), kind)
+        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.scales = nn.Parameter(scales, requires_grad=False)
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        return dequantized(self.codes, self.scales, self.kind, shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        learns = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if not (torch.is_grad_enabled() and learns):
+            return F.linear(x, self.weight, self.bias)
+        shape = (self.out_features, self.in_features)
+        return _Frozen.apply(x, self.codes, self.scales, self.bias, self.kind, shape)
+
+    @torch.no_grad()
+    def in_float(self) -> nn.Linear:
+        """A plain layer with the weight that the codes stand for."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
+        layer.weight = nn.Parameter(self.weight, requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight in {self.kind}"
+
+
+class _Frozen(torch.autograd.Function):
+    """F.linear that keeps the codes for its backward, not the weight that they stand for."""
+
+    @staticmethod
+    def forward(ctx, x, codes, scales, bias, kind, shape):
+        ctx.kind, ctx.shape, ctx.x_dtype = kind, shape, x.dtype
+        ctx.save_for_backward(codes, scales)
+        return F.linear(x, dequantized(codes, scales, kind, shape), bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        codes, scales = ctx.saved_tensors
+        grad_x = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            weight = dequantized(codes, scales, ctx.kind, ctx.shape)
+            grad_x = (grad @ weight.to(grad.dtype)).to(ctx.x_dtype)
+        if ctx.needs_input_grad[3]:
+            grad_bias = grad.flatten(0, -2).sum(0).to(scales.dtype)
+        return grad_x, None, None, grad_bias, None, None
+
+
+def quantized(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a weight [out, in].
+
+    Eight bits: int8 [out, in] and a scale a row. Four bits: two codes a byte, uint8, and a scale
+    for each `BLOCK` weights, row after row.
+    """
+    if kind == "int8":
+        scales = weight.abs().amax(1, keepdim=True) / 127
+        return (weight / _divisor(scales)).round().to(torch.int8), scales
+    blocks = weight.flatten()
+    blocks = F.pad(blocks, (0, -len(blocks) % BLOCK)).view(-1, BLOCK)
+    largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
+    scales = -largest if kind == "int4" else largest.abs()  # int4 has -1 among its levels, not 1
+    levels = torch.tensor(LEVELS[kind], dtype=weight.dtype, device=weight.device)
+    between = (levels[1:] + levels[:-1]) / 2
+    codes = torch.bucketize(blocks / _divisor(scales), between).to(torch.uint8).flatten()
+    return codes[::2] | codes[1::2] << 4, scales
+
+
+def dequantized(codes: Tensor, scales: Tensor, kind: str, shape: tuple[int, int]) -> Tensor:
+    """The weight that codes and scales stand for, in the scales' dtype."""
+    if kind == "int8":
+        return codes.to(scales.dtype) * scales
+    levels = torch.tensor(LEVELS[kind], dtype=scales.dtype, device=scales.device)
+    pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], 1)  # of each byte
+    values = F.embedding(codes.int(), pairs).view(-1, BLOCK) * scales
+    return values.flatten()[: shape[0] * shape[1]].view(shape)
+
+
+def _divisor(scales: Tensor) -> Tensor:
+    return torch.where(scales == 0, 1, scales)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Numbers in all parameters, those that are kept in fewer bits among them."""
+    compressed = [m for m in network.modules() if isinstance(m, QuantizedLinear)]
+    kept = sum(m.codes.numel() + m.scales.numel() for m in compressed)
+    made = sum(m.in_features * m.out_features for m in compressed)
+    return sum(weight.numel() for weight in network.parameters()) - kept + made
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """What the parameters and buffers of a network take."""
+    return sum(value.numel() * value.element_size() for value in network.state_dict().values())
