@@ -105,10 +105,6 @@ class DaptLayer(nn.Module, BaseTunerLayer):
                 for entry, weight in self.backbone.named_parameters()
                 if method.owns(entry) and not entry.startswith("dapt.")
             }
-            if any(weight.is_meta for weight in own.values()):
-                raise UsageError(
-                    "low_cpu_mem_usage is not for adapters of dapt: they are a few MB, made at once"
-                )
         finally:
             replacements.undo(device)
         self.dapt_own[name] = nn.ParameterDict(own)
@@ -168,6 +164,10 @@ class DaptModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
+        if nn.Linear(1, 1).weight.is_meta:
+            raise UsageError(
+                "low_cpu_mem_usage is not for adapters of dapt: they are a few MB, made at once"
+            )
         if not hasattr(model, "tokenizers"):
             raise UsageError(
                 f"a {type(model).__name__} is no backbone of dapt: call get_peft_model on the "
