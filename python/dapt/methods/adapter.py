@@ -50,7 +50,7 @@ class AdapterBlock(nn.Module):
         return self.transform(self.attend(self.place(x, positions), mask))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + positions
+        return self.frozen.place(x, positions)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.frozen.attend(x, mask, self.frozen.path_factor(x))

@@ -12,6 +12,7 @@ from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemae, PointFemaeConfig
 from dapt.models.point_gpt import PointGpt, PointGptConfig
+from dapt.models.ptv3 import Ptv3, Ptv3Config, SceneFeatures
 from dapt.models.recon_pp import ReconPp, ReconPpConfig
 from dapt.models.transformer import Features, PointTransformer, PointTransformerConfig
 from dapt.models.uni3d import Uni3d, Uni3dConfig
@@ -29,8 +30,11 @@ __all__ = [
     "PointM2aeConfig",
     "PointTransformer",
     "PointTransformerConfig",
+    "Ptv3",
+    "Ptv3Config",
     "ReconPp",
     "ReconPpConfig",
+    "SceneFeatures",
     "Storage",
     "Uni3d",
     "Uni3dConfig",

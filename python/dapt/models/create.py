@@ -16,6 +16,7 @@ from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemaeConfig
 from dapt.models.point_gpt import LARGE_ENCODER, PointGptConfig
 from dapt.models.pretrained import SHIPPED, shipped_checkpoint
+from dapt.models.ptv3 import Ptv3Config
 from dapt.models.recon_pp import ReconPpConfig
 from dapt.models.sources import local_file
 from dapt.models.transformer import PointTransformer, PointTransformerConfig
@@ -27,9 +28,30 @@ BackboneConfig = (
     | PointM2aeConfig
     | PointFemaeConfig
     | PointGptConfig
+    | Ptv3Config
     | ReconPpConfig
     | Uni3dConfig
 )
+
+_PTV3_DEEP = {"depths": (3, 3, 3, 12, 3)}
+_UTONIA = {"grid_size": 0.01, "scale": 0.5, "rope_base": 10.0}
+_PTV3 = {
+    "tiny": Ptv3Config(
+        dims=(16, 32, 64, 128, 256), depths=(1, 1, 1, 3, 1), num_heads=(1, 2, 4, 8, 16)
+    ),
+    "small": Ptv3Config(),
+    "base": Ptv3Config(dims=(48, 96, 192, 384, 512), num_heads=(3, 6, 12, 24, 32), **_PTV3_DEEP),
+    "large": Ptv3Config(dims=(64, 128, 256, 512, 768), num_heads=(4, 8, 16, 32, 48), **_PTV3_DEEP),
+    "utonia_tiny": Ptv3Config(dims=(18, 36, 72, 144, 216), num_heads=(1, 2, 4, 8, 12), **_UTONIA),
+    "utonia_small": Ptv3Config(
+        dims=(36, 72, 144, 288, 432), num_heads=(2, 4, 8, 16, 24), **_UTONIA
+    ),
+    "utonia_base": Ptv3Config(
+        dims=(54, 108, 216, 432, 576), num_heads=(3, 6, 12, 24, 32), **_PTV3_DEEP, **_UTONIA
+    ),
+}
+_PTV3 |= {f"sonata_{size}": _PTV3[size] for size in ("small", "base")}
+_PTV3 |= {f"concerto_{size}": _PTV3[size] for size in ("tiny", "small", "base", "large")}
 
 BACKBONES: dict[str, BackboneConfig] = {
     "point_mae": PointTransformerConfig(),
@@ -54,6 +76,7 @@ BACKBONES: dict[str, BackboneConfig] = {
     "uni3d_base": Uni3dConfig(dim=768, num_heads=12, hidden=2048, mlp="swiglu_norm"),
     "uni3d_large": Uni3dConfig(dim=1024, depth=24, num_heads=16, hidden=2730, mlp="swiglu_norm"),
     "uni3d_giant": Uni3dConfig(dim=1408, depth=40, num_heads=16, hidden=6144, mlp="gelu"),
+    **{f"ptv3_{size}": config for size, config in _PTV3.items()},
     "point_mae_tiny": PointTransformerConfig(
         num_groups=32,
         dim=192,

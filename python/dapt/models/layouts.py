@@ -54,6 +54,26 @@ _FEMAE_SECOND_NAMES = (r".*\.cls\.bn[12]\.", "second name of conv1.1 and conv2.1
 _FEMAE_LICENSE = "published without a license: all rights are reserved, ask the authors"
 
 
+_PTV3_LICENSE = "CC-BY-NC-4.0, not for commercial use"
+_PTV3_RENAMES = (
+    (r"^embedding\.project", "embedding.stem.linear"),
+    (r"^embedding\.norm", "embedding.stem.norm"),
+    (r"^poolings\.0\.", "enc.enc1.down."),
+    (r"^poolings\.1\.", "enc.enc2.down."),
+    (r"^poolings\.2\.", "enc.enc3.down."),
+    (r"^poolings\.3\.", "enc.enc4.down."),
+    (r"\.down\.project", ".down.proj"),
+    (r"\.down\.norm", ".down.norm.0"),
+    (r"^scales\.(\d+)\.(\d+)", r"enc.enc\1.block\2"),
+    (r"\.cpe\.conv", ".cpe.0"),
+    (r"\.cpe\.project", ".cpe.1"),
+    (r"\.cpe\.norm", ".cpe.2"),
+    (r"\.norm([12])\.", r".norm\1.0."),
+    (r"\.mlp\.", ".mlp.0."),
+    (r"\.inv_freq", ".rope.inv_freq"),
+)
+
+
 def _femae_renames(prefix: str) -> tuple[tuple[str, str], ...]:
     return (
         (r"^local\.(\d+)\.norm\.", r"blocks.\1.cls_norm."),
@@ -269,6 +289,28 @@ LAYOUTS = (
             ),
             (r"logit_scale", "temperature of the pre-training"),
         ),
+    ),
+    Layout(
+        title="Sonata, Concerto or Utonia",
+        network="ptv3_base",
+        marks=(r"embedding\.stem\.linear\.", r"enc\.enc0\.block0\.cpe\.0\."),
+        renames=_PTV3_RENAMES,
+        reasons=(
+            (r"embedding\.mask_token$", "what hidden cells were in the pre-training"),
+            (
+                r"dec\.|seg_head\.|cls_head\.",
+                "decoder and head of a task",
+            ),
+        ),
+        closed=True,
+        license=_PTV3_LICENSE,
+    ),
+    Layout(
+        title="dapt backbone",
+        network="ptv3_base",
+        marks=(r"embedding\.project\.", r"scales\.0\.0\.cpe\."),
+        renames=(),
+        closed=True,
     ),
     Layout(
         title="fine-tuned point transformer",

@@ -3,7 +3,8 @@
 It knows nothing of adaptation methods. What they may rely on:
 
 - a block is called as ``block(tokens, positions, mask)`` and adds the positions itself;
-- its first half is ``block.attend(tokens, mask, factor)``, its second ``norm2``, then ``mlp``;
+- ``block.place(tokens, positions)`` is how it adds them; its first half is then
+  ``block.attend(tokens, mask, factor)``, its second ``norm2``, then ``mlp``;
 - a block may insert tokens of its own between the tokens in front and the patches, which are always
   the last G tokens.
 """
@@ -33,6 +34,14 @@ class Features(NamedTuple):
     start: Tensor | None = None  # [B, C], the token in front of patches that look back
     image: Tensor | None = None  # [B, I, C], tokens beside the patches that were taught by images
     text: Tensor | None = None  # [B, T, C], likewise by texts
+
+    @property
+    def patch_mean(self) -> Tensor:  # [B, C]
+        return self.patches.mean(1)
+
+    @property
+    def patch_max(self) -> Tensor:  # [B, C]
+        return self.patches.amax(1)
 
 
 def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
@@ -66,9 +75,10 @@ def of_kept(
 
 
 def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
-    """The mask of the patches, for all tokens: those in front see everything and are seen."""
-    if mask is None:
-        return None
+    """The mask of the patches, for all tokens: those in front see everything and are seen. What is
+    no tensor is for networks that take no more tokens."""
+    if not isinstance(mask, Tensor):
+        return mask
     more = num_tokens - mask.shape[-1]
     return F.pad(mask, (more, 0, more, 0), value=True)
 
@@ -139,6 +149,8 @@ class Block(nn.Module):
         eps: of both norms.
     """
 
+    own_positions = False  # whether the block makes its tokens' positions itself
+
     def __init__(
         self,
         dim: int,
@@ -159,8 +171,12 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim) if mlp is None else mlp
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + positions
+        x = self.place(x, positions)
         return self.transform(self.attend(x, mask, self.path_factor(x)))
+
+    def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The tokens with their positions."""
+        return x + positions
 
     def attend(
         self,

@@ -1,0 +1,186 @@
+"""The layers of Point Transformer V3, on packed cells: tokens [1, M, C].
+
+A block's positions are the cells' neighbors and its mask is their patches, so that blocks are
+called here as they are everywhere: ``block(tokens, positions, mask)``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.models.ptv3_geometry import Geometry, Patches
+from dapt.models.transformer import Mlp, add_branch
+
+
+class PatchAttention(nn.Module):
+    """Self-attention among the cells of a patch.
+
+    Args:
+        dim: C, the width of the tokens.
+        num_heads: Divides C.
+        rope_base: Of rotary positions, where there are any; a head is then six times a whole number
+            wide: a pair of channels for each frequency of each axis.
+    """
+
+    def __init__(self, dim: int, num_heads: int, rope_base: float | None = None):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.inv_freq: Tensor | None = None
+        if rope_base is not None:
+            of_axis = dim // num_heads // 3
+            exponents = torch.arange(0, of_axis, 2, dtype=torch.float32) / of_axis
+            del self.inv_freq
+            self.register_buffer("inv_freq", rope_base**-exponents)
+
+    def forward(self, x: Tensor, patches: Patches) -> Tensor:  # [1, M, C]
+        qkv = self.qkv(x)
+        if self.inv_freq is not None:
+            qkv = self._turned(qkv, patches.coords)
+        qkv = dapt_ext.gather(qkv, patches.cells[None])[0]  # [S, 3 C]
+        groups = qkv.split([count * size for count, size in patches.shapes])
+        seen = [
+            dapt_ext.attention(group.unflatten(0, shape), self.num_heads).flatten(0, 1)
+            for group, shape in zip(groups, patches.shapes, strict=True)
+        ]
+        seen = torch.cat(seen) if seen else x[0]  # [S, C]
+        return self.proj(dapt_ext.gather(seen[None], patches.slots[None]))
+
+    def _turned(self, qkv: Tensor, coords: Tensor) -> Tensor:
+        """Queries and keys, turned by where their cells are, a third of a head by each axis."""
+        angles = (coords[..., None] * self.inv_freq)[None, :, None, None]  # [1, M, 1, 1, 3, f]
+        cos, sin = angles.cos().to(qkv.dtype), angles.sin().to(qkv.dtype)
+        heads = qkv.unflatten(2, (3, self.num_heads, 3, 2, -1))  # [1, M, 3, H, 3, 2, f]
+        u, v = heads[:, :, :2].unbind(5)
+        turned = torch.stack([u * cos - v * sin, v * cos + u * sin], 5)
+        return torch.cat([turned, heads[:, :, 2:]], 2).flatten(2)
+
+
+class SubmanifoldConv(nn.Module):
+    """A convolution of 3 x 3 x 3 cells whose output has the cells of its input."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim, 3, 3, 3, dim), std=0.02))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:  # [1, M, C]
+        return dapt_ext.submanifold_conv(x[0], self.weight, self.bias, neighbors)[None]
+
+    def extra_repr(self) -> str:
+        return str(len(self.bias))
+
+
+class NeighborEmbedding(nn.Module):
+    """The position of a cell, told by what is around it."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv = SubmanifoldConv(dim)
+        self.project = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:  # [1, M, C]
+        return self.norm(self.project(self.conv(x, neighbors)))
+
+
+class SceneBlock(nn.Module):
+    """A transformer block that makes the positions of its tokens itself.
+
+    Args:
+        dim: C, the width of the tokens.
+        num_heads: Of the attention.
+        mlp_ratio: Hidden units of the MLP to C.
+        drop_path: Share of the cells for which a half of the block is left out in training.
+        rope_base: Of rotary positions in the attention.
+    """
+
+    own_positions = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int = 4,
+        drop_path: float = 0.0,
+        rope_base: float | None = None,
+    ):
+        super().__init__()
+        self.dim = dim
+        self.drop_path = drop_path
+        self.cpe = NeighborEmbedding(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = PatchAttention(dim, num_heads, rope_base)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Patches) -> Tensor:  # [1, M, C]
+        x = self.place(x, positions)
+        x = x + self._dropped(self.attn(self.norm1(x), mask))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The tokens with their positions."""
+        return x + self.cpe(x, positions)
+
+    def attend(self, x: Tensor, mask: Patches, factor: Tensor | None = None) -> Tensor:
+        """The first half, of tokens that have their positions, with one factor of drop-path."""
+        return add_branch(x, self.attn(self.norm1(x), mask), factor)
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """Stochastic depth, cell by cell as published."""
+        if self.drop_path == 0.0 or not self.training:
+            return branch
+        keep = 1.0 - self.drop_path
+        return branch * (branch.new_empty(*branch.shape[:2], 1).bernoulli_(keep) / keep)
+
+
+class SceneStack(nn.ModuleList):
+    """The blocks of one scale; each attends along another curve than the one before."""
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:  # [1, M, C]
+        for i, block in enumerate(self):
+            x = block(x, geometry.neighbors, geometry.patches[i % len(geometry.patches)])
+        return x
+
+
+class Pooling(nn.Module):
+    """Up to eight cells become one, the maximum of what is made of them."""
+
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__()
+        self.project = nn.Linear(dim, out_dim)
+        self.norm = nn.LayerNorm(out_dim)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor, inside: Tensor) -> Tensor:  # [1, M, C], [P, 8] -> [1, P, D]
+        inside = inside[None]
+        values = dapt_ext.gather(self.project(x), inside)  # [1, P, 8, D]
+        values = values.masked_fill((inside < 0)[..., None], -torch.inf)
+        return self.act(self.norm(values.amax(2)))
+
+
+class Unpooling(nn.Module):
+    """Cells with what the coarser ones around them know."""
+
+    def __init__(self, coarse_dim: int, dim: int, out_dim: int):
+        super().__init__()
+
+        def mixed(width: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(width, out_dim), nn.LayerNorm(out_dim), nn.GELU())
+
+        self.coarse, self.own = mixed(coarse_dim), mixed(dim)
+
+    def forward(self, coarse: Tensor, own: Tensor, around: Tensor) -> Tensor:
+        """[1, P, C'], [1, M, C], int64 [M] -> [1, M, D]"""
+        return self.own(own) + dapt_ext.gather(self.coarse(coarse), around[None])
+
+
+def scene_stack(
+    dim: int, num_heads: int, mlp_ratio: int, rates: Sequence[float], rope_base: float | None
+) -> SceneStack:
+    """Blocks, one for each rate of drop-path."""
+    return SceneStack(SceneBlock(dim, num_heads, mlp_ratio, rate, rope_base) for rate in rates)
