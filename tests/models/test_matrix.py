@@ -13,6 +13,25 @@ REFUSALS = {
     "point_femae": {"reversible": "does something between its blocks"},
     "recon_pp_small": {"reversible": "does something between its blocks"},
     "uni3d_tiny": {"density, full, ReLU": "relu stands in for GELU, and this MLP has a Gate"},
+    "ptv3_tiny": {
+        "reversible dapt": "reversible works on one stack of plain blocks",
+        **dict.fromkeys(
+            (
+                "density, stag",
+                "ga_prompt",
+                "idpt",
+                "point_gst",
+                "point_lora",
+                "point_peft",
+                "ppt",
+                "prefix",
+                "reversible",
+                "stag",
+                "vpt",
+            ),
+            r"needs a row of tokens for each cloud, and Ptv3 .* choose from adapter, dapt, full",
+        ),
+    },
     "uni3d_base": {"density, full, ReLU": "relu stands in for GELU, and this MLP has a Gate"},
 }
 

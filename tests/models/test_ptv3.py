@@ -10,14 +10,9 @@ from dapt.errors import DaptError, UsageError
 from dapt.models import checkpoints
 from dapt.models.checkpoints import find_layout, load_weights
 from dapt.models.layouts import LAYOUTS
+from support import fixtures
 
-SMALL = {
-    "dims": (12, 24, 36),
-    "depths": (1, 2, 1),
-    "num_heads": (1, 2, 3),
-    "patch_size": 16,
-    "grid_size": 0.25,
-}
+SMALL = fixtures.SMALL["ptv3_tiny"]
 LAYOUT_OF = {
     "ptv3_sonata_small": ("sonata_small", 38_648_992),
     "ptv3_sonata_base": ("sonata_base", 108_461_376),

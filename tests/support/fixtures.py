@@ -34,6 +34,13 @@ SMALL = {
     "uni3d_tiny": {"encoder_dim": 32, "hidden": 60},
     "uni3d_base": {"encoder_dim": 32, "hidden": 60},
     "uni3d_giant": {"encoder_dim": 32, "hidden": 60},
+    "ptv3_tiny": {
+        "dims": (12, 24, 36),
+        "depths": (1, 2, 1),
+        "num_heads": (1, 2, 3),
+        "patch_size": 16,
+        "grid_size": 0.25,
+    },
 }
 STORAGE = {field.name for field in dataclasses.fields(Storage)}
 _SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
@@ -44,10 +51,8 @@ def small_backbone():
     """A function: a small backbone of the shape of a named one, the same for the same seed."""
 
     def build(name="point_mae", seed=0, **fields):
-        if name != "point_m2ae":
-            fields = _SMALL_PLAIN | SMALL[name] | fields
-        else:
-            fields = SMALL[name] | fields
+        plain = {} if "dims" in SMALL[name] else _SMALL_PLAIN  # those of several scales say all
+        fields = plain | SMALL[name] | fields
         storage = {field: fields.pop(field) for field in STORAGE if field in fields}
         with torch.random.fork_rng():
             torch.manual_seed(seed)

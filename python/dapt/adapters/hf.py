@@ -99,6 +99,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         method, replacements = config.method(), Replacements()
         device = _device(self.backbone)
         try:
+            method.check(self.backbone)
             method.wrap(self.backbone, replacements)
             own = {
                 entry.replace(".", "/"): weight

@@ -176,6 +176,7 @@ class AdaptedModel(nn.Module):
             pretrained = {id(value) for value in _state(self.backbone).values()}
             replacements = Replacements()
             try:
+                method.check(self.backbone)
                 method.wrap(self.backbone, replacements)
                 _check_predicate(method, self.backbone, pretrained)
                 fixed = frozenset(

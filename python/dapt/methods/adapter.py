@@ -1,6 +1,7 @@
 """Parallel adapters of a fixed scale: DAPT's adapter without what makes it dynamic."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from dapt.models.transformer import Block
 @register("adapter")
 @dataclass(frozen=True)
 class Adapter(Method):
+    packs: ClassVar[bool] = True
+
     rank: int = 64
     scale: float = 0.1
     dropout: float = 0.1  # inside the adapters

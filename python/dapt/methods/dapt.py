@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.methods.method import Method, register
+from dapt.methods.method import Method, is_packed, register
 from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements, own_class_token
 from dapt.methods.scale_shift import ScaleShift, put_scale_shift
 from dapt.models.transformer import (
@@ -36,6 +36,8 @@ PUBLISHED = {
 @register("dapt")
 @dataclass(frozen=True)
 class Dapt(Method):
+    packs: ClassVar[bool] = True
+
     rank: int = 64
     dropout: float = 0.2  # inside the adapters
     drop_path: float = 0.3  # of the last block; grows from 0 in the first
@@ -64,9 +66,13 @@ class Dapt(Method):
             object.__setattr__(self, "head_tokens", tuple(self.head_tokens))
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        own = backbone.head_tokens
+        if is_packed(backbone):
+            if any("prompt" in name for name in self.head_tokens or ()):
+                raise UsageError(f"head_tokens: {type(backbone).__name__} takes no prompts to read")
+            return self.head_tokens or own
         if self.head_tokens is not None:
             return self.head_tokens
-        own = backbone.head_tokens
         n = own.count("cls")  # which comes first
         return (*own[:n], "prompt:mean", *own[n:])
 
@@ -79,11 +85,7 @@ class Dapt(Method):
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         own_class_token(backbone, replacements)
         for tokenizer in backbone.tokenizers:
-            if isinstance(tokenizer.project, nn.Identity):
-                replacements.put(tokenizer, "project", ScaleShift(tokenizer.dim))
-            else:
-                put_scale_shift(replacements, tokenizer, "project")
-
+            put_scale_shift(replacements, tokenizer, "project")
         put_scale_shift(replacements, backbone, "norm")
 
         rates = iter(drop_path_rates(self.drop_path, sum(map(len, backbone.stacks))))
@@ -93,12 +95,13 @@ class Dapt(Method):
                 put_scale_shift(replacements, block.attn, "qkv", "proj")
                 put_scale_shift(replacements, block.mlp, "fc1", "fc2")
                 # A prompt from the last block of an inner scale would reach nothing.
-                with_prompt = stack is backbone.stacks[-1] or i < len(stack) - 1
+                reaches = stack is backbone.stacks[-1] or i < len(stack) - 1
+                with_prompt = reaches and not is_packed(backbone)
                 wrapped = DaptBlock(
                     block,
                     self,
                     drop_path=next(rates),
-                    add_positions=i == 0,
+                    add_positions=i == 0 or block.own_positions,
                     prompt_at=backbone.num_class_tokens if with_prompt else None,
                 )
                 replacements.put(stack, str(i), wrapped)
@@ -151,7 +154,8 @@ class DynamicAdapter(nn.Module):
 class DaptBlock(nn.Module):
     """A frozen block with the adapter in its second half and a prompt token more at its end.
 
-    ``add_positions``: DAPT adds them once, before the first block. ``prompt_at``: the index at
+    ``add_positions``: DAPT adds them once, before the first block, unless blocks make them
+    themselves. ``prompt_at``: the index at
     which the prompt is inserted, None for no prompt.
     """
 
@@ -180,7 +184,7 @@ class DaptBlock(nn.Module):
         return self._run(x, mask)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + positions if self.add_positions else x
+        return self.frozen.place(x, positions) if self.add_positions else x
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.frozen.attend(x, widen_mask(mask, x.shape[1]), self._path_factor(x))

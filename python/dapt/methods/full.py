@@ -1,6 +1,7 @@
 """Full fine-tuning: everything trains, on a copy, so that the pre-trained weights stay."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -12,6 +13,8 @@ from dapt.methods.replacements import Replacements
 @register("full")
 @dataclass(frozen=True)
 class Full(Method):
+    packs: ClassVar[bool] = True
+
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         if backbone.config.compressed:
             raise UsageError(

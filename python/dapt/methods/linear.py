@@ -1,6 +1,7 @@
 """Linear probing's setting: the backbone stays as it is, only the head trains."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +12,8 @@ from dapt.methods.replacements import Replacements
 @register("linear")
 @dataclass(frozen=True)
 class Linear(Method):
+    packs: ClassVar[bool] = True
+
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         pass
 

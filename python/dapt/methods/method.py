@@ -21,6 +21,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    packs: ClassVar[bool] = False  # works on backbones that keep all clouds' tokens in one row
 
     def __post_init__(self):  # noqa: B027, where a method's settings are checked
         pass
@@ -36,6 +37,15 @@ class Method(ABC):
         The only statement of it: what is owned trains, is saved and is counted, and the rest is
         the pre-trained network, untouched.
         """
+
+    def check(self, backbone: nn.Module) -> None:
+        """Refuse a backbone on which the method does not work."""
+        if is_packed(backbone) and not self.packs:
+            able = ", ".join(sorted(name for name, kind in METHODS.items() if kind.packs))
+            raise UsageError(
+                f"method '{self.name}' needs a row of tokens for each cloud, and "
+                f"{type(backbone).__name__} keeps those of all clouds in one: choose from {able}"
+            )
 
     @classmethod
     def over(cls, inner: str) -> type["Method"]:
@@ -84,6 +94,11 @@ class Method(ABC):
 
 
 METHODS: dict[str, type[Method]] = {}
+
+
+def is_packed(backbone: nn.Module) -> bool:
+    """Whether it keeps the tokens of all clouds in one row, among which none can be put."""
+    return getattr(backbone, "packed", False)
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:

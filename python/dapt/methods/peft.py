@@ -29,6 +29,7 @@ _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  
 class Peft(Method):
     """Its class token trains beside what PEFT puts in place."""
 
+    packs: ClassVar[bool] = True
     kind: ClassVar[str | None] = None
 
     settings: dict[str, Any] | None = None  # fields of the config class of PEFT

@@ -62,8 +62,12 @@ class ScaleShiftNorm(ScaleShift):
 
 
 def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) -> None:
-    """Let a learnt scale and shift follow each of the named layers of ``parent``."""
+    """Let a learnt scale and shift follow each of the named layers of ``parent``; one that does
+    nothing passes on what is as wide as the parent's tokens."""
     for name in names:
         layer = getattr(parent, name)
+        if isinstance(layer, nn.Identity):
+            replacements.put(parent, name, ScaleShift(parent.dim))
+            continue
         kind = ScaleShiftLinear if isinstance(layer, nn.Linear) else ScaleShiftNorm
         replacements.put(parent, name, kind(layer))

@@ -4,14 +4,14 @@ A block's positions are the cells' neighbors and its mask is their patches, so t
 called here as they are everywhere: ``block(tokens, positions, mask)``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import dapt_ext
 from dapt.models.ptv3_geometry import Geometry, Patches
-from dapt.models.transformer import Mlp, add_branch
+from dapt.models.transformer import Mlp, add_branch, drop_path_factor
 
 
 class PatchAttention(nn.Module):
@@ -126,9 +126,20 @@ class SceneBlock(nn.Module):
         """The tokens with their positions."""
         return x + self.cpe(x, positions)
 
-    def attend(self, x: Tensor, mask: Patches, factor: Tensor | None = None) -> Tensor:
-        """The first half, of tokens that have their positions, with one factor of drop-path."""
-        return add_branch(x, self.attn(self.norm1(x), mask), factor)
+    def attend(
+        self,
+        x: Tensor,
+        mask: Patches,
+        factor: Tensor | None = None,
+        attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The first half, of tokens that have their positions, as `Block.attend`."""
+        u = self.norm1(x)
+        return add_branch(x, self.attn(u, mask) if attention is None else attention(u), factor)
+
+    def path_factor(self, x: Tensor) -> Tensor | None:
+        """Drop-path's for a half of the block as a whole, [1]."""
+        return drop_path_factor(x, self.drop_path, self.training)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         """Stochastic depth, cell by cell as published."""

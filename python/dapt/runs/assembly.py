@@ -77,7 +77,7 @@ def check_groups(num_points: int, backbone: nn.Module) -> None:
     """A cloud has to have a point for each center, and each patch its points."""
     first = backbone.tokenizers[0]
     for field in ("num_groups", "group_size"):
-        if getattr(first, field) > num_points:
+        if getattr(first, field, 0) > num_points:
             raise UsageError(
                 f"the network sees {num_points} points of a cloud, fewer than its {field} of "
                 f"{getattr(first, field)}: make backbone.{field} smaller, or give more points"
