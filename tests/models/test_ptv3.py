@@ -208,6 +208,14 @@ def test_any_dtype(dtype):
     torch.testing.assert_close(got.float(), expected, rtol=close, atol=close)
 
 
+def test_quantized_weights():
+    points = scene()
+    plain, quantized = small(), dapt.create_backbone("ptv3_tiny", **SMALL, weights="int8").eval()
+    assert quantized(points).patches.isfinite().all()
+    # the convolutions, two thirds of the weights, stay in float
+    assert dapt.models.weight_bytes(quantized) < 0.8 * dapt.models.weight_bytes(plain)
+
+
 def test_gradients_repeat():
     backbone, points = small(), scene(2, 300)
     grads = []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_at_least
+from dapt.models.compression import Storage
 from dapt.models.ptv3_geometry import Cells, Geometry
 from dapt.models.ptv3_layers import Pooling, SceneStack, scene_stack
 from dapt.models.transformer import drop_path_rates, init_weights
@@ -23,8 +24,8 @@ CHANNELS = 9  # of a point: its place, its color in 0 to 1, its normal
 
 
 @dataclass(frozen=True)
-class Ptv3Config:
-    """The size of a PTv3 encoder.
+class Ptv3Config(Storage):
+    """The size of a PTv3 encoder; further fields are those of `Storage`.
 
     Args:
         grid_size: Side of a cell, in the unit of the points after scaling.
@@ -61,6 +62,7 @@ class Ptv3Config:
     drop_path: float = 0.3
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("dims", "depths", "num_heads", "curves"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         check_at_least(self, patch_size=1, mlp_ratio=1)
