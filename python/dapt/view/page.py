@@ -54,7 +54,7 @@ def self_contained(
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
-<title>{html.escape(visible(title))}</title>
+<title>{text(title)}</title>
 <link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
@@ -85,6 +85,11 @@ def _visible(content):
     return [_visible(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def visible(text: str) -> str:
+def visible(words: str) -> str:
     """Characters that steer a terminal or turn the direction of writing, as their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
+def text(words: object) -> str:
+    """Anything as text of a page, in an element or in an attribute."""
+    return html.escape(visible(str(words)))

@@ -64,8 +64,13 @@ def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
 
 
 def of_dataset(dataset: PointDataset, limit: int) -> Iterator[Subject]:
-    """Samples of a dataset, spread evenly over it; their points are upright."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
+    """Samples of a dataset, spread evenly over it."""
+    count = min(limit, len(dataset))
+    yield from of_rows(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int))
+
+
+def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
+    """Samples of a dataset; their points are upright."""
     names = dict(enumerate(dataset.part_names))
     for row in rows:
         batch = dataset.batch([row])

@@ -1,0 +1,195 @@
+"""All that a report tells of some runs: gathered first, written afterwards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dapt.data import PointDataset
+from dapt.errors import DaptError
+from dapt.runs.assembly import restore_model
+from dapt.runs.cost import measure as measure_cost
+from dapt.runs.settings import Section
+from dapt.view.clouds import Cloud
+from dapt.view.evidence import Evidence, dataset_of, gather
+from dapt.view.records import Group, Record, comparable, grouped, read_records
+from dapt.view.subjects import Names, Observer, Portrayal, of_rows
+
+COUNTED_BATCH = 8  # clouds, for the memory of methods side by side
+SIDE_BY_SIDE = ("full", "dapt", "reversible")  # figure 2c of the paper
+GALLERY = 12  # clouds, half of them wrong where there are so many
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Findings:
+    """What is known of the runs.
+
+    Args:
+        groups: The best first.
+        metric: The score that they have in common.
+        evidence: By the names of the groups whose model could look at its data.
+        class_names: Of the clouds or points that the models tell apart.
+        split: Which data the evidence is of, and how many samples.
+        memory: (method, bytes kept for the backward, whether it was trained), of one batch.
+        gallery: Clouds with what the model of a group says.
+        names: Tables of names of the gallery.
+        shown: The group whose model the gallery shows.
+        notes: What could not be found out, and why.
+    """
+
+    groups: Sequence[Group]
+    metric: str
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+    split: str = "test"
+    samples: int = 0
+    of_samples: int = 0
+    memory: list[tuple[str, int, bool]] = field(default_factory=list)
+    gallery: list[Cloud] = field(default_factory=list)
+    names: Names = field(default_factory=dict)
+    shown: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_of_points(self) -> bool:
+        return self.metric.endswith("miou")
+
+    def series(self, group: Group) -> int:
+        """The color of a group in all charts."""
+        return [each.name for each in self.groups].index(group.name)
+
+
+def find(paths: Sequence[Path], limit: int | None, look: bool, say: Say) -> Findings:
+    """Read the runs, and let their models look at their data.
+
+    Args:
+        paths: Run folders, or folders that hold runs.
+        limit: Most samples for the models to look at; all by default.
+        look: Whether they look at all.
+        say: Is told what takes its time.
+    """
+    records = read_records(paths)
+    findings = Findings(grouped(records), comparable(records))
+    if look:
+        for group in findings.groups:
+            if group.complete and group.complete[0].settings.method is not None:
+                _look(findings, group, limit, say)
+        _count_memory(findings, say)
+        _fill_gallery(findings, limit, say)
+    return findings
+
+
+def _look(findings: Findings, group: Group, limit: int | None, say: Say) -> None:
+    record = _shown_run(group)
+    try:
+        split, whole = dataset_of(record.folder, None)
+        split, dataset = dataset_of(record.folder, limit)
+        say(f"{group.name}: {len(dataset):,} samples of the {split} split")
+        findings.evidence[group.name] = gather(record.folder, dataset, split)
+    except (DaptError, OSError) as error:
+        findings.notes.append(f"{group.name}: its model could not look at its data: {error}")
+        return
+    names = dataset.part_names if findings.is_of_points else dataset.class_names
+    findings.class_names = findings.class_names or tuple(names)
+    findings.split, findings.samples = split, len(dataset)
+    findings.of_samples = len(whole)
+
+
+def _shown_run(group: Group) -> Record:
+    """The run of a group that stands for it: the first seed, and of folds the first."""
+    record = group.complete[0]
+    fold = record.folder.path / "fold_0"
+    return Record.read(fold) if (fold / "config.yaml").is_file() else record
+
+
+def _count_memory(findings: Findings, say: Say) -> None:
+    """Bytes kept for the backward on one batch, of the runs' methods and the paper's."""
+    trained = [group for group in findings.groups if group.complete and group.first.settings.method]
+    if not trained:
+        return
+    say("memory of the methods side by side")
+    first = trained[0].first.settings
+    methods = {group.name: (group.first.settings.method, True) for group in trained}
+    present = {section.name for section, _ in methods.values()}
+    for name in SIDE_BY_SIDE:
+        if name not in present:
+            methods[name] = (Section(name), False)
+    count = max(len(findings.class_names), 2)
+    for name, (method, is_trained) in methods.items():
+        try:
+            cost = measure_cost(
+                first.backbone,
+                method,
+                first.task,
+                num_classes=count,
+                num_parts=count,
+                num_points=first.training.num_points or 1024,
+                batch_size=COUNTED_BATCH,
+            )
+        except DaptError:
+            continue  # the method and this backbone do not go together
+        findings.memory.append((name, cost["saved_activation_bytes"], is_trained))
+
+
+def _fill_gallery(findings: Findings, limit: int | None, say: Say) -> None:
+    """Right and wrong answers of the best model, if possible of one with dynamic adapters."""
+    looked = [group for group in findings.groups if group.name in findings.evidence]
+    if not looked:
+        return
+    dynamic = [g for g in looked if findings.evidence[g.name].scale_mean.size]
+    group = (dynamic or looked)[0]
+    say(f"gallery of {group.name}")
+    record = _shown_run(group)
+    _, dataset = dataset_of(record.folder, limit)
+    model = restore_model(record.folder)
+    portrayal = Portrayal(model.adapter.task.label_names)
+    observer = Observer(model, record.settings)
+    rows = chosen(findings.evidence[group.name])
+    for row, subject in zip(rows, of_rows(dataset, rows), strict=True):
+        cloud = portrayal.cloud(subject, observer.look(subject, is_sample=True))
+        cloud.facts.lines.extend(_said_by_others(findings, looked, group, dataset, row))
+        findings.gallery.append(cloud)
+    findings.names, findings.shown = portrayal.names(), group.name
+
+
+def chosen(evidence: Evidence) -> list[int]:
+    """Half of them wrong, the surest first; half of them right, from different classes."""
+    if (evidence.predicted < 0).all():  # of points: from the worst to the best
+        order = np.argsort(evidence.right, kind="stable")
+        places = np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)
+        return order[np.unique(places)].tolist()
+    surest = np.argsort(-evidence.confidence, kind="stable")
+    wrong = [int(i) for i in surest if evidence.right[i] < 1]
+    right = [int(i) for i in surest if evidence.right[i] == 1]
+    right = _varied(right, evidence.truth)
+    few = min(len(wrong), max(GALLERY // 2, GALLERY - len(right)))
+    return [*_varied(wrong, evidence.truth)[:few], *right[: GALLERY - few]]
+
+
+def _varied(rows: Sequence[int], classes: np.ndarray) -> list[int]:
+    """One of each class, then a second one of each, and so on."""
+    turn: dict[int, int] = {}
+    turns = []
+    for row in rows:
+        number = int(classes[row])
+        turns.append(turn.get(number, 0))
+        turn[number] = turns[-1] + 1
+    return [row for _, row in sorted(zip(turns, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def _said_by_others(
+    findings: Findings, looked: Sequence[Group], shown: Group, dataset: PointDataset, row: int
+) -> list[tuple[str, str]]:
+    """What the other models say of the same sample."""
+    lines = []
+    for group in looked:
+        evidence = findings.evidence[group.name]
+        same = np.array_equal(evidence.truth, findings.evidence[shown.name].truth)
+        if group is shown or not same or evidence.predicted[row] < 0:
+            continue
+        answer = dataset.class_names[evidence.predicted[row]]
+        lines.append((group.name, f"{answer}, {100 * evidence.confidence[row]:.0f} %"))
+    return lines
