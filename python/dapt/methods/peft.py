@@ -1,5 +1,10 @@
-"""Any tuner of Hugging Face PEFT that wraps Linear layers: peft:lora, peft:ia3 and so on."""
+"""Tuners of Hugging Face PEFT that wrap Linear layers: peft:lora, peft:ia3 and so on.
 
+Settings come from adapter files, too, whoever wrote them: so tuners are those of a list, and a
+setting is a number, a switch or a name that cannot stand for a file, a hub or a pattern.
+"""
+
+import typing
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +26,24 @@ DEFAULTS = {
     "vera": {"save_projection": False},  # shared by all layers, and drawn again from its seed
 }
 SAME_AS = {"dora": "lora"}
+SUPPORTED = (
+    *("adamss", "beft", "boft", "c3a", "deft", "delora", "dora", "fourierft", "frod", "glora"),
+    *("gralora", "hira", "hra", "ia3", "ln_tuning", "loha", "lokr", "lora", "miss", "oft", "osf"),
+    *("peanut", "psoft", "road", "shira", "supertuning", "vera", "waveft"),
+)
+_LANGUAGE = "it is for language models; here are vpt and prefix"
+_SHARED = "its tensors are shared by layers, or some of them do not train"
+REFUSED = {
+    **dict.fromkeys(("adaption_prompt", "cartridge", "cpt", "multitask_prompt_tuning"), _LANGUAGE),
+    **dict.fromkeys(("p_tuning", "prefix_tuning", "prompt_tuning"), _LANGUAGE),
+    **dict.fromkeys(("adalora", "lily", "pvera", "randlora", "tinylora"), _SHARED),
+    **dict.fromkeys(("unilora", "vblora"), _SHARED),
+    "poly": "it needs the number of a task with each cloud",
+    "shadow": "it loads a second model, from a file or a hub",
+    "trainable_tokens": "it is for tables of words",
+    "xlora": "it is made of other adapters, from files",
+}
+LAYER_LISTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform")
 _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  # as PEFT has them
 
 
@@ -37,9 +60,13 @@ class Peft(Method):
     @classmethod
     @cache
     def over(cls, inner: str) -> type[Method]:
-        known = sorted([*(kind.lower() for kind in _library().tuners), *SAME_AS])
-        if inner not in known:
-            raise UsageError(f"unknown method 'peft:{inner}'; PEFT has {', '.join(known)}")
+        if inner in REFUSED:
+            raise UsageError(f"peft:{inner} is not supported: {REFUSED[inner]}")
+        if inner not in SUPPORTED:
+            known = ", ".join(SUPPORTED)
+            raise UsageError(f"unknown method 'peft:{inner}': choose one of {known}")
+        if SAME_AS.get(inner, inner).upper() not in _library().tuners:
+            raise UsageError(f"peft:{inner} needs a newer version of the package peft")
         return dataclass(frozen=True)(
             type(f"Peft{inner.title()}", (cls,), {"kind": inner, "name": f"peft:{inner}"})
         )
@@ -57,11 +84,12 @@ class Peft(Method):
     def config(self) -> Any:
         """The config object of PEFT."""
         fields = {"target_modules": LINEARS} | DEFAULTS.get(self.kind, {}) | (self.settings or {})
-        _check(self.name, fields)
+        config = _library().configs[SAME_AS.get(self.kind, self.kind).upper()]
+        _check(self.name, fields, config)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Specified to not save vera_A")
-                return _library().configs[SAME_AS.get(self.kind, self.kind).upper()](**fields)
+                return config(**fields)
         except _REFUSALS as error:
             raise UsageError(f"settings of {self.name}: {error}") from None
 
@@ -93,7 +121,10 @@ class Peft(Method):
             return super().folded(module)
         if isinstance(module.get_base_layer(), QuantizedLinear):
             module.base_layer = module.get_base_layer().in_float()
-        module.merge(safe_merge=True)
+        try:
+            module.merge(safe_merge=True)
+        except ValueError:  # beft's bias of a layer that has none
+            return None
         return module.get_base_layer()
 
     def _check_what_is_new(self, backbone: nn.Module, before: set[str]) -> None:
@@ -111,8 +142,9 @@ class Peft(Method):
             seen.add(id(value))
 
 
-def _check(name: str, fields: Mapping[str, Any]) -> None:
-    """Refuse what would train or change the pre-trained weights themselves."""
+def _check(name: str, fields: Mapping[str, Any], config: type) -> None:
+    """Refuse what would train or change the pre-trained weights, and what could stand for a file,
+    a hub, code or a pattern."""
     for field, plain in {"bias": "none", "modules_to_save": None}.items():
         if fields.get(field, plain) != plain:
             raise UsageError(
@@ -125,6 +157,37 @@ def _check(name: str, fields: Mapping[str, Any]) -> None:
             f"settings of {name}: init_lora_weights must be true, false or gaussian, got "
             f"{start!r}: other starts change the pre-trained weights"
         )
+    hints = typing.get_type_hints(config)
+    for field, value in fields.items():
+        if field not in hints:
+            raise UsageError(f"settings of {name}: there is no field '{field}'")
+        if not _is_harmless(field, value, hints[field]):
+            raise UsageError(
+                f"settings of {name}: {field} must be a number, a switch, one of the words that "
+                f"PEFT lists for it or, where it names layers, a list of them, got {value!r:.40}"
+            )
+
+
+def _is_harmless(field: str, value: Any, hint: Any) -> bool:
+    if value is None or isinstance(value, bool | int | float):
+        return True
+    if isinstance(value, str):
+        return value in _words(hint) or (field, value) == ("bias", "none")
+    if isinstance(value, list | tuple) and field in LAYER_LISTS:
+        return all(isinstance(item, int) or _is_name(item) for item in value)
+    return False
+
+
+def _is_name(item: Any) -> bool:
+    """Whether it is part of a layer's dotted name, and no pattern."""
+    return isinstance(item, str) and item.replace("_", "").replace(".", "").isalnum()
+
+
+def _words(hint: Any) -> tuple[Any, ...]:
+    """The values that an annotation lists, however deep."""
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return tuple(word for part in typing.get_args(hint) for word in _words(part))
 
 
 @dataclass(frozen=True)
