@@ -11,7 +11,9 @@ STABLE_TORCH_LIBRARY(dapt, m) {
   m.def(
       "group(Tensor points, SymInt num_groups, SymInt group_size, Tensor? lengths=None, "
       "Tensor? starts=None, SymInt start=0) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("ball_query(Tensor queries, Tensor points, float radius, SymInt max_neighbors) -> Tensor");
+  m.def(
+      "ball_query(Tensor queries, Tensor points, float radius, SymInt max_neighbors, "
+      "Tensor? lengths=None) -> Tensor");
 
   // scenes -> cells
   m.def("grid_cells(Tensor points, float size, Tensor? lengths=None) -> Tensor");
@@ -64,7 +66,9 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "-> Tensor");
 
   // losses
-  m.def("chamfer(Tensor a, Tensor b) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "chamfer(Tensor a, Tensor b, Tensor? a_lengths=None, Tensor? b_lengths=None) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
 
   // this build
   m.def("build_info() -> str");

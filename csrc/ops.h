@@ -50,11 +50,12 @@ struct KnnArgs {
 };
 
 /// The first `max_neighbors` points, in index order, with squared distance < radius². A short row
-/// is filled with its first hit, a row without a hit with -1.
+/// is filled with its first hit, a row without a hit with -1. CUDA clamps lengths to [0, N].
 struct BallQueryArgs {
-  const float* queries;  // [B, M, 3]
-  const float* points;   // [B, N, 3]
-  int64_t* idx;          // [B, M, K] out
+  const float* queries;    // [B, M, 3]
+  const float* points;     // [B, N, 3]
+  const int64_t* lengths;  // [B] or null
+  int64_t* idx;            // [B, M, K] out
   int64_t B, M, N, K;
   float sq_radius;
 };
@@ -136,14 +137,17 @@ struct InterpolateArgs {
   int64_t B, N, M, k, C;
 };
 
-/// For each point of one cloud the nearest point of the other, both ways.
+/// For each point of one cloud the nearest point of the other, both ways. A point past its cloud's
+/// length is none's nearest, and has the distance 0 and the index -1.
 struct ChamferArgs {
-  const float* a;   // [B, N, 3]
-  const float* b;   // [B, M, 3]
-  float* sq_ab;     // [B, N] out
-  int64_t* idx_ab;  // [B, N] out, into b
-  float* sq_ba;     // [B, M] out
-  int64_t* idx_ba;  // [B, M] out, into a
+  const float* a;            // [B, N, 3]
+  const float* b;            // [B, M, 3]
+  const int64_t* a_lengths;  // [B] or null
+  const int64_t* b_lengths;  // [B] or null
+  float* sq_ab;              // [B, N] out
+  int64_t* idx_ab;           // [B, N] out, into b
+  float* sq_ba;              // [B, M] out
+  int64_t* idx_ba;           // [B, M] out, into a
   int64_t B, N, M;
 };
 

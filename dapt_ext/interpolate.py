@@ -14,7 +14,12 @@ _EPSILON = 1e-8  # keeps the weight of a coincident point finite
 
 
 def interpolate(
-    queries: Tensor, points: Tensor, values: Tensor, k: int = 3, epsilon: float = _EPSILON
+    queries: Tensor,
+    points: Tensor,
+    values: Tensor,
+    k: int = 3,
+    epsilon: float = _EPSILON,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Average the values of each query's k nearest points by inverse squared distance.
 
@@ -24,12 +29,15 @@ def interpolate(
         queries: [B, M, 3], any floating dtype and strides.
         points: [B, N, 3], where the values are.
         values: [B, N, C], any floating dtype; sums are kept in float32 (float64 for float64).
+        k: how many points, at most the length of each cloud.
+        epsilon: what is added to a squared distance.
+        lengths: int64 [B]; points past a cloud's length have no part in it.
 
     Returns:
         [B, M, C] in the dtype of `values`, with repeatable gradients to all three inputs.
     """
-    check_tensors(queries=queries, points=points, values=values)
-    sq_dist, idx = knn(queries, points, k)
+    check_tensors(queries=queries, points=points, values=values, lengths=lengths)
+    sq_dist, idx = knn(queries, points, k, lengths)
     if values.dim() != 3 or values.shape[:2] != points.shape[:2]:
         raise RuntimeError(
             f"values must be [B, N, C] with one row per point ({list(points.shape[:2])}), "

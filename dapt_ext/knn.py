@@ -26,7 +26,7 @@ def knn(
             and float64 where both inputs are.
         idx [B, M, k]: int64. Neighbours are always chosen in float32.
     """
-    check_tensors(queries=queries, points=points)
+    check_tensors(queries=queries, points=points, lengths=lengths)
     sq_dist, idx = ops.knn(queries, points, k, lengths)
     if queries.dtype == points.dtype == torch.float64:
         sq_dist = (queries[:, :, None] - gather(points, idx)).square().sum(-1)

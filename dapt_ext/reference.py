@@ -25,8 +25,7 @@ def farthest_point_sample(
     B, N, _ = points.shape
     cloud = torch.arange(B, device=points.device)
     nearest = points.new_full((B, N), torch.inf)  # squared distance to the chosen set
-    if lengths is not None:
-        nearest[torch.arange(N, device=points.device) >= lengths[:, None]] = -1
+    nearest[_past(points, lengths)] = -1
     last = torch.as_tensor(start, device=points.device).expand(B)
     idx = [last]
     for _ in range(num_samples - 1):
@@ -43,12 +42,8 @@ def knn(
 ) -> tuple[Tensor, Tensor]:
     queries, points = _as_real(queries), _as_real(points)
     distance = squared_distance(queries[:, :, None], points[:, None])  # [B, M, N]
-    if lengths is not None:
-        # Past a cloud's length comes after everything, also after an overflow to infinity.
-        past = torch.arange(points.shape[1], device=points.device) >= lengths[:, None, None]
-        order = distance.masked_fill(past, torch.nan)  # sorts last
-    else:
-        order = distance
+    # Past a cloud's length comes after everything, also after an overflow to infinity: NaN does.
+    order = distance.masked_fill(_past(points, lengths)[:, None], torch.nan)
     idx = order.sort(dim=-1, stable=True).indices[..., :k]
     return distance.gather(-1, idx), idx
 
@@ -74,11 +69,18 @@ def gather(values: Tensor, idx: Tensor) -> Tensor:
     return rows.masked_fill((idx < 0)[..., None], 0)
 
 
-def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: int) -> Tensor:
+def ball_query(
+    queries: Tensor,
+    points: Tensor,
+    radius: float,
+    max_neighbors: int,
+    lengths: Tensor | None = None,
+) -> Tensor:
     queries, points = _as_real(queries), _as_real(points)
     N = points.shape[1]
     sq_radius = torch.as_tensor(radius, dtype=points.dtype).square()
     inside = squared_distance(queries[:, :, None], points[:, None]) < sq_radius  # [B, M, N]
+    inside &= ~_past(points, lengths)[:, None]
     order = torch.where(inside, torch.arange(N, device=points.device), N)
     if N < max_neighbors:
         order = torch.nn.functional.pad(order, (0, max_neighbors - N), value=N)
@@ -88,17 +90,34 @@ def ball_query(queries: Tensor, points: Tensor, radius: float, max_neighbors: in
 
 
 def interpolate(
-    queries: Tensor, points: Tensor, values: Tensor, k: int = 3, epsilon: float = 1e-8
+    queries: Tensor,
+    points: Tensor,
+    values: Tensor,
+    k: int = 3,
+    epsilon: float = 1e-8,
+    lengths: Tensor | None = None,
 ) -> Tensor:
-    sq_dist, idx = knn(queries, points, k)
+    sq_dist, idx = knn(queries, points, k, lengths)
     weights = 1 / (sq_dist + epsilon)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
     return (gather(_as_real(values), idx) * weights[..., None]).sum(2).to(values.dtype)
 
 
-def chamfer(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def chamfer(
+    a: Tensor, b: Tensor, a_lengths: Tensor | None = None, b_lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     distance = squared_distance(_as_real(a)[:, :, None], _as_real(b)[:, None])  # [B, N, M]
-    return distance.amin(2), distance.amin(1)
+    past_a, past_b = _past(a, a_lengths), _past(b, b_lengths)
+    sq_ab = distance.masked_fill(past_b[:, None], torch.inf).amin(2)
+    sq_ba = distance.masked_fill(past_a[:, :, None], torch.inf).amin(1)
+    return sq_ab.masked_fill(past_a, 0), sq_ba.masked_fill(past_b, 0)
+
+
+def _past(points: Tensor, lengths: Tensor | None) -> Tensor:
+    """Which points lie past the length of their cloud: bool [B, N]."""
+    B, N, _ = points.shape
+    last = torch.full((B,), N, device=points.device) if lengths is None else lengths
+    return torch.arange(N, device=points.device) >= last[:, None]
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ uint64_t inside(const Query& q, const Buckets& buckets, int64_t i, float sq_radi
 void ball_query(const BallQueryArgs& a) {
   if (a.N == 0) return std::fill(a.idx, a.idx + a.B * a.M * a.K, int64_t{-1});
   const auto prepare = [&](int64_t b) {
-    return std::make_unique<Ball>(a.points + 3 * b * a.N, a.N);
+    return std::make_unique<Ball>(a.points + 3 * b * a.N, a.lengths ? a.lengths[b] : a.N);
   };
   for_each_query(a.B, a.N, a.M, prepare, [&](const Ball& ball, int64_t begin, int64_t end) {
     std::optional<Finder> finder;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -26,7 +27,7 @@ template <class T>
 Buffer<T> make_buffer(int64_t count) {
   constexpr size_t kLine = 64, kHugePage = 2 << 20;
   const size_t align = count * sizeof(T) < kHugePage ? kLine : kHugePage;
-  const size_t bytes = (count * sizeof(T) + align - 1) / align * align;
+  const size_t bytes = (std::max<size_t>(count * sizeof(T), 1) + align - 1) / align * align;
   void* p = std::aligned_alloc(align, bytes);
   if (!p) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE

@@ -30,21 +30,30 @@ void scan(const float* points, int64_t N, const float* queries, int64_t count, f
   }
 }
 
-void find_nearest(const float* queries, const float* points, int64_t B, int64_t M, int64_t N,
-                  float* sq_dist, int64_t* idx) {
+// What lies past the lengths of its cloud has no neighbor.
+void clear_past(const int64_t* lengths, int64_t B, int64_t M, float* sq_dist, int64_t* idx) {
+  for (int64_t b = 0; lengths && b < B; ++b) {
+    std::fill(sq_dist + b * M + lengths[b], sq_dist + (b + 1) * M, 0.0f);
+    std::fill(idx + b * M + lengths[b], idx + (b + 1) * M, int64_t{-1});
+  }
+}
+
+void find_nearest(const float* queries, const float* points, const int64_t* lengths, int64_t B,
+                  int64_t M, int64_t N, float* sq_dist, int64_t* idx) {
+  const auto length_of = [=](int64_t b) { return lengths ? lengths[b] : N; };
   if (N < kSortFrom) {
     // parallel over B * M
     parallel_for(B * M, std::max<int64_t>(64, 65536 / N), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin, stop; row < end; row = stop) {
         stop = std::min(end, (row / M + 1) * M);
-        scan(points + 3 * (row / M) * N, N, queries + 3 * row, stop - row, sq_dist + row,
-             idx + row);
+        scan(points + 3 * (row / M) * N, length_of(row / M), queries + 3 * row, stop - row,
+             sq_dist + row, idx + row);
       }
     });
     return;
   }
   const auto prepare = [&](int64_t b) {
-    return std::make_unique<Cloud>(points + 3 * b * N, N, true);
+    return std::make_unique<Cloud>(points + 3 * b * N, length_of(b), true);
   };
   for_each_query(B, N, M, prepare, [&](const Cloud& cloud, int64_t begin, int64_t end) {
     Nearest nearest(cloud, 1);
@@ -58,8 +67,10 @@ void find_nearest(const float* queries, const float* points, int64_t B, int64_t 
 }  // namespace
 
 void chamfer(const ChamferArgs& args) {
-  find_nearest(args.a, args.b, args.B, args.N, args.M, args.sq_ab, args.idx_ab);
-  find_nearest(args.b, args.a, args.B, args.M, args.N, args.sq_ba, args.idx_ba);
+  find_nearest(args.a, args.b, args.b_lengths, args.B, args.N, args.M, args.sq_ab, args.idx_ab);
+  find_nearest(args.b, args.a, args.a_lengths, args.B, args.M, args.N, args.sq_ba, args.idx_ba);
+  clear_past(args.a_lengths, args.B, args.N, args.sq_ab, args.idx_ab);
+  clear_past(args.b_lengths, args.B, args.M, args.sq_ba, args.idx_ba);
 }
 
 }  // namespace dapt::cpu::DAPT_ISA

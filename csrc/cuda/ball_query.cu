@@ -16,11 +16,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   const int64_t row = b * args.M + (active ? m : 0);
   const float* cloud = args.points + 3 * b * args.N;  // [N, 3]
   const float3 query = load_point(args.queries, row);
+  const int64_t count = length_of(args.lengths, b, args.N);
   int64_t* idx = args.idx + row * args.K;  // [K]
   int64_t found = active ? 0 : args.K, first_hit = -1;
 
-  for (int64_t first = 0; first < args.N; first += tile_size) {
-    const int size = static_cast<int>(min(args.N - first, static_cast<int64_t>(tile_size)));
+  for (int64_t first = 0; first < count; first += tile_size) {
+    const int size = static_cast<int>(min(count - first, static_cast<int64_t>(tile_size)));
     const int padded = (size + 31) / 32 * 32;
     load_tile(cloud + 3 * first, size, padded, tile);
     __syncthreads();

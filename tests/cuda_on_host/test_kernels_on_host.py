@@ -120,12 +120,19 @@ def test_ball_query(make_cloud, N, K):
     radius = np.float32(0.7)
     idx = dapt_ext.ball_query(queries, points, float(radius), K)
     check(on_host.ball_query, (idx,), queries.numpy(), points.numpy(), radius * radius, K)
+    lengths = torch.tensor([N // 2, N])
+    idx = dapt_ext.ball_query(queries, points, float(radius), K, lengths)
+    arrays = (queries.numpy(), points.numpy(), radius * radius, K, lengths.numpy())
+    check(on_host.ball_query, (idx,), *arrays)
 
 
 @pytest.mark.parametrize("N, M", [(1, 1), (2, 31), (200, 333), (1025, 40)])
 def test_chamfer(make_cloud, N, M):
     a, b = make_cloud(2, N), make_cloud(2, M)
     check(on_host.chamfer, torch.ops.dapt.chamfer(a, b), a.numpy(), b.numpy())
+    lengths = torch.tensor([1, N]), torch.tensor([M, (M + 1) // 2])
+    arrays = (t.numpy() for t in (a, b, *lengths))
+    check(on_host.chamfer, torch.ops.dapt.chamfer(a, b, *lengths), *arrays)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -194,6 +201,11 @@ def test_lengths_out_of_range_stay_in_memory():
     assert (idx >= 0).all() and (idx < 50).all()
     _, idx, _ = on_host.knn(points[:, :4], points, 10, lengths)
     assert (idx >= -1).all() and (idx < 50).all()
+    idx = on_host.ball_query(points[:, :4], points, np.float32(1), 10, lengths)
+    assert (idx >= -1).all() and (idx < 50).all()
+    _, idx_ab, _, idx_ba = on_host.chamfer(points, points, lengths, lengths[::-1].copy())
+    for idx in (idx_ab, idx_ba):
+        assert (idx >= -1).all() and (idx < 50).all()
 
 
 # --- scenes -> cells ------------------------------------------------------------------------------

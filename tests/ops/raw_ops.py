@@ -60,7 +60,9 @@ def samples() -> dict[str, dict[str, Any]]:
         "group": dict(
             points=points, num_groups=3, group_size=2, lengths=lengths, starts=index(B, below=5)
         ),
-        "ball_query": dict(queries=queries, points=points, radius=0.7, max_neighbors=3),
+        "ball_query": dict(
+            queries=queries, points=points, radius=0.7, max_neighbors=3, lengths=lengths
+        ),
         "grid_cells": dict(points=points, size=0.3, lengths=lengths),
         "unique_cells": dict(cells=index(N, 3), scenes=index(N, below=B)),
         "neighbor_map": dict(cells=index(N, 3), scenes=index(N, below=B)),
@@ -103,7 +105,9 @@ def samples() -> dict[str, dict[str, Any]]:
             grad=out, qkv=normal(B, M, 3 * C), out=normal(B, M, C), log_sum=normal(B, 2, M),
             num_heads=2,
         ),  # fmt: skip
-        "chamfer": dict(a=points, b=queries),
+        "chamfer": dict(
+            a=points, b=queries, a_lengths=lengths, b_lengths=torch.tensor([M - 1, M])
+        ),
     }  # fmt: skip
 
 

@@ -34,6 +34,16 @@ def test_rows_are_hits_in_index_order_then_the_first_hit():
     assert idx.tolist() == [[[0, 2, 0], [-1, -1, -1], [1, 1, 1]]]
 
 
+@pytest.mark.parametrize("N", [70, 6000])
+def test_lengths(on_each_isa, N):
+    points, lengths = torch.randn(4, N, 3), torch.tensor([N, 0, 1, N // 2])
+    queries = torch.cat([points[:, :9], points[:, -9:]], dim=1)
+    expected = reference.ball_query(queries, points, 0.6, 12, lengths)
+    for idx in on_each_isa(ball_query, queries, points, 0.6, 12, lengths):
+        assert torch.equal(idx, expected)
+        assert (idx < lengths[:, None, None]).all() and (idx[1] == -1).all()
+
+
 def test_half_and_strides():
     points, queries = torch.randn(2, 3, 90).half().mT, torch.randn(2, 5, 3).half()
     expected = ball_query(queries.float(), points.float().contiguous(), 0.7, 8)
@@ -47,6 +57,9 @@ def test_empty():
 
 def test_opcheck():
     opcheck(torch.ops.dapt.ball_query, (torch.randn(2, 5, 3), torch.randn(2, 40, 3), 0.5, 4))
+    lengths = torch.tensor([40, 3])
+    arguments = (torch.randn(2, 5, 3), torch.randn(2, 40, 3), 0.5, 4, lengths)
+    opcheck(torch.ops.dapt.ball_query, arguments)
 
 
 def test_compiles_without_graph_breaks():

@@ -16,6 +16,32 @@ def test_equals_twin(make_cloud, on_each_isa, N, M):
         assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
 
 
+@pytest.mark.parametrize("N, M", [(40, 70), (30, 5000)])
+def test_lengths(on_each_isa, N, M):
+    a, b = torch.randn(3, N, 3), torch.randn(3, M, 3)
+    lengths = torch.tensor([N, 1, N // 2]), torch.tensor([1, M // 3, M])
+    expected = reference.chamfer(a, b, *lengths)
+    for distances in on_each_isa(chamfer, a, b, *lengths):
+        assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
+    for i, (n, m) in enumerate(zip(*lengths, strict=True)):  # as each cloud by itself
+        alone = chamfer(a[i : i + 1, :n], b[i : i + 1, :m])
+        assert torch.equal(alone[0][0], expected[0][i, :n])
+        assert torch.equal(alone[1][0], expected[1][i, :m])
+    only_a, all_of_b = chamfer(a, b, lengths[0])
+    assert torch.equal(only_a, reference.chamfer(a, b, lengths[0])[0])
+    assert torch.equal(all_of_b, reference.chamfer(a, b, lengths[0])[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_lies_past_the_length_gets_no_gradient(dtype):
+    a = torch.randn(2, 9, 3, dtype=dtype, requires_grad=True)
+    b = torch.randn(2, 7, 3, dtype=dtype, requires_grad=True)
+    sq_ab, sq_ba = chamfer(a, b, torch.tensor([9, 4]), torch.tensor([3, 7]))
+    (sq_ab.sum() + sq_ba.sum()).backward()
+    assert not a.grad[1, 4:].any() and not b.grad[0, 3:].any()
+    assert a.grad[0].any(-1).all() and b.grad[1].any(-1).all()
+
+
 def test_ties_go_to_the_lowest_index(on_each_isa):
     a, b = torch.zeros(1, 40, 3), torch.ones(1, 50, 3)
     for _, idx_ab, _, idx_ba in on_each_isa(torch.ops.dapt.chamfer, a, b):
@@ -36,6 +62,8 @@ def test_gradients():
     b = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
     assert gradcheck(chamfer, (a, b))
     assert gradgradcheck(chamfer, (a, b))
+    lengths = torch.tensor([7, 3]), torch.tensor([2, 9])
+    assert gradcheck(lambda a, b: chamfer(a, b, *lengths), (a, b))
 
 
 def test_float32_gradients_against_float64():
@@ -67,6 +95,7 @@ def test_empty_batch():
 def test_opcheck():
     a, b = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 8, 3, requires_grad=True)
     opcheck(torch.ops.dapt.chamfer, (a, b))
+    opcheck(torch.ops.dapt.chamfer, (a, b, torch.tensor([6, 1]), torch.tensor([2, 8])))
 
 
 def test_compiles_without_graph_breaks():

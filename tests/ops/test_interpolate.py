@@ -20,6 +20,15 @@ def test_equals_twin(on_each_isa, k, epsilon, C):
     torch.testing.assert_close(mine, exact, rtol=1e-4, atol=1e-5)
 
 
+def test_lengths():
+    queries, points, values = torch.randn(2, 9, 3), torch.randn(2, 30, 3), torch.randn(2, 30, 5)
+    mine = interpolate(queries, points, values, lengths=torch.tensor([30, 4]))
+    assert torch.equal(mine[:1], interpolate(queries[:1], points[:1], values[:1]))
+    assert torch.equal(mine[1:], interpolate(queries[1:], points[1:, :4], values[1:, :4]))
+    twin = reference.interpolate(queries, points, values, lengths=torch.tensor([30, 4]))
+    torch.testing.assert_close(mine, twin)
+
+
 def test_a_coincident_point_gives_its_own_value():
     points, values = torch.randn(1, 20, 3) * 10, torch.randn(1, 20, 4)
     torch.testing.assert_close(interpolate(points, points, values), values, rtol=1e-5, atol=1e-5)

@@ -93,12 +93,13 @@ py::tuple knn(const Floats& queries, const Floats& points, int64_t k,
 }
 
 py::array_t<int64_t> ball_query(const Floats& queries, const Floats& points, float sq_radius,
-                                int64_t max_neighbors,
+                                int64_t max_neighbors, const std::optional<Longs>& lengths,
                                 const std::optional<cuda::BallQueryPlan>& plan) {
   const int64_t B = queries.shape(0), M = queries.shape(1);
   py::array_t<int64_t> idx({B, M, max_neighbors});
   run<BallQueryArgs, cuda::BallQueryPlan>({.queries = queries.data(),
                                            .points = points.data(),
+                                           .lengths = data_or_null(lengths),
                                            .idx = idx.mutable_data(),
                                            .B = B,
                                            .M = M,
@@ -221,12 +222,15 @@ Floats interpolate(const Floats& values, const Longs& idx, const Floats& weights
   return out;
 }
 
-py::tuple chamfer(const Floats& a, const Floats& b) {
+py::tuple chamfer(const Floats& a, const Floats& b, const std::optional<Longs>& a_lengths,
+                  const std::optional<Longs>& b_lengths) {
   const int64_t B = a.shape(0), N = a.shape(1), M = b.shape(1);
   py::array_t<float> sq_ab({B, N}), sq_ba({B, M});
   py::array_t<int64_t> idx_ab({B, N}), idx_ba({B, M});
   run<ChamferArgs>({.a = a.data(),
                     .b = b.data(),
+                    .a_lengths = data_or_null(a_lengths),
+                    .b_lengths = data_or_null(b_lengths),
                     .sq_ab = sq_ab.mutable_data(),
                     .idx_ab = idx_ab.mutable_data(),
                     .sq_ba = sq_ba.mutable_data(),
@@ -304,7 +308,7 @@ void bind_on_host(py::module_ m) {
   m.def("knn", &knn, "queries"_a, "points"_a, "k"_a, "lengths"_a = py::none(),
         "plan"_a = py::none());
   m.def("ball_query", &ball_query, "queries"_a, "points"_a, "sq_radius"_a, "max_neighbors"_a,
-        "plan"_a = py::none());
+        "lengths"_a = py::none(), "plan"_a = py::none());
   m.def("grid_cells", &grid_cells, "points"_a, "size"_a, "lengths"_a = py::none());
   m.def("unique_cells", &unique_cells, "cells"_a, "scenes"_a = py::none());
   m.def("neighbor_map", &neighbor_map, "cells"_a, "scenes"_a = py::none());
@@ -313,7 +317,7 @@ void bind_on_host(py::module_ m) {
   m.def("gather_backward", &gather_backward, "grad"_a, "idx"_a, "num_points"_a,
         "weights"_a = py::none());
   m.def("interpolate", &interpolate, "values"_a, "idx"_a, "weights"_a);
-  m.def("chamfer", &chamfer, "a"_a, "b"_a);
+  m.def("chamfer", &chamfer, "a"_a, "b"_a, "a_lengths"_a = py::none(), "b_lengths"_a = py::none());
 }
 
 }  // namespace
