@@ -16,6 +16,8 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
                    static_cast<unsigned>(__cvta_generic_to_shared(shared))),
                "l"(global), "n"(kBytes)
                : "memory");
+#elif defined(DAPT_ON_HOST)
+  on_host::copy_async(shared, global, kBytes);
 #else
   std::memcpy(shared, global, kBytes);
 #endif
@@ -25,6 +27,8 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");
+#elif defined(DAPT_ON_HOST)
+  on_host::wait_for_copies();
 #endif
 }
 

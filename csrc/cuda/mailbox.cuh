@@ -13,7 +13,7 @@ __device__ __forceinline__ void store_relaxed(unsigned long long* to, unsigned l
 #ifdef __CUDACC__
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 #else
-  *to = word;
+  on_host::store_relaxed(to, word);
 #endif
 }
 
@@ -24,8 +24,7 @@ __device__ __forceinline__ unsigned long long load_relaxed(const unsigned long l
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
   return word;
 #else
-  on_host::yield();
-  return *from;
+  return on_host::load_relaxed(from);
 #endif
 }
 
@@ -88,27 +87,38 @@ struct Mailbox {
   int bytes;  // that are still to come
   unsigned short announced, turn;
 
-  void init() { bytes = announced = turn = 0; }
-  void expect(int coming) { count(coming, true); }
+  void init() {
+    on_host::set_accesses(on_host::Accesses::ignored);
+    bytes = announced = turn = 0;
+    on_host::set_accesses(on_host::Accesses::plain);
+  }
+  void expect(int coming) {
+    on_host::set_accesses(on_host::Accesses::ignored);
+    if (announced++) on_host::fail("expects mail twice in one turn");
+    count(coming);
+    on_host::set_accesses(on_host::Accesses::plain);
+  }
   template <class T>
   void send(T* slot, T value, unsigned rank) {
-    *there(slot, rank) = value;
-    there(this, rank)->count(-int(sizeof value), false);
+    on_host::post(slot, &value, sizeof value, rank, this,
+                  [](void* box, int came) { static_cast<Mailbox*>(box)->count(-came); });
   }
   void wait(unsigned parity) {
-    while (lane_id() == 0 && turn % 2u == parity) on_host::yield();
+    while (lane_id() == 0 && this_turn() % 2u == parity) on_host::yield();
     __syncwarp();
+    on_host::passed_mail();
   }
 
  private:
-  template <class T>
-  static T* there(T* shared, unsigned rank) {
-    return static_cast<T*>(on_host::map_shared(shared, rank));
-  }
-  void count(int coming, bool announces) {
+  void count(int coming) {
     bytes += coming;
-    if (announces && announced++) on_host::fail("expects mail twice in one turn");
     if (announced && !bytes) ++turn, announced = 0;
+  }
+  unsigned this_turn() const {
+    on_host::set_accesses(on_host::Accesses::ignored);
+    const unsigned now = turn;
+    on_host::set_accesses(on_host::Accesses::plain);
+    return now;
   }
 #endif
 };

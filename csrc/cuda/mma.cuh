@@ -42,50 +42,6 @@ __device__ __forceinline__ int column_across(int i) {
   return i / 2 * 8 + 2 * (lane_id() % 4) + i % 2;
 }
 
-#ifdef DAPT_ON_HOST
-
-/// mma.m16n8k16 (16-bit elements) and mma.m16n8k8 (tf32): PTX's layout of operands over lanes.
-template <class Element>
-struct WarpMma {
-  const Bytes16 *low, *high, *right[2];
-  float* sums;
-
-  static constexpr int kPerWord = 4 / sizeof(Element);
-  static float value(const Bytes16& bytes, int word, int i) {
-    Element element;
-    std::memcpy(&element, reinterpret_cast<const char*>(&bytes.at[word]) + i * sizeof(Element),
-                sizeof element);
-    return static_cast<float>(element);
-  }
-
-  static void run(on_host::Lanes& lanes) {
-    const auto of = [&](int lane) { return reinterpret_cast<WarpMma*>(lanes.value[lane]); };
-    float left[16][4 * 4 * kPerWord], right[2][8][4 * 4 * kPerWord];
-    for (int lane = 0; lane < 32; ++lane) {
-      for (int word = 0; word < 4; ++word) {
-        for (int i = 0; i < kPerWord; ++i) {
-          const int inner = (word * 4 + lane % 4) * kPerWord + i;
-          left[lane / 4][inner] = value(*of(lane)->low, word, i);
-          left[lane / 4 + 8][inner] = value(*of(lane)->high, word, i);
-          for (int half : {0, 1})
-            right[half][lane / 4][inner] = value(*of(lane)->right[half], word, i);
-        }
-      }
-    }
-    for (int lane = 0; lane < 32; ++lane) {
-      for (int i = 0; i < 8; ++i) {  // sums[i]: row by i / 4, instruction by i / 2 % 2
-        const float* a = left[lane / 4 + i / 4 * 8];
-        const float* b = right[i / 2 % 2][2 * (lane % 4) + i % 2];
-        float sum = of(lane)->sums[i];
-        for (int inner = 0; inner < 4 * 4 * kPerWord; ++inner) sum += a[inner] * b[inner];
-        of(lane)->sums[i] = sum;
-      }
-    }
-  }
-};
-
-#endif
-
 struct Tf32 {};
 
 /// Tensor cores; Kind is __half, __nv_bfloat16 or Tf32.
@@ -166,11 +122,6 @@ struct TensorCore {
   /// sums += left · right.
   static __device__ __forceinline__ void multiply(Sum (&sums)[8], const Left& left,
                                                   const Right& right) {
-#ifdef DAPT_ON_HOST
-    const WarpMma<Element> own{&left.low, &left.high, {&right.at[0], &right.at[1]}, sums};
-    on_host::warp_collective("mma", kFullWarp, reinterpret_cast<uint64_t>(&own), 0,
-                             &WarpMma<Element>::run, std::source_location::current());
-#else
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
 #pragma unroll
@@ -181,7 +132,6 @@ struct TensorCore {
                     right.at[half].at[2 * step + 1]);
       }
     }
-#endif
   }
 
  private:
@@ -189,34 +139,30 @@ struct TensorCore {
   /// thread gets column g at inner 2 t and 2 t + 1 (t for tf32) of each.
   static __device__ __forceinline__ void load_across(const Element* columns, int stride, int odd,
                                                      int upper, uint32_t (&words)[4]) {
-    const int g = lane_id() / 4, t = lane_id() % 4;
-#ifdef __CUDA_ARCH__
-    if constexpr (!kTf32) {
+    if constexpr (kTf32) {
+      const float* own = columns + lane_id() % 4 * stride + lane_id() / 4;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) words[i] = __float_as_uint(own[i % 2 * odd + i / 2 * upper]);
+    } else {
       const int matrix = lane_id() / 8;
       const Element* row = columns + matrix % 2 * odd + matrix / 2 * upper + lane_id() % 8 * stride;
+#ifdef DAPT_ON_HOST
+      on_host::load_matrices_transposed(row, words);
+#else
       asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                    : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                    : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
                    : "memory");
-      return;
-    }
 #endif
-    constexpr int kPerWord = 4 / sizeof(Element);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Element* own = columns + i % 2 * odd + i / 2 * upper + t * kPerWord * stride + g;
-      Element pair[kPerWord];
-#pragma unroll
-      for (int j = 0; j < kPerWord; ++j) pair[j] = own[j * stride];
-      std::memcpy(&words[i], pair, 4);
     }
   }
 
-#ifndef DAPT_ON_HOST
   static __device__ __forceinline__ void instruction(float& c0, float& c1, float& c2, float& c3,
                                                      uint32_t a0, uint32_t a1, uint32_t a2,
                                                      uint32_t a3, uint32_t b0, uint32_t b1) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#ifdef DAPT_ON_HOST
+    on_host::mma<Element>(c0, c1, c2, c3, a0, a1, a2, a3, b0, b1);
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define DAPT_MMA(shape, type)                                                \
   asm("mma.sync.aligned." shape ".row.col.f32." type "." type                \
       ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
@@ -234,7 +180,6 @@ struct TensorCore {
     __trap();  // with_product() refuses such code
 #endif
   }
-#endif
 };
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) {

@@ -12,8 +12,10 @@ namespace dapt::on_host {
 template <class T, class Update>
 T atomic_update(T* address, Update update) {
   maybe_yield();
+  set_accesses(Accesses::atomic);
   const T old = *address;
   *address = update(old);
+  set_accesses(Accesses::plain);
   return old;
 }
 

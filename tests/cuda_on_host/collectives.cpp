@@ -51,6 +51,7 @@ unsigned block_barrier(const char* name, bool predicate, Where where) {
     ++execution.counters.barriers;
     execution.yields = 0;
     block.predicates = barrier.predicates;
+    ++block.epoch;
     barrier = {};
     block.warp_by_warp = execution.random.below(2);
     for (Thread& thread : block.threads) block.wake(thread);
@@ -88,6 +89,11 @@ std::uint64_t warp_collective(const char* name, unsigned mask, std::uint64_t val
       all.argument[i] = lanes[i].argument;
     }
     combine(all);
+    // Only this one orders memory; the lanes that there are must all take part.
+    const std::size_t lanes_left = block.threads.size() - self.warp() * 32;
+    const unsigned whole = lanes_left < 32 ? (1u << lanes_left) - 1 : 0xffffffff;
+    if (!std::strcmp(name, "__syncwarp") && (mask & whole) == whole)
+      ++block.warp_epochs[self.warp()];
     waiting &= ~mask;
     for (unsigned left = mask; left; left &= left - 1) {
       const int i = std::countr_zero(left);

@@ -23,4 +23,5 @@
 #include "cuda_on_host/half.h"
 #include "cuda_on_host/intrinsics.h"
 #include "cuda_on_host/sync.h"
+#include "cuda_on_host/tensor_cores.h"
 #include "cuda_on_host/types.h"

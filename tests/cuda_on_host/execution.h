@@ -22,6 +22,7 @@ void set_seed(std::uint64_t seed);
 
 struct Counters {
   std::uint64_t launches, blocks, barriers, collectives, switches;
+  std::uint64_t watched;  // accesses to shared memory, by the race detector
 };
 Counters counters();
 
@@ -36,7 +37,8 @@ struct Launch {
 };
 
 // Runs every thread of the grid to its end. Throws std::runtime_error for a launch that the device
-// would refuse and for a kernel that breaks the rules; the message names kernel, block and place.
+// would refuse, for a kernel that breaks the rules, and where a race was seen (races.h); the
+// message names kernel, block and place.
 void run(const Launch& launch);
 
 // Stops the kernel with an error of the running thread.
@@ -68,6 +70,25 @@ void cluster_wait(Where where);
 void grid_barrier(Where where);
 unsigned cluster_rank();
 unsigned cluster_size();
+
+// What the race detector takes the running thread's accesses for until it is told otherwise.
+enum class Accesses { plain, atomic, ignored };
+void set_accesses(Accesses accesses);
+
+// A message: `bytes` for `slot` in the shared memory of block `rank`, and then arrived(box, size)
+// for what that block has at `box`. It arrives at some later time.
+void post(void* slot, const void* bytes, std::size_t size, unsigned rank, void* box,
+          void (*arrived)(void* box, int bytes));
+// The running thread has waited until all that was sent in a turn had arrived.
+void passed_mail();
+
+// Relaxed stores are seen by others at some later time; a load lets them go first.
+void store_relaxed(unsigned long long* to, unsigned long long word);
+unsigned long long load_relaxed(const unsigned long long* from);
+
+// Shared memory holds garbage until the copy is waited for.
+void copy_async(void* shared, const void* global, std::size_t bytes);
+void wait_for_copies();
 
 void* dynamic_shared();
 // What `address` in this block's shared memory is in that of another block of the cluster.

@@ -35,21 +35,45 @@ FLAGS = [
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+WATCH = ["-fsanitize=thread"]  # the calls alone: races.cpp answers them
 
 
-def compile_host(sources, extra_flags=(), sanitize=False):
-    """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them."""
+def compile_host(sources, extra_flags=(), sanitize=False, races=False):
+    """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them; with
+    `races` the layer watches each access of a .cu file to shared memory (races.h)."""
+    objects = compile_objects(sources, extra_flags, sanitize, races)
+    return link([objects[source] for source in objects], sanitize)
+
+
+def link(objects, sanitize=False):
+    """Path of a shared library made of `objects`."""
+    library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
+    with _one_at_a_time():
+        if not library.exists():
+            _make(
+                library, [COMPILER, *(SANITIZE if sanitize else []), "-shared", *map(str, objects)]
+            )
+    return library
+
+
+def compile_objects(sources, extra_flags=(), sanitize=False, races=False):
+    """Objects of `sources` and of the layer, by the path of the source."""
     flags = [*FLAGS, *WARNINGS, *(SANITIZE if sanitize else []), *extra_flags]
+    watched = WATCH if races else []
     sources = [Path(source).resolve() for source in sources]
     folders = {CSRC, HERE, CSRC / "cuda", *(source.parent for source in sources)}
     with _one_at_a_time(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = [pool.submit(_compile, source, flags, {HERE}) for source in LAYER]
-        made += [pool.submit(_compile, source, flags, folders) for source in sources]
-        objects = [future.result() for future in made]
-        library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
-        if not library.exists():
-            _make(library, [COMPILER, *flags, "-shared", *map(str, objects)])
-    return library
+        made = {source: pool.submit(_compile, source, flags, {HERE}) for source in LAYER}
+        for source in sources:
+            own = [*flags, *(watched if source.suffix == ".cu" else [])]
+            made[source] = pool.submit(_compile, source, own, folders)
+        return {source: future.result() for source, future in made.items()}
+
+
+def compile_altered(source):
+    """Object of one .cu file in a folder `cuda` of altered copies of csrc/cuda, races watched."""
+    flags = [f"-I{source.parents[1]}", *FLAGS, *WARNINGS, *WATCH]  # found before csrc
+    return _compile(source, flags, {CSRC, HERE, source.parent})
 
 
 def run_sanitized(*arguments):

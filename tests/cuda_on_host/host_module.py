@@ -1,6 +1,8 @@
 """`plans` and `on_host`: launch plans, and the CUDA kernels on the CPU, as modules of Python.
 
-Built when first imported; with DAPT_HOST_SANITIZE=1 under the sanitizers, for `make sanitize`.
+Built when first imported, with each access to shared memory watched for races; or, with
+DAPT_HOST_SANITIZE=1, under the sanitizers, for `make sanitize`. DAPT_HOST_MODULE names one that is
+built already (mutate.py).
 """
 
 import importlib.util
@@ -11,15 +13,21 @@ from pathlib import Path
 import pybind11
 from host_build import CSRC, compile_host
 
+SANITIZE = os.environ.get("DAPT_HOST_SANITIZE") == "1"
 BINDINGS = Path(__file__).parent / "module"
 
 
+def sources():
+    return [*sorted(BINDINGS.glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cu"))]
+
+
+def flags():
+    return [f"-isystem{f}" for f in (pybind11.get_include(), sysconfig.get_path("include"))]
+
+
 def _load():
-    headers = (pybind11.get_include(), sysconfig.get_path("include"))
-    path = compile_host(
-        [*sorted(BINDINGS.glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cu"))],
-        [f"-isystem{folder}" for folder in headers],
-        sanitize=os.environ.get("DAPT_HOST_SANITIZE") == "1",
+    path = os.environ.get("DAPT_HOST_MODULE") or compile_host(
+        sources(), flags(), sanitize=SANITIZE, races=not SANITIZE
     )
     spec = importlib.util.spec_from_file_location("cuda_on_host", path)
     module = importlib.util.module_from_spec(spec)

@@ -91,6 +91,9 @@ void prepare(Block& block, std::uint64_t index, std::byte* stack) {
   block.started = false;
   block.unfinished = x * y * z;
   block.barrier = {};
+  block.shadow = {};
+  block.epoch = 0;
+  std::ranges::fill(block.warp_epochs, 0);
   block.warp_by_warp = execution.random.below(2);
   block.threads.assign(x * y * z, {});
   std::ranges::fill(block.waiting, 0);
@@ -126,6 +129,7 @@ void run_thread(Thread& thread) {
   if (thread.fiber.overflowed())
     fail_in(block, "a thread needs more than " + std::to_string(kStackBytes) + " bytes of stack");
   if (thread.fiber.finished()) {
+    if (!thread.copies.empty()) fail_in(block, "a thread ends before it has waited for its copies");
     execution.yields = 0;
     thread.waiting = Waiting::exited;
     --execution.gang->unfinished;
@@ -177,7 +181,9 @@ void run_gang() {
     enter(block);
     const unsigned turns = 1 + random.below(2 * unsigned(block.threads.size()));
     for (unsigned i = 0; i < turns && block.ready_warps; ++i) run_thread(block.draw(random));
+    execution.gang->mail.deliver(false);
   }
+  execution.gang->mail.deliver(true);
 }
 
 std::vector<std::uint32_t> shuffled(std::size_t count) {
@@ -199,6 +205,7 @@ class Restore {
     execution.gang = nullptr;
     execution.self = nullptr;
     execution.yields = 0;
+    execution.accesses = Accesses::plain;
   }
 
  private:
@@ -214,6 +221,7 @@ void run(const Launch& launch) {
   static Stacks stacks;
 
   check_limits(launch);
+  take_races();  // of a launch that failed
   const std::span<std::byte> image = static_shared_image();
   const Restore restore(image);
   const FaultsAreFailures guard;
@@ -241,7 +249,15 @@ void run(const Launch& launch) {
     run_gang();
   }
   stacks.trim();
+  const std::vector<std::string> races = take_races();
+  if (!races.empty())
+    throw std::runtime_error(
+        launch.kernel + ": " + races[0] +
+        (races.size() > 1 ? ", and " + std::to_string(races.size() - 1) + " more such places"
+                          : ""));
 }
+
+void set_accesses(Accesses accesses) { execution.accesses = accesses; }
 
 void set_seed(std::uint64_t seed) { execution.random.state = seed; }
 Counters counters() { return execution.counters; }

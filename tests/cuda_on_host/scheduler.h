@@ -8,6 +8,8 @@
 
 #include "cuda_on_host/execution.h"
 #include "cuda_on_host/fiber.h"
+#include "cuda_on_host/mail.h"
+#include "cuda_on_host/races.h"
 #include "cuda_on_host/shared_memory.h"
 
 namespace dapt::on_host {
@@ -52,6 +54,9 @@ struct Thread {
   bool arrived_at_cluster = false;
   std::uint64_t cluster_phase = 0;
 
+  std::uint32_t mail_epoch = 0;  // turns of mail that it has waited for
+  std::vector<Copy> copies;      // that it has not waited for
+
   unsigned warp() const { return index / 32; }
   unsigned lane() const { return index % 32; }
 };
@@ -81,6 +86,9 @@ struct Block {
   Barrier barrier;
   unsigned predicates = 0;  // of the barrier passed last
 
+  Shadow shadow;
+  std::uint32_t epoch = 0, warp_epochs[32] = {};  // barriers passed, of the block and of each warp
+
   void wake(Thread& thread) {
     thread.waiting = Waiting::no;
     ready[thread.warp()] |= 1u << thread.lane();
@@ -106,6 +114,7 @@ struct Gang {
   Block* resident = nullptr;   // whose static shared variables are in the image
   std::size_t arrived = 0;     // threads, at the barrier of the cluster or the grid
   std::uint64_t phase = 0;     // how often that was passed
+  Mail mail;
 };
 
 // The launch that runs; one at a time.
@@ -115,6 +124,7 @@ struct Execution {
   Thread* self = nullptr;
   std::exception_ptr failure;
   unsigned yields = 0;  // since a thread last got anywhere
+  Accesses accesses = Accesses::plain;
   Random random;
   Counters counters{};
 };

@@ -75,13 +75,21 @@ void SharedMemory::move_out() {
   resident_ = false;
 }
 
-std::byte* SharedMemory::counterpart(const void* address, const SharedMemory& other) {
+std::optional<std::size_t> SharedMemory::offset_of(const void* address) const {
   const auto* byte = static_cast<const std::byte*>(address);
-  if (byte >= other.dynamic() && byte < other.dynamic() + other.dynamic_bytes_)
-    return dynamic() + (byte - other.dynamic());
+  if (byte >= dynamic() && byte < dynamic() + dynamic_bytes_) return byte - dynamic();
   if (byte >= image_.data() && byte < image_.data() + image_.size())
-    return statics().data() + (byte - image_.data());
-  return nullptr;
+    return dynamic_bytes_ + (byte - image_.data());
+  return std::nullopt;
+}
+
+std::byte* SharedMemory::at(std::size_t offset) {
+  return offset < dynamic_bytes_ ? dynamic() + offset : &statics()[offset - dynamic_bytes_];
+}
+
+std::byte* SharedMemory::counterpart(const void* address, const SharedMemory& other) {
+  const auto offset = other.offset_of(address);
+  return offset ? at(*offset) : nullptr;
 }
 
 }  // namespace dapt::on_host

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,13 @@ class SharedMemory {
   SharedMemory(std::size_t dynamic_bytes, std::span<std::byte> image);
 
   std::byte* dynamic() const { return dynamic_.get(); }
+
+  // All of it, the dynamic bytes first.
+  std::size_t bytes() const { return dynamic_bytes_ + image_.size(); }
+  // The place of an address in it, and back. An address of static variables is right for as long as
+  // this block or another has the image.
+  std::optional<std::size_t> offset_of(const void* address) const;
+  std::byte* at(std::size_t offset);
 
   // A block begins, or ends while others live on: all of it holds the pattern. Before and after,
   // any access to the dynamic bytes is an error where AddressSanitizer watches.

@@ -1,11 +1,12 @@
 """The host layer finds what is wrong with a broken copy of a real kernel."""
 
 import ctypes
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from host_build import CSRC, compile_host, run_sanitized
+from host_build import CSRC, compile_altered, compile_host, compile_objects, link, run_sanitized
 
 from dapt_ext import reference
 
@@ -119,3 +120,49 @@ def test_a_missing_barrier_changes_the_adapter(tmp_path, missing):
         run(*(ctypes.c_void_p(a.data_ptr()) for a in arrays), *map(ctypes.c_int64, (T, C, r, seed)))
         close.append(torch.allclose(out, expected, atol=1e-4))
     assert close == [True] * 5 if missing is None else not all(close)
+
+
+TOPK_EXPORT = """
+#include <list>
+#include <vector>
+#include "cuda_on_host/execution.h"
+#include "ops.h"
+extern "C" __attribute__((visibility("default")))
+bool races_in_knn(const float* points, int64_t N, int64_t k, uint64_t seed) {
+  dapt::on_host::set_seed(seed);
+  std::vector<int64_t> idx(k);
+  std::list<std::vector<char>> memory;
+  dapt::Context context;
+  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes).data(); };
+  try {
+    dapt::cuda::knn({.queries = points, .points = points, .idx = idx.data(), .B = 1, .M = 1,
+                     .N = N, .k = k}, context);
+  } catch (const std::exception& error) {
+    return std::string(error.what()).find("nothing between that orders them") != std::string::npos;
+  }
+  return false;
+}
+"""
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1])
+def test_shuffles_do_not_order_memory(tmp_path, missing):
+    """Between two __syncwarp() there are only votes and shuffles, which every lane waits for here,
+    and which promise nothing of memory on a device."""
+    folder = tmp_path / "cuda"
+    shutil.copytree(CSRC / "cuda", folder)
+    parts = (folder / "topk.cuh").read_text().split("    __syncwarp();\n")
+    assert len(parts) == 3, "the list no longer has two barriers"
+    barriers = ["" if i == missing else "    __syncwarp();\n" for i in range(2)]
+    (folder / "topk.cuh").write_text(parts[0] + barriers[0] + parts[1] + barriers[1] + parts[2])
+    (tmp_path / "export.cpp").write_text(TOPK_EXPORT)
+    objects = compile_objects([tmp_path / "export.cpp", folder / "device.cu"]).values()
+    library = link([*objects, compile_altered(folder / "knn.cu")])
+    run = ctypes.CDLL(str(library)).races_in_knn
+    run.restype = ctypes.c_bool
+    points = torch.randn(1, 600, 3)
+    found = [
+        run(ctypes.c_void_p(points.data_ptr()), *map(ctypes.c_int64, (600, 32, seed)))
+        for seed in range(3)
+    ]
+    assert found == [missing is not None] * 3

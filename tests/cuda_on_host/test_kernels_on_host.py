@@ -1,9 +1,11 @@
 """The CUDA kernels, run on the CPU in random thread order: the very results of the CPU kernels."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
-from host_module import on_host, plans
+from host_module import SANITIZE, on_host, plans
 
 import dapt_ext
 
@@ -52,6 +54,24 @@ def test_fps_by_every_kernel(number):
     check_fps(points, 12, lengths, starts, plan=plan)
     points[:, ::2] *= 0.01
     check_fps(points, 9, lengths, starts, skip_near_origin=True, plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "N"),
+    [("512 threads x 8 ", 8200), ("512 threads x 16 ", 8300), ("512 threads x 20 ", 10_300),
+     ("1024 threads x all ", 2100)],
+)  # fmt: skip
+def test_fps_by_blocks_that_meet_in_global_memory(kernel, N):
+    """Several blocks a cloud, in mailboxes that the next cloud finds as the last one left them."""
+    points = torch.randn(2, N, 3).round(decimals=1)
+    few = plans.Device(multiprocessors=3, shared_per_block=227 * 1024, max_cluster=1, code=90)
+    (plan,) = [
+        plan
+        for plan in plans.every_fps(2, N, few)
+        if kernel in repr(plan) and not repr(plan).startswith("block")
+    ]
+    assert re.search(r": [23] blocks x .* 1 clouds at once", repr(plan))
+    check_fps(points, 7, plan=plan)
 
 
 @pytest.mark.parametrize("N, M, kernel", [(8192, 20, "cluster"), (40_684, 6, "cluster")])
@@ -174,6 +194,14 @@ def test_interpolate(k, C):
     idx = torch.randint(30, (2, 50, k))
     expected = torch.ops.dapt.interpolate(values, idx, weights)
     check(on_host.interpolate, (expected,), values.numpy(), idx.numpy(), weights.numpy())
+
+
+@pytest.mark.skipif(SANITIZE, reason="the sanitizers watch instead")
+def test_each_access_to_shared_memory_is_watched():
+    """By the race detector, which fails the launch: test_broken_kernels.py."""
+    before = on_host.accesses_watched()
+    on_host.knn(np.zeros((1, 3, 3), np.float32), np.zeros((1, 64, 3), np.float32), 4)
+    assert on_host.accesses_watched() - before > 64 * 3 * 3
 
 
 # --- robustness -----------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def check(actual, expected, tolerance, name="", least=1e-30):
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("tokens, C", [(0, 3), (1, 1), (33, 7), (900, 130), (70, 384)])
+@pytest.mark.parametrize("tokens, C", [(0, 3), (1, 1), (33, 7), (1500, 130), (70, 384)])
 def test_scale_shift_grad(kind, tokens, C):
     dtype, _ = DTYPES[kind]
     grad, output = torch.randn(2, tokens, C).to(dtype)
@@ -358,6 +358,22 @@ def test_adapter_options(kind, options):
 def test_adapter_of_many_tiles_per_block(by_cloud):
     """Few multiprocessors: a block sums over several tiles, some across a cloud's end."""
     run_adapter("float32", 5, 70, 40, 12, device=TINY, prompt=by_cloud, path=by_cloud)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(norm=False),
+        dict(norm=False, low=True),
+        dict(frozen=("x",)),
+        dict(frozen=("x", *PARAMETERS[:2], "scale_weight")),
+        dict(frozen=("x", *PARAMETERS[:6])),
+    ],
+    ids=str,
+)
+def test_adapter_ends_a_tile_early(options):
+    """Whatever is not wanted, the next tile of the block waits until this one is done with."""
+    run_adapter("float32", 2, 100, 40, 12, device=TINY, **options)
 
 
 def test_adapter_in_mixed_dtypes():

@@ -301,6 +301,7 @@ void play_device(const cuda::Device& device, int major) {
 }
 
 void bind_on_host(py::module_ m) {
+  m.def("accesses_watched", [] { return on_host::counters().watched; });
   m.def("play_device", &play_device, "device"_a = cuda::kH100, "major"_a = 9);
   m.def("set_seed", &on_host::set_seed, "Seed of thread order and of shared memory's poison");
   m.def("fps", &fps, "points"_a, "num_samples"_a, "lengths"_a = py::none(), "starts"_a = py::none(),

@@ -1,0 +1,121 @@
+"""Takes one barrier, wait or double buffer at a time out of the CUDA kernels and asks the tests on
+the host whether they notice; fails where they do not.
+
+    python tests/cuda_on_host/mutate.py            all, about ten minutes on two idle cores
+    python tests/cuda_on_host/mutate.py fps topk   those whose name has one of these words
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from host_build import CSRC, HERE, compile_altered, compile_objects, link
+from host_module import flags, sources
+
+CUDA = CSRC / "cuda"
+KERNELS, TOKENS = "test_kernels_on_host.py", "test_tokens_on_host.py"
+# file: the unit that is compiled anew, the tests that run
+TESTS = {
+    "topk.cuh": ("knn.cu", KERNELS, "knn"),
+    "knn.cu": ("knn.cu", KERNELS, "knn"),
+    "points.cuh": ("knn.cu", KERNELS, "knn"),
+    "fps.cu": ("fps.cu", KERNELS, "fps"),
+    "gather.cu": ("gather.cu", KERNELS, "gather"),
+    "ball_query.cu": ("ball_query.cu", KERNELS, "ball_query"),
+    "scale_shift.cu": ("scale_shift.cu", TOKENS, "scale_shift"),
+    "sum_rows.cuh": ("scale_shift.cu", TOKENS, "scale_shift"),
+    "dynamic_adapter.cu": ("dynamic_adapter.cu", TOKENS, "options or early"),
+    "dynamic_adapter_backward.cu": (
+        "dynamic_adapter_backward.cu", TOKENS, "options or early or many_tiles",
+    ),
+    "patch_encoder.cu": ("patch_encoder.cu", TOKENS, "test_patch_encoder and not published"),
+}  # fmt: skip
+WAIT = re.compile(
+    r"^ *(__syncthreads\(\)|__syncwarp\(\)|cluster_sync\(\)|wait_for_copies\(\)|box\.wait\(.*\));"
+    r"[^\n]*\n",
+    re.MULTILINE,
+)
+# file, what stands there, what it becomes, name
+BUFFERS = [
+    ("fps.cu", "keys + m % 2 * 32", "keys", "one set of keys in a block"),
+    ("fps.cu", "turn % 2 * gridDim.x", "0 * gridDim.x", "one mailbox a block of a grid"),
+    ("fps.cu", "distance[m % 2][", "distance[0][", "one set of distances in a cluster"),
+    ("fps.cu", "place[m % 2][", "place[0][", "one set of places in a cluster"),
+    ("ball_query.cu", "__syncthreads_and(found >= args.K)", "found >= args.K", "and without wait"),
+]
+
+
+class Mutant(NamedTuple):
+    file: str
+    name: str
+    text: str  # of the file
+
+
+def mutants() -> list[Mutant]:
+    made = []
+    for file in TESTS:
+        text = (CUDA / file).read_text()
+        for match in WAIT.finditer(text):
+            line = text[: match.start()].count("\n") + 1
+            without = text[: match.start()] + "\n" + text[match.end() :]
+            made.append(Mutant(file, f"{file}:{line} without {match[1]}", without))
+    for file, old, new, name in BUFFERS:
+        text = (CUDA / file).read_text()
+        if old not in text:
+            raise SystemExit(f"mutate.py: {file} no longer has {old!r}")
+        made.append(Mutant(file, f"{file} with {name}", text.replace(old, new)))
+    return made
+
+
+def run_tests(library: Path, tests: str, which: str) -> tuple[bool, str]:
+    """Whether they passed, and the last line that they said."""
+    environment = {**os.environ, "DAPT_HOST_MODULE": str(library), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / tests]
+    try:
+        done = subprocess.run(
+            [*command, "-k", which], env=environment, capture_output=True, text=True, timeout=900
+        )
+    except subprocess.TimeoutExpired:
+        return False, "takes more than 15 minutes"
+    said = re.findall(r"^E +(.*)$", done.stdout, re.MULTILINE)
+    return done.returncode == 0, said[-1] if said else (done.stdout + done.stderr)[-200:].strip()
+
+
+def caught(mutant: Mutant, objects: dict[Path, Path]) -> tuple[bool, str]:
+    unit, tests, which = TESTS[mutant.file]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(CUDA, Path(folder) / "cuda")
+        (Path(folder) / "cuda" / mutant.file).write_text(mutant.text)
+        mine = compile_altered(Path(folder) / "cuda" / unit)
+    others = [made for path, made in objects.items() if path.name != unit]
+    passed, said = run_tests(link([*others, mine]), tests, which)
+    return not passed, said
+
+
+def main(words: list[str]) -> None:
+    objects = compile_objects(sources(), flags(), races=True)
+    chosen = [m for m in mutants() if not words or any(word in m.name for word in words)]
+    for _, tests, which in sorted({TESTS[mutant.file] for mutant in chosen}):
+        passed, said = run_tests(link(list(objects.values())), tests, which)
+        if not passed:
+            raise SystemExit(f"mutate.py: {tests} -k '{which}' fails without a mutation: {said}")
+    missed = []
+    for mutant in chosen:
+        found, said = caught(mutant, objects)
+        print(f"{'caught' if found else 'MISSED'}  {mutant.name}: {said[:120]}", flush=True)
+        if not found:
+            missed.append(mutant.name)
+    if missed:
+        raise SystemExit(f"{len(missed)} of {len(chosen)} mutants are missed")
+    print(f"all {len(chosen)} mutants are caught")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
