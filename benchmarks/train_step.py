@@ -70,7 +70,7 @@ def naive_norm(x, weight, bias, scale, shift, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps) * scale + shift
 
 
-def naive_attention(qkv, num_heads, mask=None):  # [B, T, 3 C] -> [B, T, C]
+def naive_attention(qkv, num_heads, mask=None, causal=False):  # [B, T, 3 C] -> [B, T, C]
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, T, D]
     attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     return (attention @ v).transpose(1, 2).flatten(2)
@@ -104,6 +104,7 @@ def published_arithmetic() -> Iterator[None]:
         mock.patch.object(dapt_ext, "scale_shift_linear", naive_linear),
         mock.patch.object(dapt_ext, "scale_shift_norm", naive_norm),
         mock.patch.object(PatchEncoder, "forward", naive_patch_encoder),
+        mock.patch.object(dapt.models.transformer, "of_kept", naive_of_kept),
         mock.patch.object(dapt.methods.dapt, "of_kept", naive_of_kept),
         mock.patch.object(dapt_ext, "attention", naive_attention),
     ):
