@@ -110,4 +110,4 @@ def test_a_large_network_is_in_memory_once(tmp_path, form):
         safetensors.torch.save_file(state, path)
     command = [sys.executable, "-c", PEAK, path]
     times = float(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert times < 1.35
+    assert times < 1.7

@@ -47,9 +47,17 @@ class BackboneRecord:
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         config = dataclasses.asdict(backbone.config)
         for field in _ONLY_FOR_TRAINING:
-            del config[field]
+            config.pop(field, None)
         config = {k: v for k, v in config.items() if k not in _PLAIN or v != _PLAIN[k]}
         return cls(type(backbone).__name__, json.loads(json.dumps(config)), digest.hexdigest())
+
+    def completed(self, backbone: nn.Module) -> "BackboneRecord":
+        """With fields that are newer than the file, as they were before they could be chosen."""
+        kept = [f for f in dataclasses.fields(backbone.config) if f.name not in _ONLY_FOR_TRAINING]
+        defaults = {f.name: f.default for f in kept if f.default is not dataclasses.MISSING}
+        defaults = {k: v for k, v in defaults.items() if k not in _PLAIN}
+        known = json.loads(json.dumps(defaults)) | self.config
+        return dataclasses.replace(self, config=known)
 
 
 @dataclass(frozen=True)

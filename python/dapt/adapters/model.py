@@ -20,6 +20,7 @@ from dapt.errors import DaptError, UsageError
 from dapt.methods.method import Method
 from dapt.methods.replacements import Replacements
 from dapt.models import Features, count_parameters
+from dapt.models.protocols import Backbone, missing
 from dapt.tasks import Task
 
 PREPARED_AT_ONCE = 32  # clouds in a batch that `prepare` makes itself
@@ -54,6 +55,12 @@ class AdaptedModel(nn.Module):
             kind = type(backbone).__name__
             raise UsageError(
                 f"the backbone must be a network of dapt.create_backbone, got a {kind}"
+            )
+        lacking = missing(backbone, Backbone)
+        if lacking:
+            raise UsageError(
+                f"a {type(backbone).__name__} cannot be adapted: dapt.models.protocols.Backbone "
+                f"has {', '.join(lacking)}, which it lacks"
             )
         if backbone in _carrying:
             raise UsageError(
@@ -235,7 +242,9 @@ class AdaptedModel(nn.Module):
         file = adapter_files.read(folder)
         with self.pretrained() as backbone:
             record = BackboneRecord.of(backbone, file.method.owns)
-        adapter_files.check_backbone(folder, wanted=file.backbone, got=record)
+        adapter_files.check_backbone(
+            folder, wanted=file.backbone.completed(self.backbone), got=record
+        )
         previous = self.active
         tensors = [*file.state.values(), *self.backbone.state_dict().values()]
         with within(tensors, str(Path(folder) / adapter_files.CONFIG)):

@@ -8,6 +8,7 @@ from dapt.models.create import (
     create_autoencoder,
     create_backbone,
 )
+from dapt.models.foreign import VitBackbone
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemae, PointFemaeConfig
@@ -38,6 +39,7 @@ __all__ = [
     "Storage",
     "Uni3d",
     "Uni3dConfig",
+    "VitBackbone",
     "backbone_config",
     "count_parameters",
     "create_autoencoder",

@@ -1,0 +1,133 @@
+"""Transformers that others made, as backbones: blocks with the parts that timm's have.
+
+A block needs ``norm1, attn, norm2, mlp``, where ``attn`` has ``qkv, proj, num_heads`` and ``mlp``
+has ``fc1, act, fc2`` (timm) or ``lins`` and ``act`` (torch-pointcloud); layer scales ``ls1, ls2``
+are taken along. The layers are not copied: they go on living in the network they come from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dapt.errors import UsageError
+from dapt.models.tokenizer import Tokenizer
+from dapt.models.transformer import Block, BlockStack, PointTransformer
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """What an adapter's file remembers of a `VitBackbone`.
+
+    Args:
+        num_groups: G, patches of a cloud.
+        group_size: K, points of a patch.
+        dim: C, the width of the tokens.
+        depth: blocks.
+        num_heads: of each attention.
+        positions_once: whether positions are added before the first block alone.
+    """
+
+    class_token: ClassVar[bool] = False
+
+    num_groups: int
+    group_size: int
+    dim: int
+    depth: int
+    num_heads: int
+    positions_once: bool
+
+
+class VitBackbone(PointTransformer):
+    """A backbone of someone's blocks.
+
+    Args:
+        blocks: the blocks, in their order.
+        tokenizer: points to tokens.
+        pos_embed: the patches' centers [B, G, 3] to positions [B, G, C].
+        norm: the last one; none where it is left out.
+        cls_token: [1, 1, C], in front of the patches; none where there is none.
+        cls_pos: its position [1, 1, C]; zeros by default.
+        positions_once: False adds the positions before every block, as Point-MAE does.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        tokenizer: Tokenizer,
+        pos_embed: nn.Module,
+        norm: nn.Module | None = None,
+        cls_token: nn.Parameter | None = None,
+        cls_pos: nn.Parameter | None = None,
+        positions_once: bool = True,
+    ):
+        nn.Module.__init__(self)
+        self.tokenizer = tokenizer
+        self.pos_embed = pos_embed
+        self.blocks = BlockStack(_block_of(block, i) for i, block in enumerate(blocks))
+        if not len(self.blocks):
+            raise UsageError("blocks must hold at least one block, got none")
+        first = self.blocks[0]
+        self.norm = nn.LayerNorm(first.dim, elementwise_affine=False) if norm is None else norm
+        self.cls_token = cls_token
+        self.cls_pos = cls_pos
+        if cls_token is not None and cls_pos is None:
+            self.cls_pos = nn.Parameter(torch.zeros_like(cls_token))
+        self.config = VitConfig(
+            tokenizer.num_groups,
+            tokenizer.group_size,
+            first.dim,
+            len(self.blocks),
+            first.attn.num_heads,
+            positions_once,
+        )
+
+    def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        x, positions = super()._with_front(x, positions)
+        if not self.config.positions_once:
+            return x, positions
+        return x + positions, positions.new_zeros(1).expand_as(positions)
+
+
+def _block_of(block: nn.Module, number: int) -> Block:
+    """The layers of a block, in a block of ours."""
+    norm1, norm2 = _part(block, number, "norm1"), _part(block, number, "norm2")
+    theirs, mlp = _part(block, number, "attn"), _part(block, number, "mlp")
+    qkv, proj = _part(theirs, number, "qkv"), _part(theirs, number, "proj")
+    for name in ("q_norm", "k_norm"):
+        if not isinstance(getattr(theirs, name, None), nn.Identity | None):
+            raise UsageError(f"block {number}: attention with a {name} is not known here")
+    lins = getattr(mlp, "lins", None)
+    fc1, fc2 = (mlp.fc1, mlp.fc2) if lins is None else (lins[0], lins[1])
+    act = _part(mlp, number, "act")
+    dim = qkv.in_features
+    if fc1.out_features != fc2.in_features:
+        raise UsageError(f"block {number}: a gated MLP is not known here")
+
+    with torch.device("meta"):  # of these shells no layer stays
+        ours = Block(dim, _part(theirs, number, "num_heads"))
+    ours.norm1, ours.norm2 = norm1, norm2
+    ours.attn.qkv, ours.attn.proj = qkv, proj
+    ours.mlp.fc1, ours.mlp.fc2 = fc1, fc2
+    ours.mlp.act = act if isinstance(act, nn.Module) else _Function(act)
+    ours.attn.gamma = getattr(getattr(block, "ls1", None), "gamma", None)
+    ours.mlp.gamma = getattr(getattr(block, "ls2", None), "gamma", None)
+    return ours
+
+
+class _Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _part(module: nn.Module, number: int, name: str) -> nn.Module | int:
+    part = getattr(module, name, None)
+    if part is None:
+        raise UsageError(f"block {number}: its {type(module).__name__} has no '{name}'")
+    return part

@@ -1,0 +1,150 @@
+"""The contracts: each backbone keeps them, and whatever keeps them can be adapted."""
+
+import pytest
+import torch
+from torch import nn
+
+import dapt
+from dapt.errors import UsageError
+from dapt.models import VitBackbone
+from dapt.models.protocols import Backbone, Block, Head, Tokenizer, missing
+from dapt.models.tokenizer import PatchEncoder
+from dapt.models.tokenizer import Tokenizer as PatchTokenizer
+from support.fixtures import SMALL
+from support.methods import train_steps
+
+DIM = 48
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_backbone_keeps_the_contract(small_backbone, name):
+    backbone = small_backbone(name).eval()
+    assert not missing(backbone, Backbone)
+    for tokenizer in backbone.tokenizers:
+        assert not missing(tokenizer, Tokenizer)
+    for block in (block for stack in backbone.stacks for block in stack):
+        assert not missing(block, Block)
+        x = torch.randn(2, 5, block.dim)
+        positions = torch.randn_like(x)
+        halves = block.transform(block.attend(x + positions))
+        torch.testing.assert_close(block(x, positions), halves)
+    features = backbone(torch.randn(2, 80, 3), levels=(0,))
+    B, G, C = features.patches.shape
+    assert (B, C) == (2, backbone.dim) and features.centers.shape == (2, G, 3)
+    assert features.prompts.shape == (2, 0, C) and features.levels[0].shape == (2, G, C)
+    head = dapt.Classification(4).build_head(backbone, backbone.head_tokens).eval()
+    assert not missing(head, Head) and head(features, None).shape == (2, 4)
+
+
+class TheirAttention(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.num_heads = heads
+        self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(B, T, C))
+
+
+class TheirMlp(nn.Module):
+    def __init__(self, lins):
+        super().__init__()
+        layers, self.act = [nn.Linear(DIM, 90), nn.Linear(90, DIM)], nn.GELU()
+        if lins:
+            self.lins = nn.ModuleList(layers)
+        else:
+            self.fc1, self.fc2 = layers
+
+    def forward(self, x):
+        first, second = self.lins if hasattr(self, "lins") else (self.fc1, self.fc2)
+        return second(self.act(first(x)))
+
+
+class TheirScale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(DIM))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class TheirBlock(nn.Module):
+    """Written as timm writes its blocks."""
+
+    def __init__(self, lins=False):
+        super().__init__()
+        self.norm1, self.attn, self.ls1 = nn.LayerNorm(DIM, 1e-6), TheirAttention(3), TheirScale()
+        self.norm2, self.mlp, self.ls2 = nn.LayerNorm(DIM, 1e-6), TheirMlp(lins), TheirScale()
+
+    def forward(self, x):
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def wrapped(blocks, **options):
+    tokenizer = PatchTokenizer(11, 9, PatchEncoder(3, (16, 24, 32), DIM), nn.Identity())
+    return VitBackbone(blocks, tokenizer, nn.Linear(3, DIM), nn.LayerNorm(DIM), **options)
+
+
+@pytest.mark.parametrize("lins", [False, True])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_blocks_of_others(lins, class_token):
+    blocks = [TheirBlock(lins), TheirBlock(lins)]
+    token = nn.Parameter(torch.randn(1, 1, DIM)) if class_token else None
+    backbone = wrapped(blocks, cls_token=token).eval()
+    points = torch.randn(2, 80, 3)
+    groups = backbone.tokenizer.group(points)
+    x = backbone.tokenizer.encode(groups.patches) + backbone.pos_embed(groups.centers)
+    if class_token:
+        x = torch.cat([token.expand(2, -1, -1), x], 1)
+    x = backbone.norm(blocks[1](blocks[0](x)))
+    torch.testing.assert_close(backbone(points).patches, x[:, -11:], atol=1e-5, rtol=1e-5)
+
+    before = {entry: value.clone() for entry, value in backbone.state_dict().items()}
+    for method in (dapt.Dapt(rank=4), dapt.Prefix(prefixes=2), dapt.Full()):
+        model = dapt.attach(backbone, method, dapt.Classification(5))
+        train_steps(model)
+        dapt.detach(model)
+    for entry, value in backbone.state_dict().items():
+        assert torch.equal(value, before[entry]), entry
+
+
+def test_an_adapter_for_blocks_of_others_reloads(tmp_path):
+    torch.manual_seed(3)
+    backbone = wrapped([TheirBlock()])
+    model = dapt.attach(backbone, dapt.Dapt(rank=4), dapt.Classification(5))
+    model.eval().save_adapter(tmp_path)
+    points = torch.randn(2, 80, 3)
+    wanted = model(points)
+    again = dapt.load_adapter(tmp_path, dapt.detach(model)).eval()
+    assert torch.equal(again(points), wanted)
+
+
+def test_what_is_no_backbone_is_told_what_it_lacks():
+    with pytest.raises(UsageError, match="a Linear cannot be adapted: .*num_class_tokens"):
+        dapt.attach(nn.Linear(3, 3), dapt.Linear(), dapt.Classification(2))
+    block = TheirBlock()
+    block.attn.q_norm = nn.LayerNorm(16)
+    with pytest.raises(UsageError, match="block 0: attention with a q_norm"):
+        wrapped([block])
+    with pytest.raises(UsageError, match="block 1: its Identity has no 'norm1'"):
+        wrapped([TheirBlock(), nn.Identity()])
+    with pytest.raises(UsageError, match="at least one block"):
+        wrapped([])
+
+
+def test_adapters_from_before_a_field_existed_still_load(small_backbone, tmp_path):
+    import json
+
+    model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5))
+    model.save_adapter(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    del config["backbone"]["config"]["positions"]
+    path.write_text(json.dumps(config))
+    dapt.load_adapter(tmp_path, small_backbone())
