@@ -31,6 +31,7 @@ class VitConfig:
     """
 
     class_token: ClassVar[bool] = False
+    compressed: ClassVar[None] = None
 
     num_groups: int
     group_size: int
