@@ -61,6 +61,8 @@ def test_table_says_what_the_runs_say(comparison, started, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(table)
     record = json.loads((out / "comparison.json").read_text())
     assert record["rows"][0]["scores"] == scores and record["split"] == "test"
+    page = (out / "report.html").read_text()
+    assert "2 ways to adapt it" in page and page.count("<h2>") >= 9
     assert (out / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     ranks = [yaml.safe_load((out / f"{m}/seed_0/config.yaml").read_text())["method"] for m in rows]
     assert ranks == [ranks[0] | {"name": "dapt", "rank": 3}, {"name": "linear"}]

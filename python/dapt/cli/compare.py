@@ -9,7 +9,8 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         "compare",
         "Train several methods with several seeds, or go on where that stopped, and write "
-        "comparison.md, .csv, .json and .png. Further options are those of dapt train.",
+        "comparison.md, .csv, .json and .png and report.html. Further options are those of dapt "
+        "train.",
     )
     parser.add_argument("--methods", required=True, help="dapt,linear,full,...")
     parser.add_argument("--seeds", type=at_least_one, default=3, help="runs of each method")

@@ -6,8 +6,10 @@ Each run is a `dapt train` in a process of its own, so that its peak memory is i
 import csv
 import io
 import json
+import logging
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from dapt.runs.settings import Settings, parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
 from dapt.tasks import task_class
 from dapt.view.charts import score_against_parameters
+from dapt.view.report import Report
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,37 @@ def compare(
     """Run or resume what is missing; returns the table as Markdown and leaves it in `out`."""
     runs = plan(methods, seeds, base, out, flags)
     with RunFolder(out).locked():
-        for run in runs:
-            if run.result() is None:
-                train(run)
-                write(out, runs)
-        return write(out, runs)
+        begun, done = time.monotonic(), 0
+        missing = [run for run in runs if run.result() is None]
+        for run in missing:
+            left = _time_left(time.monotonic() - begun, done, len(missing))
+            log.info(
+                "run %d of %d: %s, seed %d%s", done + 1, len(missing), run.method, run.seed, left
+            )
+            train(run)
+            write(out, runs)
+            done += 1
+        table = write(out, runs)
+        report(out, runs)
+    return table
+
+
+def _time_left(spent: float, done: int, runs: int) -> str:
+    """In words, once a run has shown how long one takes."""
+    if not done:
+        return ""
+    minutes = spent / done * (runs - done) / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
+def report(out: Path, runs: Sequence[Run]) -> None:
+    """report.html beside the table; the table stands without it."""
+    try:
+        page = out / "report.html"
+        Report.of([run.folder.path for run in runs]).write(page)
+        log.info("report: %s", page)
+    except DaptError as error:
+        log.warning("no report: %s", error)
 
 
 def plan(

@@ -66,17 +66,31 @@ class Progress:
         self.bar.update(self.task, rate=rate, loss=f"{loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
-        shown = {
-            key: value
-            for key, value in line.items()
-            if key.endswith(("loss", "_accuracy", "_miou"))
-        }
-        shown.pop("validation_mean_class_accuracy", None)
-        shown.pop("test_mean_class_accuracy", None)
-        words = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in shown.items())
-        best = " (best)" if is_best else ""
-        self.console.print(f"epoch {line['epoch'] + 1}: {words}{best}", highlight=False)
+        self.console.print(epoch_line(line, self.epochs, is_best), highlight=False, soft_wrap=True)
         if self.events:
             for key, value in line.items():
                 self.events.add_scalar(key, value, line["step"])
             self.events.flush()
+
+
+SHORT = {"accuracy": "acc", "miou": "mIoU", "instance_miou": "mIoU"}
+
+
+def epoch_line(line: dict, epochs: int, is_best: bool) -> str:
+    """An epoch in at most 80 columns, its numbers under those of the other epochs.
+
+    Args:
+        line: The epoch's, as in metrics.jsonl; of each split the first number counts.
+        epochs: How many there are.
+        is_best: Whether it is the best so far.
+    """
+    width = len(str(epochs))
+    parts = [f"epoch {line['epoch'] + 1:{width}}/{epochs}", f"loss {line['train_loss']:7.4f}"]
+    for split, short in (("validation_", "val"), ("test_", "test"), ("probe_", "probe")):
+        key = next((key for key in line if key.startswith(split)), None)
+        if key is not None:
+            name = key.removeprefix(split)
+            parts.append(f"{short} {SHORT.get(name, name)} {line[key]:.4f}")
+    if "seconds" in line:
+        parts.append(f"{line['seconds']:4.0f} s")
+    return "  ".join(parts) + ("  (best)" if is_best else "")
