@@ -83,7 +83,8 @@ class AdaptedModel(nn.Module):
         """``inputs`` are what the task's head asks for beside the points; ``queries`` [B, M, 3]
         are the points to label where they are not those that the network sees."""
         features = self.features(points)
-        return self.adapter.head(features, points if queries is None else queries, *inputs)
+        labeled = points if queries is None else queries
+        return self.adapter.head(features, labeled[..., :3], *inputs)
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
         """What the adapted network makes of the clouds: all that its head reads of them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from dapt.data import PointDataset
 from dapt.data.labels import IGNORED
 from dapt.errors import UsageError, check_at_least
+from dapt.models.ptv3 import Ptv3
 from dapt.tasks.metrics import PartScores, PointScores, Scores
-from dapt.tasks.segmentation_head import SegmentationHead, thirds
+from dapt.tasks.scene_heads import DecoderSceneHead, LinearSceneHead, lovasz_loss
+from dapt.tasks.segmentation_head import SegmentationHead, levels_of
 from dapt.tasks.task import Task, names_or_numbers, set_names
 
 
@@ -82,9 +84,9 @@ class PartSegmentation(Task):
         )
 
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
-        levels = thirds(len(backbone.stacks[-1]))
+        levels, token_dim = levels_of(backbone)
         return SegmentationHead(
-            backbone.dim, self.num_parts, levels, self.num_classes, self.dropout
+            backbone.dim, self.num_parts, levels, self.num_classes, self.dropout, token_dim
         )
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -113,6 +115,10 @@ class SemanticSegmentation(Task):
         weighted: Rare classes count more in the loss.
         class_weights: Of each class in the loss; from the training data by default.
         class_names: Of the classes; numbers by default.
+        head: auto, or of PTv3 encoders linear (one layer over all scales, which auto is there) or
+            decoder (the published one).
+        decoder_depth: Blocks of each scale of the decoder.
+        lovasz: Weight of the Lovász loss, a stand-in for the mean IoU, beside cross entropy.
     """
 
     name: ClassVar[str] = "semantic_segmentation"
@@ -126,9 +132,14 @@ class SemanticSegmentation(Task):
     weighted: bool = True
     class_weights: tuple[float, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    head: Literal["auto", "linear", "decoder"] = "auto"
+    decoder_depth: int = 2
+    lovasz: float = 0.0
 
     def __post_init__(self):
-        check_at_least(self, num_classes=1)
+        check_at_least(self, num_classes=1, decoder_depth=0, lovasz=0)
+        if self.head not in ("auto", "linear", "decoder"):
+            raise UsageError(f"head must be auto, linear or decoder, got {self.head!r}")
         set_names(self, "class_names", "classes", self.num_classes)
         set_names(self, "class_weights", "classes", self.num_classes)
 
@@ -153,12 +164,27 @@ class SemanticSegmentation(Task):
         )
 
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> nn.Module:
-        levels = thirds(len(backbone.stacks[-1]))
-        return SegmentationHead(backbone.dim, self.num_classes, levels, dropout=self.dropout)
+        if isinstance(backbone, Ptv3):
+            if self.head == "decoder":
+                return DecoderSceneHead(backbone.config, self.num_classes, self.decoder_depth)
+            return LinearSceneHead(backbone.config.dims, self.num_classes)
+        if self.head != "auto":
+            raise UsageError(
+                f"head '{self.head}' reads the scales of a PTv3 encoder, and this backbone is a "
+                f"{type(backbone).__name__}: use auto"
+            )
+        levels, token_dim = levels_of(backbone)
+        return SegmentationHead(
+            backbone.dim, self.num_classes, levels, dropout=self.dropout, token_dim=token_dim
+        )
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         weights = None if self.class_weights is None else output.new_tensor(self.class_weights)
-        return _point_loss(output, batch["part_labels"], weights)
+        truth = batch["part_labels"]
+        loss = _point_loss(output, truth, weights)
+        if not self.lovasz:
+            return loss
+        return loss + self.lovasz * lovasz_loss(output.flatten(0, 1), truth.flatten(), IGNORED)
 
     def scores(self, device: torch.device) -> Scores:
         return PointScores(self.label_names, device)

@@ -18,6 +18,16 @@ def thirds(depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(depth * third // 3 - 1, 0) for third in (1, 2, 3)}))
 
 
+def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
+    """(levels to read, width of their tokens side by side): all scales of a backbone that tells the
+    width of each, else three depths of its last stack."""
+    dims = getattr(backbone, "level_dims", None)
+    if dims is not None:
+        return tuple(range(len(dims))), sum(dims)
+    levels = thirds(len(backbone.stacks[-1]))
+    return levels, backbone.dim * len(levels)
+
+
 class SegmentationHead(nn.Module):
     """Logits for each point; with categories, of a point of an object whose kind is known.
 
@@ -32,11 +42,12 @@ class SegmentationHead(nn.Module):
         levels: Sequence[int],
         num_categories: int = 0,
         dropout: float = 0.5,
+        token_dim: int | None = None,
     ):
         super().__init__()
         self.levels = tuple(levels)
         self.num_categories = num_categories
-        token_dim = dim * len(self.levels)
+        token_dim = dim * len(self.levels) if token_dim is None else token_dim
         wide, spread, hidden, last = 4 * dim, 8 * dim // 3, 4 * dim // 3, 2 * dim // 3
         if num_categories:
             self.category = nn.Sequential(
