@@ -125,7 +125,7 @@ def fps_peers(points: Tensor, M: int) -> Iterator[tuple[str, Callable]]:
         )
 
 
-# --- nearest neighbours ---------------------------------------------------------------------------
+# --- nearest neighbors ---------------------------------------------------------------------------
 
 
 def knn_cases(device: str) -> Iterator[Case]:

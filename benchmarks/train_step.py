@@ -5,7 +5,7 @@
 The naive step is the same model with the same weights, in which every layer is computed and kept
 as the published code does it: norms, scales, shifts, adapter and attention one eager call after
 another, the patch encoder with its convolutions, batch norms and concatenation, sampling and
-neighbours in eager torch. Losses and gradients are compared first. Then each model steps in a
+neighbors in eager torch. Losses and gradients are compared first. Then each model steps in a
 process of its own, as it would be trained, and the processes take turns. Prints a table and writes
 it as JSON (--out, without an ending).
 """
@@ -43,9 +43,9 @@ def naive_group(points, num_groups, group_size):  # [B, N, 3] -> patches [B, G, 
         nearest = torch.minimum(nearest, distance)
         chosen[:, i] = nearest.argmax(1)
     centers = points[rows, chosen]
-    neighbours = torch.cdist(centers, points).topk(group_size, largest=False).indices
-    patches = points[rows[..., None], neighbours] - centers[:, :, None]
-    return dapt_ext.Groups(patches, centers, neighbours, chosen)
+    neighbors = torch.cdist(centers, points).topk(group_size, largest=False).indices
+    patches = points[rows[..., None], neighbors] - centers[:, :, None]
+    return dapt_ext.Groups(patches, centers, neighbors, chosen)
 
 
 def naive_adapter(

@@ -1,4 +1,4 @@
-// Weighted sums of neighbours' values: checks, allocation, registration.
+// Weighted sums of neighbors' values: checks, allocation, registration.
 #include "checks.h"
 
 namespace dapt {

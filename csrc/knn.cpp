@@ -1,4 +1,4 @@
-// k nearest neighbours: checks, allocation, registration.
+// k nearest neighbors: checks, allocation, registration.
 #include "checks.h"
 
 namespace dapt {

@@ -1,7 +1,7 @@
 // Every kernel launcher and its contract. `cpu::` runs on the calling thread and torch's pool,
 // `cuda::` enqueues on `Context::stream`. Arguments arrive checked (checks.h) and contiguous.
 //
-// B clouds, N points, M samples or queries, G groups, K points per patch, C channels, k neighbours.
+// B clouds, N points, M samples or queries, G groups, K points per patch, C channels, k neighbors.
 // Coordinates are float32 and finite. A distance is fma(dz, dz, fma(dy, dy, dx * dx)), so that all
 // backends agree to the last bit; ties go to the lowest index. `lengths[b]` is the number of valid
 // points of cloud b, null when all N are.
@@ -37,7 +37,7 @@ struct FpsArgs {
 
 /// The k nearest points of each query, ascending by (distance, index). With `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
-/// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbour (k > length,
+/// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbor (k > length,
 /// NaN points) repeat the nearest one, or point 0 where there is none, at infinite distance.
 struct KnnArgs {
   const float* queries;    // [B, M, 3]

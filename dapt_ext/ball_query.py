@@ -1,4 +1,4 @@
-"""Neighbours within a radius."""
+"""Neighbors within a radius."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dapt_ext.gather import gather
 
 
 class Groups(NamedTuple):
-    patches: Tensor  # [B, G, K, 3], points minus their centre
+    patches: Tensor  # [B, G, K, 3], points minus their center
     centers: Tensor  # [B, G, 3]
     patch_idx: Tensor  # int64 [B, G, K]
     center_idx: Tensor  # int64 [B, G]
@@ -27,19 +27,19 @@ def group(
     lengths: Tensor | None = None,
     start: int | str | Tensor = 0,
 ) -> Groups:
-    """Cut clouds into patches: farthest point sampling chooses the centres, and the nearest points
-    of each centre, minus the centre, are its patch.
+    """Cut clouds into patches: farthest point sampling chooses the centers, and the nearest points
+    of each center, minus the center, are its patch.
 
     Args:
         points: [B, N, 3], any floating dtype and strides.
         num_groups: G, at most the length of each cloud.
         group_size: K, likewise.
         lengths: int64 [B]; points past a cloud's length are never used.
-        start: the first centre, as in `farthest_point_sample`.
+        start: the first center, as in `farthest_point_sample`.
 
     Returns:
         `Groups`, with a repeatable gradient to `points`. Coordinates are float32, and float64
-        where the points are; centres and neighbours are always chosen in float32.
+        where the points are; centers and neighbors are always chosen in float32.
     """
     starts, index = resolve_start(points, lengths, start)
     groups = Groups(*ops.group(points, num_groups, group_size, lengths, starts, index))

@@ -23,7 +23,7 @@ def interpolate(
 ) -> Tensor:
     """Average the values of each query's k nearest points by inverse squared distance.
 
-    The weight of a neighbour at squared distance d is 1 / (d + epsilon), normalised to sum to one.
+    The weight of a neighbor at squared distance d is 1 / (d + epsilon), normalized to sum to one.
 
     Args:
         queries: [B, M, 3], any floating dtype and strides.

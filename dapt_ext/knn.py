@@ -1,4 +1,4 @@
-"""k nearest neighbours."""
+"""k nearest neighbors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def knn(
     Returns:
         sq_dist [B, M, k]: squared distances, ascending, with gradients to both inputs; float32,
             and float64 where both inputs are.
-        idx [B, M, k]: int64. Neighbours are always chosen in float32.
+        idx [B, M, k]: int64. Neighbors are always chosen in float32.
     """
     check_tensors(queries=queries, points=points, lengths=lengths)
     sq_dist, idx = ops.knn(queries, points, k, lengths)

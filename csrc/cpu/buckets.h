@@ -1,4 +1,4 @@
-// One cloud in Morton order, cut into buckets of neighbouring points with bounding boxes, so that a
+// One cloud in Morton order, cut into buckets of neighboring points with bounding boxes, so that a
 // search skips what is far away a bucket at a time.
 #pragma once
 

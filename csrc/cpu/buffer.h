@@ -16,7 +16,7 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// An uninitialised array on cache-line bounds. A large one asks for huge pages: most of its cost
+/// An uninitialized array on cache-line bounds. A large one asks for huge pages: most of its cost
 /// would be page faults.
 struct FreeBuffer {
   void operator()(void* p) const { std::free(p); }

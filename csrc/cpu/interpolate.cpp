@@ -1,4 +1,4 @@
-// Weighted sums of neighbours' values on the CPU.
+// Weighted sums of neighbors' values on the CPU.
 #include <algorithm>
 
 #include "cpu/isa.h"

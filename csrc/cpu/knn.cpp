@@ -1,4 +1,4 @@
-// k nearest neighbours on the CPU.
+// k nearest neighbors on the CPU.
 #include "cpu/nearest.h"
 #include "ops.h"
 

@@ -26,7 +26,7 @@ struct Query {
   Float x, y, z;
 };
 
-/// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbours with
+/// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors with
 /// boxes around them and around regions of kRegion of them, so that a search looks at few.
 struct Cloud {
   Cloud(const float* points, int64_t num_points, bool sorted)

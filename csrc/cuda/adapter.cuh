@@ -128,7 +128,7 @@ __device__ __forceinline__ Sum fill_row(const Adapter<Product>& a, int64_t token
   return warp_sum(dot);
 }
 
-/// What four neighbouring hidden units of a token are multiplied by.
+/// What four neighboring hidden units of a token are multiplied by.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Quad<Sum> draw_dropout(const Adapter<Product>& a, int64_t token, int j) {
   if (!a.seed) return {1, 1, 1, 1};

@@ -18,7 +18,7 @@ __global__ void one_block_per_multiprocessor() {}
 
 #ifdef __CUDACC__
 
-// A part of a GPU (MIG) may lack the neighbouring multiprocessors that a large cluster needs.
+// A part of a GPU (MIG) may lack the neighboring multiprocessors that a large cluster needs.
 int largest_cluster(const Device& device) {
   const auto kernel = one_block_per_multiprocessor;
   DAPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

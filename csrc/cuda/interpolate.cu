@@ -1,4 +1,4 @@
-// Weighted sums of neighbours' values on CUDA.
+// Weighted sums of neighbors' values on CUDA.
 #include "cuda/dispatch.h"
 #include "cuda/launch.h"
 #include "cuda/plan_rows.h"

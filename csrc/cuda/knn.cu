@@ -1,4 +1,4 @@
-// k nearest neighbours on CUDA: searches that keep their best keys in registers, one with a warp
+// k nearest neighbors on CUDA: searches that keep their best keys in registers, one with a warp
 // per query for any k, one with a thread per query for k <= 4 and many queries.
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"
@@ -12,12 +12,12 @@ struct Search {
   unsigned query_blocks;  // blocks that share the queries of one cloud
   unsigned tile;
   unsigned splits;
-  int64_t rank;  // of the first neighbour that this pass finds
+  int64_t rank;  // of the first neighbor that this pass finds
   int width;     // how many it finds
   Key* partial;  // [B, M, splits, width] lists of the parts of a cloud, null with one part
 };
 
-/// `nearest` fills the slots for which there is no neighbour: those beyond the points of the cloud
+/// `nearest` fills the slots for which there is no neighbor: those beyond the points of the cloud
 /// that have a distance.
 __device__ void write_neighbor(const KnnArgs& args, int64_t row, int64_t j, Key key,
                                int64_t nearest, const float* cloud, float3 query) {
@@ -50,12 +50,12 @@ __device__ __forceinline__ void write_list(const Search& s, int64_t row, const T
   }
 }
 
-/// The smallest key that the pass of `s` looks for: the next one after the last neighbour found.
+/// The smallest key that the pass of `s` looks for: the next one after the last neighbor found.
 __device__ Key first_key(const Search& s, int64_t row, const float* cloud, float3 query) {
   if (s.rank == 0) return 0;
   const int64_t* idx = s.args.idx + row * s.args.k;
   const int64_t last = idx[s.rank - 1];
-  if (last == idx[0]) return kNoKey;  // a filled slot: no neighbour is left
+  if (last == idx[0]) return kNoKey;  // a filled slot: no neighbor is left
   const float distance = squared_distance(query, load_point(cloud, last));
   return make_key(__float_as_uint(distance), static_cast<unsigned>(last)) + 1;
 }

@@ -6,7 +6,7 @@
 //   sums[i] is row g, sums[4 + i] row g + 8; i of 0 to 3 is column 4 t + i with t = lane % 4.
 //
 // The order in which a tensor core takes the inner dimension is free, as long as both factors keep
-// it. Here a thread takes 16 neighbouring bytes of a row, so that every load is one instruction
+// it. Here a thread takes 16 neighboring bytes of a row, so that every load is one instruction
 // without a bank conflict (rows lie 64 bytes beside a multiple of 128). Weights are packed in the
 // order in which a warp reads them (pack_weights.cuh).
 #pragma once

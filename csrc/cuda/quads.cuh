@@ -1,4 +1,4 @@
-// Rows of any real dtype, read and written four neighbouring elements at a time in `Sum`: double
+// Rows of any real dtype, read and written four neighboring elements at a time in `Sum`: double
 // for float64, float for the others.
 #pragma once
 

@@ -5,7 +5,7 @@
 
 namespace dapt::cuda {
 
-/// A neighbour as one number: the bits of its squared distance, which order like the distance
+/// A neighbor as one number: the bits of its squared distance, which order like the distance
 /// because that is >= 0, then its index.
 using Key = unsigned long long;
 /// Above every key whose distance is a number: a NaN distance is never among the smallest.

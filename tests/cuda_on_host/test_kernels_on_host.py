@@ -87,7 +87,7 @@ def test_fps_chooses_every_point_once():
     check_fps(torch.randn(2, 200, 3), 200)
 
 
-# --- nearest neighbours ---------------------------------------------------------------------------
+# --- nearest neighbors ---------------------------------------------------------------------------
 
 
 def check_knn(queries, points, k, lengths=None, plan=None):

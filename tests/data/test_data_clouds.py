@@ -148,7 +148,7 @@ def test_pcd_binary_compressed(tmp_path, count):
     np.testing.assert_array_equal(read_cloud(path), points)
 
 
-def test_organised_pcd_leaves_out_missing_returns(tmp_path, points):
+def test_organized_pcd_leaves_out_missing_returns(tmp_path, points):
     image = points[:200].astype(np.float32)
     image[[3, 77]] = np.nan
     (tmp_path / "a.pcd").write_bytes(pcd_header(image, "binary", height=10) + image.tobytes())

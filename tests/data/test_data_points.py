@@ -23,7 +23,7 @@ def everything(dataset):
 
 
 def rows(points, labels):
-    """The labelled points of a cloud as a set, whatever their order."""
+    """The labeled points of a cloud as a set, whatever their order."""
     table = np.column_stack([np.asarray(points, np.float32), labels])
     return {tuple(row) for row in table.tolist()}
 

@@ -20,8 +20,8 @@ def rng():
 
 
 def in_unit_ball(clouds):
-    centred = clouds - clouds.mean(1, keepdims=True)
-    return centred / np.linalg.norm(centred, axis=2).max(1)[:, None, None]
+    centered = clouds - clouds.mean(1, keepdims=True)
+    return centered / np.linalg.norm(centered, axis=2).max(1)[:, None, None]
 
 
 def everything(dataset):

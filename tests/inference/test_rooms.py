@@ -59,7 +59,7 @@ def test_each_point_gets_the_mean_vote_of_its_blocks(small_backbone, rng):
     assert (got.labels == mean.argmax(1))[clear].all() and clear.mean() > 0.9
 
 
-def test_odd_blocks_are_labelled_whole(small_backbone, rng):
+def test_odd_blocks_are_labeled_whole(small_backbone, rng):
     """Blocks with repeated and coincident points, a tower of points, a lone one."""
     model = model_of(small_backbone)
     room = rng.uniform(0, 3, (300, 3))
@@ -82,7 +82,7 @@ def test_odd_blocks_are_labelled_whole(small_backbone, rng):
     ],
     ids=["sparse", "small", "flat", "infinite"],
 )
-def test_rooms_that_cannot_be_labelled(small_backbone, room, words):
+def test_rooms_that_cannot_be_labeled(small_backbone, room, words):
     with pytest.raises(DataError, match=words):
         label_room(model_of(small_backbone), room, num_points=64)
 
@@ -166,7 +166,7 @@ def test_predict_labels_a_scan(room_model, tmp_path, rng, capsys, suffix):
     cloud = trimesh.load(room_model / "predictions" / "scan_labels.ply")
     np.testing.assert_allclose(cloud.vertices, points, atol=1e-5)
     colors = np.asarray(cloud.colors)[:, :3]
-    for label in set(labels):  # one colour for each label, and another for every other
+    for label in set(labels):  # one color for each label, and another for every other
         assert len(np.unique(colors[labels == label], axis=0)) == 1
     assert len(np.unique(colors, axis=0)) == len(set(labels))
 

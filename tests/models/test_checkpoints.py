@@ -1,4 +1,4 @@
-"""Published files are recognised by content, accounted for whole, and refused when damaged."""
+"""Published files are recognized by content, accounted for whole, and refused when damaged."""
 
 import io
 import os

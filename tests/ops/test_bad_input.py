@@ -264,7 +264,7 @@ def test_fuzz_group(points, num_groups, group_size, lengths, start):
 @fuzz
 @given(tensors(), tensors(), st.floats(), counts)
 def test_fuzz_ball_query(queries, points, radius, max_neighbors):
-    # A row of 2^31 neighbours is a valid wish that needs too much memory.
+    # A row of 2^31 neighbors is a valid wish that needs too much memory.
     call_safely(ball_query, queries, points, radius, min(max_neighbors, 1000))
 
 

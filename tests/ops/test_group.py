@@ -16,7 +16,7 @@ def test_equals_twin(make_cloud, on_each_isa, N, G, K):
         assert all(torch.equal(mine, twin) for mine, twin in zip(groups, expected, strict=True))
 
 
-def test_is_fps_then_knn_then_gather_minus_centre():
+def test_is_fps_then_knn_then_gather_minus_center():
     points, lengths = torch.randn(3, 500, 3), torch.tensor([500, 300, 100])
     groups = group(points, 20, 16, lengths, start=3)
     assert isinstance(groups, Groups)
@@ -29,7 +29,7 @@ def test_is_fps_then_knn_then_gather_minus_centre():
     assert torch.equal(groups.patches, gather(points, patch_idx) - centers[:, :, None])
 
 
-def test_translation_moves_centres_only():
+def test_translation_moves_centers_only():
     points = torch.randint(-50, 50, (2, 300, 3)).float()  # whole numbers: shifts are exact
     shift = torch.tensor([7.0, -3.0, 11.0])
     groups, moved = group(points, 12, 8), group(points + shift, 12, 8)

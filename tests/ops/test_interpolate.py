@@ -77,7 +77,7 @@ def test_empty_batch():
     assert out.shape == (0, 4, 5)
 
 
-def test_no_neighbours_sum_to_zero():
+def test_no_neighbors_sum_to_zero():
     idx = torch.zeros(2, 5, 0, dtype=torch.int64)
     out = torch.ops.dapt.interpolate(torch.randn(2, 9, 4), idx, torch.zeros(2, 5, 0))
     assert torch.equal(out, torch.zeros(2, 5, 4))

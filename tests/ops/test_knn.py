@@ -1,4 +1,4 @@
-"""k nearest neighbours against the twin, brute force and gradcheck."""
+"""k nearest neighbors against the twin, brute force and gradcheck."""
 
 import pytest
 import torch

@@ -153,7 +153,7 @@ def test_the_rearranged_head_is_the_plain_formula(G, num_categories):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_point_is_labelled_alike_in_any_company():
+def test_a_point_is_labeled_alike_in_any_company():
     head = small_head(torch.float32, num_categories=4).eval()
     inputs = features(2, 9, torch.float32)
     points, categories = torch.randn(2, 40, 3), torch.tensor([1, 2])
@@ -253,7 +253,7 @@ def test_weights_of_the_loss_are_cube_roots_of_rarity():
 
 @pytest.fixture
 def run(tmp_path):
-    """A function: `dapt train` on labelled clouds; returns the run folder and the exit code."""
+    """A function: `dapt train` on labeled clouds; returns the run folder and the exit code."""
     train = labeled(tmp_path / "a.npz")
     test = labeled(tmp_path / "b.npz", samples=11, seed=1)
 

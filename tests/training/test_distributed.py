@@ -36,7 +36,7 @@ def work(rank, port, x, results):
     dist.destroy_process_group()
 
 
-def test_two_processes_normalise_as_one(tmp_path):
+def test_two_processes_normalize_as_one(tmp_path):
     x = torch.randn(ROWS, CHANNELS, dtype=torch.float64)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -54,7 +54,7 @@ def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 
 
 class QueryAndGroup(nn.Module):
-    """Groups the points in a ball around each centre, as coordinates relative to the centre."""
+    """Groups the points in a ball around each center, as coordinates relative to the center."""
 
     def __init__(self, radius: float, nsample: int, use_xyz: bool = True) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ class Scene(NamedTuple):
 
 @dataclass(kw_only=True)
 class BlockDataset(FileDataset):
-    """Blocks of labelled scenes; those of the training split overlap, those of the test split
+    """Blocks of labeled scenes; those of the training split overlap, those of the test split
     hardly do.
 
     Args:

@@ -17,7 +17,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
     Args:
         cache: Folder for the converted copy; by default `dapt_cache` beside the source files.
         num_points: Points to keep of each cloud, by farthest point sampling; all by default.
-        normalize: Centre each cloud and scale it to the unit ball.
+        normalize: Center each cloud and scale it to the unit ball.
     """
 
     cache: Path | None = None

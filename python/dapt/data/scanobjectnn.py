@@ -38,7 +38,7 @@ class ScanObjectNN(FileDataset):
     Args:
         root: The folder with `main_split` and `main_split_nobg`.
         variant: bg (OBJ_BG), only (OBJ_ONLY), hardest (PB_T50_RS) or a perturbation in between.
-        normalize: Off, as in the field: the owners have centred and scaled the clouds.
+        normalize: Off, as in the field: the owners have centered and scaled the clouds.
     """
 
     root: Path

@@ -67,7 +67,7 @@ def log_probabilities(
     """[B, classes] of the clouds, or [B, N, labels] of all their points, for a task of points.
 
     The first view is the cloud as it is; the others are random choices of it, rescaled. Where
-    points are labelled, each view has all of them and the network sees `num_points` of them.
+    points are labeled, each view has all of them and the network sees `num_points` of them.
     """
     task, points = model.adapter.task, batch["points"]
     inputs = task.inputs(batch)

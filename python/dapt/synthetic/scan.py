@@ -1,7 +1,7 @@
 """What a depth camera makes of an object in a room: ScanObjectNN's difficulties.
 
 The camera sees one side, and what stands in front hides what is behind. The floor, a wall and
-neighbours come into the picture, parts are missing, and every point is a little off.
+neighbors come into the picture, parts are missing, and every point is a little off.
 """
 
 import math
@@ -18,7 +18,7 @@ SLACK = 0.08  # of the scene's radius: the depth of a slanted surface within one
 SURPLUS = 3  # points sampled for each one that is wanted: half are hidden, others are cropped
 BACKGROUND = -1  # the part of a point that is not the object's
 
-_NEIGHBOURS = ("box", "chair", "cabinet", "table", "bin", "bag", "shelf", "plant", "stool", "sofa")
+_NEIGHBORS = ("box", "chair", "cabinet", "table", "bin", "bag", "shelf", "plant", "stool", "sofa")
 
 
 def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple[Array, Array]:
@@ -57,7 +57,7 @@ def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
 
 
 def _background(low: Array, high: Array, dice: Dice) -> Array:
-    """Floor, perhaps a wall behind, perhaps neighbours, around an object between two corners."""
+    """Floor, perhaps a wall behind, perhaps neighbors, around an object between two corners."""
     size, middle = high - low, (low + high) / 2
     reach = float(size.max())
     floor = (size[0] + 0.5 * reach, 0.02, size[2] + 0.5 * reach)
@@ -67,7 +67,7 @@ def _background(low: Array, high: Array, dice: Dice) -> Array:
         wall = box(1.5 * reach, size[1] + 0.4 * reach, 0.02, place)
         pieces.append(turn(wall, "y", dice.pick(0, 0, 90, -90)) + (middle[0], 0, middle[2]))
     for _ in range(dice.count(0, 2)):
-        other, _ = FAMILIES[dice.pick(*_NEIGHBOURS)].surfaces(dice.rng)
+        other, _ = FAMILIES[dice.pick(*_NEIGHBORS)].surfaces(dice.rng)
         other = turn(other, "y", dice(0, 360))
         floor, ceiling = bounds(other)
         other = (other - (0, floor[1], 0)) * (reach * dice(0.5, 1.1) / (ceiling - floor).max())

@@ -32,7 +32,7 @@ class SegmentationHead(nn.Module):
     """Logits for each point; with categories, of a point of an object whose kind is known.
 
     A point's features are a function of its position and of the tokens around it, so points that
-    the backbone has not seen can be labelled, too.
+    the backbone has not seen can be labeled, too.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 // Kernels whose threads work together within one block, done right. Tests also build copies with
-// one synchronisation taken out.
+// one synchronization taken out.
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "exports.h"
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Parallelize over warps: each reverses its 32 values, then swaps neighbours, in shared memory.
+// Parallelize over warps: each reverses its 32 values, then swaps neighbors, in shared memory.
 __global__ void reverse_warps(const float* values, float* swapped) {
   DAPT_DYNAMIC_SHARED(float, buffer);
   float* const mine = buffer + warp_id() * 32;

@@ -26,7 +26,7 @@ __global__ void rotate(const int* values, int* out, int steps) {  // [blocks, th
   out[gridDim.x * blockDim.x + place] = dynamic_value;
 }
 
-// A cooperative grid: `steps` times every thread adds its left neighbour's value to its own.
+// A cooperative grid: `steps` times every thread adds its left neighbor's value to its own.
 __global__ void cascade(int* values, int steps) {
   __shared__ int kept[32];  // a copy for each block, although all are alive
   const int place = blockIdx.x * blockDim.x + threadIdx.x;
