@@ -296,7 +296,7 @@ def _stag(file: ReleasedFile) -> Stag:
         share_down=said["share_down"],
         share_graph=said["share_graph"],
         rank=said["rank"],
-        neighbors=said["neighbors"],
+        neighbors=said["neighbours"],
     )
 
 
@@ -330,7 +330,7 @@ def _idpt(file: ReleasedFile) -> Idpt:
     return Idpt(
         prompt_layer=file.setting("prompt_layer"),
         edge_convs=sum(f"blocks.cls.conv{i}.0.weight" in file.state for i in (1, 2, 3)),
-        neighbors=file.setting("neighbors", 20),
+        neighbors=file.setting("neighbours", 20),
         head_tokens=look_up("cls_type", file.setting("cls_type", "all"), _IDPT_TOKENS),
     )
 
