@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
+PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # modules that are named otherwise
 
 
 class DaptError(Exception):
@@ -53,7 +54,7 @@ def extras() -> dict[str, list[str]]:
     except PackageNotFoundError:  # used from its source folder
         return {}
     for requirement in requirements:
-        name = re.match(r"[\w.-]+", requirement)[0]
+        name = re.match(r"[\w.-]+", requirement)[0].replace("_", "-")
         if extra := re.search(r"extra == ['\"]([\w-]+)", requirement):
             packages.setdefault(extra[1], []).append(name)
     return packages
@@ -66,7 +67,7 @@ def missing_package(error: ImportError) -> str:
         error: What the import raised.
     """
     module = (error.name or str(error)).partition(".")[0]
-    package = {"yaml": "pyyaml"}.get(module, module.replace("_", "-"))
+    package = PACKAGE_OF.get(module, module.replace("_", "-"))
     extra = next((extra for extra, packages in extras().items() if package in packages), None)
     wanted = f"'dapt[{extra}]'" if extra else package
     return f"the package {package}: pip install {wanted}"

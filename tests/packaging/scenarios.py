@@ -5,6 +5,7 @@ A scenario ends with "as promised". pytest is not there, and dapt is what was in
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def bare() -> None:
     for name in ("a.ply", "a.las"):
         Path(name).touch()
         asks_for("files", refused(read_cloud, name))
+    asks_for("hub", refused(dapt.create_backbone, "point_mae", "hf://a/b/c.pth"))
     asks_for("peft", refused(lambda: adapted(dapt.Peft.of("lora"))))
 
 
@@ -129,6 +131,20 @@ def files() -> None:
 def peft() -> None:
     adapted(dapt.Peft.of("lora"))
     every_command_helps_or_says_what_it_needs()
+
+
+def hub() -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sentence = refused(dapt.create_backbone, "point_mae", "hf://a/b/c.pth")
+    assert "cannot be fetched" in sentence, sentence
+    every_command_helps_or_says_what_it_needs()
+
+
+def view() -> None:
+    from dapt.view.evidence import embedding
+
+    how, places = embedding(np.random.default_rng(0).normal(size=(9, 4)))
+    assert how == "t-SNE" and places.shape == (9, 2)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import project
 import pytest
 
 HERE = Path(__file__).parent
-SCENARIOS = {"bare": [], "train": ["train"], "files": ["files"], "peft": ["peft"]}
+SCENARIOS = {name: [name] for name in ("train", "files", "hub", "peft")}
+SCENARIOS |= {"bare": [], "view": ["train", "view"]}  # the report is of a training's run
 
 
 @pytest.fixture(scope="session")

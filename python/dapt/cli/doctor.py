@@ -12,7 +12,9 @@ from dapt.errors import extras
 PURPOSES = {
     "train": "training and its commands, h5 files, charts",
     "files": "meshes and las files",
+    "hub": "checkpoints of Hugging Face's hub",
     "peft": "methods of Hugging Face PEFT",
+    "view": "t-SNE in the report of a run",
 }
 DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # extras that no user needs
 

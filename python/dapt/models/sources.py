@@ -2,7 +2,7 @@
 
 import os
 
-from dapt.errors import DaptError, UsageError
+from dapt.errors import DaptError, UsageError, missing_package
 
 HUB = "hf://"
 
@@ -20,10 +20,8 @@ def local_file(checkpoint: str | os.PathLike) -> str:
         raise UsageError(f"a file of a hub is named hf://owner/repository/file@revision: {source}")
     try:
         from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise UsageError(
-            f"{source} needs the package huggingface_hub: pip install 'dapt[hub]'"
-        ) from None
+    except ImportError as error:
+        raise UsageError(f"{source} needs {missing_package(error)}") from None
     try:
         return hf_hub_download(f"{owner}/{repository}", file, revision=revision or None)
     except Exception as error:  # of the network, the hub, the disk
