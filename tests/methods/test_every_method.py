@@ -192,7 +192,7 @@ def test_vpt_follows_its_formula(small_backbone):
     model = attached(backbone, dapt.Vpt(prompts=3)).eval()
     randomize(model)
     x, positions = torch.randn(2, 12, 48), torch.randn(2, 12, 48)
-    for plain, prompted in zip(blocks, backbone.blocks, strict=True):
+    for plain, prompted in zip(blocks, model.backbone.blocks, strict=True):
         prompts = (prompted.prompt_tokens + prompted.prompt_token_positions).expand(2, 3, 48)
         tokens = x + positions
         tokens = torch.cat([tokens[:, :1], prompts, tokens[:, 1:]], 1)
@@ -207,7 +207,7 @@ def test_adapter_follows_its_formula(small_backbone):
     plain = backbone.blocks[1]
     model = attached(backbone, dapt.Adapter(rank=5, scale=0.3)).eval()
     x, positions = torch.randn(2, 12, 48), torch.randn(2, 12, 48)
-    wrapped = backbone.blocks[1]
+    wrapped = model.backbone.blocks[1]
     torch.testing.assert_close(  # a fresh adapter changes nothing
         wrapped(x, positions), plain(x, positions), atol=1e-5, rtol=1e-5
     )

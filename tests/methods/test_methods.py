@@ -52,7 +52,7 @@ def test_published_batch_norms_drift_and_are_the_adapters(small_backbone):
     before = backbone.get_buffer(statistic).clone()
     model = dapt.attach(backbone, dapt.Dapt(rank=4, freeze_bn=False), dapt.Classification(5))
     train_steps(model)
-    assert not torch.equal(backbone.get_buffer(statistic), before)
+    assert not torch.equal(model.backbone.get_buffer(statistic), before)
     assert f"backbone.{statistic}" in model.own_state()
     dapt.detach(model)
     assert torch.equal(backbone.get_buffer(statistic), before)
@@ -267,10 +267,10 @@ def test_several_adapters_on_one_backbone(small_backbone):
     model = dapt.attach(backbone, dapt.Dapt(rank=4), dapt.Classification(5), name="chairs")
     train_steps(model)
     chairs = model.eval()(points)
-    weight = backbone.blocks[0].frozen.attn.qkv.frozen.weight
+    weight = backbone.blocks[0].attn.qkv.weight
 
     model.add_adapter("tables", dapt.Dapt(rank=6, head_tokens=["cls"]), dapt.Classification(3))
-    assert backbone.blocks[0].frozen.attn.qkv.frozen.weight is weight  # nothing is copied
+    assert model.backbone.blocks[0].frozen.attn.qkv.frozen.weight is weight  # nothing is copied
     assert model.active == "tables" and model(points).shape == (4, 3)
     model.add_adapter("everything", dapt.Full(), dapt.Classification(5))
     train_steps(model)

@@ -23,7 +23,7 @@ def test_lora_follows_its_formula(small_backbone):
     plain = backbone.blocks[1].attn.qkv
     model = dapt.attach(backbone, dapt.Peft.of("lora", r=4, lora_alpha=12), TASK).eval()
     randomize(model)
-    tuned, x = backbone.blocks[1].attn.qkv, torch.randn(2, 7, 48)
+    tuned, x = model.backbone.blocks[1].attn.qkv, torch.randn(2, 7, 48)
     A, B = tuned.lora_A["adapted"].weight, tuned.lora_B["adapted"].weight
     torch.testing.assert_close(tuned(x), plain(x) + 3 * x @ A.T @ B.T, rtol=1e-5, atol=1e-5)
     per_block = 4 * ((48 + 144) + (48 + 48) + (48 + 192) + (192 + 48))

@@ -4,6 +4,7 @@ Settings come from adapter files, too, whoever wrote them: so tuners are those o
 setting is a number, a switch or a name that cannot stand for a file, a hub or a pattern.
 """
 
+import copy
 import typing
 import warnings
 from collections.abc import Mapping
@@ -116,9 +117,10 @@ class Peft(Method):
         own_class_token(backbone, replacements)
 
     def folded(self, module: nn.Module) -> nn.Module | None:
-        """PEFT's own merge into the layer that was there."""
+        """PEFT's own merge, into a copy of the layer that was there."""
         if not isinstance(module, _library().layer):
             return super().folded(module)
+        module = copy.deepcopy(module)
         if isinstance(module.get_base_layer(), QuantizedLinear):
             module.base_layer = module.get_base_layer().in_float()
         try:

@@ -4,7 +4,6 @@ Point-M2AE gets the prompts in its last scale, as wide as the features in the me
 adapters in every scale.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from dapt.models.transformer import (
     of_kept,
     widen_mask,
 )
+from dapt.models.views import sharing_copy
 
 FEED_FORWARD_SCALE = 0.7
 GEOMETRY_SCALE = 0.3
@@ -99,15 +99,6 @@ class PointPeft(Method):
         memory, bank = backbone.memory, state["memory.bank"]
         if bank.ndim == 2:  # whatever else is wrong with it, its reader says
             memory.bank = memory.bank.new_zeros(len(bank), memory.bank.shape[1])
-
-
-def sharing_copy(network: nn.Module) -> nn.Module:
-    """The same network once more, on the same tensors: what is replaced in one stays in the other.
-
-    Both move together, because they move their parameters in place.
-    """
-    tensors = [*network.parameters(), *network.buffers()]
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
 def _of_all_processes(rows: Tensor) -> Tensor:

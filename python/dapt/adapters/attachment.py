@@ -1,0 +1,139 @@
+"""One adapter on a backbone: what was asked for, and what was made of it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dapt.errors import DaptError
+from dapt.methods.method import Method
+from dapt.methods.replacements import Replacements
+from dapt.models import Features
+from dapt.models.views import View, sharing_copy
+from dapt.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An adapter has a network of its own, which shares the pre-trained tensors with all others.
+
+    Nothing is ever put in place of what it holds, so that a call which has begun with it ends with
+    it, whatever becomes of the model meanwhile.
+
+    Args:
+        name: What the model that carries it calls it.
+        method: How the network is adapted.
+        task: What for.
+        network: The adapted backbone.
+        head: What reads its features.
+        fixed: Own parameters that the method made without a gradient.
+    """
+
+    name: str
+    method: Method
+    task: Task
+    network: nn.Module
+    head: nn.Module
+    fixed: frozenset[str]
+
+    @classmethod
+    def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":
+        """A fresh adapter; the backbone stays as it is."""
+        method.check(backbone)
+        view = View(backbone)
+        method.wrap(view.network, Replacements())
+        network = view.share_untouched()
+        _check_predicate(method, network, {id(value) for value in _state(backbone).values()})
+        fixed = frozenset(
+            f"backbone.{entry}"
+            for entry, weight in network.named_parameters()
+            if method.owns(entry) and not weight.requires_grad
+        )
+        head = task.build_head(network, method.head_tokens_for(network))
+        device = next(backbone.parameters()).device
+        return cls(name, method, task, network.to(device), head.to(device), fixed)
+
+    def __call__(self, points: Tensor, *inputs: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Logits of the clouds [B, N, 3]; the rest is as in `AdaptedModel.forward`."""
+        features = self.features(points)
+        labeled = points if queries is None else queries
+        return self.head(features, labeled[..., :3], *inputs)
+
+    def features(self, points: Tensor) -> Features:  # [B, N, 3]
+        return self.method.features(self.network, points, self.head.levels)
+
+    def set_mode(self, training: bool) -> None:
+        """What is frozen stays in eval mode: its batch norms, or all of it where nothing trains."""
+        self.head.train(training)
+        trains = any(self.method.owns(entry) for entry in self.network.state_dict())
+        self.network.train(training and trains)
+        for name, module in self.network.named_modules():
+            if isinstance(module, _BatchNorm) and not self.method.owns(f"{name}.running_mean"):
+                module.eval()
+
+    def owns(self, entry: str) -> bool:
+        """Whether an entry of the state of a model with this adapter is the adapter's own."""
+        part, _, rest = entry.partition(".")
+        return part == "head" or self.method.owns(rest)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Tensors that share memory with the adapter's, by the names that a model has for them."""
+        return {entry: value.detach() for entry, value in self._own().items()}
+
+    def _own(self) -> dict[str, Tensor]:
+        state = {f"backbone.{entry}": value for entry, value in _state(self.network).items()}
+        state |= {f"head.{entry}": value for entry, value in _state(self.head).items()}
+        return {entry: value for entry, value in state.items() if self.owns(entry)}
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """The reverse of `own_state`; nothing is loaded unless everything fits."""
+        own = self.own_state()
+        for entry in sorted(own.keys() ^ state.keys()):
+            where = "missing" if entry in own else "not a part of this adapter"
+            raise DaptError(f"adapter state: '{entry}' is {where}")
+        prefix = "backbone."
+        of_backbone = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.method.make_room(self.network, of_backbone)
+        own = self.own_state()
+        for entry, value in state.items():
+            if value.shape != own[entry].shape:
+                raise DaptError(
+                    f"adapter state: '{entry}' is {list(value.shape)}, "
+                    f"wanted {list(own[entry].shape)}"
+                )
+        with torch.no_grad():
+            for entry, value in state.items():
+                own[entry].copy_(value)
+
+    def folded(self) -> "Attachment":
+        """The same with the adapter folded into the network's layers, as far as its method folds;
+        this one stays as it is."""
+        network, count = sharing_copy(self.network), 0
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                plain = self.method.folded(child)
+                if plain is not None:
+                    setattr(parent, name, plain)
+                    count += 1
+        if not count and any(self.method.owns(entry) for entry in network.state_dict()):
+            name = self.method.name
+            log.warning("nothing of method '%s' folds: its modules stay as they are", name)
+        return replace(self, network=network.eval())
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return module.state_dict(keep_vars=True)
+
+
+def _check_predicate(method: Method, network: nn.Module, pretrained: set[int]) -> None:
+    """What a method owns is what it put in place, nothing more and nothing less."""
+    for entry, value in _state(network).items():
+        if method.owns(entry) == (id(value) in pretrained):
+            claim = "owns" if method.owns(entry) else "does not own"
+            fact = "the pre-trained network's" if id(value) in pretrained else "its own"
+            raise TypeError(f"method '{method.name}' says it {claim} '{entry}', which is {fact}")
