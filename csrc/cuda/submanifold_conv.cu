@@ -58,7 +58,7 @@ __device__ __forceinline__ typename Product::Element factor_or_zero(
 
 // Parallel over tiles of 64 rows and 64 output channels.
 template <class Product>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, sizeof(typename Product::Sum) == 8 ? 1 : 2)
     submanifold_conv_kernel(const SubmanifoldConvArgs args, unsigned column_blocks) {
   using Element = typename Product::Element;
   using Sum = typename Product::Sum;
