@@ -81,4 +81,7 @@ const T* data_or_null(const OptionalTensor& t) {
   return t ? t->const_data_ptr<T>() : nullptr;
 }
 
+/// Data of a tensor to be written, or null where nothing of it is wanted.
+inline void* data_or_null(Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; }
+
 }  // namespace dapt

@@ -111,8 +111,6 @@ struct Inputs {
   }
 };
 
-void* data_or_null(Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; }
-
 }  // namespace
 
 /// (out [B, T, C], prompt_mean [B, C], hidden [B, T, r], stats [B, T, 3]); the second and the third
