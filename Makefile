@@ -89,7 +89,7 @@ sanitize: setup
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
 	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  OMP_NUM_THREADS=1 DAPT_HOST_SANITIZE=1 DAPT_LIBRARIES=$(SANITIZED) \
-	  $(PYTEST) tests/ops tests/cuda_on_host/test_*_on_host.py -k "not compile and not opcheck" \
+	  $(PYTEST) tests/ops tests/cuda_on_host/test_*_on_host.py -k "not compile and not opcheck and not files_are_cuda" \
 	  --ignore tests/cuda_on_host/test_cuda_on_host.py
 
 cuda: $(TOOLS)
