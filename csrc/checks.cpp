@@ -28,10 +28,16 @@ void check_finite(const Tensor& points, const char* name) {
   const float* p = points.const_data_ptr<float>();
   const int64_t bad = first_not_finite(p, points.numel());
   if (bad < 0) return;
-  const int64_t row = bad / 3, N = points.size(1);
-  const float* xyz = p + 3 * row;
-  check(false, name, " must be finite, got (", xyz[0], ", ", xyz[1], ", ", xyz[2], ") in cloud ",
-        row / N, ", point ", row % N);
+  const int64_t N = points.size(1), D = points.size(2), row = bad / D;
+  std::ostringstream got;  // of a few coordinates all, else the one that is not finite
+  for (int64_t d = 0; D <= 3 && d < D; ++d) got << (d ? ", " : "(") << p[D * row + d];
+  if (D <= 3) {
+    got << ")";
+  } else {
+    got << p[bad] << " at coordinate " << bad % D;
+  }
+  check(false, name, " must be finite, got ", got.str(), " in cloud ", row / N, ", point ",
+        row % N);
 }
 
 // Reading a CUDA tensor waits for the device, so values are looked at there only on request.
@@ -60,6 +66,12 @@ std::string list_of(const Sizes& sizes) {
 
 Tensor as_points(const Tensor& t, const char* name) {
   check(t.dim() == 3 && t.size(2) == 3, name, " must be [B, N, 3], got ", shape_of(t));
+  return as_vectors(t, name);
+}
+
+Tensor as_vectors(const Tensor& t, const char* name) {
+  check(t.dim() == 3 && t.size(2) > 0, name,
+        " must be [B, N, D] with at least one coordinate, got ", shape_of(t));
   Tensor points = as_contiguous(t, name, ScalarType::Float);
   if (values_are_checked(points)) check_finite(on_cpu(points), name);
   return points;

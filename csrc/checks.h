@@ -34,6 +34,9 @@ void check_same_batch(const Tensor& t, const char* name, const Tensor& like, con
 /// Finite clouds [B, N, 3] of any floating type, as contiguous float32.
 Tensor as_points(const Tensor& t, const char* name);
 
+/// Finite vectors [B, N, D], likewise.
+Tensor as_vectors(const Tensor& t, const char* name);
+
 /// Floating numbers of any shape, as contiguous `dtype`.
 Tensor as_contiguous(const Tensor& t, const char* name, ScalarType dtype);
 

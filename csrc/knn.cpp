@@ -5,10 +5,13 @@ namespace dapt {
 
 std::tuple<Tensor, Tensor> knn(const Tensor& queries_any, const Tensor& points_any, int64_t k,
                                const OptionalTensor& lengths_any) {
-  const Tensor queries = as_points(queries_any, "queries");
-  const Tensor points = as_points(points_any, "points");
+  const Tensor queries = as_vectors(queries_any, "queries");
+  const Tensor points = as_vectors(points_any, "points");
   check_device(points, "points", queries, "queries");
   check_same_batch(points, "points", queries, "queries");
+  const int64_t D = queries.size(2);
+  check(points.size(2) == D, "points must have the ", D, " coordinates of queries, got ",
+        shape_of(points));
   const OptionalTensor lengths = as_lengths(lengths_any, points, k, "k");
   const int64_t B = queries.size(0), M = queries.size(1), N = points.size(1);
   Tensor sq_dist = torch::stable::new_empty(queries, {B, M, k});
@@ -24,7 +27,8 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries_any, const Tensor& points_a
                    .B = B,
                    .M = M,
                    .N = N,
-                   .k = k},
+                   .k = k,
+                   .D = D},
            queries);
   }
   return {sq_dist, idx};

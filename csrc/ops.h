@@ -35,18 +35,21 @@ struct FpsArgs {
                           // unless it is the start; where none is left the start repeats
 };
 
-/// The k nearest points of each query, ascending by (distance, index). With `patches` set, also
+/// The k nearest points of each query, ascending by (distance, index). In any dimension the squared
+/// distance is summed coordinate by coordinate: d[0] * d[0], then fma(d[c], d[c], sum). In three
+/// dimensions, with `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
 /// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbor (k > length,
 /// NaN points) repeat the nearest one, or point 0 where there is none, at infinite distance.
 struct KnnArgs {
-  const float* queries;    // [B, M, 3]
-  const float* points;     // [B, N, 3]
+  const float* queries;    // [B, M, D]
+  const float* points;     // [B, N, D]
   const int64_t* lengths;  // [B] or null
   float* sq_dist;          // [B, M, k] out, or null
   int64_t* idx;            // [B, M, k] out
   float* patches;          // [B, M, k, 3] out, or null
   int64_t B, M, N, k;      // k <= lengths[b]
+  int64_t D = 3;
 };
 
 /// The first `max_neighbors` points, in index order, with squared distance < radius². A short row

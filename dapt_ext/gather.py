@@ -13,7 +13,9 @@ from dapt_ext._library import check_tensors, ops, register_fake
 def gather(values: Tensor, idx: Tensor) -> Tensor:
     """Take rows of each cloud's values; an index of -1 gives a row of zeros.
 
-    The backward sums without float atomics, in a fixed order: runs repeat to the last bit.
+    The backward sums without float atomics, in a fixed order: runs repeat to the last bit. No
+    lengths are needed: the searches that take them never give a row past a cloud's length, and a
+    slot without a neighbor is -1 (pytorch3d's `knn_gather` takes lengths because its are 0).
 
     Args:
         values: [B, N, C], any dtype and strides.

@@ -16,8 +16,8 @@ def knn(
     """Find the k nearest points of each query, nearest first, ties to the lowest index.
 
     Args:
-        queries: [B, M, 3], any floating dtype and strides.
-        points: [B, N, 3], of the same device.
+        queries: [B, M, D], any floating dtype and strides; of any dimension, made for three.
+        points: [B, N, D], of the same device.
         k: any number from 1 to the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never found.
 

@@ -121,9 +121,12 @@ def _past(points: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the last dimension: fma(dz, dz, fma(dy, dy, dx * dx))."""
-    dx, dy, dz = (a - b).unbind(-1)
-    return _Fma.apply(dz, dz, _Fma.apply(dy, dy, dx * dx))
+    """Squared distance of the last dimension: fma(dz, dz, fma(dy, dy, dx * dx)), and so on."""
+    first, *others = (a - b).unbind(-1)
+    total = first * first
+    for difference in others:
+        total = _Fma.apply(difference, difference, total)
+    return total
 
 
 class _Fma(torch.autograd.Function):

@@ -27,18 +27,21 @@ inline Float box_lower_bound(const float* boxes, int64_t stride, Float qx, Float
 }
 
 struct Buckets {
+  int64_t dims;           // coordinates of a point: 3, or any number of them in unsorted buckets
   int64_t size;           // points per bucket, a multiple of kLanes
   int64_t count;          // buckets
   int64_t stride;         // buckets, rounded up to whole vectors
-  Buffer<float> xyz;      // [count, 3, size], padded with infinity
+  Buffer<float> xyz;      // [count, dims, size], padded with infinity
   Buffer<int32_t> index;  // [count, size], places in the cloud; padded with INT32_MAX
   Buffer<float> boxes;    // [6, stride]: least x y z, greatest x y z; padded with empty boxes
 
-  /// Of `num_points` < 2^31 finite `points` [num_points, 3]; unsorted, they keep the cloud's order.
-  Buckets(const float* points, int64_t num_points, int64_t size, bool sorted = true);
+  /// Of `num_points` < 2^31 finite `points` [num_points, dims]; unsorted, they keep the cloud's
+  /// order. Boxes are about the first three coordinates.
+  Buckets(const float* points, int64_t num_points, int64_t size, bool sorted = true,
+          int64_t dims = 3);
 
   /// Coordinates of bucket i: `size` of x, then y, then z.
-  const float* at(int64_t i) const { return xyz.get() + 3 * size * i; }
+  const float* at(int64_t i) const { return xyz.get() + dims * size * i; }
 
   /// For the buckets i .. i + kLanes - 1 a lower bound of squared_distance from q to their points.
   Float lower_bound(int64_t i, Float qx, Float qy, Float qz) const {
@@ -106,11 +109,13 @@ void morton_sort(const float* points, const int32_t* from, int64_t count, int64_
 
 }  // namespace detail
 
-inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, bool sorted)
-    : size(size),
+inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, bool sorted,
+                        int64_t dims)
+    : dims(dims),
+      size(size),
       count((num_points + size - 1) / size),
       stride((count + kLanes - 1) / kLanes * kLanes),
-      xyz(make_buffer<float>(count * 3 * size)),
+      xyz(make_buffer<float>(count * dims * size)),
       index(make_buffer<int32_t>(count * size)),
       boxes(make_buffer<float>(6 * stride)) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -123,13 +128,15 @@ inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, b
   std::fill(boxes.get(), boxes.get() + 3 * stride, kInfinity);
   std::fill(boxes.get() + 3 * stride, boxes.get() + 6 * stride, -kInfinity);
   for (int64_t i = 0; i < count; ++i) {
-    float* x = xyz.get() + 3 * size * i;
+    float* x = xyz.get() + dims * size * i;
     const int64_t filled = std::min(size, num_points - i * size);
     for (int64_t j = 0; j < filled; ++j) {
-      const float* p = points + 3 * int64_t(index[i * size + j]);
-      for (int d = 0; d < 3; ++d) x[d * size + j] = p[d];
+      const float* p = points + dims * int64_t(index[i * size + j]);
+      for (int64_t d = 0; d < dims; ++d) x[d * size + j] = p[d];
     }
-    for (int d = 0; d < 3; ++d) {
+    for (int64_t d = 3; d < dims; ++d)
+      std::fill(x + d * size + filled, x + (d + 1) * size, kInfinity);
+    for (int64_t d = 0; d < std::min<int64_t>(dims, 3); ++d) {
       float* c = x + d * size;
       std::fill(c + filled, c + size, c[0]);
       Float low = load(c), high = low;

@@ -5,14 +5,16 @@
 namespace dapt::cpu::DAPT_ISA {
 
 void knn(const KnnArgs& a) {
-  const bool sorted = a.N >= kSortFrom;
+  const bool sorted = a.D == 3 && a.N >= kSortFrom;
   const auto prepare = [&](int64_t b) {
-    return std::make_unique<Cloud>(a.points + 3 * b * a.N, a.lengths ? a.lengths[b] : a.N, sorted);
+    return std::make_unique<Cloud>(a.points + a.D * b * a.N, a.lengths ? a.lengths[b] : a.N, sorted,
+                                   a.D);
   };
-  for_each_query(a.B, a.N, a.M, prepare, [&](const Cloud& cloud, int64_t begin, int64_t end) {
+  const int64_t size = a.N * ((a.D + 2) / 3);  // of a cloud, in points of three coordinates
+  for_each_query(a.B, size, a.M, prepare, [&](const Cloud& cloud, int64_t begin, int64_t end) {
     Nearest nearest(cloud, a.k);
     for (int64_t row = begin; row < end; ++row) {
-      const float* query = a.queries + 3 * row;
+      const float* query = a.queries + a.D * row;
       const float* points = a.points + 3 * (row / a.M) * a.N;
       const int64_t* key = nearest.search(query);
       for (int64_t slot = row * a.k; slot < (row + 1) * a.k; ++slot, ++key) {

@@ -70,14 +70,13 @@ class Nearest {
 
   /// The keys of the k points nearest to `point`, ascending; valid until the next call.
   const int64_t* search(const float* point) {
-    const Query query(point);
-    const Finder::List list = cloud_.sorted ? near(query) : all_;
+    const Finder::List list = cloud_.sorted ? near(point) : all_;
     const int64_t num_buckets = list.size();
     // At least k groups are needed, 3 k make a good bound, 8 kLanes let most of them be passed
     // over.
     const int64_t per_group =
         std::max<int64_t>(1, num_buckets / std::max<int64_t>(8, 3 * k_ / kLanes));
-    const int64_t num_groups = measure(query, list, per_group);
+    const int64_t num_groups = measure(point, list, per_group);
     const float bound = num_groups >= 2 * k_
                             ? kth_bound(group_.get(), num_groups, k_)
                             : kth_bound(distance_.get(), num_buckets * kBucket, k_);
@@ -86,25 +85,59 @@ class Nearest {
 
  private:
   /// The buckets that can hold one of the k points nearest to the query.
-  Finder::List near(const Query& q) {
+  Finder::List near(const float* point) {
+    const Query q(point);
     const Finder::List about = finder_.about(q, 1 + 3 * k_ / 2 / kBucket);
-    measure(q, about, 1);
+    measure(point, about, 1);
     return finder_.within(q, kth_bound(distance_.get(), about.size() * kBucket, k_));
+  }
+
+  static constexpr int kVectors = kBucket / kLanes;
+
+  /// Squared distances from a point to the points of a bucket: in three dimensions,
+  struct ToThree {
+    Query q;
+    void operator()(const float* x, Float* out) const {
+      for (int i = 0; i < kVectors; ++i, x += kLanes) {
+        out[i] = squared_distance(q.x, q.y, q.z, load(x), load(x + kBucket), load(x + 2 * kBucket));
+      }
+    }
+  };
+  /// and in any number of them.
+  struct ToAny {
+    const float* point;
+    int64_t dims;
+    void operator()(const float* x, Float* out) const {
+      for (int i = 0; i < kVectors; ++i) out[i] = broadcast(0.0f);
+      for (int64_t d = 0; d < dims; ++d, x += kBucket) {
+        const Float q = broadcast(point[d]);
+        for (int i = 0; i < kVectors; ++i) {
+          const Float gap = sub(q, load(x + i * kLanes));
+          out[i] = fma(gap, gap, out[i]);
+        }
+      }
+    }
+  };
+
+  int64_t measure(const float* point, Finder::List list, int64_t per_group) {
+    const int64_t dims = cloud_.buckets.dims;
+    return dims == 3 ? measure_by(ToThree{Query(point)}, list, per_group)
+                     : measure_by(ToAny{point, dims}, list, per_group);
   }
 
   /// Writes the distances to the points of the listed buckets, and the minima of groups: one for
   /// each lane of `per_group` buckets. Returns the number of groups.
-  int64_t measure(const Query& q, Finder::List list, int64_t per_group) {
+  template <class To>
+  int64_t measure_by(const To& to, Finder::List list, int64_t per_group) {
     float *distance = distance_.get(), *group = group_.get();
     for (auto bucket = list.begin(); bucket < list.end(); group += kLanes) {
       Float least = broadcast(std::numeric_limits<float>::infinity());
       for (int64_t i = 0; i < per_group && bucket < list.end(); ++i, ++bucket) {
-        const float* x = cloud_.buckets.at(*bucket);
-        for (int64_t j = 0; j < kBucket; j += kLanes, distance += kLanes) {
-          const Float d = squared_distance(q.x, q.y, q.z, load(x + j), load(x + kBucket + j),
-                                           load(x + 2 * kBucket + j));
-          store(distance, d);
-          least = min(least, d);
+        Float d[kVectors];
+        to(cloud_.buckets.at(*bucket), d);
+        for (int j = 0; j < kVectors; ++j, distance += kLanes) {
+          store(distance, d[j]);
+          least = min(least, d[j]);
         }
       }
       store(group, least);

@@ -1,5 +1,6 @@
 // k nearest neighbors on CUDA: searches that keep their best keys in registers, one with a warp
 // per query for any k, one with a thread per query for k <= 4 and many queries.
+#include "cuda/knn_any.h"
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"
 #include "cuda/topk.cuh"
@@ -243,6 +244,7 @@ void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context) {
 }
 
 void knn(const KnnArgs& args, const Context& context) {
+  if (args.D != 3) return knn_any(args, context);
   knn(args, plan_knn(args.B, args.M, args.N, args.k, current_device()), context);
 }
 

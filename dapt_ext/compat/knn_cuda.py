@@ -17,8 +17,8 @@ class KNN(nn.Module):
 
     @torch.no_grad()
     def forward(self, ref: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """ref [B, 3, n], query [B, 3, m] -> twice [B, k, m]; with `transpose_mode`
-        ref [B, n, 3], query [B, m, 3] -> twice [B, m, k]."""
+        """ref [B, D, n], query [B, D, m] -> twice [B, k, m]; with `transpose_mode`
+        ref [B, n, D], query [B, m, D] -> twice [B, m, k]."""
         if self.transpose_mode:
             sq_dist, idx = dapt_ext.knn(query, ref, self.k)
             return sq_dist.sqrt(), idx

@@ -110,6 +110,22 @@ def test_knn_for_any_k(k):
     check_knn(points[:, :3].contiguous(), points, k)
 
 
+@pytest.mark.parametrize("D", [1, 2, 5, 33])
+@pytest.mark.parametrize("N, k", [(1, 1), (33, 33), (90, 40), (300, 150)])
+def test_knn_in_any_dimension(D, N, k):
+    points, lengths = torch.randn(2, N, D), torch.tensor([N, k])
+    points[0, N // 2 :] = points[0, : N - N // 2].clone()  # each distance twice
+    queries = torch.randn(2, 5, D)
+    expected = *dapt_ext.knn(queries, points, k, lengths), torch.empty(2, 5, k, 0)
+    check(on_host.knn, expected, queries.numpy(), points.numpy(), k, lengths.numpy())
+
+
+def test_knn_in_any_dimension_by_several_passes():
+    points = torch.randn(1, 1100, 2).round(decimals=1)
+    expected = *dapt_ext.knn(points[:, :2], points, 1050), torch.empty(1, 2, 1050, 0)
+    check(on_host.knn, expected, points[:, :2].numpy(), points.numpy(), 1050)
+
+
 @pytest.mark.parametrize("warp_per_query", [False, True])
 @pytest.mark.parametrize("tile, splits", [(128, 1), (256, 1), (1024, 1)])
 def test_knn_by_plan(warp_per_query, tile, splits):
@@ -229,6 +245,8 @@ def test_lengths_out_of_range_stay_in_memory():
     assert (idx >= 0).all() and (idx < 50).all()
     _, idx, _ = on_host.knn(points[:, :4], points, 10, lengths)
     assert (idx >= -1).all() and (idx < 50).all()
+    _, idx, _ = on_host.knn(points[:, :4, :2], points[..., :2], 10, lengths)
+    assert (idx >= 0).all() and (idx < 50).all()
     idx = on_host.ball_query(points[:, :4], points, np.float32(1), 10, lengths)
     assert (idx >= -1).all() and (idx < 50).all()
     _, idx_ab, _, idx_ba = on_host.chamfer(points, points, lengths, lengths[::-1].copy())

@@ -105,7 +105,19 @@ def with_value(value):
         (lambda: knn(POINTS[:1], POINTS, 2), r"points must have the batch size of queries \(1\)"),
         (lambda: knn(POINTS, POINTS.to("meta"), 2), "points must be on the device of queries"),
         (lambda: knn(with_value(torch.nan), POINTS, 2), "queries must be finite"),
-        (lambda: knn(POINTS, POINTS[0], 2), r"points must be \[B, N, 3\]"),
+        (lambda: knn(POINTS, POINTS[0], 2), r"points must be \[B, N, D\]"),
+        (
+            lambda: knn(POINTS, POINTS[..., :2], 2),
+            r"points must have the 3 coordinates of queries, got \[2, 10, 2\]",
+        ),
+        (
+            lambda: knn(POINTS[..., :0], POINTS[..., :0], 2),
+            r"queries must be \[B, N, D\] with at least one coordinate, got \[2, 10, 0\]",
+        ),
+        (
+            lambda: knn(with_value(torch.nan).repeat(1, 1, 2), POINTS.repeat(1, 1, 2), 2),
+            "queries must be finite, got nan at coordinate 2 in cloud 1, point 7",
+        ),
         (lambda: group(POINTS, 11, 2), "num_groups must be at most the 10"),
         (lambda: group(POINTS, 2, 11), "group_size must be at most the 10"),
         (lambda: group(POINTS, 2, 0), "group_size must be at least 1"),

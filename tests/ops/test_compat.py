@@ -100,8 +100,9 @@ def test_group_all():
     assert utils.GroupAll(use_xyz=False)(xyz, None, features).shape == (2, 4, 1, 50)
 
 
-def test_knn_in_both_layouts():
-    ref, query = torch.randn(2, 40, 3), torch.randn(2, 9, 3)
+@pytest.mark.parametrize("D", [3, 5])
+def test_knn_in_both_layouts(D):
+    ref, query = torch.randn(2, 40, D), torch.randn(2, 9, D)
     expected, order = torch.cdist(query, ref).topk(5, largest=False)
     dist, idx = KNN(5, transpose_mode=True)(ref, query)
     assert idx.dtype == torch.int64 and torch.equal(idx, order)

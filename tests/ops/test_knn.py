@@ -33,6 +33,44 @@ def test_any_k(make_cloud, assert_equals_twin, k):
     assert_equals_twin(points[:, :9], points, k)
 
 
+@pytest.mark.parametrize("D", [1, 2, 4, 5, 16, 64])
+@pytest.mark.parametrize("N, k", [(1, 1), (70, 70), (5000, 9)])
+def test_any_dimension(assert_equals_twin, D, N, k):
+    points = torch.randn(2, N, D)
+    points[:, N // 2 :] = points[:, : N - N // 2].clone()  # each distance twice
+    assert_equals_twin(torch.cat([points[:, :4], torch.randn(2, 3, D)], dim=1), points, k)
+    lengths = torch.tensor([k, N])
+    assert_equals_twin(points[:, :3], points, k, lengths)
+
+
+@pytest.mark.parametrize("D", [1, 2, 4, 5, 16, 64])
+def test_any_dimension_against_brute_force(D):
+    points = torch.randint(-9, 9, (2, 3000, D)).float()  # whole numbers: distances are exact
+    queries = torch.randint(-9, 9, (2, 40, D)).float()
+    exact = (queries[:, :, None].double() - points[:, None].double()).square().sum(-1)
+    expected_dist, expected_idx = exact.sort(stable=True)
+    sq_dist, idx = knn(queries, points, 50)
+    assert torch.equal(idx, expected_idx[..., :50])
+    assert torch.equal(sq_dist.double(), expected_dist[..., :50])
+
+
+def test_overflow_in_any_dimension(assert_equals_twin):
+    points = torch.randn(1, 100, 7) * 10.0 ** torch.randint(-30, 30, (1, 100, 1))
+    assert_equals_twin(points[:, :20], points, 100)
+
+
+def test_gradients_in_any_dimension():
+    queries = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    points = torch.randn(2, 8, 5, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda q, p: knn(q, p, 2)[0], (queries, points))
+    # Of float32 inputs another formula serves.
+    small, large = queries.detach().float().requires_grad_(), points.detach().float()
+    knn(small, large.requires_grad_(), 2)[0].square().sum().backward()
+    knn(queries, points, 2)[0].square().sum().backward()
+    torch.testing.assert_close(small.grad, queries.grad.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(large.grad, points.grad.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_real_scans(scans, assert_equals_twin):
     for points in scans.values():
         for k in (3, 32):

@@ -76,18 +76,20 @@ py::tuple fps(const Floats& points, int64_t num_samples, const std::optional<Lon
 py::tuple knn(const Floats& queries, const Floats& points, int64_t k,
               const std::optional<Longs>& lengths, const std::optional<cuda::KnnPlan>& plan) {
   const int64_t B = queries.shape(0), M = queries.shape(1), N = points.shape(1);
-  py::array_t<float> sq_dist({B, M, k}), patches({B, M, k, int64_t{3}});
+  const int64_t D = queries.shape(2);
+  py::array_t<float> sq_dist({B, M, k}), patches({B, M, k, int64_t{D == 3 ? 3 : 0}});
   py::array_t<int64_t> idx({B, M, k});
   run<KnnArgs, cuda::KnnPlan>({.queries = queries.data(),
                                .points = points.data(),
                                .lengths = data_or_null(lengths),
                                .sq_dist = sq_dist.mutable_data(),
                                .idx = idx.mutable_data(),
-                               .patches = patches.mutable_data(),
+                               .patches = D == 3 ? patches.mutable_data() : nullptr,
                                .B = B,
                                .M = M,
                                .N = N,
-                               .k = k},
+                               .k = k,
+                               .D = D},
                               plan, &cuda::knn, &cuda::knn);
   return py::make_tuple(sq_dist, idx, patches);
 }
