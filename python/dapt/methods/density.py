@@ -59,9 +59,6 @@ class Density(OnTop):
                 if self.relu:
                     replacements.put(mlp, "fc2", SparseInput(mlp.fc2))
 
-    def owns(self, entry: str) -> bool:
-        return super().owns(entry)
-
     def extra_loss(self, backbone: nn.Module) -> Tensor | None:
         losses = [activation.taken_loss() for activation in _metered(backbone)]
         below = super().extra_loss(backbone)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,29 +13,29 @@ from dapt.methods.replacements import Replacements
 from dapt.models.transformer import Features
 
 
-class Method(ABC):
+class Method:
     """The settings of a method, and how it changes a frozen backbone.
 
-    A subclass is a frozen dataclass in a file of its own, registered under the file's name.
+    A subclass is a frozen dataclass in a file of its own, registered under the file's name. What it
+    leaves out stays as it is here: nothing is changed, nothing is owned.
     """
 
     name: ClassVar[str]
     packs: ClassVar[bool] = False  # works on backbones that keep all clouds' tokens in one row
 
-    def __post_init__(self):  # noqa: B027, where a method's settings are checked
+    def __post_init__(self):
         pass
 
-    @abstractmethod
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         """Put the method's modules in place of those that it changes."""
 
-    @abstractmethod
     def owns(self, entry: str) -> bool:
         """Whether an entry of the wrapped backbone's state belongs to the method.
 
         The only statement of it: what is owned trains, is saved and is counted, and the rest is
         the pre-trained network, untouched.
         """
+        return False
 
     def check(self, backbone: nn.Module) -> None:
         """Refuse a backbone on which the method does not work."""
@@ -59,14 +58,10 @@ class Method(ABC):
         """What the wrapped backbone makes of a batch of clouds."""
         return backbone(points, levels)
 
-    def prepare(  # noqa: B027, most methods need nothing
-        self, backbone: nn.Module, clouds: Iterable[Tensor]
-    ) -> None:
+    def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
         """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
 
-    def make_room(  # noqa: B027, most sizes are known from the settings
-        self, backbone: nn.Module, state: Mapping[str, Tensor]
-    ) -> None:
+    def make_room(self, backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Resize data-dependent entries of the backbone to match a saved state of it."""
 
     def extra_loss(self, backbone: nn.Module) -> Tensor | None:

@@ -1,7 +1,6 @@
 """Methods that stand on another one: `density:dapt` is DAPT with the settings of both."""
 
 import dataclasses
-from abc import ABCMeta
 from functools import cache
 
 from dapt.methods.method import Method, method_class
@@ -16,10 +15,16 @@ class OnTop(Method):
     @classmethod
     @cache
     def over(cls, inner: str) -> type[Method]:
+        """The class of both, named `<this method>:<inner>`."""
         below = method_class(inner)
-        mixed = ABCMeta(f"{cls.__name__}{below.__name__}", (cls, below), {"__doc__": cls.__doc__})
-        mixed.name = f"{cls.name}:{inner}"
-        return dataclasses.dataclass(frozen=True)(mixed)
+
+        @dataclasses.dataclass(frozen=True)
+        class Both(cls, below):
+            __doc__ = cls.__doc__
+            name = f"{cls.name}:{inner}"
+
+        Both.__name__ = Both.__qualname__ = f"{cls.__name__}{below.__name__}"
+        return Both
 
     @classmethod
     def on(cls, method: Method, **settings) -> Method:

@@ -54,7 +54,7 @@ class Reversible(OnTop):
 
     def owns(self, entry: str) -> bool:
         own = {"adapter", "beside", "cls_token", "cls_pos"}
-        return not own.isdisjoint(entry.split(".")) or bool(super().owns(entry))
+        return not own.isdisjoint(entry.split(".")) or super().owns(entry)
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         super().wrap(backbone, replacements)
