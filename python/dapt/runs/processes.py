@@ -72,14 +72,25 @@ def any_process(fabric: Fabric, flag: bool) -> bool:
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:
-    """Make the batch norms that count use the whole batch. They stay the same modules."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d) and module.training:
-            module.__class__ = SynchronizedBatchNorm
+    """Put a `SynchronizedBatchNorm` in place of each batch norm that counts."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm1d) and child.training:
+                setattr(parent, name, SynchronizedBatchNorm(child))
 
 
 class SynchronizedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the batches of all processes, on every device."""
+    """Batch norm over the batches of all processes, on every device.
+
+    Args:
+        norm: The one whose weights and statistics it takes over.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d):
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, x: Tensor) -> Tensor:  # [R, C], R rows in this process
         if not self.training:
