@@ -118,7 +118,7 @@ class Step:
                  naive: bool = False, memory: str = "default", chance: bool = True):  # fmt: skip
         torch.manual_seed(0)
         chances = {} if chance else {"dropout": 0.0, "drop_path": 0.0}
-        method = dapt.Dapt.published("scanobjectnn_hardest", memory=memory, **chances)
+        method = dapt.Dapt(memory=memory, **chances)
         backbone = dapt.create_backbone("point_mae", num_groups=groups)
         task = dapt.Classification(CLASSES, dropout=0.5 if chance else 0.0)
         self.model = dapt.attach(backbone, method, task=task).to(device).train()

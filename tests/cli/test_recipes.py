@@ -14,6 +14,10 @@ METHODS = ("point_gst", "stag", "ppt", "point_lora", "ga_prompt", "idpt")
 DEAD = 27_660  # of GAPrompt's published parameters never get a gradient: they are not made
 
 TRAINED = {
+    ("scanobjectnn_hardest", "dapt"): 1_087_771,
+    ("scanobjectnn_bg", "dapt"): 1_087_771,
+    ("scanobjectnn_only", "dapt"): 989_467,
+    ("modelnet40", "dapt"): 1_069_716,
     ("scanobjectnn_hardest", "stag"): 428_431,
     ("scanobjectnn_hardest", "ppt"): 1_042_191,
     ("scanobjectnn_hardest", "point_gst"): 622_831,
@@ -63,6 +67,21 @@ def test_published_training(config, method, augmentation, drop_path, head, dropo
     assert settings.training.augmentation == augmentation
     assert settings.backbone.options["drop_path"] == drop_path
     assert settings.task.options["head"] == head and settings.task.options["dropout"] == dropout
+
+
+@pytest.mark.parametrize(
+    "config, rank, dropout, drop_path",
+    [
+        ("scanobjectnn_hardest", 64, 0.2, 0.3),
+        ("scanobjectnn_bg", 64, 0.5, 0.3),
+        ("scanobjectnn_only", 64, 0.0, 0.1),
+        ("modelnet40", 72, 0.0, 0.1),
+    ],
+)
+def test_published_settings_of_dapt(config, rank, dropout, drop_path):
+    options = settings_of(config, "dapt").method.options
+    got = options["rank"], options["dropout"], options["drop_path"]
+    assert got == (rank, dropout, drop_path)
 
 
 @pytest.mark.parametrize("config", ["npz", "synthetic"])

@@ -21,17 +21,6 @@ from dapt.models.transformer import (
     widen_mask,
 )
 
-PUBLISHED = {
-    "scanobjectnn_hardest": {"rank": 64, "drop_path": 0.3, "dropout": 0.2},
-    "scanobjectnn_bg": {"rank": 64, "drop_path": 0.3, "dropout": 0.5},
-    "scanobjectnn_only": {
-        "rank": 64, "drop_path": 0.1, "dropout": 0.0, "head_tokens": ("cls", "prompt:mean"),
-    },
-    "modelnet40": {
-        "rank": 72, "drop_path": 0.1, "dropout": 0.0, "head_tokens": ("cls", "patch:max"),
-    },
-}  # fmt: skip
-
 
 @register("dapt")
 @dataclass(frozen=True)
@@ -44,14 +33,6 @@ class Dapt(Method):
     head_tokens: tuple[str, ...] | None = None  # None: the backbone's own and the prompts' mean
     freeze_bn: bool = True  # False: batch norms go on counting, as in the published code
     memory: Literal["default", "low"] = "default"  # "low": keep block inputs, recompute the rest
-
-    @classmethod
-    def published(cls, dataset: str, **changes) -> "Dapt":
-        """The paper's settings for a dataset, by a key of ``PUBLISHED``."""
-        if dataset not in PUBLISHED:
-            known = ", ".join(PUBLISHED)
-            raise UsageError(f"no published settings for '{dataset}'; there are: {known}")
-        return cls(**PUBLISHED[dataset] | changes)
 
     def __post_init__(self):
         if not 1 <= self.rank <= 256:
