@@ -295,25 +295,11 @@ def print_row(case: Case) -> None:
 
 
 def draw(path: Path, cases: list[Case], title: str) -> None:
-    import matplotlib
+    from dapt.view.charts import speedups
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    cases = [case for case in cases if case.peers][::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.3 * len(cases)))
-    colors = dict(zip(SUITES, plt.cm.tab10.colors, strict=False))
-    labels = [f"{case.op}  {case.name}" for case in cases]
-    bars = axes.barh(labels, [c.speedup for c in cases], color=[colors[c.op] for c in cases])
-    axes.bar_label(bars, [f"{c.speedup:.1f}x  {c.best_peer}" for c in cases], padding=3, fontsize=7)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xlim(0.8, 3 * max(c.speedup for c in cases))
-    axes.set_xlabel("times faster than the best peer (named at the bar)")
-    axes.set_title(title, fontsize=9)
-    axes.tick_params(axis="y", labelsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    rows = [(case.op, case.name, case.speedup, case.best_peer) for case in cases if case.peers]
+    if rows:
+        path.write_bytes(speedups(rows, title))
 
 
 def main() -> None:

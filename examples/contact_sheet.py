@@ -7,7 +7,6 @@ from dapt.data import load
 from dapt.synthetic import FAMILIES
 from dapt.view.pictures import draw_sheet
 
-BACKGROUND = 7  # gray in matplotlib's tab10
 SCANNED = ("chair", "table", "sofa", "toilet")
 
 
@@ -28,7 +27,6 @@ def main() -> None:
     for variant in ("only", "bg", "hardest"):
         for name in SCANNED:
             points, parts = cloud(name, variant=variant)
-            parts[parts < 0] = BACKGROUND
             sheet.append((f"{name}, {variant}", points, parts))
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(out, sheet, columns=10)

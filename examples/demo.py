@@ -21,11 +21,11 @@ from dapt.runs.folder import RunFolder
 from dapt.runs.settings import parse
 from dapt.training.loop import train
 from dapt.view.insight import token_scales
-from dapt.view.pictures import draw_predictions
+from dapt.view.pictures import portrait
 
 CONFIG = Path(__file__).parents[1] / "configs" / "synthetic.yaml"
 METHODS = ("linear", "dapt", "full")
-DRAWN = 15
+LOOKED_AT = 150  # scans, of which the picture shows three
 
 
 def run(method: str, out: Path, settings: list[str]) -> RunFolder:
@@ -56,17 +56,32 @@ def table(folders: dict[str, RunFolder]) -> str:
 
 @torch.no_grad()
 def picture(folder: RunFolder, path: Path) -> None:
+    """Of the first scans two right answers and a wrong one, those of which the model is surest."""
     model, data = restore_model(folder).eval(), folder.settings().data
     scans = load(data.name, data.options, "test")
-    batch = scans.batch(range(DRAWN))
-    certain = model(batch["points"]).softmax(1).max(1)
-    names = scans.class_names
-    draw_predictions(
+    batch = scans.batch(range(LOOKED_AT))
+    chances = model(batch["points"]).softmax(1)
+    certain, answers = chances.max(1)
+    right = answers == batch["labels"]
+    rows: list[int] = []
+    for wanted, count in ((True, 2), (False, 1)):
+        for row in certain.argsort(descending=True).tolist():
+            seen = {int(batch["labels"][other]) for other in rows}
+            if bool(right[row]) == wanted and int(batch["labels"][row]) not in seen and count:
+                rows.append(row)
+                count -= 1
+    points, names = batch["points"][rows], scans.class_names
+    scales = token_scales(model, points).numpy()  # [L, B, N]
+    best = chances[rows].topk(3)
+    portrait(
         path,
-        batch["points"],
-        token_scales(model, batch["points"]).mean(0),  # over blocks
-        labels=[names[label] for label in batch["labels"]],
-        predicted=[(names[c], float(p)) for p, c in zip(*certain, strict=True)],
+        list(points.numpy()),
+        [scales[:, i] for i in range(len(rows))],
+        [
+            [(names[c], float(p)) for p, c in zip(*both, strict=True)]
+            for both in zip(best.values, best.indices, strict=True)
+        ],
+        [names[label] for label in batch["labels"][rows]],
     )
 
 
@@ -85,7 +100,7 @@ def main() -> None:
     drawn = options.out / "predictions.png"
     picture(folders["dapt"], drawn)
     print(f"\n15 classes of scanned objects, hardest variant\n{table(folders)}\n")
-    print(f"{drawn}: what DAPT says of {DRAWN} test scans, colored by its per-token scales")
+    print(f"{drawn}: test scans, the scales of their tokens block by block, and DAPT's answers")
     print(f"{options.out}/<method>: config.yaml, metrics.jsonl, result.json, adapter/")
     print(f"{options.out}/dapt/adapter: the adapter alone, for dapt.load_adapter")
     print(f"done in {time.monotonic() - begun:.0f} s")

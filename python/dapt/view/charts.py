@@ -1,9 +1,14 @@
-"""Charts of runs."""
+"""Charts for papers and READMEs, as PNG: direct labels, percent, and nothing that is not data."""
 
 import io
 from collections.abc import Sequence
 
+from dapt.view.style import FONTS, INK, LINE, SERIES, SOFT
+from dapt.view.svg import plain_number
+
+DPI = 150
 Point = tuple[str, int, float, float]  # method, trained parameters, mean score, its spread
+Speed = tuple[str, str, float, str]  # group, case, times faster, than what
 
 
 def score_against_parameters(points: Sequence[Point], metric: str, caption: str) -> bytes:
@@ -14,28 +19,121 @@ def score_against_parameters(points: Sequence[Point], metric: str, caption: str)
         metric: What the score is called.
         caption: Stands above the chart.
     """
+    figure, axes = _figure(7.2, 4.6, caption)
+    axes.set_xscale("log")
+    counts = [trained for _, trained, *_ in points]
+    axes.set_xlim(min(counts) / 1.6, max(counts) * 1.6)
+    edges = [100 * (score + side * spread) for *_, score, spread in points for side in (-1, 1)]
+    space = 0.1 * (max(edges) - min(edges)) or 1.0
+    axes.set_ylim(min(edges) - space, max(edges) + space)
+    ordered = sorted(points, key=lambda point: point[2])
+    for i, (_, trained, score, spread) in enumerate(ordered):
+        color = SERIES[(len(ordered) - 1 - i) % len(SERIES)]
+        axes.errorbar(
+            trained, 100 * score, yerr=100 * spread or None, color=color, fmt="o", markersize=7,
+            markeredgecolor="white", elinewidth=2, alpha=0.95,
+        )  # fmt: skip
+    axes.set_xlabel("trained parameters", loc="right")
+    axes.set_title(f"{metric.replace('_', ' ')}, %, mean ± std", loc="left", fontsize=9, color=INK)
+    axes.set_xticks([s * 10.0**p for p in range(2, 10) for s in (1, 2, 5)])
+    axes.set_xlim(min(counts) / 1.6, max(counts) * 1.6)
+    axes.xaxis.set_major_formatter(lambda value, _: plain_number(value))
+    axes.xaxis.set_minor_formatter("")
+    _label_dots(axes, ordered)
+    return _png(figure)
+
+
+def _label_dots(axes, ordered: Sequence[Point]) -> None:
+    """Each method's name and score beside its dot; where it would lie over another one a little
+    higher or lower, and tied to the dot by a line."""
+    axes.figure.canvas.draw()
+    point = axes.figure.dpi / 72
+    inside, gap = axes.get_window_extent(), 11 * point
+    dots = [axes.transData.transform((trained, 100 * score)) for _, trained, score, _ in ordered]
+    taken = [(x - 5 * point, x + 5 * point, y) for x, y in dots]
+    for i in reversed(range(len(ordered))):
+        (x, y), (name, trained, score, _) = dots[i], ordered[i]
+        words = f"{name} {100 * score:.1f}"
+        width = 5.6 * point * len(words)
+        left = x + 9 * point + width > inside.x1
+        begin = x - 9 * point - width if left else x + 9 * point
+        others = [place for k, place in enumerate(taken) if k != i]
+        at = next(
+            (
+                y + step * gap / 2
+                for step in sorted(range(-24, 25), key=abs)
+                if inside.y0 < y + step * gap / 2 < inside.y1
+                and not any(
+                    begin < end and start < begin + width and abs(y + step * gap / 2 - other) < gap
+                    for start, end, other in others
+                )
+            ),
+            y,
+        )
+        taken.append((begin, begin + width, at))
+        color = SERIES[(len(ordered) - 1 - i) % len(SERIES)]
+        offset = (-9 if left else 9, (at - y) / point)
+        line = {"arrowstyle": "-", "color": color, "alpha": 0.4, "shrinkA": 0, "shrinkB": 5}
+        axes.annotate(
+            words, (trained, 100 * score), xytext=offset, textcoords="offset points",
+            ha="right" if left else "left", va="center", fontsize=8.5, color=color, weight="bold",
+            arrowprops=line if abs(at - y) > gap / 2 else None,
+        )  # fmt: skip
+
+
+def speedups(rows: Sequence[Speed], caption: str) -> bytes:
+    """How many times faster each case is than the best peer, as a PNG.
+
+    Args:
+        rows: From the top down; a group has a color.
+        caption: Stands above the chart.
+    """
+    figure, axes = _figure(9, 0.9 + 0.24 * len(rows), caption)
+    groups = list(dict.fromkeys(group for group, *_ in rows))
+    for i, (group, _, times, peer) in enumerate(reversed(rows)):
+        color = SERIES[groups.index(group) % len(SERIES)]
+        axes.barh(i, times - 1, left=1, height=0.62, color=color)
+        axes.annotate(
+            f"{times:.1f}x", (max(times, 1), i), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8, color=INK, weight="bold",
+        )  # fmt: skip
+        axes.annotate(
+            peer, (max(times, 1), i), xytext=(36, 0), textcoords="offset points", va="center",
+            fontsize=7, color=SOFT,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.9, *(times for *_, times, _ in rows)), 4 * max(t for *_, t, _ in rows))
+    axes.set_yticks(range(len(rows)), [f"{group}  {case}" for group, case, *_ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=LINE)
+    axes.spines["bottom"].set_visible(False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_minor_formatter("")
+    axes.tick_params(axis="y", labelsize=7.5)
+    axes.set_xlabel("times faster than the best peer, named at the bar", loc="right")
+    return _png(figure)
+
+
+def _figure(width: float, height: float, caption: str):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(
-        xscale="log", xlabel="trained parameters", ylabel=f"{metric}, mean ± std"
-    )
-    for i, (method, trained, score, spread) in enumerate(sorted(points, key=lambda p: -p[2])):
-        axes.errorbar(
-            trained,
-            score,
-            yerr=spread,
-            fmt="os^Dv"[i // 10 % 5],  # ten colors, then the next marker
-            color=f"C{i}",
-            capsize=3,
-            label=f"{method} {score:.3f}",
-        )
-    counts = [trained for _, trained, *_ in points]
-    axes.set_xlim(min(counts) / 2, max(counts) * 2)
-    axes.margins(y=0.15)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    axes.set_title(caption, fontsize=8, wrap=True)
-    axes.grid(alpha=0.3)
+    with rc_context(FONTS):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+        figure.suptitle(caption, fontsize=8.5, color=SOFT, x=0.01, ha="left", wrap=True)
+        axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.grid(axis="y", color=LINE)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=SOFT, which="both")
+    axes.xaxis.label.set(fontsize=8.5, color=SOFT)
+    return figure, axes
+
+
+def _png(figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -10,6 +10,9 @@ MAPS = {
     "confidence": ["#b4341c", "#dd7a4b", "#e2b77d", "#a9bfa0", "#5da597", "#0b7a74"],
     "plain": ["#35507f", "#4a7ba0", "#6fa5ab", "#a0c7ae", "#d8e3b4"],
 }
+SERIES = ("#0b6e69", "#c2410c", "#4f46b8", "#a21360", "#4d7c0f", "#0369a1", "#92600a", "#7e3aa8")
+INK, SOFT, LINE = "#16181d", "#555861", "#e4e3de"
+FONTS = {"font.family": "sans-serif"}
 UNLABELED = "#9a9ca3"
 RIGHT, WRONG = "#2a9d8f", "#d1495b"
 
