@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from draw import speed_chart
 from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
-from measure import Case, machine, measure, write_json
+from measure import Case, measure, write_json
 from scenes import codes_cases, conv_cases, voxels_cases
 from torch import Tensor
 
@@ -294,14 +296,6 @@ def print_row(case: Case) -> None:
     print(row, flush=True)
 
 
-def draw(path: Path, cases: list[Case], title: str) -> None:
-    from dapt.view.charts import speedups
-
-    rows = [(case.op, case.name, case.speedup, case.best_peer) for case in cases if case.peers]
-    if rows:
-        path.write_bytes(speedups(rows, title))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -325,8 +319,9 @@ def main() -> None:
             cases.append(case)
     command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
     write_json(out.with_suffix(".json"), command, options.device, [c.row() for c in cases])
-    about = machine(options.device)
-    draw(out.with_suffix(".png"), cases, about.get("gpu") or f"{about['cpu']}, 2 threads at most")
+    out.with_suffix(".png").write_bytes(
+        speed_chart(json.loads(out.with_suffix(".json").read_text()))
+    )
     print(f"wrote {out}.json and {out}.png")
 
 

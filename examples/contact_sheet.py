@@ -18,7 +18,7 @@ def cloud(families: str, **options):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/images/synthetic.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/synthetic.webp"))
     out = parser.parse_args().out
     sheet = []
     for name in sorted(FAMILIES):

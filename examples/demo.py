@@ -97,7 +97,7 @@ def main() -> None:
         command = f"dapt train --config configs/synthetic.yaml --method {method}"
         print(f"{method}: {command} {' '.join(settings)}")
         folders[method] = run(method, options.out, settings)
-    drawn = options.out / "predictions.png"
+    drawn = options.out / "predictions.webp"
     picture(folders["dapt"], drawn)
     print(f"\n15 classes of scanned objects, hardest variant\n{table(folders)}\n")
     print(f"{drawn}: test scans, the scales of their tokens block by block, and DAPT's answers")

@@ -181,7 +181,7 @@ def write(out: Path, runs: Sequence[Run]) -> str:
     write_atomically(out / "comparison.md", table.encode())
     write_atomically(out / "comparison.csv", _csv(rows, metric).encode())
     write_atomically(out / "comparison.json", (json.dumps(record, indent=2) + "\n").encode())
-    write_atomically(out / "comparison.png", _picture(rows, metric, caption))
+    write_atomically(out / "comparison.png", chart(rows, metric, caption))
     return table
 
 
@@ -230,6 +230,7 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
     return buffer.getvalue()
 
 
-def _picture(rows: Sequence[Row], metric: str, caption: str) -> bytes:
+def chart(rows: Sequence[Row], metric: str, caption: str) -> bytes:
+    """Score against trained parameters, as a PNG."""
     points = [(row.method, row.trainable_parameters, mean(row.scores), row.spread) for row in rows]
     return score_against_parameters(points, metric, caption)

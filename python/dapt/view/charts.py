@@ -7,6 +7,7 @@ from dapt.view.style import FONTS, INK, LINE, SERIES, SOFT
 from dapt.view.svg import plain_number
 
 DPI = 150
+GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # no grid runs through words
 Point = tuple[str, int, float, float]  # method, trained parameters, mean score, its spread
 Speed = tuple[str, str, float, str]  # group, case, times faster, than what
 
@@ -24,7 +25,7 @@ def score_against_parameters(points: Sequence[Point], metric: str, caption: str)
     counts = [trained for _, trained, *_ in points]
     axes.set_xlim(min(counts) / 1.6, max(counts) * 1.6)
     edges = [100 * (score + side * spread) for *_, score, spread in points for side in (-1, 1)]
-    space = 0.1 * (max(edges) - min(edges)) or 1.0
+    space = max(0.1 * (max(edges) - min(edges)), 1.0)  # small differences look small
     axes.set_ylim(min(edges) - space, max(edges) + space)
     ordered = sorted(points, key=lambda point: point[2])
     for i, (_, trained, score, spread) in enumerate(ordered):
@@ -73,7 +74,8 @@ def _label_dots(axes, ordered: Sequence[Point]) -> None:
         taken.append((begin, begin + width, at))
         color = SERIES[(len(ordered) - 1 - i) % len(SERIES)]
         offset = (-9 if left else 9, (at - y) / point)
-        line = {"arrowstyle": "-", "color": color, "alpha": 0.4, "shrinkA": 0, "shrinkB": 5}
+        line = {"arrowstyle": "-", "color": color, "alpha": 0.4, "shrinkA": 0, "shrinkB": 5,
+                "relpos": (1.0 if left else 0.0, 0.5)}  # fmt: skip
         axes.annotate(
             words, (trained, 100 * score), xytext=offset, textcoords="offset points",
             ha="right" if left else "left", va="center", fontsize=8.5, color=color, weight="bold",
@@ -95,11 +97,11 @@ def speedups(rows: Sequence[Speed], caption: str) -> bytes:
         axes.barh(i, times - 1, left=1, height=0.62, color=color)
         axes.annotate(
             f"{times:.1f}x", (max(times, 1), i), xytext=(4, 0), textcoords="offset points",
-            va="center", fontsize=8, color=INK, weight="bold",
+            va="center", fontsize=8, color=INK, weight="bold", bbox=GROUND,
         )  # fmt: skip
         axes.annotate(
             peer, (max(times, 1), i), xytext=(36, 0), textcoords="offset points", va="center",
-            fontsize=7, color=SOFT,
+            fontsize=7, color=SOFT, bbox=GROUND,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(min(0.9, *(times for *_, times, _ in rows)), 4 * max(t for *_, t, _ in rows))

@@ -24,7 +24,7 @@ def portrait(
     """What the project does at a glance: scans, their token scales through the blocks, answers.
 
     Args:
-        path: A .png.
+        path: A .png or a .webp.
         points: A scan a row, each [N, 3], y up.
         scales: Of each scan [L, N].
         predicted: Of each scan its most probable classes with their probabilities.
@@ -38,22 +38,27 @@ def portrait(
     widths = [1.0, *[1.0] * blocks, 1.45]
     top = float(np.quantile(np.concatenate([s.ravel() for s in scales]), 0.99)) or 1.0
     with rc_context(FONTS):
-        figure = Figure(figsize=(cell * sum(widths), cell * 1.08 * rows + 0.75), facecolor="white")
+        figure = Figure(figsize=(cell * sum(widths), cell * rows + 0.8), facecolor="white")
+        high = figure.get_figheight()
         grid = figure.add_gridspec(
             rows, blocks + 2, width_ratios=widths, left=0.01, right=0.99, wspace=0.06, hspace=0.04,
-            top=1 - 0.36 / figure.get_figheight(), bottom=0.4 / figure.get_figheight(),
+            top=1 - 0.32 / high, bottom=0.48 / high,
         )  # fmt: skip
+        axes = [
+            [figure.add_subplot(grid[row, i]) for i in range(blocks + 2)] for row in range(rows)
+        ]
+        for i, title in enumerate(["scan", *[f"block {b + 1}" for b in range(blocks)], "answer"]):
+            box = axes[0][i].get_position(original=True)
+            at = (box.x0 + box.x1) / 2, 1 - 0.2 / high
+            figure.text(*at, title, fontsize=8, color=SOFT, ha="center", va="center")
         for row, (cloud, scale, answers, name) in enumerate(
             zip(points, scales, predicted, truth, strict=True)
         ):
-            height = ramp("height", _normal(cloud[:, 1]))
-            _show(figure.add_subplot(grid[row, 0]), cloud, height, "scan" if row == 0 else "")
+            _show(axes[row][0], cloud, ramp("height", _normal(cloud[:, 1])))
             for block, values in enumerate(scale):
-                axes = figure.add_subplot(grid[row, 1 + block])
-                title = f"block {block + 1}" if row == 0 else ""
-                _show(axes, cloud, ramp("scale", values / top), title)
-            _answers(figure.add_subplot(grid[row, -1]), answers, name, row == 0)
-        _legend(figure, top, widths)
+                _show(axes[row][1 + block], cloud, ramp("scale", values / top))
+            _answers(axes[row][-1], answers, name)
+        _legend(figure, top, axes[0][1], axes[0][-1])
         _save(figure, path)
 
 
@@ -63,7 +68,7 @@ def draw_sheet(
     """A contact sheet.
 
     Args:
-        path: A .png.
+        path: A .png or a .webp.
         clouds: Title, points [N, 3] with y up, and a class for each point, -1 for none.
         columns: Clouds in a row.
     """
@@ -84,49 +89,50 @@ def draw_sheet(
                 palette(int(classes.max(initial=0)) + 1)[classes],
                 _rgb(UNLABELED),
             )
-            _show(axes, np.asarray(points, np.float64), colors, title, pixels=200)
+            _show(axes, np.asarray(points, np.float64), colors, pixels=200)
+            axes.set_title(title, fontsize=8, color=SOFT, pad=3)
         _save(figure, path, dpi=110)
 
 
-def _show(axes, cloud: np.ndarray, colors: np.ndarray, title: str, pixels: int = 260) -> None:
-    axes.imshow(
-        render(cloud, colors.astype(np.uint8), pixels, pixels, Camera()),
-        interpolation="antialiased",
-    )
+def _show(axes, cloud: np.ndarray, colors: np.ndarray, pixels: int = 260) -> None:
+    drawn = render(cloud, colors.astype(np.uint8), pixels, pixels, Camera())
+    axes.imshow(drawn, interpolation="antialiased")
     axes.set_axis_off()
-    if title:
-        axes.set_title(title, fontsize=8, color=SOFT, pad=3)
 
 
-def _answers(axes, answers: Sequence[tuple[str, float]], truth: str, titled: bool) -> None:
+def _answers(axes, answers: Sequence[tuple[str, float]], truth: str) -> None:
     """Bars of the most probable classes; the true one stands out."""
-    axes.set(xlim=(0, 1), ylim=(len(answers) - 0.2, -1.0))
+    axes.set(xlim=(0, 1), ylim=(len(answers) + 0.1, -0.9))
     axes.set_axis_off()
     for i, (name, share) in enumerate(answers):
-        color = RIGHT if name == truth else WRONG if i == 0 else "#c9cad0"
+        color = RIGHT if name == truth else WRONG if i == 0 else UNLABELED
         axes.text(0.02, i - 0.08, name, fontsize=7.5, color=INK if i == 0 else SOFT,
                   weight="bold" if i == 0 else "normal", va="bottom")  # fmt: skip
-        axes.text(
-            0.98, i - 0.08, f"{100 * share:.0f} %", fontsize=7, color=SOFT, ha="right", va="bottom"
-        )
+        said = f"{100 * share:.0f} %" if share >= 0.005 else "< 1 %"
+        axes.text(0.98, i - 0.08, said, fontsize=7, color=SOFT, ha="right", va="bottom")
         axes.barh(i + 0.1, 0.96, height=0.16, left=0.02, color="#efefeb")
         axes.barh(i + 0.1, 0.96 * share, height=0.16, left=0.02, color=color)
-    if titled:
-        axes.set_title("prediction", fontsize=8, color=SOFT, pad=3)
 
 
-def _legend(figure, top: float, widths: Sequence[float]) -> None:
-    """What the colors of the scales mean, under their columns."""
-    left = widths[0] / sum(widths)
-    height = figure.get_figheight()
-    axes = figure.add_axes([left + 0.27, 0.2 / height, 0.2, 0.07 / height])
+def _legend(figure, top: float, first_block, answers) -> None:
+    """What the colors mean, each under its columns."""
+    high = figure.get_figheight()
+    left = first_block.get_position(original=True).x0
+    y = 0.25 / high
+    said = figure.text(left, y, "scale of the dynamic adapter at each token", fontsize=7.5,
+                       color=SOFT, va="center")  # fmt: skip
+    end = said.get_window_extent().x1 / figure.bbox.width
+    axes = figure.add_axes([end + 0.015, y - 0.035 / high, 0.2, 0.07 / high])
     axes.imshow(ramp("scale", np.linspace(0, 1, 256))[None], aspect="auto", extent=(0, top, 0, 1))
     axes.set_yticks([])
     axes.set_xticks([0, top], ["0", f"{top:.1f}"])
     axes.tick_params(length=0, labelsize=7, labelcolor=SOFT, pad=2)
     axes.spines[:].set_visible(False)
-    figure.text(left + 0.255, 0.235 / height, "scale of the dynamic adapter at each token",
-                fontsize=7.5, color=SOFT, ha="right", va="center")  # fmt: skip
+    box = answers.get_position(original=True)
+    for share, color, meaning in ((0.02, RIGHT, "the true class"), (0.55, WRONG, "taken for it")):
+        x = box.x0 + share * box.width
+        figure.text(x, y, "\u25a0", fontsize=8, color=color, va="center")
+        figure.text(x + 0.07 * box.width, y, meaning, fontsize=7, color=SOFT, va="center")
 
 
 def _normal(values: np.ndarray) -> np.ndarray:
@@ -139,5 +145,6 @@ def _rgb(text: str) -> np.ndarray:
 
 def _save(figure, path: str | Path, dpi: int = DPI) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    kind = Path(path).suffix.lstrip(".")
+    figure.savefig(buffer, format=kind, dpi=dpi, pil_kwargs={"webp": {"quality": 82}}.get(kind))
     write_atomically(path, buffer.getvalue())

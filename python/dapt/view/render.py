@@ -57,7 +57,7 @@ def render(
     w, h = width * FINER, height * FINER
     color, distance = _splat(np.asarray(points, np.float64), colors, w, h, camera, size)
     shown = np.isfinite(distance)
-    depth = np.log2(np.where(shown, distance, np.inf))
+    depth = np.log2(distance)
     shade = np.exp(-70.0 * shading * _depth_steps(depth, shown))
     lit = np.where(shown[..., None], color * shade[..., None], 0.0)
     blocks = lit.reshape(height, FINER, width, FINER, 3).sum((1, 3))
@@ -83,7 +83,7 @@ def _splat(
     scale = 0.9 * camera.zoom * min(w / spans[0], h / spans[1])
     x = (x - sum(bounds[0]) / 2) * scale + w / 2
     y = h / 2 - (y - sum(bounds[1]) / 2) * scale
-    ball = size * spacing(points) / radius / 2
+    ball = min(size * spacing(points) / radius / 2, 0.5)
     reach = np.clip(ball / away * scale, 0.7 * FINER, 0.05 * min(w, h))  # pixels
 
     color = np.zeros((h * w, 3))
