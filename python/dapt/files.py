@@ -1,8 +1,13 @@
 """Files are written whole or not at all, and what the system says about them names the file."""
 
+import ctypes
 import errno
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,15 +33,139 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         content: All of its bytes.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, content)
             os.replace(temporary, path)
+            sync_folder(path.parent)
         finally:
             if temporary.parent.is_dir():
                 temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
+    """All of these files or none: a new folder takes the place of the old one in one step.
+
+    A folder that holds other things too, or in which somebody works, gets them one by one.
+
+    Args:
+        folder: It is made where it is missing.
+        files: The content of each file by its name.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not _may_be_replaced(folder, files):
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+        return
+    temporary = _beside(folder)
+    with writing(folder):
+        try:
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                _write(temporary / name, content)
+            sync_folder(temporary)
+            if folder.exists():
+                shutil.copymode(folder, temporary)
+            put_in_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _may_be_replaced(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether nothing is lost but earlier versions of the files."""
+    others = {each.name for each in folder.iterdir()} - files.keys()
+    here = Path.cwd().is_relative_to(folder) or os.path.ismount(folder)
+    return not others and not here and os.access(folder.parent, os.W_OK)
+
+
+def put_in_place(fresh: Path, path: Path, before: Path | None = None) -> None:
+    """A file or folder takes the place of another, in one step where the system knows one.
+
+    Args:
+        fresh: What is complete; it lies on the same disk.
+        path: Where it belongs.
+        before: Where to keep what was there; by default it goes.
+    """
+    aside = before or fresh.with_name(f"{fresh.name}.old")
+    if not path.exists():
+        os.rename(fresh, path)
+    elif _exchange(fresh, path):
+        remove(aside)
+        os.rename(fresh, aside)
+    else:
+        remove(aside)
+        os.rename(path, aside)
+        try:
+            os.rename(fresh, path)
+        except OSError:
+            os.rename(aside, path)
+            raise
+    if before is None:
+        remove(aside)
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """A file or a whole folder; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give two files or folders each other's names; False where the system has no such step."""
+    calls = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # and "here"
+    name, here = calls.get(sys.platform, ("", 0))
+    call = getattr(ctypes.CDLL(None), name, None) if name else None
+    swap = 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
+    return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
+def sync_folder(folder: Path) -> None:
+    """What was renamed in a folder stays so when the power fails."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some disks keep no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """What processes that were killed left of files that they were writing.
+
+    Args:
+        folder: Where nobody else writes these files now.
+        names: Of the files.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match[1] in names:
+            remove(path)
+
+
+_TEMPORARY = re.compile(r"\.(.+?)\.\d+(?:-\d+)?(?:\.old)?")
+
+
+def _beside(path: Path) -> Path:
+    """Of this thread alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from dapt.errors import DaptError
-from dapt.files import write_atomically
+from dapt.files import write_folder
 from dapt.methods.method import Method, method_class
 from dapt.models import Storage
 from dapt.tasks import Task, task_class
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+NAMES = (CONFIG, WEIGHTS)
 FORMAT_VERSION = 1
 LARGEST_CONFIG = 2**22  # bytes, enough for thousands of class names
 
@@ -95,8 +96,7 @@ def write(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
     )
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    write_atomically(Path(folder) / WEIGHTS, weights)
-    write_atomically(Path(folder) / CONFIG, text.encode())
+    write_folder(folder, {WEIGHTS: weights, CONFIG: text.encode()})
 
 
 def read(folder: str | os.PathLike) -> AdapterFile:

@@ -3,7 +3,7 @@
 config.yaml            the settings, complete
 metrics.jsonl          a line for each epoch
 adapter/               the best epoch's adapter; of a pre-training backbone.safetensors
-last.ckpt              to resume from; previous.ckpt is the one before
+last.ckpt              to resume from; previous.ckpt is the one before, previous_adapter/ its best
 .lock                  held by the process that trains here
 result.json            what came out, when the run is complete
 tensorboard/           events
@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from dapt.adapters import adapter_files
 from dapt.errors import DaptError, UsageError
-from dapt.files import write_atomically, writing
+from dapt.files import remove, remove_leftovers, sync_folder, write_atomically, writing
 from dapt.runs.settings import Settings
 from dapt.runs.trees import dump, flatten, plain, read_yaml
 
@@ -49,6 +50,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.last = self.path / "last.ckpt"
         self.previous = self.path / "previous.ckpt"
+        self.fresh = self.path / "next.ckpt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -64,11 +66,22 @@ class RunFolder:
                     f"{self.path} is in use by {who}: wait for it to end, or choose another --out"
                 ) from None
         try:
+            self._clean()
             write_atomically(holder, f"process {os.getpid()} on {platform.node()}".encode())
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def _clean(self) -> None:
+        """Remove what a killed run left of files that it was writing."""
+        with writing(self.path):
+            remove(self.fresh)
+            written = (self.config, self.result, self.fresh, self.adapter, self.backbone)
+            names = [path.name for path in written]
+            staged = [f"next_{name}" for name in names]
+            remove_leftovers(self.path, *names, *staged, ".lock.holder")
+            remove_leftovers(self.adapter, *adapter_files.NAMES)
 
     def begin(self, settings: Settings) -> None:
         """Claim the folder for a run with these settings, or find that it goes on with them."""
@@ -104,13 +117,19 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def metrics_length(self) -> int:
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
+    def restore_metrics(self, state: Mapping | None) -> None:
+        """The epochs up to the checkpoint that the run goes on from, whatever is in the file."""
+        if state is None:
+            before = ""
+        elif "metrics" in state:
+            before = state["metrics"]
+        else:  # checkpoints that knew the length alone
+            before = self._metrics_text()[: state["metrics_length"]]
+        if before != self._metrics_text():
+            write_atomically(self.metrics, before.encode())
 
-    def truncate_metrics(self, length: int) -> None:
-        """Forget the epochs after the checkpoint that the run goes on from."""
-        with writing(self.metrics), open(self.metrics, "ab") as file:
-            file.truncate(length)
+    def _metrics_text(self) -> str:
+        return self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
 
     def write_result(self, result: Mapping) -> None:
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
@@ -118,14 +137,13 @@ class RunFolder:
     def save(self, state: Mapping) -> None:
         """Write a checkpoint; the one before is kept until the next."""
         buffer = io.BytesIO()
-        length = self.metrics_length()
-        torch.save({"format": FORMAT, "metrics_length": length, **state}, buffer)
-        fresh = self.path / "next.ckpt"
-        write_atomically(fresh, buffer.getvalue())
+        torch.save({"format": FORMAT, "metrics": self._metrics_text(), **state}, buffer)
+        write_atomically(self.fresh, buffer.getvalue())
         with writing(self.last):
             if self.last.exists():
                 os.replace(self.last, self.previous)
-            os.replace(fresh, self.last)
+            os.replace(self.fresh, self.last)
+            sync_folder(self.path)
 
     def load(self) -> dict | None:
         """The newest checkpoint that is whole, None where the run has not come to one."""

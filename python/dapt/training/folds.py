@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from statistics import fmean, pstdev
 
@@ -35,6 +36,11 @@ def train_folds(settings: Settings, train: Callable[[Settings], dict]) -> dict:
     """
     FewShot(num_classes=1, **settings.task.options)  # says what is wrong before anything starts
     folder = RunFolder(settings.training.out)
+    with folder.locked() if is_first_process() else nullcontext():
+        return _train_all(folder, settings, train)
+
+
+def _train_all(folder: RunFolder, settings: Settings, train: Callable[[Settings], dict]) -> dict:
     if is_first_process():
         folder.begin(settings)
     results = []

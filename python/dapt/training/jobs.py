@@ -18,6 +18,7 @@ from dapt.inference.probe import linear_probe
 from dapt.inference.score import reduction, score, test_batches
 from dapt.models import create_autoencoder
 from dapt.runs.assembly import build_model, check_points, load_splits
+from dapt.runs.best import Best
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings
 from dapt.tasks import task_class
@@ -60,19 +61,19 @@ class Job(ABC):
         """The metrics of an epoch, the validation metric among them."""
 
     @abstractmethod
-    def write(self, folder: RunFolder) -> None:
+    def write(self, path: Path) -> None:
         """Leave the trained weights in their own format."""
 
     @abstractmethod
-    def best_file(self, folder: RunFolder) -> Path:
-        """The file of weights that `write` leaves."""
+    def best(self, folder: RunFolder) -> Best:
+        """Where a run keeps what `write` leaves of its best epoch."""
 
     @abstractmethod
     def inputs(self) -> dict[str, str]:
         """A digest of each thing that a run may not exchange when it goes on."""
 
     @abstractmethod
-    def load_best(self, folder: RunFolder) -> None: ...
+    def load_best(self, file: Path) -> None: ...
 
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
         """What has to be known of the training data before the first step."""
@@ -149,11 +150,11 @@ class Adaptation(Job):
     def _scores(self, dataset: PointDataset, fabric: Fabric) -> Scores:
         return score(self.model, dataset, fabric, self.num_points, self.task.evaluation_batch)
 
-    def write(self, folder: RunFolder) -> None:
-        self.model.save_adapter(folder.adapter)
+    def write(self, path: Path) -> None:
+        self.model.save_adapter(path)
 
-    def best_file(self, folder: RunFolder) -> Path:
-        return folder.adapter / adapter_files.WEIGHTS
+    def best(self, folder: RunFolder) -> Best:
+        return Best(folder.adapter, adapter_files.WEIGHTS)
 
     def inputs(self) -> dict[str, str]:
         method = self.model.adapter.method
@@ -162,8 +163,8 @@ class Adaptation(Job):
         digests = {"training data": self.train.digest(), "backbone": record.fingerprint}
         return digests | ({"test data": self.test.digest()} if self.test else {})
 
-    def load_best(self, folder: RunFolder) -> None:
-        self.model.load_own_state(safetensors.torch.load_file(self.best_file(folder)))
+    def load_best(self, file: Path) -> None:
+        self.model.load_own_state(safetensors.torch.load_file(file))
 
     def final(self, fabric: Fabric) -> dict[str, object]:
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
@@ -253,15 +254,15 @@ class Pretraining(Job):
         data = self._probe_clouds, self.validation, self.num_points
         return {"probe_accuracy": linear_probe(self.model.backbone, *data)}
 
-    def write(self, folder: RunFolder) -> None:
+    def write(self, path: Path) -> None:
         state = {name: value.detach().contiguous() for name, value in self.state().items()}
-        write_atomically(folder.backbone, safetensors.torch.save(state))
+        write_atomically(path, safetensors.torch.save(state))
 
-    def best_file(self, folder: RunFolder) -> Path:
-        return folder.backbone
+    def best(self, folder: RunFolder) -> Best:
+        return Best(folder.backbone)
 
     def inputs(self) -> dict[str, str]:
         return {"training data": self.train.digest()}
 
-    def load_best(self, folder: RunFolder) -> None:
-        self.load_state(safetensors.torch.load_file(folder.backbone))
+    def load_best(self, file: Path) -> None:
+        self.load_state(safetensors.torch.load_file(file))

@@ -4,7 +4,6 @@ All randomness in a step derives from (seed, step, rank), so a run that is kille
 checkpoint of weights and counters exactly as if nothing had happened.
 """
 
-import hashlib
 import logging
 import math
 import platform
@@ -12,7 +11,6 @@ import signal
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,6 +110,7 @@ class Trainer:
         self.spent = {"steps": 0, "seconds": 0.0}
         self.activation_bytes = 0
         self.inputs = job.inputs()
+        self.weights_of_best = job.best(folder)
         self.best_digest: str | None = None  # of the file of the best epoch's weights
         self.stop_asked = False
 
@@ -226,8 +225,7 @@ class Trainer:
         if self._is_better(line):
             self.best = line
             if self.fabric.is_global_zero:
-                self.job.write(self.folder)
-                self.best_digest = digest_of(self.job.best_file(self.folder))
+                self.best_digest = self.weights_of_best.stage(self.job.write)
         if self.mean:
             self.mean.swap()
         by_test = line.get(self.job.test_metric)
@@ -283,16 +281,18 @@ class Trainer:
                 "best_digest": self.best_digest,
             }
         )
+        self.weights_of_best.publish()
 
     def _go_on(self) -> None:
         state = self.folder.load()
         if self.fabric.is_global_zero:
-            self.folder.truncate_metrics(state["metrics_length"] if state else 0)
+            self.folder.restore_metrics(state)
         if state is None:
             return
         self._check_inputs(state.get("inputs", {}))
         self.best_digest = state.get("best_digest")
-        self._check_best()
+        if self.fabric.is_global_zero:
+            self._check_best(self.weights_of_best.restore(self.best_digest))
         self.job.load_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.mean:
@@ -313,12 +313,11 @@ class Trainer:
                     "put the old one back, or start anew with another --out"
                 )
 
-    def _check_best(self) -> None:
+    def _check_best(self, is_whole: bool) -> None:
         """That the best epoch's weights are those that this run wrote."""
-        path = self.job.best_file(self.folder)
-        if self.best_digest is not None and digest_of(path) != self.best_digest:
+        if not is_whole:
             raise DaptError(
-                f"{path}, the weights of the best epoch, is damaged or gone: "
+                f"{self.weights_of_best.file}, the weights of the best epoch, is damaged or gone: "
                 "put it back, or start anew with another --out"
             )
 
@@ -328,8 +327,10 @@ class Trainer:
         )
 
     def _finish(self) -> dict:
-        self._check_best()
-        self.job.load_best(self.folder)
+        if self.fabric.is_global_zero:
+            self._check_best(self.weights_of_best.is_whole(self.best_digest))
+        self.fabric.barrier()  # the first process has put them in place
+        self.job.load_best(self.weights_of_best.file)
         method = self.settings.method
         trained = sum(weight.numel() for weight in self.weights)
         result = self.job.final(self.fabric) | {
@@ -353,11 +354,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.folder.write_result(result)
         return result
-
-
-def digest_of(path: Path) -> str | None:
-    """Of the content of a file; None where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
