@@ -91,7 +91,7 @@ def main() -> None:
     options, settings = parser.parse_known_args()  # the others are settings of every run
     logging.basicConfig(level=logging.WARNING)
     begun = time.monotonic()
-    settings = ["--data.test_size=600", "--epochs=10", *settings]
+    settings = ["--data.test_size=600", "--epochs=10", "--test_every=0", *settings]
     folders = {}
     for method in METHODS:
         command = f"dapt train --config configs/synthetic.yaml --method {method}"

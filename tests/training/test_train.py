@@ -44,6 +44,16 @@ def test_the_test_split_does_not_choose_the_epoch(run):
     assert result["accuracy_of_best_epoch_by_test"] == field
 
 
+@pytest.mark.parametrize("every, seen", [(0, []), (2, [1, 3])])
+def test_the_test_split_is_looked_at_as_often_as_asked_for(run, every, seen):
+    each, _ = run("each", "--with-test", epochs=4)
+    folder, _ = run("some", "--with-test", epochs=4, test_every=every)
+    assert [line["epoch"] for line in lines(folder) if "test_accuracy" in line] == seen
+    a, b = (json.loads((f / "result.json").read_text()) for f in (each, folder))
+    assert a["accuracy"] == b["accuracy"] and a["split"] == b["split"] == "test"
+    assert ("accuracy_of_best_epoch_by_test" in b) == bool(seen)
+
+
 def test_without_validation_all_clouds_train_and_the_last_epoch_counts(run):
     folder, code = run("x", "--with-test", "--validation", "0")
     result = json.loads((folder / "result.json").read_text())

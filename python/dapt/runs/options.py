@@ -32,6 +32,8 @@ class TrainOptions:
         validation: Share of the training data on which the best epoch is chosen; with 0 all of it
             trains and the last epoch counts.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
+        test_every: Epochs from one look at the test split to the next, by which nothing is chosen;
+            with 0 it is scored once, at the end.
         patience: Stop after so many epochs without a better one; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
         precision: fp32; bf16 for matrix products in bfloat16; auto for bf16 where this machine
@@ -59,6 +61,7 @@ class TrainOptions:
     augmentation: Augmentation = "scale_translate"
     validation: float = 0.1
     evaluate_every: int = 1
+    test_every: int = 1
     patience: int = 0
     ema: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -78,7 +81,7 @@ class TrainOptions:
         object.__setattr__(self, "out", Path(self.out))
         check_at_least(self, epochs=1, batch_size=1, accumulate=1, devices=1, evaluate_every=1)
         check_at_least(self, seed=0, clip_norm=0, warmup_epochs=0, weight_decay=0, ema=0)
-        check_at_least(self, patience=0, num_workers=0, min_learning_rate=0)
+        check_at_least(self, patience=0, num_workers=0, min_learning_rate=0, test_every=0)
         if not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
         check_rates(self, "ema", "validation")

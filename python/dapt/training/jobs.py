@@ -57,7 +57,7 @@ class Job(ABC):
     def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor: ...
 
     @abstractmethod
-    def evaluate(self, fabric: Fabric) -> dict[str, float]:
+    def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
         """The metrics of an epoch, the validation metric among them."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class Adaptation(Job):
             check_points(dataset, self.num_points, self.model.backbone)
         # without a validation split the last epoch counts
         self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
-        self.test_metric = f"test_{self.task.metric}"
+        self.test_metric, self.test_every = f"test_{self.task.metric}", options.test_every
         self._resample = transforms.Resample(options.num_points) if options.num_points else None
         self._augment = transforms.augmentation(options.augmentation)
 
@@ -138,8 +138,9 @@ class Adaptation(Job):
         extra = self.model.extra_loss()
         return loss if extra is None else loss + extra
 
-    def evaluate(self, fabric: Fabric) -> dict[str, float]:
-        splits = {"validation": self.validation, "test": self.test}
+    def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
+        tests = self.test_every and (epoch + 1) % self.test_every == 0
+        splits = {"validation": self.validation, "test": self.test if tests else None}
         line = {}
         for split, dataset in splits.items():
             if dataset is not None:
@@ -232,7 +233,7 @@ class Pretraining(Job):
         return rank < self.model.num_masked
 
     @torch.no_grad()
-    def evaluate(self, fabric: Fabric) -> dict[str, float]:
+    def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
         """The loss with the same hidden patches in every epoch."""
         totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)
         share = transforms.Share(torch.Generator().manual_seed(0))

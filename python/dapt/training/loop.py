@@ -217,7 +217,7 @@ class Trainer:
             self.mean.swap()
         line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
         if (epoch + 1) % self.options.evaluate_every == 0 or epoch + 1 == self.options.epochs:
-            line |= self.job.evaluate(self.fabric)
+            line |= self.job.evaluate(epoch, self.fabric)
         line |= self.job.probe(epoch, self.fabric)
         line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         line["seconds"] = round(seconds, 3)
