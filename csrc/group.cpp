@@ -6,7 +6,8 @@ namespace dapt {
 std::tuple<Tensor, Tensor, Tensor, Tensor> group(const Tensor& points_any, int64_t num_groups,
                                                  int64_t group_size,
                                                  const OptionalTensor& lengths_any,
-                                                 const OptionalTensor& starts_any, int64_t start) {
+                                                 const OptionalTensor& starts_any, int64_t start,
+                                                 bool skip_near_origin) {
   const Tensor points = as_points(points_any, "points");
   const OptionalTensor lengths = as_lengths(lengths_any, points, num_groups, "num_groups");
   as_lengths(lengths_any, points, group_size, "group_size");
@@ -27,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group(const Tensor& points_any, int64
                    .N = N,
                    .M = G,
                    .start = start,
-                   .skip_near_origin = false},
+                   .skip_near_origin = skip_near_origin},
            points);
     launch(&backend::knn,
            KnnArgs{.queries = centers.const_data_ptr<float>(),

@@ -10,7 +10,8 @@ STABLE_TORCH_LIBRARY(dapt, m) {
   m.def("knn(Tensor queries, Tensor points, SymInt k, Tensor? lengths=None) -> (Tensor, Tensor)");
   m.def(
       "group(Tensor points, SymInt num_groups, SymInt group_size, Tensor? lengths=None, "
-      "Tensor? starts=None, SymInt start=0) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? starts=None, SymInt start=0, bool skip_near_origin=False) -> (Tensor, Tensor, "
+      "Tensor, Tensor)");
   m.def(
       "ball_query(Tensor queries, Tensor points, float radius, SymInt max_neighbors, "
       "Tensor? lengths=None) -> Tensor");

@@ -13,6 +13,7 @@ def farthest_point_sample(
     num_samples: int,
     lengths: Tensor | None = None,
     start: int | str | Tensor = 0,
+    near_origin: str = "keep",
 ) -> Tensor:
     """Choose points that cover a cloud: each next one is the farthest from those already chosen.
 
@@ -24,12 +25,23 @@ def farthest_point_sample(
         num_samples: M, at most the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never chosen.
         start: index of the first sample of every cloud, `"random"`, or int64 [B].
+        near_origin: "skip" is pointnet2's rule: after the first sample no point is chosen whose
+            squared distance from the origin is at most 1e-3; where none is left, the first one
+            repeats.
 
     Returns:
         int64 [B, M].
     """
     starts, index = resolve_start(points, lengths, start)
-    return ops.fps(points, num_samples, lengths, starts, index)
+    skip = skips_near_origin(near_origin)
+    return ops.fps(points, num_samples, lengths, starts, index, skip)
+
+
+def skips_near_origin(near_origin: str) -> bool:
+    """Whether pointnet2's rule holds, as the ops take it."""
+    if near_origin not in ("keep", "skip"):
+        raise ValueError(f'near_origin must be "skip" or "keep", got {near_origin!r}')
+    return near_origin == "skip"
 
 
 def resolve_start(

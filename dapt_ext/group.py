@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dapt_ext._autograd import register_autograd
 from dapt_ext._library import ops, register_fake
-from dapt_ext.fps import resolve_start
+from dapt_ext.fps import resolve_start, skips_near_origin
 from dapt_ext.gather import gather
 
 
@@ -26,6 +26,7 @@ def group(
     group_size: int,
     lengths: Tensor | None = None,
     start: int | str | Tensor = 0,
+    near_origin: str = "keep",
 ) -> Groups:
     """Cut clouds into patches: farthest point sampling chooses the centers, and the nearest points
     of each center, minus the center, are its patch.
@@ -36,13 +37,15 @@ def group(
         group_size: K, likewise.
         lengths: int64 [B]; points past a cloud's length are never used.
         start: the first center, as in `farthest_point_sample`.
+        near_origin: of centers, likewise; any point can be one of a patch.
 
     Returns:
         `Groups`, with a repeatable gradient to `points`. Coordinates are float32, and float64
         where the points are; centers and neighbors are always chosen in float32.
     """
     starts, index = resolve_start(points, lengths, start)
-    groups = Groups(*ops.group(points, num_groups, group_size, lengths, starts, index))
+    skip = skips_near_origin(near_origin)
+    groups = Groups(*ops.group(points, num_groups, group_size, lengths, starts, index, skip))
     if points.dtype == torch.float64:
         centers = gather(points, groups.center_idx)
         patches = gather(points, groups.patch_idx) - centers[:, :, None]
@@ -51,7 +54,7 @@ def group(
 
 
 @register_fake("dapt::group")
-def _(points, num_groups, group_size, lengths=None, starts=None, start=0):
+def _(points, num_groups, group_size, lengths=None, starts=None, start=0, skip_near_origin=False):
     B, G, K = points.shape[0], num_groups, group_size
     return (
         points.new_empty((B, G, K, 3), dtype=torch.float32),
@@ -61,9 +64,9 @@ def _(points, num_groups, group_size, lengths=None, starts=None, start=0):
     )
 
 
-def _formula(points, num_groups, group_size, lengths, starts, start):
+def _formula(points, num_groups, group_size, lengths, starts, start, skip_near_origin):
     patch_idx, center_idx = ops.group(
-        points.detach(), num_groups, group_size, lengths, starts, start
+        points.detach(), num_groups, group_size, lengths, starts, start, skip_near_origin
     )[2:]
     centers = ops.gather(points.float(), center_idx)  # [B, G, 3]
     patches = ops.gather(points.float(), patch_idx) - centers[:, :, None]  # [B, G, K, 3]

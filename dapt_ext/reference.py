@@ -20,19 +20,24 @@ def farthest_point_sample(
     num_samples: int,
     lengths: Tensor | None = None,
     start: int | Tensor = 0,
+    near_origin: str = "keep",
 ) -> Tensor:
     points = _as_real(points)
     B, N, _ = points.shape
     cloud = torch.arange(B, device=points.device)
     nearest = points.new_full((B, N), torch.inf)  # squared distance to the chosen set
     nearest[_past(points, lengths)] = -1
-    last = torch.as_tensor(start, device=points.device).expand(B)
+    if near_origin == "skip":
+        nearest[squared_distance(points, torch.zeros_like(points)) <= 1e-3] = -1
+    first = last = torch.as_tensor(start, device=points.device).expand(B)
     idx = [last]
     for _ in range(num_samples - 1):
         nearest[cloud, last] = -1  # a chosen point stays below every other one
         distance = squared_distance(points, points[cloud, last][:, None])  # [B, N]
         nearest = torch.minimum(nearest, distance)
-        last = _first_argmax(nearest)
+        last = torch.where(
+            nearest.amax(1) < 0, first, _first_argmax(nearest)
+        )  # none is left: first
         idx.append(last)
     return torch.stack(idx, dim=1)
 
@@ -54,9 +59,10 @@ def group(
     group_size: int,
     lengths: Tensor | None = None,
     start: int | Tensor = 0,
+    near_origin: str = "keep",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     points = _as_real(points)
-    center_idx = farthest_point_sample(points, num_groups, lengths, start)  # [B, G]
+    center_idx = farthest_point_sample(points, num_groups, lengths, start, near_origin)  # [B, G]
     centers = gather(points, center_idx)  # [B, G, 3]
     patch_idx = knn(centers, points, group_size, lengths)[1]  # [B, G, K]
     patches = gather(points, patch_idx) - centers[:, :, None]

@@ -4,7 +4,7 @@ The command line prints the sentence and ends with `exit_code`, without a traceb
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -92,6 +92,15 @@ def check_at_least(settings: object, **bounds: float) -> None:
         value = getattr(settings, name)
         if not value >= bound:
             raise UsageError(f"{name} must be at least {bound}, got {value}")
+
+
+def check_choice(settings: object, **choices: Sequence[str]) -> None:
+    """That each named field of `settings` is one of its choices."""
+    for name, known in choices.items():
+        value = getattr(settings, name)
+        if value not in known:
+            wanted = " or ".join(map(repr, known))
+            raise UsageError(f"{name} must be {wanted}, got {value!r}")
 
 
 def check_rates(settings: object, *names: str) -> None:

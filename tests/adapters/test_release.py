@@ -1,6 +1,7 @@
 """Released models: sizes read off the tensors, everything loaded, mistakes named."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -84,6 +85,14 @@ def test_a_config_says_what_shapes_hide(small_backbone, tmp_path):
     assert torch.equal(again(points), model(points)) and again.adapter.method == dapt.Full()
     again = dapt.load_release(path, {"num_group": 11, "group_size": 9}, num_heads=3)
     assert torch.equal(again(points), model(points))
+    again = dapt.load_release(path, said, near_origin="skip")
+    again.save_adapter(tmp_path / "adapter")
+    model.backbone.tokenizer.near_origin = "skip"
+    points[:, 1:] *= 0.01
+    points[:, ::3] *= 100
+    assert torch.equal(again(points), model(points))
+    record = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert record["backbone"]["config"]["near_origin"] == "skip"
 
     def refused(error, message, config):
         with pytest.raises(error, match=message):

@@ -12,6 +12,9 @@ from dapt.errors import UsageError
 from dapt.models import BACKBONES, MaskedAutoencoder, count_parameters, transformer
 from dapt.models.transformer import Features, add_branch, drop_path_factor, of_kept
 from dapt.tasks.heads import ClassificationHead, Pool
+from dapt_ext.compat.knn_cuda import KNN
+from dapt_ext.compat.pointnet2_ops import pointnet2_utils
+from support.methods import FAMILY, TASK
 
 # float32 against float64 through a few layers of width 50
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -55,6 +58,51 @@ def test_patch_encoder_is_fused_where_nothing_learns(small_backbone, monkeypatch
     encoder(patches.requires_grad_())  # a gradient flows through it
     encoder.train()(patches)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["point_mae", "point_m2ae", "point_gpt_s", "recon_pp_small", "uni3d_tiny"]
+)
+def test_sampling_as_published_networks_do(small_backbone, name):
+    """What pointnet2's sampling and KNN_CUDA's search give is what the network then sees."""
+    points = torch.randn(2, 120, 3)
+    points[:, 12:] *= 0.01  # few are away from the origin, so the others would be centers too
+    backbone = small_backbone(name, near_origin="skip").eval()
+    tokenizer = backbone.tokenizers[0]
+    G, K = tokenizer.num_groups, tokenizer.group_size
+    idx = pointnet2_utils.furthest_point_sample(points, G)
+    centers = pointnet2_utils.gather_operation(points.transpose(1, 2), idx).transpose(1, 2)
+    _, near = KNN(K, transpose_mode=True)(points, centers)
+    groups = backbone.tokenizers[0].group(points)
+    order = (groups.centers[:, :, None] == centers[:, None]).all(-1).int().argmax(-1)  # a walk's
+    assert torch.equal(groups.centers, dapt_ext.gather(centers, order))
+    assert torch.equal(groups.patch_idx, dapt_ext.gather(near, order))
+    plain = small_backbone(name).eval()
+    assert plain.config.near_origin == "keep"
+    assert not torch.equal(plain.tokenizers[0].group(points).centers, groups.centers)
+    plain.tokenizers[0].near_origin = "skip"  # a backbone that is there already
+    for other in plain.tokenizers[1:]:
+        other.near_origin = "skip"
+    assert torch.equal(plain(points).patches, backbone(points).patches)
+
+
+def test_near_origin_is_kept_or_skipped(small_backbone):
+    with pytest.raises(UsageError, match="near_origin must be 'keep' or 'skip', got 'no'"):
+        small_backbone(near_origin="no")
+
+
+@pytest.mark.parametrize("method", ["ga_prompt", "point_peft", "point_lora", "ppt, other patches"])
+def test_what_methods_sample_follows_the_backbone(small_backbone, monkeypatch, method):
+    told = []
+    group = dapt_ext.group
+    monkeypatch.setattr(
+        dapt_ext, "group", lambda *a, **k: told.append(k.get("near_origin")) or group(*a, **k)
+    )
+    model = dapt.attach(small_backbone(near_origin="skip"), FAMILY[method], TASK)
+    points = torch.randn(2, 120, 3)
+    model.prepare(points)
+    model(points)
+    assert len(told) > 1 and set(told) == {"skip"}
 
 
 def plain_forward(backbone, points):

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from dapt_ext import Groups, farthest_point_sample, gather, group, knn, reference
+from dapt_ext.compat.pointnet2_ops.pointnet2_utils import furthest_point_sample
 
 
 @pytest.mark.parametrize("N, G, K", [(1, 1, 1), (33, 33, 33), (1000, 17, 5), (1024, 64, 32)])
@@ -27,6 +28,36 @@ def test_is_fps_then_knn_then_gather_minus_center():
     assert torch.equal(groups.centers, centers)
     assert torch.equal(groups.patch_idx, patch_idx)
     assert torch.equal(groups.patches, gather(points, patch_idx) - centers[:, :, None])
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_near_the_origin_no_center_where_it_is_skipped(on_each_isa, start):
+    points = torch.randn(2, 400, 3)
+    points[:, ::3] *= 0.005
+    near = points.square().sum(-1) <= 1e-3
+    lengths = torch.tensor([400, 250])
+    options = {"lengths": lengths, "start": start, "near_origin": "skip"}
+    expected = reference.group(points, 100, 9, **options)
+    for groups in on_each_isa(group, points, 100, 9, **options):
+        assert all(torch.equal(mine, twin) for mine, twin in zip(groups, expected, strict=True))
+    assert near.gather(1, groups.patch_idx.flatten(1)).any()  # neighbors they can be
+    assert not near.gather(1, groups.center_idx)[:, 1:].any()
+    assert torch.equal(groups.center_idx, farthest_point_sample(points, 100, **options))
+    published = furthest_point_sample(points, 100)  # pointnet2's own
+    if start == 0:
+        assert torch.equal(group(points, 100, 9, near_origin="skip").center_idx, published.long())
+    assert near.gather(1, group(points, 300, 9).center_idx)[:, 1:].any()
+    with pytest.raises(ValueError, match='near_origin must be "skip" or "keep", got \'no\''):
+        group(points, 100, 9, near_origin="no")
+
+
+def test_where_no_center_is_left_the_first_repeats(on_each_isa):
+    points = torch.zeros(1, 50, 3)
+    points[0, 7] = 1
+    options = {"start": 3, "near_origin": "skip"}
+    assert reference.group(points, 4, 2, **options)[3].tolist() == [[3, 7, 3, 3]]
+    for groups in on_each_isa(group, points, 4, 2, **options):
+        assert groups.center_idx.tolist() == [[3, 7, 3, 3]]
 
 
 def test_translation_moves_centers_only():
@@ -75,6 +106,7 @@ def test_opcheck():
     points = torch.randn(2, 40, 3)
     opcheck(torch.ops.dapt.group, (points.requires_grad_(), 6, 5))
     opcheck(torch.ops.dapt.group, (points.detach().half(), 6, 5, torch.tensor([40, 7])))
+    opcheck(torch.ops.dapt.group, (points, 6, 5), {"skip_near_origin": True})
 
 
 def test_compiles_without_graph_breaks():

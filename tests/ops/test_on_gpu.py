@@ -71,6 +71,7 @@ def test_awkward_clouds(make_cloud):
     assert_same(dapt_ext.farthest_point_sample, cloud, 200)
     assert_same(lambda q, p: dapt_ext.knn(q, p, 33)[1], cloud[:, :70].contiguous(), cloud)
     assert_same(lambda p: dapt_ext.group(p, 40, 17)[2:], cloud)
+    assert_same(lambda p: dapt_ext.group(p, 40, 17, near_origin="skip")[2:], 0.02 * cloud)
 
 
 def test_real_scans(scans):

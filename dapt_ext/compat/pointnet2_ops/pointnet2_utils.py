@@ -16,10 +16,8 @@ def furthest_point_sample(xyz: Tensor, npoint: int, near_origin: str = "skip") -
     pointnet2 never chooses a point whose squared norm is at most 1e-3, except as the first one.
     `near_origin="keep"` treats all points alike.
     """
-    if near_origin not in ("skip", "keep"):
-        raise ValueError(f'near_origin must be "skip" or "keep", got {near_origin!r}')
     check_tensors(xyz=xyz)
-    return ops.fps(xyz, npoint, skip_near_origin=near_origin == "skip").int()
+    return dapt_ext.farthest_point_sample(xyz, npoint, near_origin=near_origin).int()
 
 
 def gather_operation(features: Tensor, idx: Tensor) -> Tensor:

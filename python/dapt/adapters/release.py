@@ -1,5 +1,6 @@
 """Published models, whole: backbone, method and head in one file."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from dapt.adapters.release_table import KINDS, Kind, ReleasedFile
 from dapt.errors import DaptError, UsageError, reading
 from dapt.models.checkpoints import load_weights
 from dapt.models.sources import local_file
+from dapt.models.tokenizer import NearOrigin
 from dapt.models.weight_files import read_state
 
 
@@ -22,6 +24,7 @@ def load_release(
     group_size: int | None = None,
     num_heads: int | None = None,
     head_tokens: Sequence[str] | None = None,
+    near_origin: NearOrigin = "keep",
 ) -> AdaptedModel:
     """A published model, whole; `save_adapter` then writes what was trained of it.
 
@@ -35,6 +38,8 @@ def load_release(
         group_size: points of a patch.
         num_heads: of each attention.
         head_tokens: what a DAPT model's head reads.
+        near_origin: "skip" samples as the published code does, which takes no patch around a point
+            nearer than 0.03 to the origin: for its numbers to the last cloud.
     """
     said = {"num_group": num_groups, "group_size": group_size, "num_heads": num_heads}
     said["head_tokens"] = head_tokens
@@ -42,7 +47,8 @@ def load_release(
     path = local_file(path)
     file = ReleasedFile(path, read_state(path), settings)
     kind = _kind_of(file)
-    backbone, method, task = kind.backbone(file).build(), kind.method(file), kind.task(file)
+    config = dataclasses.replace(kind.backbone(file), near_origin=near_origin)
+    backbone, method, task = config.build(), kind.method(file), kind.task(file)
     model = attach(backbone, method, task)
     _check_head(file, model)
     load_weights(model, path, (kind.layout(task),))

@@ -14,6 +14,7 @@ from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import (
     After,
     BlockStack,
@@ -102,7 +103,9 @@ class GaPrompt(Method):
                 f"got {self.prompts}"
             )
         neighbors = max(backbone.tokenizer.group_size // 2, 1)
-        replacements.put(*place_of(backbone, stack), GaPromptStack(stack, self, neighbors))
+        sampling = near_origin_of(backbone.tokenizer)
+        wrapped = GaPromptStack(stack, self, neighbors, sampling)
+        replacements.put(*place_of(backbone, stack), wrapped)
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
         geometry = backbone.geometry
@@ -150,6 +153,7 @@ class ShiftNetwork(nn.Module):
         super().__init__()
         self.perturbation = config.perturbation
         self.interpolate_from = config.interpolate_from
+        self.near_origin = near_origin_of(tokenizer)
         self.fine_groups = (tokenizer.num_groups, tokenizer.group_size)
         self.coarse_groups = (coarse, max(tokenizer.group_size // 2, 1))
         embedded = 3 * (1 + 2 * FREQUENCIES)
@@ -165,9 +169,9 @@ class ShiftNetwork(nn.Module):
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The shifted points, and what the coarse centers know: [B, G / 2, SHAPE_WIDTH]."""
         x = embedded(points)  # [B, N, 27]
-        fine = dapt_ext.group(points, *self.fine_groups)
+        fine = dapt_ext.group(points, *self.fine_groups, near_origin=self.near_origin)
         x_fine = self.to_fine(dapt_ext.gather(x, fine.patch_idx)).amax(2)  # [B, G, 64]
-        coarse = dapt_ext.group(fine.centers, *self.coarse_groups)
+        coarse = dapt_ext.group(fine.centers, *self.coarse_groups, near_origin=self.near_origin)
         x_coarse = self.to_coarse(dapt_ext.gather(x_fine, coarse.patch_idx)).amax(2)
 
         back = self._interpolated(fine.centers, coarse.centers, x_coarse)
@@ -213,8 +217,11 @@ class Neighborhoods(NamedTuple):
 class GaPromptStack(nn.Module):
     """Frozen blocks, with prompts in the first of them and an adapter in each."""
 
-    def __init__(self, frozen: BlockStack, config: GaPrompt, neighbors: int):
+    def __init__(
+        self, frozen: BlockStack, config: GaPrompt, neighbors: int, near_origin: NearOrigin
+    ):
         super().__init__()
+        self.near_origin = near_origin
         self.frozen = frozen
         self.neighbors = neighbors
         self.prompt_depth = config.prompt_depth
@@ -248,7 +255,8 @@ class GaPromptStack(nn.Module):
             raise UsageError("a model of ga_prompt is called as a whole, not by its backbone")
         half = max(centers.shape[1] // 2, 1)
         size = min(self.neighbors, centers.shape[1])
-        near = Neighborhoods(centers, dapt_ext.group(centers, half, size))
+        groups = dapt_ext.group(centers, half, size, near_origin=self.near_origin)
+        near = Neighborhoods(centers, groups)
         front, kept = x.shape[1] - centers.shape[1], []
         shape = SHAPE_SHARE * shape[:, None]
         for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):

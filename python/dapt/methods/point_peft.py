@@ -18,6 +18,7 @@ from dapt.errors import UsageError
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import (
     After,
     Block,
@@ -80,7 +81,8 @@ class PointPeft(Method):
                 if getattr(module, "bias", None) is not None:
                     replacements.own(module, "bias")
             depth = self.prompt_depth if stack is stacks[-1] else 0
-            wrapped = PointPeftStack(stack, self, depth, backbone.num_class_tokens)
+            sampling = near_origin_of(backbone.tokenizers[0])
+            wrapped = PointPeftStack(stack, self, depth, backbone.num_class_tokens, sampling)
             replacements.put(*place_of(backbone, stack), wrapped)
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
@@ -165,8 +167,16 @@ class Geometry(NamedTuple):
 class PointPeftStack(nn.Module):
     """Frozen blocks, their adapters, and what these share."""
 
-    def __init__(self, frozen: BlockStack, config: PointPeft, prompt_depth: int, prompt_at: int):
+    def __init__(
+        self,
+        frozen: BlockStack,
+        config: PointPeft,
+        prompt_depth: int,
+        prompt_at: int,
+        near_origin: NearOrigin,
+    ):
         super().__init__()
+        self.near_origin = near_origin
         self.frozen = frozen
         self.neighbors = config.neighbors
         self.prompt_at = prompt_at
@@ -214,7 +224,8 @@ class PointPeftStack(nn.Module):
             own = self.shared.coordinates.to(centers.dtype).expand(len(centers), -1, -1)
             coordinates = torch.cat([own, centers], 1)
         size = min(self.neighbors, coordinates.shape[1])
-        return Geometry(coordinates, dapt_ext.group(coordinates, half, size))
+        groups = dapt_ext.group(coordinates, half, size, near_origin=self.near_origin)
+        return Geometry(coordinates, groups)
 
     def _run_prompted(
         self,

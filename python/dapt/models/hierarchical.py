@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError
+from dapt.errors import UsageError, check_choice
 from dapt.models.compression import Storage
-from dapt.models.tokenizer import PatchEncoder, Tokenizer, position_embedding
+from dapt.models.tokenizer import (
+    NearOrigin,
+    PatchEncoder,
+    Tokenizer,
+    as_weights,
+    position_embedding,
+)
 from dapt.models.transformer import (
     Block,
     BlockStack,
@@ -32,9 +39,11 @@ class PointM2aeConfig(Storage):
     mlp_ratio: int = 4
     encoder_widths: tuple[int, int, int] = (128, 256, 512)
     drop_path: float = 0.1
+    near_origin: NearOrigin = "keep"
 
     def __post_init__(self):
         super().__post_init__()
+        check_choice(self, near_origin=get_args(NearOrigin))
         for field in ("num_groups", "group_size", "depths", "radius"):
             if len(getattr(self, field)) != len(self.dims):
                 raise UsageError(
@@ -69,7 +78,7 @@ class Scale(nn.Module):
             patches = dapt_ext.gather(tokens, groups.patch_idx)  # [B, G, K, C]
         x = self.tokenizer.encode(patches)
         centers = groups.centers
-        positions, near = self.pos_embed(centers), self._near(centers)
+        positions, near = self.pos_embed(as_weights(centers, self)), self._near(centers)
         x, kept = self.blocks(x, positions, near, levels, centers, **given)
         return centers, x, kept
 
@@ -96,7 +105,11 @@ class PointM2ae(nn.Module):
                 previous = config.dims[i - 1]
                 encoder = PatchEncoder(previous, (previous, previous, dim), dim)
             tokenizer = Tokenizer(
-                config.num_groups[i], config.group_size[i], encoder, nn.Identity()
+                config.num_groups[i],
+                config.group_size[i],
+                encoder,
+                nn.Identity(),
+                config.near_origin,
             )
             blocks = BlockStack(
                 Block(dim, config.num_heads, config.mlp_ratio, next(rates))

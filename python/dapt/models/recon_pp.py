@@ -22,6 +22,7 @@ from dapt.models.tokenizer import (
     Tokenizer,
     WalkPositions,
     WalkTokenizer,
+    as_weights,
     position_embedding,
 )
 from dapt.models.transformer import (
@@ -124,7 +125,8 @@ class ReconPp(PointTransformer):
             raise UsageError("recon_pp: color is OpenShape's, so it needs causal=False")
         encoder = PatchEncoder(6 if config.color else 3, config.encoder_widths, config.dim)
         kind = WalkTokenizer if config.causal else ColorTokenizer if config.color else Tokenizer
-        return kind(config.num_groups, config.group_size, encoder, nn.Identity())
+        sizes = config.num_groups, config.group_size
+        return kind(*sizes, encoder, nn.Identity(), config.near_origin)
 
     def _position_embedding(self) -> nn.Module:
         if self.config.causal:
@@ -161,7 +163,8 @@ class ReconPp(PointTransformer):
         """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
         if self.config.causal:  # as published: the walk's last patch was only to be foretold
             patches, centers = patches[:, :-1], centers[:, :-1]
-        x, positions = self.tokenizer.encode(patches), self.pos_embed(centers)  # [B, G, C]
+        x = self.tokenizer.encode(patches)  # [B, G, C]
+        positions = self.pos_embed(as_weights(centers, self))
         G, front = x.shape[1], self.num_class_tokens
         if front:
             x = in_front(self.start_token, x)

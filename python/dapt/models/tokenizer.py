@@ -1,11 +1,18 @@
 """Points -> patches -> tokens: the mini-PointNet that stands in front of every network here."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
+
+
+def as_weights(x: Tensor, module: nn.Module) -> Tensor:
+    """In the dtype that a module was cast to: places are float32 whatever the points are."""
+    return x.to(next(module.parameters()).dtype)
 
 
 class PatchEncoder(nn.Module):
@@ -32,6 +39,7 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
+        patches = as_weights(patches, self)
         if self._learns(patches):
             return self._encode_layerwise(patches)
         *before, conv, norm, _, _ = self.first  # the fused op knows two layers of the first half
@@ -87,21 +95,41 @@ def _fold(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     )
 
 
-class Tokenizer(nn.Module):
-    """Groups a cloud into patches around sampled centers and encodes each patch as a token."""
+NearOrigin = Literal["keep", "skip"]
 
-    def __init__(self, num_groups: int, group_size: int, encoder: PatchEncoder, project: nn.Module):
+
+class Tokenizer(nn.Module):
+    """Groups a cloud into patches around sampled centers and encodes each patch as a token.
+
+    Args:
+        num_groups: G, patches of a cloud.
+        group_size: K, points of a patch.
+        encoder: patches to one vector each.
+        project: encoder width to network width; an identity where they agree.
+        near_origin: "skip" takes no center near the origin, as the published networks did.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        group_size: int,
+        encoder: PatchEncoder,
+        project: nn.Module,
+        near_origin: NearOrigin = "keep",
+    ):
         super().__init__()
         self.num_groups = num_groups
         self.group_size = group_size
         self.encoder = encoder
-        self.project = project  # encoder width -> network width; an identity where they agree
+        self.project = project
+        self.near_origin = near_origin
 
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
     ) -> dapt_ext.Groups:
         """The patches that a network sees, or others of the same kind in number and size."""
-        return dapt_ext.group(points, num_groups or self.num_groups, group_size or self.group_size)
+        G, K = num_groups or self.num_groups, group_size or self.group_size
+        return dapt_ext.group(points, G, K, near_origin=self.near_origin)
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
         return self.project(self.encoder(patches))
@@ -118,7 +146,13 @@ class Tokenizer(nn.Module):
         return self.encoder.out_dim if identity else self.project.out_features
 
     def extra_repr(self) -> str:
-        return f"num_groups={self.num_groups}, group_size={self.group_size}"
+        skips = ", near_origin='skip'" if self.near_origin == "skip" else ""
+        return f"num_groups={self.num_groups}, group_size={self.group_size}{skips}"
+
+
+def near_origin_of(tokenizer: nn.Module) -> NearOrigin:
+    """How a tokenizer, maybe someone else's, samples: for what a method samples beside it."""
+    return getattr(tokenizer, "near_origin", "keep")
 
 
 class ColorTokenizer(Tokenizer):

@@ -11,16 +11,23 @@ It knows nothing of adaptation methods. What they may rely on:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError
+from dapt.errors import UsageError, check_choice
 from dapt.models.compression import Storage
-from dapt.models.tokenizer import PatchEncoder, SinCosEmbedding, Tokenizer, position_embedding
+from dapt.models.tokenizer import (
+    NearOrigin,
+    PatchEncoder,
+    SinCosEmbedding,
+    Tokenizer,
+    as_weights,
+    position_embedding,
+)
 
 
 class Features(NamedTuple):
@@ -254,6 +261,8 @@ class TransformerSize(Storage):
         depth: blocks.
         num_heads: of each attention; a head has a whole number of channels.
         drop_path: stochastic depth of the last block; it grows from 0 in the first.
+        near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
+            published networks did; "keep" takes all points alike.
     """
 
     num_groups: int = 64
@@ -262,9 +271,11 @@ class TransformerSize(Storage):
     depth: int = 12
     num_heads: int = 6
     drop_path: float = 0.1
+    near_origin: NearOrigin = "keep"
 
     def __post_init__(self):
         super().__post_init__()
+        check_choice(self, near_origin=get_args(NearOrigin))
         if self.num_heads < 1 or self.dim % self.num_heads:
             raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 
@@ -290,8 +301,7 @@ class PointTransformerConfig(TransformerSize):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.positions not in ("mlp", "sincos"):
-            raise UsageError(f"positions must be 'mlp' or 'sincos', got {self.positions!r}")
+        check_choice(self, positions=("mlp", "sincos"))
         if self.positions == "sincos" and self.dim % 6:
             raise UsageError(f"positions='sincos' needs a dim that 6 divides, got {self.dim}")
 
@@ -321,7 +331,8 @@ class PointTransformer(nn.Module):
         config, C = self.config, self.config.dim
         encoder = PatchEncoder(3, config.encoder_widths, config.encoder_dim)
         project = nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C)
-        return kind(config.num_groups, config.group_size, encoder, project)
+        sizes = config.num_groups, config.group_size
+        return kind(*sizes, encoder, project, config.near_origin)
 
     def _position_embedding(self) -> nn.Module:
         if self.config.positions == "sincos":
@@ -346,7 +357,8 @@ class PointTransformer(nn.Module):
         self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
         """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
-        x, positions = self.tokenizer.encode(patches), self.pos_embed(centers)  # [B, G, C]
+        x = self.tokenizer.encode(patches)  # [B, G, C]
+        positions = self.pos_embed(as_weights(centers, self))
         G = x.shape[1]
         x, positions = self._with_front(x, positions)
         x, kept = self._run_blocks(x, positions, levels=levels, centers=centers, **given)

@@ -79,7 +79,8 @@ class Uni3d(PointTransformer):
         config = self.config
         encoder = PatchEncoder(6, config.encoder_widths, config.encoder_dim)
         project = nn.Linear(config.encoder_dim, config.dim)
-        return ColorTokenizer(config.num_groups, config.group_size, encoder, project)
+        sizes = config.num_groups, config.group_size
+        return ColorTokenizer(*sizes, encoder, project, config.near_origin)
 
     def _position_embedding(self) -> nn.Module:
         return position_embedding(128, self.dim)
