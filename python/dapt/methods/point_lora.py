@@ -22,6 +22,7 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
+from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import (
     After,
     Attention,
@@ -120,7 +121,7 @@ class PointLora(Method):
                 continue
             groups = backbone.tokenizer.group(points, *grouping)
             tokens = backbone.tokenizer.encode(groups.patches)
-            scales.append((tokens, backbone.pos_embed(groups.centers)))
+            scales.append((tokens, backbone.pos_embed(as_weights(groups.centers, backbone))))
         return backbone(points, levels, scales=scales)
 
     def extra_loss(self, backbone: nn.Module) -> Tensor | None:

@@ -19,6 +19,7 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
+from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import (
     After,
     BlockStack,
@@ -79,7 +80,7 @@ class Ppt(Method):
             return backbone(points, levels)
         groups = backbone.tokenizer.group(points, *grouping)
         prompts = backbone.tokenizer.encode(groups.patches)
-        positions = backbone.pos_embed(groups.centers)
+        positions = backbone.pos_embed(as_weights(groups.centers, backbone))
         return backbone(points, levels, prompts=prompts, prompt_positions=positions)
 
     def _grouping(self, backbone: nn.Module) -> tuple[int, int] | None:

@@ -31,6 +31,7 @@ from dapt.methods.streams import (
     off_grid,
     on_grid,
 )
+from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import Block, BlockStack
 
 WINDOW = 12
@@ -240,7 +241,7 @@ class ReversibleStack(nn.Module):
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # what F and G are given
+        x = as_weights(x, self)  # what F and G are given, whatever autocast makes
         weights = [weight for block in self.blocks for weight in block.trained()]
         *kept, out = _Reversible.apply(self, sorted(levels), x, positions, *weights)
         return out, kept

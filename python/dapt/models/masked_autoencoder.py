@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models.tokenizer import position_embedding
+from dapt.models.tokenizer import as_weights, position_embedding
 from dapt.models.transformer import (
     Block,
     BlockStack,
@@ -88,5 +88,5 @@ class MaskedAutoencoder(nn.Module):
         M = self.num_masked
         visible = self.backbone.forward_patches(visible_patches, centers[:, :-M]).patches
         x = torch.cat([visible, self.mask_token.expand(len(visible), M, -1)], 1)  # [B, G, C]
-        x = self.decoder(x, self.decoder_pos_embed(centers), M)
+        x = self.decoder(x, self.decoder_pos_embed(as_weights(centers, self)), M)
         return self.rebuild(x).unflatten(2, (-1, 3))  # [B, M, K, 3]
