@@ -70,6 +70,8 @@ class Scene(NamedTuple):
     points: np.ndarray  # [N, 3]
     labels: np.ndarray  # [N]
     kind: int = 0  # which class of scenes it belongs to
+    colors: np.ndarray | None = None  # [N, 3], in 0 to 1 or 0 to 255
+    normals: np.ndarray | None = None  # [N, 3]
 
 
 @dataclass(kw_only=True)
@@ -84,6 +86,8 @@ class BlockDataset(FileDataset):
         min_points: A block of fewer points is left out.
         up: The axis that points up; blocks are turned so that it is y, as in the data that the
             backbones were pre-trained on.
+        channels: What a point has beside its place, for backbones that read it: xyz for nothing,
+            color, or normal for its color and its normal. A scene without either has zeros.
     """
 
     num_points: int = 4096
@@ -91,11 +95,14 @@ class BlockDataset(FileDataset):
     stride: float = 0.5
     min_points: int = 100
     up: Literal["x", "y", "z"] = "z"
+    channels: Literal["xyz", "color", "normal"] = "xyz"
 
     def __post_init__(self):
         super().__post_init__()
         check_grid(self.block, self.stride)
         check_up(self.up)
+        if self.channels not in ("xyz", "color", "normal"):
+            raise UsageError(f"channels must be xyz, color or normal, got {self.channels!r}")
         if self.min_points < 1:
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
@@ -103,12 +110,49 @@ class BlockDataset(FileDataset):
         stride = self.stride if split == "train" else self.block
         for number, scene in enumerate(scenes):
             points, labels = _checked(scene)
+            channels = self.channels_of(scene)
             for count, index in enumerate(windows(points, self.block, stride, self.up)):
                 if len(index) < self.min_points:
                     continue
                 index = at_least(index, self.num_points)
                 where, block = f"block {count} of {scene.where}", upright(points[index], self.up)
-                yield Sample(where, block, scene.kind, labels[index], number)
+                of_block = None if channels is None else channels[index]
+                yield Sample(where, block, scene.kind, labels[index], number, of_block)
+
+    def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, 3 or 6]
+        """What a network is told of each point; what the scene does not know is zero."""
+        count = len(scene.points)
+        if self.channels == "xyz":
+            return None
+        colors = _vectors(scene.where, "colors", scene.colors, count)
+        is_whole = scene.colors is not None and np.asarray(scene.colors).dtype.kind in "iu"
+        if is_whole or colors.max() > 1:
+            colors = colors / 255
+        if not 0 <= colors.min() <= colors.max() <= 1:
+            raise DataError(
+                f"{scene.where} must have colors in 0 to 1 or in 0 to 255, "
+                f"got {np.min(scene.colors):g} to {np.max(scene.colors):g}"
+            )
+        if self.channels == "color":
+            return colors
+        normals = _vectors(scene.where, "normals", scene.normals, count)
+        return np.concatenate([colors, upright(normals, self.up)], 1)
+
+
+def _vectors(where: str, name: str, values: np.ndarray | None, count: int) -> np.ndarray:
+    if values is None:
+        return np.zeros((count, 3))
+    values = np.asarray(values)
+    if values.shape != (count, 3) or values.dtype.kind not in "fiu":
+        raise DataError(
+            f"{where} must have {name} [{count}, 3], numbers, got {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
+        raise DataError(f"{where} has {name} that are not finite: point {row}")
+    return values
 
 
 def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

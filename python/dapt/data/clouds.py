@@ -29,12 +29,13 @@ def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> n
     return points[:, :3].astype(np.float64)
 
 
-def read_table(path: Path) -> np.ndarray:
-    """The first three columns of a text file, separated by commas or white space."""
+def read_table(path: Path, columns: int = 3) -> np.ndarray:
+    """The first columns of a text file, separated by commas or white space."""
     with open(path) as file:
         first = next((line for line in file if line.strip() and line[0] != "#"), "")
         file.seek(0)
-        return np.loadtxt(file, delimiter="," if "," in first else None, usecols=(0, 1, 2), ndmin=2)
+        delimiter = "," if "," in first else None
+        return np.loadtxt(file, delimiter=delimiter, usecols=range(columns), ndmin=2)
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -27,6 +27,7 @@ class Sample(NamedTuple):
     label: int
     part_labels: np.ndarray | None = None  # [N]
     scene: int | None = None  # number of the scene that it is cut from
+    channels: np.ndarray | None = None  # [N, 3 or 6]: color in 0 to 1, then the normal
 
 
 @dataclass
@@ -103,6 +104,8 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
         )
     if normalize:
         points = unit_ball(points)
+    if sample.channels is not None:
+        points = np.concatenate([points, sample.channels], 1)
     row = {"points": points.astype(np.float32), "labels": np.int64(sample.label)}
     if sample.part_labels is not None:
         row["part_labels"] = _checked_parts(sample, len(points), len(source.part_names))
@@ -113,7 +116,7 @@ def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.
             raise DataError(
                 f"{where} has {len(points)} points, fewer than the num_points of {num_points}"
             )
-        cloud = torch.from_numpy(row["points"])[None]
+        cloud = torch.from_numpy(row["points"][:, :3])[None]
         kept = dapt_ext.farthest_point_sample(cloud, num_points)[0].numpy()  # [num_points]
         row |= {name: row[name][kept] for name in ("points", "part_labels") if name in row}
     return row

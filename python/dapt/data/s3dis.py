@@ -89,12 +89,15 @@ class S3dis(BlockDataset):
                             f"{path} holds more blocks than room_filelist.txt has lines"
                         )
                     if _area(room) in self._areas(split):
+                        where, area = f"block {row} of {path}", AREAS.index(_area(room))
+                        scene = Scene(where, block[:, :3], labels, area, colors=block[:, 3:6])
                         yield Sample(
-                            f"block {row} of {path}",
+                            where,
                             upright(block[:, :3], self.up),
-                            AREAS.index(_area(room)),
+                            area,
                             labels,
                             numbers[room],
+                            self.channels_of(scene),
                         )
 
     def _rooms(self, files: list[Path]) -> Iterator[Scene]:
@@ -104,9 +107,10 @@ class S3dis(BlockDataset):
             rooms.setdefault(room, []).append(path)
         for room, parts in rooms.items():
             read = _read_npy if room.suffix == ".npy" else _read_annotations
-            points, labels = read(parts)
+            table, labels = read(parts)
             name = room.name if room.suffix == ".npy" else room.parent.name
-            yield Scene(str(room), points, labels, AREAS.index(_area(name)))
+            area = AREAS.index(_area(name))
+            yield Scene(str(room), table[:, :3], labels, area, colors=table[:, 3:])
 
 
 def _area(room: str) -> str:
@@ -115,21 +119,22 @@ def _area(room: str) -> str:
 
 
 def _read_npy(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """x y z r g b [N, 6], and labels."""
     [path] = parts
     with reading(path):
         table = np.load(path, allow_pickle=False)
     if table.ndim != 2 or table.shape[1] != 7:
         raise DataError(f"{path} must hold x y z r g b label, [N, 7], got {list(table.shape)}")
-    return table[:, :3], table[:, 6].astype(np.int64)
+    return table[:, :6], table[:, 6].astype(np.int64)
 
 
 def _read_annotations(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """A file `chair_1.txt` for each object; what is none of the classes is clutter."""
-    points, labels = [], []
+    tables, labels = [], []
     for path in parts:
         with reading(path):
-            points.append(read_table(path))
+            tables.append(read_table(path, columns=6))
         name = path.stem.partition("_")[0]
         label = CLASS_NAMES.index(name if name in CLASS_NAMES else "clutter")
-        labels.append(np.full(len(points[-1]), label))
-    return np.concatenate(points), np.concatenate(labels)
+        labels.append(np.full(len(tables[-1]), label))
+    return np.concatenate(tables), np.concatenate(labels)

@@ -17,8 +17,9 @@ from dapt.errors import DataError, UsageError, reading
 @register("scenes")
 @dataclass(kw_only=True)
 class Scenes(BlockDataset):
-    """Scenes of any size, each a file: an .npz of `points` [N, 3] and `labels` [N], or an .npy
-    [N, 4 or more] that begins with x y z and ends with the label.
+    """Scenes of any size, each a file: an .npz of `points` [N, 3] and `labels` [N], with optional
+    `colors` and `normals` [N, 3], or an .npy [N, 4 or more] that begins with x y z, goes on with
+    r g b and the normal where it has them, and ends with the label.
 
     Args:
         train: The folder of the training scenes. A `classes.txt` in it names the labels, a line
@@ -74,13 +75,14 @@ class Scenes(BlockDataset):
             yield self._read(path)
 
     def _read(self, path: Path) -> Scene:
-        points, labels = _read(path)
-        if self.ignore_label is not None:
-            labels = np.where(labels == self.ignore_label, IGNORED, labels)
-        return Scene(str(path), points, labels)
+        scene = _read(path)
+        if self.ignore_label is None:
+            return scene
+        is_ignored = scene.labels == self.ignore_label
+        return scene._replace(labels=np.where(is_ignored, IGNORED, scene.labels))
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path) -> Scene:
     with reading(path):
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
@@ -93,13 +95,22 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     f"{', '.join(content.files) or 'nothing'}"
                 )
             points, labels = content["points"], content["labels"]
-    return points, as_numbers(labels, f"labels of {path}")
+            known = {name: content[name] for name in ("colors", "normals") if name in content}
+    return Scene(str(path), points, as_numbers(labels, f"labels of {path}"), **known)
 
 
-def _columns(path: Path, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _columns(path: Path, table: np.ndarray) -> Scene:
     if table.ndim != 2 or table.shape[1] < 4 or table.dtype.kind not in "fiu":
         raise DataError(
             f"{path} must hold numbers [N, 4 or more], x y z first and the label last, "
             f"got {table.dtype} {list(table.shape)}"
         )
-    return table[:, :3], as_numbers(table[:, -1], f"labels in the last column of {path}")
+    labels = as_numbers(table[:, -1], f"labels in the last column of {path}")
+    between = table[:, 3:-1]
+    return Scene(
+        str(path),
+        table[:, :3],
+        labels,
+        colors=between[:, :3] if between.shape[1] >= 3 else None,
+        normals=between[:, 3:6] if between.shape[1] >= 6 else None,
+    )

@@ -1,7 +1,8 @@
 """Augmentation of whole batches on their device: small callables (points, generator) -> points.
 
-points: [B, N, 3]. All randomness comes from the generator, drawn on its own device: one that
-lives on the CPU gives the same numbers for every device.
+points: [B, N, 3], with color [B, N, 6], or with color and normal [B, N, 9]. All randomness comes
+from the generator, drawn on its own device: one that lives on the CPU gives the same numbers for
+every device.
 """
 
 import math
@@ -59,6 +60,22 @@ class Compose:
         return points
 
 
+PLACE, NORMAL = slice(0, 3), slice(6, 9)  # channels of a point; its color is between them
+
+
+def _moved(points: Tensor, place: Tensor) -> Tensor:
+    """The points at other places; what else is known of them stays."""
+    return place if points.shape[-1] == 3 else torch.cat([place, points[..., 3:]], -1)
+
+
+def _turned(points: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Places and normals, turned alike."""
+    place, rest = turn(points[..., PLACE]), points[..., 3:]
+    if points.shape[-1] >= NORMAL.stop:
+        rest = torch.cat([points[..., 3:6], turn(points[..., NORMAL])], -1)
+    return place if points.shape[-1] == 3 else torch.cat([place, rest], -1)
+
+
 @dataclass
 class Scale:
     """Multiplies by one random factor per axis, or by one for all three."""
@@ -69,7 +86,8 @@ class Scale:
 
     def __call__(self, points: Tensor, generator) -> Tensor:
         shape = (len(points), 1, 3 if self.per_axis else 1)
-        return points * _uniform(self.low, self.high, shape, points, generator)
+        factor = _uniform(self.low, self.high, shape, points, generator)
+        return _moved(points, points[..., PLACE] * factor)
 
 
 @dataclass
@@ -79,7 +97,8 @@ class Translate:
     limit: float = 0.2
 
     def __call__(self, points: Tensor, generator) -> Tensor:
-        return points + _uniform(-self.limit, self.limit, (len(points), 1, 3), points, generator)
+        shift = _uniform(-self.limit, self.limit, (len(points), 1, 3), points, generator)
+        return _moved(points, points[..., PLACE] + shift)
 
 
 @dataclass
@@ -98,10 +117,14 @@ class Rotate:
         cos, sin = angle.cos(), angle.sin()  # [B, 1]
         fixed = "xyz".index(self.axis)
         first, second = (fixed + 1) % 3, (fixed + 2) % 3
-        turned = points.clone()
-        turned[..., first] = cos * points[..., first] - sin * points[..., second]
-        turned[..., second] = sin * points[..., first] + cos * points[..., second]
-        return turned
+
+        def turn(vectors: Tensor) -> Tensor:
+            turned = vectors.clone()
+            turned[..., first] = cos * vectors[..., first] - sin * vectors[..., second]
+            turned[..., second] = sin * vectors[..., first] + cos * vectors[..., second]
+            return turned
+
+        return _turned(points, turn)
 
 
 @dataclass
@@ -111,9 +134,14 @@ class RotateFreely:
     def __call__(self, points: Tensor, generator) -> Tensor:
         quaternion = _draw(torch.randn, (len(points), 4), points, generator).to(points.dtype)
         w, *axis = (quaternion / quaternion.norm(dim=1, keepdim=True)).unbind(1)  # [B] each
-        axis = torch.stack(axis, 1)[:, None].expand_as(points)  # [B, N, 3]
+        axis = torch.stack(axis, 1)[:, None].expand_as(points[..., PLACE])  # [B, N, 3]
         w = w[:, None, None]
-        return points + 2 * torch.linalg.cross(axis, torch.linalg.cross(axis, points) + w * points)
+
+        def turn(vectors: Tensor) -> Tensor:
+            across = torch.linalg.cross(axis, vectors) + w * vectors
+            return vectors + 2 * torch.linalg.cross(axis, across)
+
+        return _turned(points, turn)
 
 
 @dataclass
@@ -124,8 +152,9 @@ class Jitter:
     clip: float = 0.05
 
     def __call__(self, points: Tensor, generator) -> Tensor:
-        noise = _draw(torch.randn, tuple(points.shape), points, generator).to(points.dtype)
-        return points + (noise * self.sigma).clamp(-self.clip, self.clip)
+        place = points[..., PLACE]
+        noise = _draw(torch.randn, tuple(place.shape), points, generator).to(points.dtype)
+        return _moved(points, place + (noise * self.sigma).clamp(-self.clip, self.clip))
 
 
 @dataclass
@@ -138,7 +167,8 @@ class FarthestPoints:
         _check_enough(self.num_points, points)
         if self.num_points == points.shape[1]:
             return points
-        return dapt_ext.gather(points, dapt_ext.farthest_point_sample(points, self.num_points))
+        chosen = dapt_ext.farthest_point_sample(points[..., PLACE], self.num_points)
+        return dapt_ext.gather(points, chosen)
 
 
 @dataclass
@@ -166,7 +196,8 @@ class Resample:
         chosen = order[:, : self.num_points]  # [B, num_points]
         if pool == total:
             return chosen
-        return dapt_ext.farthest_point_sample(points, pool, start=start).gather(1, chosen)
+        place = points[..., PLACE]
+        return dapt_ext.farthest_point_sample(place, pool, start=start).gather(1, chosen)
 
 
 @dataclass
