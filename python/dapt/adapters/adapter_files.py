@@ -87,6 +87,7 @@ def write(
     backbone: BackboneRecord,
     state: Mapping[str, Tensor],
 ) -> None:
+    check_finite(state, f"the adapter for {folder}")
     weights = safetensors.torch.save({k: v.detach().contiguous() for k, v in state.items()})
     config = AdapterConfig(
         format_version=FORMAT_VERSION,
@@ -112,12 +113,20 @@ def read(folder: str | os.PathLike) -> AdapterFile:
         state = safetensors.torch.load(weights)
     except Exception as error:
         raise DaptError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
+    check_finite(state, str(folder / WEIGHTS))
     return AdapterFile(
         method=_build(method_class, config.method, f"{folder / CONFIG}, method"),
         task=_build(task_class, config.task, f"{folder / CONFIG}, task"),
         backbone=_from_fields(BackboneRecord, config.backbone, f"{folder / CONFIG}, backbone"),
         state=state,
     )
+
+
+def check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse what a run that diverged leaves."""
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DaptError(f"{where} holds values that are not finite: {name}")
 
 
 def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: BackboneRecord) -> None:

@@ -11,6 +11,7 @@ import signal
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -213,6 +214,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, steps: int, seconds: float, bar: Progress) -> None:
         loss = self._mean_loss()
+        self._check_finite()
         if self.mean:
             self.mean.swap()
         line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
@@ -239,18 +241,31 @@ class Trainer:
     def _mean_loss(self) -> float:
         total, steps = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum").tolist()
         if not math.isfinite(total):
-            raise DaptError(
-                f"the loss is not finite in epoch {self.epoch}: a smaller learning_rate may help; "
-                f"--resume goes on from the last checkpoint in {self.folder.path}"
-            )
+            self._give_up("the loss is")
         return total / max(steps, 1)
+
+    def _check_finite(self) -> None:
+        """What diverged in its last step has a loss that says nothing of it."""
+        state = self.job.state().values()
+        if not all(value.isfinite().all() for value in state if value.is_floating_point()):
+            self._give_up("weights are")
+
+    def _give_up(self, what: str) -> NoReturn:
+        raise DaptError(
+            f"{what} not finite in epoch {self.epoch + 1}: the run diverged, and is to be begun "
+            "anew with a smaller learning_rate and another --out; what it was before is kept in "
+            f"{self.folder.path}"
+        )
 
     def _is_better(self, line: dict) -> bool:
         if self.job.metric not in line:  # an epoch without an evaluation
             return False
+        now = line[self.job.metric]
+        if math.isnan(now):
+            self._give_up(f"the {self.job.metric.replace('_', ' ')} is")
         if not self.best:
             return True
-        now, before = line[self.job.metric], self.best[self.job.metric]
+        before = self.best[self.job.metric]
         return now > before if self.job.higher_is_better else now < before
 
     def _is_patience_spent(self) -> bool:
@@ -260,6 +275,7 @@ class Trainer:
     def _save(self, epoch: int, step: int) -> None:
         self.epoch = epoch
         self.sampler.set_position(epoch, step)
+        self._check_finite()
         totals = (
             self.fabric.all_reduce(self.totals.clone(), reduce_op="sum") / self.fabric.world_size
         )
