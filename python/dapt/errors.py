@@ -26,6 +26,12 @@ class UsageError(DaptError):
     exit_code = 2
 
 
+class Interrupted(DaptError):
+    """The user stopped what was under way; it is saved."""
+
+    exit_code = 130
+
+
 class DataError(DaptError):
     """A dataset or a file of points is missing, unreadable or holds something impossible."""
 

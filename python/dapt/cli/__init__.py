@@ -9,6 +9,7 @@ import os
 import sys
 
 from dapt.errors import DaptError, look_up, missing_package
+from dapt.runs.children import end_with_parent
 
 COMMANDS = {
     "train": "adapt a backbone to a dataset",
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = argv
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dapt").setLevel(logging.INFO)
+    end_with_parent()
     try:
         look_up("command", command, COMMANDS)
         importlib.import_module(f"dapt.cli.{command}").run(rest)

@@ -53,13 +53,17 @@ class RunFolder:
         self.fresh = self.path / "next.ckpt"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from training here; the system unlocks what a dead one held."""
+    def locked(self, patience: float = 0.0) -> Iterator[None]:
+        """Keeps other processes from training here; the system unlocks what a dead one held.
+
+        Args:
+            patience: Seconds to wait for another process to end.
+        """
         lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.holder"
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=patience)
             except Timeout:
                 who = holder.read_text() if holder.is_file() else "another process"
                 raise UsageError(

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from dapt.runs.children import PARENT
 from dapt.runs.options import TrainOptions
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -57,7 +58,11 @@ def launch(options: TrainOptions) -> Fabric:
             else options.precision
         ],
     )
-    fabric.launch()
+    os.environ[PARENT] = str(os.getpid())  # for those that Fabric starts
+    try:
+        fabric.launch()
+    finally:
+        os.environ.pop(PARENT, None)
     return fabric
 
 

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from statistics import mean, stdev
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
+from dapt.runs.children import run_child
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings, parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
@@ -154,11 +154,15 @@ def _recipe(method: str, base: Path | None) -> Tree:
 
 
 def train(run: Run) -> None:
-    done = subprocess.run([sys.executable, "-m", "dapt", "train", *run.arguments])
-    if done.returncode:
+    if run.folder.path.exists():
+        with run.folder.locked(patience=60):  # what a killed comparison left is saving itself
+            pass
+    code = run_child([sys.executable, "-m", "dapt", "train", *run.arguments])
+    if code:
+        how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
         raise DaptError(
-            f"the run of {run.method} with seed {run.seed} ended with exit code "
-            f"{done.returncode}: the same command goes on from here"
+            f"the run of {run.method} with seed {run.seed} {how}: "
+            "the same command goes on from here"
         )
 
 

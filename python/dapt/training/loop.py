@@ -7,7 +7,6 @@ checkpoint of weights and counters exactly as if nothing had happened.
 import logging
 import math
 import platform
-import signal
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 
 from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
-from dapt.errors import DaptError, UsageError
+from dapt.errors import DaptError, Interrupted, UsageError
+from dapt.runs.children import on_signals
 from dapt.runs.folder import RunFolder
 from dapt.runs.memory import CountSaved, peak_memory
 from dapt.runs.processes import any_process, choose_precision, launch, synchronize_batch_norms
@@ -33,12 +33,6 @@ from dapt.training.progress import Progress
 log = logging.getLogger(__name__)
 
 AGREE_EVERY = 10  # steps between the agreements of several processes
-
-
-class Interrupted(DaptError):
-    """The user stopped the run; it is saved."""
-
-    exit_code = 130
 
 
 def train(settings: Settings) -> dict:
@@ -123,20 +117,16 @@ class Trainer:
         module = torch.compile(self.job.model) if self.options.compile else self.job.model
         self.network = self.fabric.setup_module(module)
         with Progress(self.options, self.sampler, self._sees(), self.fabric, self.folder) as bar:
-            handlers = {name: signal.signal(name, self._ask_to_stop) for name in _SIGNALS}
-            try:
+            with on_signals(self._ask_to_stop):
                 while self.epoch < self.options.epochs and not self._is_patience_spent():
                     self._run_epoch(bar)
-            finally:
-                for name, handler in handlers.items():
-                    signal.signal(name, handler)
         return self._finish()
 
     def _sees(self) -> int:
         """Points in a step."""
         return self.options.batch_size * self.job.num_points
 
-    def _ask_to_stop(self, *_) -> None:
+    def _ask_to_stop(self, _: int) -> None:
         if self.stop_asked:
             raise KeyboardInterrupt
         self.stop_asked = True
@@ -370,9 +360,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.folder.write_result(result)
         return result
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def versions() -> dict[str, str]:

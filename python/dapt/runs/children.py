@@ -1,0 +1,93 @@
+"""Processes that start others: who is stopped stops its children, and none outlives its parent."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dapt.errors import Interrupted
+
+PARENT = "DAPT_PARENT"  # in a child's environment: the process to end with
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AT_ONCE = 1.0  # seconds in which signals count as one: a terminal and a launcher both send them
+
+
+@contextmanager
+def on_signals(act: Callable[[int], None]) -> Iterator[None]:
+    """Calls `act` when somebody asks this process to stop, once for signals that come together.
+
+    Only a main thread is asked; in another one nothing changes.
+
+    Args:
+        act: Gets the signal's number.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -AT_ONCE
+
+    def handle(number: int, _) -> None:
+        nonlocal last
+        if time.monotonic() - last >= AT_ONCE:
+            last = time.monotonic()
+            act(number)
+
+    handlers = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run a command that ends with this process; who stops this one stops it, and is waited for.
+
+    Args:
+        command: The program and its arguments.
+
+    Returns:
+        Its exit code; negative is the signal that killed it.
+    """
+    child, asked = None, []
+
+    def pass_on(number: int) -> None:
+        asked.append(number)
+        if child is not None:
+            child.send_signal(number)
+
+    with on_signals(pass_on):
+        child = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
+        if asked:
+            child.send_signal(asked[0])
+        code = child.wait()
+    if asked:
+        raise Interrupted("stopped: the same command goes on from here")
+    return code
+
+
+def end_with_parent() -> None:
+    """Where another process started this one to end with it: be asked to stop when it is gone."""
+    parent = int(os.environ.pop(PARENT, "0"))
+    if not parent:
+        return
+    told = sys.platform == "linux" and ctypes.CDLL(None).prctl(1, signal.SIGTERM) == 0  # PDEATHSIG
+    if os.getppid() != parent:  # it was gone before
+        _stop()
+    elif not told:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    _stop()
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
