@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import dapt.data
+from dapt.data import cache
 from dapt.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +89,77 @@ def test_damaged_copy_is_made_anew(source, caplog):
         assert load(source).batch(range(50))["points"].equal(expected)
 
 
+@pytest.mark.parametrize("name", ["points.npy", "labels.npy", "meta.json", "record.json"])
+def test_flipped_bits_and_emptied_files_are_found(source, caplog, name):
+    rows = range(50)
+    expected = {key: values.clone() for key, values in load(source).batch(rows).items()}
+    path = source.parent / "dapt_cache" / folders(source)[0] / name
+    chance = random.Random(0)
+    whole, times = path.read_bytes(), path.stat()
+    for harm in ["empty", "flip", "flip", "flip"]:
+        content = bytearray(b"" if harm == "empty" else whole)
+        if harm == "flip":
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        again = load(source).batch(rows)
+        assert all(again[key].equal(expected[key]) for key in expected)
+    assert "damaged" in caplog.text or "changed" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed"])
+def test_another_source_of_the_same_size_and_time(source, caplog, how):
+    """As rsync -t and restored backups leave it."""
+    rng = np.random.default_rng(5)
+    points = rng.normal(size=(50, 40, 3))
+    load(source)
+    times = source.stat()
+    other = source if how == "in place" else source.with_name("other.npz")
+    np.savez(other, points=points, labels=np.arange(50) % 3)
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(source)
+    assert source.stat().st_size == times.st_size
+    assert source.stat().st_mtime_ns == times.st_mtime_ns
+    fresh = load(source, normalize=True).batch([7])["points"][0]
+    expected = points[7] - points[7].mean(0)
+    expected /= np.linalg.norm(expected, axis=1).max()
+    np.testing.assert_allclose(fresh, expected, atol=1e-6)  # float32
+    assert "changed" in caplog.text
+
+
+def test_a_source_that_was_only_touched_is_not_converted_again(source, monkeypatch):
+    load(source)
+    times = source.stat()
+    copy = source.with_name("copy.npz")
+    copy.write_bytes(source.read_bytes())
+    os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+    copy.replace(source)
+    monkeypatch.setattr("dapt.data.npz._read", lambda *_: pytest.fail("converted twice"))
+    load(source)
+    checksum = cache._checksum
+
+    def unread(path):
+        assert path != source
+        return checksum(path)
+
+    monkeypatch.setattr(cache, "_checksum", unread)
+    load(source)  # its new times are in the record
+
+
+def test_a_source_that_changes_while_it_is_read(source, monkeypatch):
+    convert = dapt.data.file_dataset.write_arrays
+
+    def changing(*arguments):
+        convert(*arguments)
+        os.utime(source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dapt.data.file_dataset, "write_arrays", changing)
+        with pytest.raises(DataError, match="changed while it was read"):
+            load(source)
+    assert folders(source) == [] and len(load(source)) == 50
+
+
 def test_given_folder_keeps_sources_apart(source, tmp_path):
     other = tmp_path / "more" / "data" / "mine.npz"
     other.parent.mkdir(parents=True)
@@ -140,6 +213,7 @@ KILLED = """
 import sys, time
 import dapt.data.convert as convert
 import dapt.data
+from dapt.data import cache
 row = convert._row
 def slow(sample, *arguments):
     if sample.where.startswith("cloud 20 "):
@@ -183,6 +257,7 @@ def test_disk_that_cannot_be_written(source, monkeypatch, number, words):
 TOO_LARGE = """
 import resource, sys
 import dapt.data
+from dapt.data import cache
 from dapt.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:

@@ -1,9 +1,11 @@
 """Source files are converted once: to .npy files that are memory-mapped ever after.
 
-A cache is a folder `<label>-<digest>` of one .npy file per array and a meta.json. Its digest
-covers the sizes and times of the source files, so it is made once, in a temporary folder that is
-renamed when complete, and never changed. A file lock lets one process convert while others wait;
-the system lets go of it when that process dies.
+A cache is a folder `<label>-<digest>` of one .npy file per array, a meta.json and a record.json of
+checksums: of its own files, which are compared each time, and of the source files, which are read
+again when the system has touched them since. Its digest covers the sizes and times of the source
+files; it is made in a temporary folder that is renamed when complete, and then its arrays never
+change. A file lock lets one process convert while others wait; the system lets go of it when that
+process dies.
 """
 
 import errno
@@ -13,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
@@ -20,9 +23,11 @@ import numpy as np
 from filelock import FileLock
 
 from dapt.data.dataset import ArrayDataset
-from dapt.errors import DataError
+from dapt.errors import DaptError, DataError
+from dapt.files import sync_folder, write_atomically
 
 FORMAT = 2
+RECORD = "record.json"
 logger = logging.getLogger(__name__)
 
 
@@ -40,17 +45,18 @@ def load_converted(
     folder `chosen`, else in `dapt_cache` in the folder `home`, else in the user's cache.
     """
     home = home.resolve()
+    files = list(dict.fromkeys(files))
     label = f"{label}-{_digest(options)}"
     name = f"{label}-{_digest(_fingerprint(files))}"
     places = _places(home, chosen)
     for place in places:
-        dataset = _open(place / name)
+        dataset = _open(place / name, files)
         if dataset is not None:
             return dataset
     place = next(place for place in places if place == places[-1] or _is_writable(place))
     if place != places[0]:
         logger.warning("%s is read-only: its converted copy goes to %s", home, place)
-    return _converted(place / name, label, convert)
+    return _converted(place / name, label, files, convert)
 
 
 def _places(home: Path, chosen: Path | None) -> list[Path]:
@@ -68,41 +74,60 @@ def _is_writable(folder: Path) -> bool:
     return os.access(existing, os.W_OK) and bool(existing.stat().st_mode & 0o222)
 
 
-def _converted(folder: Path, label: str, convert: Callable[[Path], None]) -> ArrayDataset:
+def _converted(
+    folder: Path, label: str, files: list[Path], convert: Callable[[Path], None]
+) -> ArrayDataset:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{label}.lock")):
-            dataset = _open(folder)  # another process may have made it meanwhile
+            dataset = _open(folder, files)  # another process may have made it meanwhile
             if dataset is None:
                 logger.info("converting to %s", folder)
-                _make(folder, label, convert)
-                dataset = _open(folder)
-            return dataset
+                _make(folder, label, files, convert)
+                dataset = _open(folder, files)
     except OSError as error:
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
         raise DataError(
             f"cannot write the converted data to {folder.parent}: {what}; "
             "the option cache names another folder"
         ) from error
+    if dataset is None:
+        raise DataError(f"{folder} is not what was written there: is the disk in order?")
+    return dataset
 
 
-def _make(folder: Path, label: str, convert: Callable[[Path], None]) -> None:
+def _make(folder: Path, label: str, files: list[Path], convert: Callable[[Path], None]) -> None:
     """All or nothing; what a changed source or a killed process left behind goes first."""
     temporary = folder.with_name(f"{label}.tmp")
     for stale in [temporary, *folder.parent.glob(f"{escape(label)}-*")]:
         shutil.rmtree(stale, ignore_errors=True)
     try:
         temporary.mkdir()
+        sources = [[*_state(path), _checksum(path)] for path in files]
         convert(temporary)
+        for path, source in zip(files, sources, strict=True):
+            if _state(path) != source[:-1]:
+                raise DataError(f"{path} changed while it was read: start again")
+        own = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+        _write_record(temporary, {"own": own, "sources": sources})
+        sync_folder(temporary)
         temporary.rename(folder)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _open(folder: Path) -> ArrayDataset | None:
-    """The converted dataset, or None where it is not there whole."""
+def _open(folder: Path, files: list[Path]) -> ArrayDataset | None:
+    """The converted dataset, or None where it is not there whole or its source is another."""
     try:
+        record = json.loads((folder / RECORD).read_text())
+        for name, checksum in record["own"].items():
+            if _checksum(folder / name) != checksum:
+                raise ValueError(f"{name} is not what was written")
+        if not _is_of(files, record, folder):
+            logger.warning("the source of %s changed: it will be made anew", folder)
+            return None
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -111,9 +136,55 @@ def _open(folder: Path) -> ArrayDataset | None:
         return ArrayDataset(arrays, meta["class_names"], meta["part_names"], meta["class_parts"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s is damaged and will be made anew: %s", folder, error)
         return None
+
+
+def _is_of(files: list[Path], record: dict, folder: Path) -> bool:
+    """Whether the copy is of these files as they are now.
+
+    Only those are read that the system has touched since: a tool that restores sizes and times, as
+    rsync and backups do, cannot restore the time of that.
+    """
+    sources, touched = record["sources"], False
+    if len(sources) != len(files):
+        return False
+    for path, source in zip(files, sources, strict=True):
+        state = _state(path)
+        if state != source[:-1]:
+            if _checksum(path) != source[-1]:
+                return False
+            source[:], touched = [*state, source[-1]], True
+    if touched and os.access(folder, os.W_OK):
+        with suppress(DaptError):  # it only saves reading them again
+            _write_record(folder, record)
+    return True
+
+
+def _state(path: Path) -> list:
+    """What changes whenever the file does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _write_record(folder: Path, record: dict) -> None:
+    write_atomically(folder / RECORD, json.dumps(record).encode())
+
+
+def _checksum(path: Path) -> str:
+    """Of the content of a file."""
+    digest = hashlib.sha256()
+    if path.is_dir():  # a source whose names count
+        digest.update(repr(sorted(os.listdir(path))).encode())
+        return digest.hexdigest()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _digest(value) -> str:
