@@ -21,7 +21,7 @@ FLOORS = (
     {"models"},
     {"synthetic"},
     {"data"},
-    {"files"},
+    {"files", "progress"},
     {"errors"},
 )
 FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}

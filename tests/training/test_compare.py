@@ -19,7 +19,7 @@ def started(monkeypatch):
     """The runs that a comparison starts, as (method, seed); they run in this process."""
     log = []
 
-    def train(run):
+    def train(run, environment):
         log.append((run.method, run.seed))
         assert cli.main(["train", *run.arguments]) == 0
 

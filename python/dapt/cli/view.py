@@ -49,6 +49,7 @@ def run(argv: list[str]) -> None:
 
 
 def _clouds(args) -> tuple[list, dict]:
+    from dapt.progress import watched
     from dapt.view.subjects import Portrayal
 
     observer = _observer(args) if args.run else None
@@ -56,9 +57,16 @@ def _clouds(args) -> tuple[list, dict]:
     portrayal = Portrayal(labels, args.max_points)
     clouds = [
         portrayal.cloud(subject, observer and observer.look(subject, is_sample=not args.files))
-        for subject in _subjects(args, observer)
+        for subject in watched(_subjects(args, observer), "clouds", _count(args))
     ]
     return clouds, portrayal.names()
+
+
+def _count(args) -> int | None:
+    """How many clouds there will be, where the names of the files tell."""
+    if any(path.suffix.lower() == ".npz" for path in args.files):
+        return None
+    return min(args.limit, len(args.files) or args.limit)
 
 
 def _observer(args):

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ import dapt_ext
 from dapt.data.clouds import check_finite, unit_ball
 from dapt.data.labels import IGNORED
 from dapt.errors import DataError
+from dapt.progress import watched
 
 
 class Sample(NamedTuple):
@@ -46,7 +45,7 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
     """Streams the samples to `folder`, each one checked: memory holds one cloud at a time."""
     arrays: dict[str, _ArrayWriter] = {}
     with ExitStack() as files:
-        for sample in _watched(source):
+        for sample in watched(source.samples, "converting, once", source.length):
             row = _row(sample, source, num_points, normalize)
             for name in row.keys() - arrays.keys():
                 array = _ArrayWriter(folder / f"{name}.npy", row[name])
@@ -71,22 +70,6 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
         json.dump(meta, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _watched(source: Source) -> Iterable[Sample]:
-    """The samples; under a bar where somebody watches, and rich is there to draw it."""
-    if not sys.stderr.isatty() or find_spec("rich") is None:
-        return source.samples
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(
-        source.samples,
-        description="converting, once",
-        total=source.length,
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from dapt.adapters import AdaptedModel
 from dapt.data.clouds import check_cloud, upright
 from dapt.errors import UsageError
 from dapt.files import write_atomically
-from dapt.inference.prediction import clouds_of
+from dapt.inference.prediction import clouds_of_all
 from dapt.inference.rooms import PointLabels, label_room, probabilities
 
 
@@ -41,10 +41,9 @@ def label_rooms(
 ) -> Iterator[Scan]:
     """Scenes, by a model of semantic segmentation; `grid` is block, stride and up."""
     names = model.adapter.task.label_names
-    for path in paths:
-        for where, points in clouds_of(path):
-            result = label_room(model, points, num_points, normalize=normalize, where=where, **grid)
-            yield Scan(_name(where), points, result, names)
+    for where, points in clouds_of_all(paths):
+        result = label_room(model, points, num_points, normalize=normalize, where=where, **grid)
+        yield Scan(_name(where), points, result, names)
 
 
 def label_objects(
@@ -69,14 +68,13 @@ def label_objects(
     number = torch.tensor([categories.index(category)], device=model.device)
     own = task.own_parts(torch.device("cpu"))[number.cpu()[0]].numpy()  # [P]
     model.eval()
-    for path in paths:
-        for where, points in clouds_of(path):
-            check_cloud(where, points, num_points)
-            chances = probabilities(model, upright(points, up), num_points, normalize, number)
-            labels = np.where(own, chances, -1.0).argmax(1)
-            best = chances[np.arange(len(labels)), labels]
-            best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
-            yield Scan(_name(where), points, PointLabels(labels, best), names)
+    for where, points in clouds_of_all(paths):
+        check_cloud(where, points, num_points)
+        chances = probabilities(model, upright(points, up), num_points, normalize, number)
+        labels = np.where(own, chances, -1.0).argmax(1)
+        best = chances[np.arange(len(labels)), labels]
+        best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
+        yield Scan(_name(where), points, PointLabels(labels, best), names)
 
 
 def _name(where: str) -> str:

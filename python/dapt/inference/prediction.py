@@ -14,6 +14,7 @@ from dapt.data.clouds import check_cloud, read_cloud, unit_ball, upright
 from dapt.errors import DataError, UsageError, reading
 from dapt.files import write_atomically
 from dapt.inference.score import log_probabilities
+from dapt.progress import Bar
 
 Prediction = dict[str, object]
 
@@ -36,16 +37,26 @@ def predict(
     names = task.label_names
     model.eval()
     predictions = []
-    for path in paths:
-        for where, points in clouds_of(path):
-            check_cloud(where, points, num_points)
-            cloud = np.asarray(upright(points, up), np.float64)
-            cloud = unit_ball(cloud) if normalize else cloud
-            cloud = torch.from_numpy(cloud.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
-            generator = torch.Generator().manual_seed(seed)
-            logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
-            predictions.append(_prediction(where, logs[0].exp().tolist(), names))
+    for where, points in clouds_of_all(paths):
+        check_cloud(where, points, num_points)
+        cloud = np.asarray(upright(points, up), np.float64)
+        cloud = unit_ball(cloud) if normalize else cloud
+        cloud = torch.from_numpy(cloud.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
+        generator = torch.Generator().manual_seed(seed)
+        logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
+        predictions.append(_prediction(where, logs[0].exp().tolist(), names))
     return predictions
+
+
+def clouds_of_all(paths: Sequence[str | Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """The clouds of all files, under a bar."""
+    with Bar("clouds", len(paths)) as bar:
+        for path in paths:
+            clouds = list(clouds_of(path))
+            bar.update(total=bar.total + len(clouds) - 1)
+            for cloud in clouds:
+                yield cloud
+                bar.advance()
 
 
 def clouds_of(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dapt.data import PointDataset
 from dapt.inference.score import reduction
+from dapt.progress import watched
 
 DECAYS = (1e-4, 1e-3, 1e-2)
 
@@ -42,7 +43,8 @@ def features(
 ) -> tuple[Tensor, Tensor]:  # [S, 2 C], [S]
     device = next(backbone.parameters()).device
     rows, labels = [], []
-    for begin in range(0, len(dataset), batch_size):
+    begins = range(0, len(dataset), batch_size)
+    for begin in watched(begins, "linear probe", len(begins)):
         batch = dataset.batch(range(begin, min(begin + batch_size, len(dataset))))
         points = reduction(num_points)(batch["points"].to(device), None)
         tokens = backbone(points).patches  # [B, G, C]

@@ -1,6 +1,7 @@
 """Labels for a whole room: a network that sees blocks slides over it, and overlaps vote."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from dapt.data.blocks import at_least, windows
 from dapt.data.clouds import check_cloud, check_up, unit_ball, upright
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
+from dapt.progress import watched
 
 CHUNK = 4096  # points that the head labels at a time
 
@@ -43,7 +45,8 @@ def label_room(
     _check_ground(points, block, up, where)
     model.eval()
     votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
-    for index in windows(points, block, stride, up):
+    blocks = partial(windows, points, block, stride, up)
+    for index in watched(blocks(), "blocks", lambda: sum(1 for _ in blocks())):
         seen_upright = upright(points[index], up)
         votes[index] += probabilities(model, seen_upright, num_points, normalize)
         after_block(index)

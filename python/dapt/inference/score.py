@@ -9,6 +9,7 @@ from torch import Tensor
 from dapt.adapters import AdaptedModel
 from dapt.data import BatchSampler, PointDataset, loader
 from dapt.data.transforms import Compose, FarthestPoints, RandomPoints, Scale
+from dapt.progress import watched
 from dapt.tasks.metrics import Scores
 
 
@@ -17,8 +18,10 @@ def reduction(num_points: int | None) -> Compose:
     return Compose([] if num_points is None else [FarthestPoints(num_points)])
 
 
-def test_batches(dataset: PointDataset, batch_size: int, fabric: Fabric) -> Iterable[dict]:
-    """This process's share of the samples, each of which one process has."""
+def test_batches(
+    dataset: PointDataset, batch_size: int, fabric: Fabric, what: str = "evaluation"
+) -> Iterable[dict]:
+    """This process's share of the samples, each of which one process has, under a bar."""
     per_step = batch_size * fabric.world_size
     sampler = BatchSampler(
         len(dataset),
@@ -27,7 +30,8 @@ def test_batches(dataset: PointDataset, batch_size: int, fabric: Fabric) -> Iter
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    for batch in loader(dataset, sampler):
+    batches = loader(dataset, sampler)
+    for batch in watched(batches, what, len(sampler), shown=fabric.is_global_zero):
         if len(batch["labels"]):
             yield {key: values.to(fabric.device) for key, values in batch.items()}
 
@@ -41,13 +45,14 @@ def score(
     batch_size: int,
     votes: int = 1,
     seed: int = 0,
+    what: str = "evaluation",
 ) -> Scores:
     """The task's scores; of the mean probability of `votes` views where there are several."""
     scores = model.adapter.task.scores(fabric.device)
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
     model.eval()
-    for batch in test_batches(dataset, batch_size, fabric):
+    for batch in test_batches(dataset, batch_size, fabric, what):
         with fabric.autocast():
             logs = log_probabilities(model, batch, num_points, votes, generator)
         scores.update(logs, batch)

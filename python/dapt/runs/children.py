@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from dapt.errors import Interrupted
@@ -45,11 +45,12 @@ def on_signals(act: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_child(command: Sequence[str]) -> int:
+def run_child(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command that ends with this process; who stops this one stops it, and is waited for.
 
     Args:
         command: The program and its arguments.
+        environment: What its environment has beside this process's.
 
     Returns:
         Its exit code; negative is the signal that killed it.
@@ -62,7 +63,8 @@ def run_child(command: Sequence[str]) -> int:
             child.send_signal(number)
 
     with on_signals(pass_on):
-        child = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
+        own = {**os.environ, **(environment or {}), PARENT: str(os.getpid())}
+        child = subprocess.Popen(command, env=own)
         if asked:
             child.send_signal(asked[0])
         code = child.wait()

@@ -9,13 +9,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
+from dapt.progress import part_of_whole
 from dapt.runs.children import run_child
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings, parse
@@ -101,7 +102,7 @@ def compare(
             log.info(
                 "run %d of %d: %s, seed %d%s", done + 1, len(missing), run.method, run.seed, left
             )
-            train(run)
+            train(run, part_of_whole("all runs", done, len(missing)))
             write(out, runs)
             done += 1
         table = write(out, runs)
@@ -153,11 +154,13 @@ def _recipe(method: str, base: Path | None) -> Tree:
     return {} if base is None else for_method(read_yaml(base), method)
 
 
-def train(run: Run) -> None:
+def train(run: Run, environment: Mapping[str, str]) -> None:
+    """In a process of its own, whose bars are its own and that of all runs."""
     if run.folder.path.exists():
         with run.folder.locked(patience=60):  # what a killed comparison left is saving itself
             pass
-    code = run_child([sys.executable, "-m", "dapt", "train", *run.arguments])
+    command = [sys.executable, "-m", "dapt", "train", *run.arguments]
+    code = run_child(command, environment)
     if code:
         how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
         raise DaptError(

@@ -33,7 +33,7 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
         raise UsageError(f"the run in {folder.path} names no {split} data: use --split {other}")
     model = restore_model(folder).to(fabric.device)
     num_points = settings.training.num_points
-    scores = score(model, dataset, fabric, num_points, options.batch_size, votes)
+    scores = score(model, dataset, fabric, num_points, options.batch_size, votes, what=split)
     metric = model.adapter.task.metric
     result = {"split": split, "votes": votes, "metric": metric, "samples": scores.samples}
     return result | scores.summary() | {"per_class": scores.per_class()}

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from statistics import fmean, pstdev
 
+from dapt.progress import watched
 from dapt.runs.folder import RunFolder
 from dapt.runs.processes import is_first_process
 from dapt.runs.settings import Settings
@@ -44,7 +45,9 @@ def _train_all(folder: RunFolder, settings: Settings, train: Callable[[Settings]
     if is_first_process():
         folder.begin(settings)
     results = []
-    for fold, each in enumerate(fold_folders(folder, settings)):
+    folders = fold_folders(folder, settings)
+    shown = is_first_process()
+    for fold, each in watched(enumerate(folders), "folds", len(folders), shown):
         if settings.training.resume and each.result.exists():
             results.append(json.loads(each.result.read_text()))
         else:

@@ -119,7 +119,7 @@ class Adaptation(Job):
         self.model.prepare(self._clouds(fabric))
 
     def _clouds(self, fabric: Fabric) -> Iterator[Tensor]:
-        for batch in test_batches(self.train, self.task.evaluation_batch, fabric):
+        for batch in test_batches(self.train, self.task.evaluation_batch, fabric, "memory bank"):
             yield reduction(self.num_points)(batch["points"], None)
 
     def views(self, batch: Batch, share: transforms.Share) -> Batch:
@@ -144,12 +144,13 @@ class Adaptation(Job):
         line = {}
         for split, dataset in splits.items():
             if dataset is not None:
-                measured = self._scores(dataset, fabric).summary() | self.model.meters()
+                measured = self._scores(dataset, fabric, split).summary() | self.model.meters()
                 line |= {f"{split}_{name}": value for name, value in measured.items()}
         return line
 
-    def _scores(self, dataset: PointDataset, fabric: Fabric) -> Scores:
-        return score(self.model, dataset, fabric, self.num_points, self.task.evaluation_batch)
+    def _scores(self, dataset: PointDataset, fabric: Fabric, split: str) -> Scores:
+        batch = self.task.evaluation_batch
+        return score(self.model, dataset, fabric, self.num_points, batch, what=split)
 
     def write(self, path: Path) -> None:
         self.model.save_adapter(path)
@@ -169,7 +170,7 @@ class Adaptation(Job):
 
     def final(self, fabric: Fabric) -> dict[str, object]:
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
-        scores = self._scores(dataset, fabric)
+        scores = self._scores(dataset, fabric, split)
         head = sum(weight.numel() for weight in self.model.head.parameters())
         result = {
             "split": split,
@@ -238,7 +239,7 @@ class Pretraining(Job):
         totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)
         share = transforms.Share(torch.Generator().manual_seed(0))
         self.model.eval()
-        for batch in test_batches(self.validation, EVALUATION_BATCH, fabric):
+        for batch in test_batches(self.validation, EVALUATION_BATCH, fabric, "validation"):
             points = reduction(self.num_points)(batch["points"], None)
             with fabric.autocast():
                 loss = self.loss(self.model, {"points": points}, share)

@@ -1,13 +1,10 @@
 """What a run shows while it trains: a bar with the time left, a line per epoch, TensorBoard."""
 
-import sys
-
 from lightning_fabric import Fabric
-from rich import progress
-from rich.console import Console
 from torch import Tensor
 
 from dapt.data import BatchSampler
+from dapt.progress import Bar, say, whole
 from dapt.runs.folder import RunFolder
 from dapt.runs.options import TrainOptions
 
@@ -26,47 +23,41 @@ class Progress:
         self.steps, self.epochs = len(sampler), options.epochs
         self.points_per_step = points_per_step
         self.speaks = fabric.is_global_zero
-        self.console = Console(stderr=True, quiet=not self.speaks)
         self.events = None
         if self.speaks and options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.events = SummaryWriter(str(folder.tensorboard))
-        self.bar = progress.Progress(
-            progress.TextColumn("epoch {task.fields[epoch]}"),
-            progress.BarColumn(),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[rate]} points/s, loss {task.fields[loss]}"),
-            console=self.console,
-            disable=not (self.speaks and sys.stderr.isatty()),
-        )
+        self.bar = Bar("training", self.steps * self.epochs, shown=self.speaks, patience=0)
+        self.whole = whole(self.speaks)  # of a comparison, which this run is a part of
+        self.done_before = self.whole.done
 
     def __enter__(self) -> "Progress":
-        self.bar.start()
-        fields = {"epoch": "", "rate": "", "loss": ""}
-        self.task = self.bar.add_task("", total=self.steps * self.epochs, **fields)
+        self.whole.__enter__()
+        self.bar.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        self.bar.stop()
+        self.bar.__exit__()
+        self.whole.__exit__()
         if self.events:
             self.events.close()
 
     def start_epoch(self, epoch: int, step: int) -> None:
-        at = f"{epoch + 1}/{self.epochs}"
-        self.bar.update(self.task, completed=epoch * self.steps + step, epoch=at)
+        self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
 
     def advance(self, totals: Tensor) -> None:
-        self.bar.advance(self.task)
-        task = self.bar.tasks[self.task]
-        if self.bar.disable or int(task.completed) % 10:
+        self.bar.advance()
+        self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
+        if not self.bar.shown or int(self.bar.done) % 10:
             return
         loss, steps = totals.tolist()
-        rate = f"{(task.speed or 0) * self.points_per_step:,.0f}"
-        self.bar.update(self.task, rate=rate, loss=f"{loss / max(steps, 1):.3f}")
+        rate = self.bar.speed * self.points_per_step
+        self.bar.update(note=f"{rate:,.0f} points/s, loss {loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
-        self.console.print(epoch_line(line, self.epochs, is_best), highlight=False, soft_wrap=True)
+        if self.speaks:
+            say(epoch_line(line, self.epochs, is_best))
         if self.events:
             for key, value in line.items():
                 self.events.add_scalar(key, value, line["step"])

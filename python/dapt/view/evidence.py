@@ -115,7 +115,7 @@ def measure(
     counts = _Counts(len(task.label_names))
     generator = torch.Generator().manual_seed(0)
     with Watch(model) as watch:
-        for batch in test_batches(dataset, task.evaluation_batch, fabric):
+        for batch in test_batches(dataset, task.evaluation_batch, fabric, "looking"):
             with fabric.autocast():
                 logs = log_probabilities(model, batch, num_points, 1, generator)
             counts.add(*_answers(model, logs, batch), batch["labels"])

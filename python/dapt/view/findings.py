@@ -8,6 +8,7 @@ import numpy as np
 
 from dapt.data import PointDataset
 from dapt.errors import DaptError
+from dapt.progress import watched
 from dapt.runs.assembly import restore_model
 from dapt.runs.cost import measure as measure_cost
 from dapt.runs.settings import Section
@@ -74,7 +75,7 @@ def find(paths: Sequence[Path], limit: int | None, look: bool, say: Say) -> Find
     records = read_records(paths)
     findings = Findings(grouped(records), comparable(records))
     if look:
-        for group in findings.groups:
+        for group in watched(findings.groups, "models", len(findings.groups)):
             if group.complete and group.complete[0].settings.method is not None:
                 _look(findings, group, limit, say)
         _count_memory(findings, say)
@@ -148,7 +149,8 @@ def _fill_gallery(findings: Findings, limit: int | None, say: Say) -> None:
     portrayal = Portrayal(model.adapter.task.label_names)
     observer = Observer(model, record.settings)
     rows = chosen(findings.evidence[group.name])
-    for row, subject in zip(rows, of_rows(dataset, rows), strict=True):
+    subjects = watched(of_rows(dataset, rows), "gallery", len(rows))
+    for row, subject in zip(rows, subjects, strict=True):
         cloud = portrayal.cloud(subject, observer.look(subject, is_sample=True))
         cloud.facts.lines.extend(_said_by_others(findings, looked, group, dataset, row))
         findings.gallery.append(cloud)

@@ -1,0 +1,178 @@
+"""Bars for long work where somebody watches: how far it is, and the time left. Silent elsewhere."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from typing import TypeVar
+
+T = TypeVar("T")
+PATIENCE = 0.5  # seconds; what is done sooner gets no bar
+WHOLE = "DAPT_WHOLE"  # tells a process of which larger work it is a part: "done/total/what"
+
+
+def is_watched() -> bool:
+    """Whether messages go to a terminal, and rich is there to draw on it."""
+    return sys.stderr.isatty() and find_spec("rich") is not None
+
+
+def watched(
+    items: Iterable[T],
+    what: str,
+    total: int | Callable[[], int] | None = None,
+    shown: bool = True,
+) -> Iterator[T]:
+    """The items, under a bar.
+
+    Args:
+        items: What is gone through.
+        what: Stands before the bar.
+        total: How many there are, or a function that counts them where a bar is drawn.
+        shown: Whether this process is the one to show it.
+    """
+    if not (shown and is_watched()):
+        yield from items
+        return
+    with Bar(what, total() if callable(total) else total) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+class Bar:
+    """A line at the bottom of the terminal while its context lasts.
+
+    Args:
+        what: Stands before the bar.
+        total: How many steps there are; None where nobody knows.
+        done: Steps that were done before.
+        shown: Whether this process is the one to show it.
+        patience: Seconds before it appears.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float | None = None,
+        done: float = 0,
+        shown: bool = True,
+        patience: float = PATIENCE,
+    ):
+        self.what, self.total, self.done, self.note = what, total, done, ""
+        self.shown, self.patience = shown and is_watched(), patience
+        self._task: int | None = None
+
+    def __enter__(self) -> "Bar":
+        self._begun = time.monotonic()
+        self.update()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._task is not None:
+            _display.remove(self._task)
+            self._task = None
+
+    def advance(self, steps: float = 1) -> None:
+        self.update(done=self.done + steps)
+
+    def update(self, **changes) -> None:
+        """Change `what`, `total`, `done` or `note`, the words behind the time."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        if not self.shown:
+            return
+        if self._task is None and time.monotonic() - self._begun >= self.patience:
+            self._task = _display.add(self)
+        if self._task is not None:
+            _display.update(self._task, self)
+
+    @property
+    def speed(self) -> float:
+        """Steps a second of late; 0 where nothing is drawn."""
+        return 0.0 if self._task is None else _display.speed(self._task)
+
+
+def part_of_whole(what: str, done: int, total: int) -> dict[str, str]:
+    """The variable that tells a process of which larger work it is a part, whose bar it draws, too.
+
+    Args:
+        what: The larger work.
+        done: Parts that are complete.
+        total: Parts.
+    """
+    return {WHOLE: f"{done}/{total}/{what}"}
+
+
+def whole(shown: bool = True) -> Bar:
+    """The bar of the larger work that this process is a part of; one that is not shown without.
+
+    Args:
+        shown: Whether this process is the one to show it.
+    """
+    done, total, what = os.environ.get(WHOLE, "0/1/").split("/", 2)
+    return Bar(what, int(total), int(done), shown=shown and bool(what), patience=0)
+
+
+def say(line: str) -> None:
+    """A line of the log, above all bars."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Display:
+    """All bars of this process, one below the other, drawn by rich while there are any."""
+
+    def __init__(self):
+        self._lock, self._drawn, self._bars = threading.RLock(), None, 0
+
+    def add(self, bar: Bar) -> int:
+        with self._lock:
+            if self._drawn is None:
+                self._drawn = _drawing()
+                self._drawn.start()
+            self._bars += 1
+            return self._drawn.add_task(bar.what, total=bar.total, completed=bar.done, note="")
+
+    def update(self, task: int, bar: Bar) -> None:
+        with self._lock:
+            self._drawn.update(
+                task, description=bar.what, total=bar.total, completed=bar.done, note=bar.note
+            )
+
+    def speed(self, task: int) -> float:
+        with self._lock:
+            return next((t.speed or 0.0 for t in self._drawn.tasks if t.id == task), 0.0)
+
+    def remove(self, task: int) -> None:
+        with self._lock:
+            self._drawn.remove_task(task)
+            self._bars -= 1
+            if not self._bars:
+                self._drawn.stop()
+                self._drawn = None
+
+
+def _drawing():
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what goes to a file is not for the terminal
+    )
+
+
+_display = _Display()
