@@ -1,4 +1,5 @@
-// DAPT's adapter, forward and backward: checks, allocation, registration.
+// DAPT's adapter, forward and backward, and several adapters in one batch, forward: checks,
+// allocation, registration.
 #include <tuple>
 #include <vector>
 
@@ -19,7 +20,8 @@ Activation activation_named(const std::string& name) {
 struct Inputs {
   ScalarType compute, sum;
   Tensor x;  // [B, T, C]
-  int64_t B, T, C, r;
+  int64_t B, T, C, r, A = 1;
+  OptionalTensor adapters;                  // [B]; with it the parameters are [A, ...]
   OptionalTensor norm_weight, norm_bias;    // [C]
   Tensor down_weight, down_bias;            // [r, C], [r]
   OptionalTensor scale_weight, scale_bias;  // [1, C], [1]
@@ -31,7 +33,7 @@ struct Inputs {
          const Tensor& down_bias_any, const OptionalTensor& scale_weight_any,
          const OptionalTensor& scale_bias_any, const Tensor& up_weight_any,
          const Tensor& up_bias_any, const OptionalTensor& path_factor_any,
-         const OptionalTensor& seed_any)
+         const OptionalTensor& seed_any, const OptionalTensor& adapters_any = std::nullopt)
       : compute(compute), sum(sum_dtype(compute)) {
     check_real(x_any.scalar_type(), "x");
     check_real(compute, "compute");
@@ -40,18 +42,31 @@ struct Inputs {
     check(scale_weight_any.has_value() == scale_bias_any.has_value(),
           "scale_weight and scale_bias must be given together");
     check(x_any.dim() == 3 && x_any.size(2) > 0, "x must be [B, T, C], got ", shape_of(x_any));
-    check(down_weight_any.dim() == 2 && down_weight_any.size(0) > 0,
-          "down_weight must be [rank, C], got ", shape_of(down_weight_any));
+    const int64_t dims = adapters_any ? 3 : 2;
+    check(down_weight_any.dim() == dims && down_weight_any.size(dims - 2) > 0 &&
+              down_weight_any.size(0) > 0,
+          "down_weight must be ", adapters_any ? "[A, rank, C]" : "[rank, C]", ", got ",
+          shape_of(down_weight_any));
     x = rows(x_any, "x");
-    B = x.size(0), T = x.size(1), C = x.size(2), r = down_weight_any.size(0);
-    norm_weight = as_shaped(norm_weight_any, "norm_weight", {C}, sum, x, "x");
-    norm_bias = as_shaped(norm_bias_any, "norm_bias", {C}, sum, x, "x");
-    down_weight = as_shaped(down_weight_any, "down_weight", {r, C}, compute, x, "x");
-    down_bias = as_shaped(down_bias_any, "down_bias", {r}, sum, x, "x");
-    scale_weight = as_shaped(scale_weight_any, "scale_weight", {1, C}, sum, x, "x");
-    scale_bias = as_shaped(scale_bias_any, "scale_bias", {1}, sum, x, "x");
-    up_weight = as_shaped(up_weight_any, "up_weight", {C, r}, compute, x, "x");
-    up_bias = as_shaped(up_bias_any, "up_bias", {C}, sum, x, "x");
+    B = x.size(0), T = x.size(1), C = x.size(2), r = down_weight_any.size(dims - 2);
+    if (adapters_any) {
+      A = down_weight_any.size(0);
+      check(A <= 65535, "down_weight must be of at most 65535 adapters, got ", A);
+      adapters = as_integers(*adapters_any, "adapters", {B}, 0, A, x, "x");
+    }
+    const auto own = [&](const auto& t, const char* name, std::vector<int64_t> shape,
+                         ScalarType dtype) {
+      if (adapters) shape.insert(shape.begin(), A);
+      return as_shaped(t, name, shape, dtype, x, "x");
+    };
+    norm_weight = own(norm_weight_any, "norm_weight", {C}, sum);
+    norm_bias = own(norm_bias_any, "norm_bias", {C}, sum);
+    down_weight = own(down_weight_any, "down_weight", {r, C}, compute);
+    down_bias = own(down_bias_any, "down_bias", {r}, sum);
+    scale_weight = own(scale_weight_any, "scale_weight", {1, C}, sum);
+    scale_bias = own(scale_bias_any, "scale_bias", {1}, sum);
+    up_weight = own(up_weight_any, "up_weight", {C, r}, compute);
+    up_bias = own(up_bias_any, "up_bias", {C}, sum);
     path_factor = as_shaped(path_factor_any, "path_factor", {B}, sum, x, "x");
     if (seed_any) {
       check(seed_any->numel() == 1, "seed must be one number, got ", shape_of(*seed_any));
@@ -97,10 +112,12 @@ struct Inputs {
             .up_bias = up_bias.const_data_ptr(),
             .path_factor = data_or_null(path_factor),
             .seed = data_or_null<int64_t>(seed),
+            .adapters = data_or_null<int64_t>(adapters),
             .B = B,
             .T = T,
             .C = C,
             .r = r,
+            .A = A,
             .x_dtype = real_of(x),
             .compute = real_of(compute),
             .activation = activation_named(activation),
@@ -111,6 +128,36 @@ struct Inputs {
   }
 };
 
+struct Outputs {
+  Tensor out, prompt_mean, hidden, stats;
+};
+
+Outputs run_forward(const Inputs& in, const OptionalTensor& mlp_out_any,
+                    const OptionalTensor& residual_any, const std::string& activation,
+                    double static_scale, double dropout, double eps, ScalarType out_dtype,
+                    bool prompt, bool keep_hidden, bool tf32) {
+  in.check_activations(out_dtype, "out_dtype");
+  const OptionalTensor mlp_out = in.rows_like_x(mlp_out_any, "mlp_out");
+  const OptionalTensor residual = in.rows_like_x(residual_any, "residual");
+  Outputs made{.out = in.make({in.B, in.T, in.C}, out_dtype),
+               .prompt_mean = in.make({in.B, in.C}, out_dtype, prompt),
+               .hidden = in.make({in.B, in.T, in.r}, in.compute, keep_hidden),
+               .stats = in.make({in.B, in.T, 3}, in.sum)};
+  if (in.B == 0) return made;
+  DynamicAdapterArgs args = in.args(activation, static_scale, dropout, eps, tf32);
+  args.mlp_out = data_or_null(mlp_out);
+  args.residual = data_or_null(residual);
+  args.out = data_or_null(made.out);
+  args.prompt_mean = data_or_null(made.prompt_mean);
+  args.hidden = data_or_null(made.hidden);
+  args.stats = data_or_null(made.stats);
+  args.mlp_dtype = mlp_out ? real_of(*mlp_out) : Real::f32;
+  args.residual_dtype = residual ? real_of(*residual) : Real::f32;
+  args.out_dtype = real_of(made.out);
+  launch(&backend::dynamic_adapter, args, in.x);
+  return made;
+}
+
 }  // namespace
 
 /// (out [B, T, C], prompt_mean [B, C], hidden [B, T, r], stats [B, T, 3]); the second and the third
@@ -119,33 +166,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
     const Tensor& x, const OptionalTensor& norm_weight, const OptionalTensor& norm_bias,
     const Tensor& down_weight, const Tensor& down_bias, const OptionalTensor& scale_weight,
     const OptionalTensor& scale_bias, const Tensor& up_weight, const Tensor& up_bias,
-    const OptionalTensor& mlp_out_any, const OptionalTensor& residual_any,
+    const OptionalTensor& mlp_out, const OptionalTensor& residual,
     const OptionalTensor& path_factor, const OptionalTensor& seed, std::string activation,
     double static_scale, double dropout, double eps, ScalarType compute, ScalarType out_dtype,
     bool prompt, bool keep_hidden, bool tf32) {
   const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
                   scale_bias, up_weight, up_bias, path_factor, seed);
-  in.check_activations(out_dtype, "out_dtype");
-  const OptionalTensor mlp_out = in.rows_like_x(mlp_out_any, "mlp_out");
-  const OptionalTensor residual = in.rows_like_x(residual_any, "residual");
-  Tensor out = in.make({in.B, in.T, in.C}, out_dtype);
-  Tensor prompt_mean = in.make({in.B, in.C}, out_dtype, prompt);
-  Tensor hidden = in.make({in.B, in.T, in.r}, compute, keep_hidden);
-  Tensor stats = in.make({in.B, in.T, 3}, in.sum);
-  if (in.B > 0) {
-    DynamicAdapterArgs args = in.args(activation, static_scale, dropout, eps, tf32);
-    args.mlp_out = data_or_null(mlp_out);
-    args.residual = data_or_null(residual);
-    args.out = data_or_null(out);
-    args.prompt_mean = data_or_null(prompt_mean);
-    args.hidden = data_or_null(hidden);
-    args.stats = data_or_null(stats);
-    args.mlp_dtype = mlp_out ? real_of(*mlp_out) : Real::f32;
-    args.residual_dtype = residual ? real_of(*residual) : Real::f32;
-    args.out_dtype = real_of(out);
-    launch(&backend::dynamic_adapter, args, in.x);
-  }
-  return {out, prompt_mean, hidden, stats};
+  Outputs made = run_forward(in, mlp_out, residual, activation, static_scale, dropout, eps,
+                             out_dtype, prompt, keep_hidden, tf32);
+  return {made.out, made.prompt_mean, made.hidden, made.stats};
+}
+
+/// (out [B, T, C], prompt_mean [B, C] or empty): the same with an adapter for each cloud.
+std::tuple<Tensor, Tensor> dynamic_adapters(
+    const Tensor& x, const Tensor& adapters, const OptionalTensor& norm_weight,
+    const OptionalTensor& norm_bias, const Tensor& down_weight, const Tensor& down_bias,
+    const OptionalTensor& scale_weight, const OptionalTensor& scale_bias, const Tensor& up_weight,
+    const Tensor& up_bias, const OptionalTensor& mlp_out, const OptionalTensor& residual,
+    std::string activation, double static_scale, double eps, ScalarType compute,
+    ScalarType out_dtype, bool prompt, bool tf32) {
+  const Inputs in(compute, x, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
+                  scale_bias, up_weight, up_bias, std::nullopt, std::nullopt, adapters);
+  Outputs made = run_forward(in, mlp_out, residual, activation, static_scale, 0, eps, out_dtype,
+                             prompt, false, tf32);
+  return {made.out, made.prompt_mean};
 }
 
 /// Gradients of x, mlp_out, norm_weight, norm_bias, down_weight, down_bias, scale_weight,
@@ -218,6 +262,7 @@ AdapterGradients dynamic_adapter_backward(
 
 DAPT_REGISTER(m) {
   m.impl("dynamic_adapter", TORCH_BOX(&dynamic_adapter));
+  m.impl("dynamic_adapters", TORCH_BOX(&dynamic_adapters));
   m.impl("dynamic_adapter_backward", TORCH_BOX(&dynamic_adapter_backward));
 }
 

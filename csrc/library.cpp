@@ -42,6 +42,12 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "ScalarType out_dtype, bool prompt, bool keep_hidden, bool tf32=False) -> "
       "(Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "dynamic_adapters(Tensor x, Tensor adapters, Tensor? norm_weight, Tensor? norm_bias, "
+      "Tensor down_weight, Tensor down_bias, Tensor? scale_weight, Tensor? scale_bias, "
+      "Tensor up_weight, Tensor up_bias, Tensor? mlp_out, Tensor? residual, str activation, "
+      "float static_scale, float eps, ScalarType compute, ScalarType out_dtype, bool prompt, "
+      "bool tf32=False) -> (Tensor, Tensor)");
+  m.def(
       "dynamic_adapter_backward(Tensor? grad_out, Tensor? grad_prompt, Tensor x, "
       "Tensor? norm_weight, Tensor? norm_bias, Tensor down_weight, Tensor down_bias, "
       "Tensor? scale_weight, Tensor? scale_bias, Tensor up_weight, Tensor up_bias, "

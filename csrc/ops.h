@@ -184,6 +184,8 @@ struct PatchEncoderArgs {
 ///   prompt_mean[b] = mean over the cloud's tokens of GELU(a)
 /// Matrix products take their factors in `compute`; statistics and everything else are in `Sum`:
 /// float64 where `compute` is, else float32. Dropout: philox.h, token b * T + t.
+/// With `adapters` there are A of each weight, and a cloud has those of its own adapter; then there
+/// is no dropout and no backward.
 enum class Activation { gelu, relu, quickgelu };
 struct DynamicAdapterArgs {
   // inputs
@@ -200,13 +202,14 @@ struct DynamicAdapterArgs {
   const void* residual;      // [B, T, C] of residual_dtype, or null
   const void* path_factor;   // [B] of Sum, or null
   const int64_t* seed;       // one number, or null: no dropout
+  const int64_t* adapters;   // [B] in [0, A), or null: one adapter for all clouds
   // outputs
   void* out;          // [B, T, C] of out_dtype
   void* prompt_mean;  // [B, C] of out_dtype, or null
   void* hidden;       // [B, T, r] of compute, for the backward: down_weight · z; or null
   void* stats;        // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
   // sizes and choices
-  int64_t B, T, C, r;
+  int64_t B, T, C, r, A;
   Real x_dtype, mlp_dtype, residual_dtype, out_dtype, compute;
   Activation activation;
   double static_scale, dropout, eps;

@@ -5,7 +5,7 @@ from dapt_ext.ball_query import ball_query
 from dapt_ext.build_info import build_info
 from dapt_ext.chamfer import chamfer
 from dapt_ext.curve_codes import CELL_BITS, CURVES, curve_codes
-from dapt_ext.dynamic_adapter import dynamic_adapter
+from dapt_ext.dynamic_adapter import dynamic_adapter, dynamic_adapters
 from dapt_ext.fps import farthest_point_sample
 from dapt_ext.gather import gather
 from dapt_ext.group import Groups, group
@@ -28,6 +28,7 @@ __all__ = [
     "chamfer",
     "curve_codes",
     "dynamic_adapter",
+    "dynamic_adapters",
     "farthest_point_sample",
     "fold_batch_norm",
     "gather",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -80,10 +81,8 @@ def dynamic_adapter(
         norm_weight, norm_bias, down_weight, down_bias,
         scale_weight, scale_bias, up_weight, up_bias,
     )  # fmt: skip
-    compute = out_dtype = product_dtype(x)
-    for term in (mlp_out, residual):
-        if term is not None:
-            out_dtype = torch.promote_types(out_dtype, term.dtype)
+    compute = product_dtype(x)
+    out_dtype = _out_dtype(compute, mlp_out, residual)
     seed = None
     if training and dropout > 0:
         seed = torch.randint(2**63 - 1, (), device=x.device)
@@ -110,6 +109,75 @@ def _(
         x.new_empty((B, C) if prompt else (0,), dtype=out_dtype),
         x.new_empty(hidden, dtype=compute),
         x.new_empty((B, T, 3), dtype=_sum_dtype(compute)),
+    )
+
+
+def dynamic_adapters(
+    x: Tensor,
+    adapters: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    scale_weight: Tensor | None = None,
+    scale_bias: Tensor | None = None,
+    static_scale: float = 1.0,
+    mlp_out: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str = "gelu",
+    prompt: bool = True,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor | None]:
+    """`dynamic_adapter` in evaluation with an adapter for each cloud, out of a stack of A.
+
+    On the CPU a cloud gets, bit for bit, what it gets alone with its own adapter. Gradients are
+    those of the formula in torch's own ops.
+
+    Args:
+        x: [B, T, C], any floating dtype and strides.
+        adapters: int64 [B], the number of each cloud's adapter.
+        down_weight, down_bias: [A, r, C] and [A, r].
+        up_weight, up_bias: [A, C, r] and [A, C].
+        norm_weight, norm_bias: [A, C]; without them z = x.
+        scale_weight, scale_bias: [A, 1, C] and [A, 1]; without them s = static_scale.
+        mlp_out, residual: [B, T, C], each left out of the sum when absent.
+        activation, prompt, eps: as of `dynamic_adapter`.
+
+    Returns:
+        As `dynamic_adapter`.
+    """
+    if (norm_weight is None) != (norm_bias is None):
+        raise ValueError("norm_weight and norm_bias must be given together")
+    if (scale_weight is None) != (scale_bias is None):
+        raise ValueError("scale_weight and scale_bias must be given together")
+    compute = product_dtype(x)
+    out, prompt_mean = ops.dynamic_adapters(
+        x, adapters, norm_weight, norm_bias, down_weight, down_bias, scale_weight, scale_bias,
+        up_weight, up_bias, mlp_out, residual, activation, static_scale, eps, compute,
+        _out_dtype(compute, mlp_out, residual), prompt, tf32_allowed(),
+    )  # fmt: skip
+    return out, prompt_mean if prompt else None
+
+
+def _out_dtype(compute: torch.dtype, *terms: Tensor | None) -> torch.dtype:
+    """To which the products and what is added to them promote."""
+    given = [term.dtype for term in terms if term is not None]
+    return reduce(torch.promote_types, given, compute)
+
+
+@register_fake("dapt::dynamic_adapters")
+def _(
+    x, adapters, norm_weight, norm_bias, down_weight, down_bias, scale_weight, scale_bias,
+    up_weight, up_bias, mlp_out, residual, activation, static_scale, eps, compute, out_dtype,
+    prompt, tf32=False,
+):  # fmt: skip
+    B, T, C = x.shape
+    return (
+        x.new_empty((B, T, C), dtype=out_dtype),
+        x.new_empty((B, C) if prompt else (0,), dtype=out_dtype),
     )
 
 
@@ -235,6 +303,18 @@ def _backward_formula(*arguments):
     )
 
 
+def _formula_of_many(*arguments):
+    a = _named("dynamic_adapters", arguments)
+    names = ("x", *_PARAMETERS, "mlp_out", "residual")
+    out, prompt_mean = reference.dynamic_adapters(
+        **_in_sums(a, names), adapters=a.adapters, static_scale=a.static_scale,
+        activation=a.activation, prompt=a.prompt, eps=a.eps,
+    )  # fmt: skip
+    if prompt_mean is None:
+        prompt_mean = out.new_empty(0)
+    return out.to(a.out_dtype), prompt_mean.to(a.out_dtype)
+
+
 def _named(op: str, arguments: tuple) -> SimpleNamespace:
     schema = getattr(ops, op).default._schema.arguments
     return SimpleNamespace(
@@ -250,4 +330,5 @@ def _in_sums(a: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Tensor | N
 
 
 register_autograd("dynamic_adapter", _formula, _save, _backward)
+register_autograd("dynamic_adapters", _formula_of_many)
 register_autograd("dynamic_adapter_backward", _backward_formula)

@@ -215,6 +215,26 @@ def dynamic_adapter(
     return out, F.gelu(a).mean(1) if prompt else None
 
 
+def dynamic_adapters(
+    x: Tensor, adapters: Tensor, *, prompt: bool = True, **given
+) -> tuple[Tensor, Tensor | None]:
+    """A cloud after the other, each by `dynamic_adapter` with its own rows of what is given: those
+    of its adapter, or the cloud's own of `mlp_out` and `residual`."""
+    outs, prompts = [], []
+    for b, adapter in enumerate(adapters.tolist()):
+        own = {}
+        for name, value in given.items():
+            of_cloud = name in ("mlp_out", "residual")
+            rows = slice(b, b + 1) if of_cloud else adapter
+            own[name] = value[rows] if isinstance(value, Tensor) else value
+        out, mean = dynamic_adapter(x[b : b + 1], **own, prompt=prompt)
+        outs.append(out)
+        prompts.append(mean)
+    if not outs:
+        return x.new_empty(x.shape), x.new_empty(0, x.shape[2]) if prompt else None
+    return torch.cat(outs), torch.cat(prompts) if prompt else None
+
+
 _ACTIVATIONS = {
     "gelu": F.gelu,
     "relu": F.relu,

@@ -1,5 +1,7 @@
 // DAPT's adapter on the CPU.
 #include <algorithm>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/activations.h"
@@ -131,20 +133,97 @@ struct Forward : Steps<Sum, kPaired> {
   }
 };
 
+/// The projections of one adapter, ready for the products.
+template <class Sum, bool kPaired>
+struct Projections {
+  Folded<Sum> folded;
+  Factor<Sum, kPaired> down_weight, up_weight;  // both transposed
+
+  explicit Projections(const DynamicAdapterArgs& a)
+      : folded(a),
+        down_weight(make_factor<Sum, kPaired>(folded.down_weight, a.r, a.C, true)),
+        up_weight(make_factor<Sum, kPaired>(folded.up_weight, a.C, a.r, true)) {}
+};
+
+/// The `index`-th of several matrices that follow each other, or null where there are none.
+template <class Data>
+void skip(Data*& data, int64_t index, int64_t numbers, int64_t size) {
+  using Byte = std::conditional_t<std::is_const_v<Data>, const char, char>;
+  if (data) data = static_cast<Byte*>(data) + index * numbers * size;
+}
+
+/// The arguments as seen by one adapter: its own weights.
+template <class Sum>
+DynamicAdapterArgs of_adapter(DynamicAdapterArgs a, int64_t index) {
+  const int64_t sum = sizeof(Sum), compute = element_size(a.compute);
+  skip(a.norm_weight, index, a.C, sum), skip(a.norm_bias, index, a.C, sum);
+  skip(a.down_weight, index, a.r * a.C, compute), skip(a.down_bias, index, a.r, sum);
+  skip(a.scale_weight, index, a.C, sum), skip(a.scale_bias, index, 1, sum);
+  skip(a.up_weight, index, a.C * a.r, compute), skip(a.up_bias, index, a.C, sum);
+  return a;
+}
+
+/// The arguments as seen by one cloud: its own rows.
+template <class Sum>
+DynamicAdapterArgs of_cloud(DynamicAdapterArgs a, int64_t b) {
+  skip(a.x, b, a.T * a.C, element_size(a.x_dtype));
+  skip(a.mlp_out, b, a.T * a.C, element_size(a.mlp_dtype));
+  skip(a.residual, b, a.T * a.C, element_size(a.residual_dtype));
+  skip(a.out, b, a.T * a.C, element_size(a.out_dtype));
+  skip(a.prompt_mean, b, a.C, element_size(a.out_dtype));
+  skip(a.stats, b, a.T * 3, sizeof(Sum));
+  a.B = 1;
+  return a;
+}
+
+/// Clouds that have one adapter: all of the batch, or one of it.
+template <class Sum, bool kPaired>
+struct Part {
+  DynamicAdapterArgs args;
+  const Projections<Sum, kPaired>& projections;
+  PromptSums<Sum> prompt_sums{args};
+};
+
 template <class Sum, bool kPaired>
 void run_forward(const DynamicAdapterArgs& a) {
-  const Folded<Sum> folded(a);
-  const auto down_weight = make_factor<Sum, kPaired>(folded.down_weight, a.r, a.C, true);
-  const auto up_weight = make_factor<Sum, kPaired>(folded.up_weight, a.C, a.r, true);
-  PromptSums<Sum> prompt_sums(a);
-  // parallel over tiles
-  parallel_for(tile_count(a), 1, [&](int64_t begin, int64_t end) {
-    Forward<Sum, kPaired> forward(a, folded, down_weight, up_weight, prompt_sums);
-    for (int64_t tile = begin; tile < end; ++tile) {
-      forward.tile(tile * kTile, std::min(kTile, a.B * a.T - tile * kTile));
+  const int64_t count = a.adapters ? a.B : 1;
+  std::vector<std::unique_ptr<Projections<Sum, kPaired>>> projections(a.adapters ? a.A : 1);
+  std::vector<std::unique_ptr<Part<Sum, kPaired>>> parts(count);
+  std::vector<DynamicAdapterArgs> own(projections.size(), a);
+  std::vector<int64_t> used;
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t index = a.adapters ? a.adapters[b] : 0;
+    if (std::find(used.begin(), used.end(), index) == used.end()) used.push_back(index);
+  }
+  // parallel over adapters
+  parallel_for(int64_t(used.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t index = used[i];
+      own[index] = of_adapter<Sum>(a, index);
+      projections[index] = std::make_unique<Projections<Sum, kPaired>>(own[index]);
     }
   });
-  if (a.prompt_mean) prompt_sums.finish();
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t index = a.adapters ? a.adapters[b] : 0;
+    const DynamicAdapterArgs args = a.adapters ? of_cloud<Sum>(own[index], b) : a;
+    parts[b].reset(new Part<Sum, kPaired>{args, *projections[index]});
+  }
+  const int64_t tiles = tile_count(parts[0]->args);
+  // parallel over tiles
+  parallel_for(count * tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t next = begin; next < end;) {
+      Part<Sum, kPaired>& part = *parts[next / tiles];
+      const DynamicAdapterArgs& own = part.args;
+      Forward<Sum, kPaired> forward(own, part.projections.folded, part.projections.down_weight,
+                                    part.projections.up_weight, part.prompt_sums);
+      for (const int64_t last = std::min(end, (next / tiles + 1) * tiles); next < last; ++next) {
+        const int64_t first = next % tiles * kTile;
+        forward.tile(first, std::min(kTile, own.B * own.T - first));
+      }
+    }
+  });
+  if (!a.prompt_mean) return;
+  for (const auto& part : parts) part->prompt_sums.finish();
 }
 
 }  // namespace

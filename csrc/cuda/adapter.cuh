@@ -24,7 +24,9 @@ struct Adapter {
   const Element *down = nullptr, *up = nullptr;                   // packed
   const Sum *scale_bias, *path_factor;                            // [1], [clouds]
   Sum* stats;                                                     // [tokens, 3]
-  const int64_t* seed;
+  const int64_t *seed, *adapters;                                 // [1], [clouds]
+  int count;                                                      // adapters
+  int64_t packed_down, packed_up;                                 // elements of each
   uint32_t dropout_threshold;
   Sum dropout_factor, static_scale, eps;
   Activation activation;
@@ -44,11 +46,21 @@ struct Adapter {
         path_factor(static_cast<const Sum*>(a.path_factor)),
         stats(static_cast<Sum*>(a.stats)),
         seed(a.seed),
+        adapters(a.adapters),
+        count(a.adapters ? static_cast<int>(a.A) : 1),
+        packed_down(packed_size(a.r, a.C, product_shape(a.compute, a.tf32))),
+        packed_up(packed_size(a.C, a.r, product_shape(a.compute, a.tf32))),
         dropout_threshold(Dropout(a.dropout).threshold),
         dropout_factor(static_cast<Sum>(Dropout(a.dropout).factor)),
         static_scale(static_cast<Sum>(a.static_scale)),
         eps(static_cast<Sum>(a.eps)),
         activation(a.activation) {}
+
+  /// Whose weights a cloud has; an index out of range leaves no memory.
+  __device__ int adapter_of(int64_t cloud) const {
+    const int64_t index = adapters[cloud];
+    return index < 0 ? 0 : index < count ? static_cast<int>(index) : count - 1;
+  }
 
   __device__ int wide_tiles() const { return plan.wide_width / kTileColumns; }
   __device__ int narrow_tiles() const { return plan.narrow_width / kTileColumns; }
@@ -90,11 +102,11 @@ struct Norm {
 
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Quad<Sum> normalized(const Adapter<Product>& a, int64_t token, int c,
-                                                const Norm<Sum>& norm) {
+                                                const Norm<Sum>& norm, int own = 0) {
   Quad<Sum> z = read_quad<Sum>(a.x, token, c);
   if (!a.norm_weight.data) return z;
-  const Quad<Sum> weight = read_quad<Sum>(a.norm_weight, 0, c);
-  const Quad<Sum> bias = read_quad<Sum>(a.norm_bias, 0, c);
+  const Quad<Sum> weight = read_quad<Sum>(a.norm_weight, own, c);
+  const Quad<Sum> bias = read_quad<Sum>(a.norm_bias, own, c);
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     z.at[i] = (z.at[i] - norm.mean) * norm.rstd * weight.at[i] + bias.at[i];
@@ -112,15 +124,16 @@ __device__ __forceinline__ void store_factors(typename Product::Element* to,
 }
 
 /// A warp writes z of a token to `to`, zeros up to the padded width; returns its product with
-/// scale_weight. A token below zero is none.
+/// scale_weight. A token below zero is none; `own` is the number of its adapter.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Sum fill_row(const Adapter<Product>& a, int64_t token,
-                                        const Norm<Sum>& norm, typename Product::Element* to) {
+                                        const Norm<Sum>& norm, typename Product::Element* to,
+                                        int own = 0) {
   Sum dot = 0;
 #pragma unroll 2
   for (int c = 4 * lane_id(); c < a.plan.wide_width; c += 128) {
-    const Quad<Sum> z = token < 0 ? Quad<Sum>{} : normalized(a, token, c, norm);
-    const Quad<Sum> weight = read_quad<Sum>(a.scale_weight, 0, c);
+    const Quad<Sum> z = token < 0 ? Quad<Sum>{} : normalized(a, token, c, norm, own);
+    const Quad<Sum> weight = read_quad<Sum>(a.scale_weight, own, c);
 #pragma unroll
     for (int i = 0; i < 4; ++i) dot += z.at[i] * weight.at[i];
     store_factors<Product>(to + c, z);

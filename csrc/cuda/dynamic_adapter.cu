@@ -15,7 +15,7 @@ struct AdapterForward {
 // A warp measures a token, writes its z and its stats, and returns its scale.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Sum begin_row(const Adapter<Product>& a, int64_t token,
-                                         typename Product::Element* to) {
+                                         typename Product::Element* to, int own) {
   Norm<Sum> norm{0, 1};
   if (token >= 0 && a.norm_weight.data) {
     Sum sum = 0, sq_sum = 0;
@@ -36,10 +36,10 @@ __device__ __forceinline__ Sum begin_row(const Adapter<Product>& a, int64_t toke
     }
     norm.rstd = Sum(1) / sqrt(warp_sum(sq_sum) / a.C + a.eps);
   }
-  const Sum dot = fill_row(a, token, norm, to);
+  const Sum dot = fill_row(a, token, norm, to, own);
   Sum scale = a.static_scale;
   if (a.scale_weight.data) {
-    scale = dot + *a.scale_bias;
+    scale = dot + a.scale_bias[own];
     scale = scale < 0 ? Sum(0) : scale;
   }
   if (token >= 0 && lane_id() == 0) {
@@ -50,8 +50,10 @@ __device__ __forceinline__ Sum begin_row(const Adapter<Product>& a, int64_t toke
 }
 
 // Parallel over tiles of 16 tokens; in a block a warp per token, then per 16 columns of a product.
-template <class Product>
-__global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum) == 4 ? 3 : 1)
+// With kMany each cloud has an adapter of its own.
+template <class Product, bool kMany>
+__global__ void __launch_bounds__(kAdapterThreads,
+                                  sizeof(typename Product::Sum) == 8 ? 1 : (kMany ? 2 : 3))
     adapter_kernel(const AdapterForward<Product> args) {
   using Element = typename Product::Element;
   using Sum = typename Product::Sum;
@@ -60,10 +62,11 @@ __global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum)
   DAPT_DYNAMIC_SHARED(Element, wide);                       // [16, C]: z
   Element* narrow = wide + kTileRows * a.plan.wide_stride;  // [16, r]: the active hidden units
   const Tile tile(a, blockIdx.x);
+  const int own = kMany ? a.adapter_of(tile.cloud) : 0;
 
   for (int row = warp_id(); row < kTileRows; row += kAdapterWarps) {
     const int64_t token = row < tile.count ? tile.first + row : -1;
-    const Sum scale = begin_row(a, token, wide + row * a.plan.wide_stride);
+    const Sum scale = begin_row(a, token, wide + row * a.plan.wide_stride, own);
     if (lane_id() == 0) scales[row] = scale;
   }
   __syncthreads();
@@ -71,9 +74,9 @@ __global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum)
   const int g = lane_id() / 4, t = lane_id() % 4;
   for (int n = warp_id(); n < a.narrow_tiles(); n += kAdapterWarps) {
     Sum sums[8] = {};
-    a.multiply_wide(sums, wide, a.down, n);
+    a.multiply_wide(sums, wide, a.down + own * a.packed_down, n);
     const int j = n * kTileColumns + 4 * t;
-    const Quad<Sum> bias = read_quad<Sum>(a.down_bias, 0, j);
+    const Quad<Sum> bias = read_quad<Sum>(a.down_bias, own, j);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = g + 8 * half;
@@ -95,9 +98,9 @@ __global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum)
   const Sum path = a.path_factor ? a.path_factor[tile.cloud] : Sum(1);
   for (int n = warp_id(); n < a.wide_tiles(); n += kAdapterWarps) {
     Sum sums[8] = {};
-    a.multiply_narrow(sums, narrow, a.up, n);
+    a.multiply_narrow(sums, narrow, a.up + own * a.packed_up, n);
     const int c = n * kTileColumns + 4 * t;
-    const Quad<Sum> bias = read_quad<Sum>(a.up_bias, 0, c);
+    const Quad<Sum> bias = read_quad<Sum>(a.up_bias, own, c);
     Quad<Sum> prompt{};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -156,11 +159,17 @@ void adapt(const DynamicAdapterArgs& args, const AdapterPlan& plan, const Contex
   }
   if (plan.tiles > 0) {
     WeightPacker<Product> packer(product_shape(args.compute, args.tf32), context);
-    forward.adapter.down = packer.add(args.down_weight, args.r, args.C);
-    forward.adapter.up = packer.add(args.up_weight, args.C, args.r);
+    forward.adapter.down =
+        packer.add(args.down_weight, args.r, args.C, false, forward.adapter.count);
+    forward.adapter.up = packer.add(args.up_weight, args.C, args.r, false, forward.adapter.count);
     packer.launch();
-    DAPT_LAUNCH((adapter_kernel<Product>), grid_of(plan.tiles), kAdapterThreads, plan.forward_bytes,
-                context.stream, forward);
+    if (args.adapters) {
+      DAPT_LAUNCH((adapter_kernel<Product, true>), grid_of(plan.tiles), kAdapterThreads,
+                  plan.forward_bytes, context.stream, forward);
+    } else {
+      DAPT_LAUNCH((adapter_kernel<Product, false>), grid_of(plan.tiles), kAdapterThreads,
+                  plan.forward_bytes, context.stream, forward);
+    }
   }
   if (args.prompt_mean) {
     const int64_t threads = args.B * ceil_div(args.C, 4);

@@ -11,7 +11,8 @@ struct PackedWeight {
   const void* weight;  // element (column, inner) at column * column_step + inner * inner_step
   int64_t column_step, inner_step;
   int64_t columns, inner, padded_inner;
-  int64_t size;  // packed
+  int64_t size;   // packed
+  int64_t count;  // such weights, one after another
   void* packed;
 };
 
@@ -22,7 +23,7 @@ struct PackedWeights {
 
 constexpr int kPackThreads = 256;
 
-// Parallel over 16-byte pieces of every packed weight.
+// Parallel over 16-byte pieces of every packed weight, and over weights in a stack.
 template <class Product>
 __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights weights) {
   using Element = typename Product::Element;
@@ -32,7 +33,9 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights 
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x) * kVector;
   if (first >= own.size) return;
   const int64_t tile = first / kUnit / blocks, block = first / kUnit % blocks;
-  const auto* weight = static_cast<const Element*>(own.weight);
+  if (blockIdx.z >= own.count) return;
+  const auto* weight =
+      static_cast<const Element*>(own.weight) + blockIdx.z * own.columns * own.inner;
   struct alignas(16) {
     Element at[kVector];
   } piece;
@@ -46,7 +49,8 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights 
         inside ? static_cast<Sum>(weight[column * own.column_step + inner * own.inner_step])
                : Sum(0));
   }
-  std::memcpy(static_cast<Element*>(own.packed) + first, &piece, sizeof piece);
+  std::memcpy(static_cast<Element*>(own.packed) + blockIdx.z * own.size + first, &piece,
+              sizeof piece);
 }
 
 /// Collects weights and packs them in one launch.
@@ -58,10 +62,11 @@ class WeightPacker {
   WeightPacker(const ProductShape& shape, const Context& context)
       : shape_(shape), context_(context) {}
 
-  /// weight [columns, inner], or [inner, columns] when `transposed`.
-  const Element* add(const void* weight, int64_t columns, int64_t inner, bool transposed = false) {
+  /// weight [columns, inner], or [inner, columns] when `transposed`; `count` of them in a stack.
+  const Element* add(const void* weight, int64_t columns, int64_t inner, bool transposed = false,
+                     int64_t count = 1) {
     const int64_t size = packed_size(columns, inner, shape_);
-    void* packed = context_.scratch(size * sizeof(Element));
+    void* packed = context_.scratch(count * size * sizeof(Element));
     weights_.at[count_++] = {.weight = weight,
                              .column_step = transposed ? 1 : inner,
                              .inner_step = transposed ? columns : 1,
@@ -69,16 +74,17 @@ class WeightPacker {
                              .inner = inner,
                              .padded_inner = padded_width(inner, shape_),
                              .size = size,
+                             .count = count,
                              .packed = packed};
-    most_ = std::max(most_, size);
+    most_ = std::max(most_, size), stack_ = std::max(stack_, count);
     return static_cast<const Element*>(packed);
   }
 
   void launch() const {
     if (count_ == 0) return;
     const unsigned blocks = grid_of(ceil_div(most_ / Product::kVector, kPackThreads));
-    DAPT_LAUNCH((pack_kernel<Product>), dim3(blocks, count_), kPackThreads, 0, context_.stream,
-                weights_);
+    DAPT_LAUNCH((pack_kernel<Product>), dim3(blocks, count_, grid_of(stack_)), kPackThreads, 0,
+                context_.stream, weights_);
   }
 
  private:
@@ -86,7 +92,7 @@ class WeightPacker {
   const Context& context_;
   PackedWeights weights_{};
   unsigned count_ = 0;
-  int64_t most_ = 0;
+  int64_t most_ = 0, stack_ = 1;
 };
 
 /// sums += a tile of 16 rows times 16 packed columns, over `blocks` blocks of the inner dimension.

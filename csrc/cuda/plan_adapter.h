@@ -77,7 +77,7 @@ inline AdapterPlan plan_adapter(const DynamicAdapterArgs& a, bool by_cloud, cons
 }
 
 inline AdapterPlan plan_adapter(const DynamicAdapterArgs& a, const Device& device) {
-  return plan_adapter(a, a.path_factor || a.prompt_mean, device);
+  return plan_adapter(a, a.path_factor || a.prompt_mean || a.adapters, device);
 }
 inline AdapterPlan plan_adapter(const DynamicAdapterBackwardArgs& g, const Device& device) {
   return plan_adapter(g.forward, g.forward.path_factor || g.grad_prompt_mean, device);

@@ -439,6 +439,43 @@ def test_code_compiled_for_an_older_gpu_multiplies_what_it_can(kind):
         on_host.play_device()
 
 
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("prompt, norm, scale", [(True, True, True), (False, False, False)])
+def test_an_adapter_for_each_cloud(kind, prompt, norm, scale):
+    dtype, tolerance = DTYPES[kind]
+    A, B, T, C, r = 3, 4, 21, 60, 20
+    stack = [make_adapter(B, T, C, r, dtype, norm, scale) for _ in range(A)]
+    given = {
+        name: None if value is None else torch.stack([one[name] for one in stack])
+        for name, value in stack[0].items()
+        if name != "x"
+    }
+    x, mlp_out, residual = torch.randn(3, B, T, C).to(dtype)
+    adapters = torch.tensor([2, 0, 2, 1])
+    expected = torch.ops.dapt.dynamic_adapters(
+        x, adapters, *given.values(), mlp_out, residual, "gelu", 0.7, 1e-5, dtype, dtype, prompt
+    )
+    outputs = {
+        "out": torch.empty(B, T, C, dtype=dtype),
+        "prompt_mean": torch.empty(B, C, dtype=dtype) if prompt else None,
+        "stats": torch.empty(B, T, 3, dtype=sum_dtype(dtype)),
+    }
+    sizes = dict(B=B, T=T, C=C, r=r, A=A)
+    shared = dict(
+        x=x, **given, mlp_out=mlp_out, residual=residual, **sizes, x_dtype=dtype, mlp_dtype=dtype,
+        residual_dtype=dtype, out_dtype=dtype, compute=dtype, static_scale=0.7, eps=1e-5,
+        tf32=kind == "tf32",
+    )  # fmt: skip
+    made = run(on_host.dynamic_adapter, outputs, plans.H100, adapters=adapters, **shared)
+    check(made["out"], expected[0], tolerance)
+    if prompt:
+        check(made["prompt_mean"], expected[1], tolerance)
+    # Without DAPT_CHECK=1 nobody looks at the numbers; what they ask for stays in memory.
+    wild = torch.tensor([2, -5, 2, 10**12])
+    tame = run(on_host.dynamic_adapter, outputs, plans.H100, adapters=wild, **shared)
+    assert torch.equal(tame["out"][[0, 2]], made["out"][[0, 2]]) and tame["out"].isfinite().all()
+
+
 def test_adapter_without_tokens():
     run_adapter("float32", 2, 0, 8, 4, prompt=False)
 

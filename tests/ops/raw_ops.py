@@ -11,6 +11,7 @@ from dapt_ext.dynamic_adapter import Gradients
 
 ops = torch.ops.dapt
 B, N, M, C, R = 2, 9, 4, 6, 3  # clouds, points, queries or tokens, channels, rank
+A = 3  # adapters
 
 
 def names() -> list[str]:
@@ -82,6 +83,14 @@ def samples() -> dict[str, dict[str, Any]]:
         "dynamic_adapter": adapter | dict(
             mlp_out=out, residual=normal(B, M, C), out_dtype=torch.float32, prompt=True,
             keep_hidden=True,
+        ),  # fmt: skip
+        "dynamic_adapters": dict(
+            x=normal(B, M, C), adapters=torch.tensor([2, 0]), norm_weight=normal(A, C),
+            norm_bias=normal(A, C), down_weight=normal(A, R, C), down_bias=normal(A, R),
+            scale_weight=normal(A, 1, C), scale_bias=normal(A, 1), up_weight=normal(A, C, R),
+            up_bias=normal(A, C), mlp_out=out, residual=normal(B, M, C), activation="gelu",
+            static_scale=1.0, eps=1e-5, compute=torch.float32, out_dtype=torch.float32,
+            prompt=True, tf32=False,
         ),  # fmt: skip
         "dynamic_adapter_backward": adapter | dict(
             grad_out=out, grad_prompt=normal(B, C), stats=stats, hidden=normal(B, M, R),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing._internal.optests import opcheck
 
-from dapt_ext import dynamic_adapter, reference
+from dapt_ext import dynamic_adapter, dynamic_adapters, reference
 from dapt_ext.autocast import tf32_allowed
 
 PARAMETERS = (
@@ -426,3 +426,100 @@ def test_the_older_setting_of_tf32_is_read():
             assert tf32_allowed() == allowed
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class TestAnAdapterForEachCloud:
+    """Several adapters in a batch, against one adapter at a time."""
+
+    ADAPTERS = torch.tensor([2, 0, 2, 1, 3])
+
+    def given(self, T=37, C=64, r=8, dtype=torch.float32, **options):
+        """Inputs of `dynamic_adapters`, in which the parameters of five adapters are stacked."""
+        stack = [make_inputs(1, 1, C, r, seed, path=False, **options) for seed in range(5)]
+        inputs = make_inputs(len(self.ADAPTERS), T, C, r, 9, path=False, **options)
+        for name in inputs.keys() - set(ACTIVATIONS):
+            inputs[name] = torch.stack([one[name] for one in stack])
+        return {"adapters": self.ADAPTERS} | {n: t.to(dtype) for n, t in inputs.items()}
+
+    def of_cloud(self, given, b):
+        adapter = given["adapters"][b]
+        return {
+            name: value[b : b + 1] if name in ACTIVATIONS else value[adapter]
+            for name, value in given.items()
+            if name != "adapters"
+        }
+
+    @pytest.mark.parametrize("dtype", list(TOLERANCE))
+    @pytest.mark.parametrize("T, C, r", [(1, 48, 1), (37, 64, 8), (97, 100, 13), (200, 96, 30)])
+    def test_bit_for_bit(self, on_each_isa, dtype, T, C, r):
+        given = self.given(T, C, r, dtype)
+        for out, prompt in on_each_isa(dynamic_adapters, **given):
+            assert out.isfinite().all() and prompt.isfinite().all()
+        for b in range(len(out)):
+            alone = dynamic_adapter(**self.of_cloud(given, b))
+            torch.set_num_threads(1)
+            out, prompt = dynamic_adapters(**given)
+            torch.set_num_threads(2)
+            assert torch.equal(out[b], alone[0][0]) and torch.equal(prompt[b], alone[1][0])
+
+    @pytest.mark.parametrize("activation", ["gelu", "relu", "quickgelu"])
+    @pytest.mark.parametrize("norm", [True, False])
+    @pytest.mark.parametrize("dynamic", [True, False])
+    def test_equals_twin(self, activation, norm, dynamic):
+        given = self.given(norm=norm, dynamic=dynamic, dtype=torch.float64)
+        options = {"activation": activation, "static_scale": 0.3, "prompt": dynamic}
+        exact = reference.dynamic_adapters(**given, **options)
+        mine = dynamic_adapters(**given, **options)
+        assert (mine[1] is None) == (exact[1] is None) == (not dynamic)
+        torch.testing.assert_close(mine[0], exact[0], rtol=1e-12, atol=1e-12)
+
+    def test_gradients_are_those_of_one_at_a_time(self):
+        given = {
+            name: value.requires_grad_() if value.is_floating_point() else value
+            for name, value in self.given(5, dtype=torch.float64).items()
+        }
+        out, prompt = dynamic_adapters(**given)
+        (out.square().sum() + prompt.sum()).backward()
+        found = {name: value.grad for name, value in given.items() if value.requires_grad}
+        for value in given.values():
+            value.grad = None
+        for b in range(len(self.ADAPTERS)):
+            out, prompt = dynamic_adapter(**self.of_cloud(given, b))
+            (out.square().sum() + prompt.sum()).backward()
+        for name, value in found.items():
+            torch.testing.assert_close(value, given[name].grad)
+
+    def test_empty_and_strided(self):
+        given = self.given()
+        wanted, _ = dynamic_adapters(**given)
+        strided = {
+            name: value.transpose(0, 1).contiguous().transpose(0, 1) if value.dim() > 1 else value
+            for name, value in given.items()
+        }
+        assert torch.equal(dynamic_adapters(**strided)[0], wanted)
+        none = {n: t[:0] if n in (*ACTIVATIONS, "adapters") else t for n, t in given.items()}
+        out, prompt = dynamic_adapters(**none)
+        assert out.shape == (0, 37, 64) and prompt.shape == (0, 64)
+
+    def test_opcheck_and_compile(self):
+        given = self.given(5)
+        torch._dynamo.reset()
+        compiled = torch.compile(dynamic_adapters, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(**given)[0], dynamic_adapters(**given)[0])
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"adapters": torch.tensor([0, 1, 2, 3, 5])}, r"adapters must lie in \[0, 5\)"),
+            ({"adapters": torch.tensor([0, 1, -1, 3, 4])}, r"adapters must lie in \[0, 5\)"),
+            ({"adapters": torch.tensor([0, 1])}, r"adapters must be \[5\].*got \[2\]"),
+            ({"adapters": torch.zeros(5)}, "adapters must be int64, got float32"),
+            ({"down_weight": torch.ones(8, 64)}, r"down_weight must be \[A, rank, C\], got \[8"),
+            ({"up_weight": torch.ones(4, 64, 8)}, r"up_weight must be \[5, 64, 8\], got \[4"),
+            ({"norm_bias": None}, "norm_weight and norm_bias must be given together"),
+            ({"scale_bias": None}, "scale_weight and scale_bias must be given together"),
+        ],
+    )  # fmt: skip
+    def test_bad_input(self, changes, message):
+        with pytest.raises((RuntimeError, ValueError), match=message):
+            dynamic_adapters(**self.given() | changes)

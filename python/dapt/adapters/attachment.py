@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from dapt.tasks import Task
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attachment:
     """An adapter has a network of its own, which shares the pre-trained tensors with all others.
 
@@ -89,6 +90,13 @@ class Attachment:
         state = {f"backbone.{entry}": value for entry, value in _state(self.network).items()}
         state |= {f"head.{entry}": value for entry, value in _state(self.head).items()}
         return {entry: value for entry, value in state.items() if self.owns(entry)}
+
+    @cached_property
+    def own_entries(self) -> dict[str, Tensor]:
+        """The network's entries that are the adapter's own. They are the same tensors for good
+        where a method's adapters run side by side."""
+        state = _state(self.network).items()
+        return {entry: value for entry, value in state if self.method.owns(entry)}
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """The reverse of `own_state`; nothing is loaded unless everything fits."""

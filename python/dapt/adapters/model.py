@@ -3,7 +3,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import BackboneRecord
 from dapt.adapters.attachment import Attachment
 from dapt.adapters.bounds import within
+from dapt.adapters.mixture import Mixtures, chosen, named
 from dapt.data import PointDataset
 from dapt.errors import UsageError
 from dapt.methods.method import Method
@@ -60,6 +61,7 @@ class AdaptedModel(nn.Module):
         _carrying.add(backbone)
         self.adapters: dict[str, Attachment] = {}
         self.is_merged = False
+        self._mixtures = Mixtures()
         self._modes_before = {module: module.training for module in backbone.modules()}
         self._trainable_before = {w: w.requires_grad for w in backbone.parameters()}
         self._pretrained = (backbone,)  # in a tuple it is no part of the model's state
@@ -67,11 +69,37 @@ class AdaptedModel(nn.Module):
         self._activate(None)
 
     def forward(
-        self, points: Tensor, *inputs: Tensor, queries: Tensor | None = None
-    ) -> Tensor:  # [B, N, 3] -> logits
-        """``inputs`` are what the task's head asks for beside the points; ``queries`` [B, M, 3]
-        are the points to label where they are not those that the network sees."""
-        return self.adapter(points, *inputs, queries=queries)
+        self,
+        points: Tensor,
+        *inputs: Tensor,
+        queries: Tensor | None = None,
+        adapters: Sequence[str | None] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Logits of the active adapter, or of an adapter for each cloud.
+
+        Clouds whose adapters are of one kind, DAPT of one rank say, go through the frozen layers
+        together; each further kind is a pass more. No gradient flows through such a call.
+
+        Args:
+            points: [B, N, 3].
+            inputs: What the task's head asks for beside the points.
+            queries: [B, M, 3], the points to label where they are not those that the network sees.
+            adapters: The name of each cloud's adapter, or None for a cloud without one: then the
+                pre-trained network's tokens are given, pooled as its own heads read them.
+
+        Returns:
+            Logits [B, classes], or [B, N, labels]. With `adapters`, where clouds have outputs of
+            different sizes, a list of B tensors, each of its own.
+        """
+        if adapters is None:
+            return self.adapter(points, *inputs, queries=queries)
+        self._refuse_if_merged("take an adapter for each cloud")
+        if self.training:
+            raise UsageError("an adapter for each cloud is for evaluation: call model.eval() first")
+        own = chosen(self.adapters, adapters, points)
+        out = self._mixtures.run(self._pretrained[0], own, points, inputs, queries)
+        alike = out and len({row.shape for row in out}) == 1 and None not in own
+        return torch.stack(out) if alike else out
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
         """What the adapted network makes of the clouds: all that its head reads of them."""
@@ -260,6 +288,7 @@ class AdaptedModel(nn.Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptedModel":
         """Moves the adapters that are not active, too. A tensor that networks share is moved once,
         and stays shared."""
+        self._mixtures = Mixtures()
         moved: dict[int, tuple[Tensor, Tensor]] = {}
 
         def once(tensor: Tensor) -> Tensor:
@@ -276,10 +305,7 @@ class AdaptedModel(nn.Module):
         return self
 
     def _named(self, name: str) -> Attachment:
-        if name not in self.adapters:
-            carried = ", ".join(self.adapters)
-            raise UsageError(f"the model carries no adapter named '{name}'; it carries {carried}")
-        return self.adapters[name]
+        return named(self.adapters, name)
 
     def _refuse_if_carried(self, name: str) -> None:
         if name in self.adapters:

@@ -19,7 +19,7 @@ COMMANDS = {
     "compare": "train several methods with several seeds, and put them in one table",
     "view": "show clouds in 3D, and what a run's model makes of them",
     "report": "tell of runs in one page: scores, curves, classes, memory, a gallery",
-    "info": "count a model's parameters, memory and arithmetic",
+    "info": "explain an adapter folder, or count a model's parameters, memory and arithmetic",
     "doctor": "say what is installed, and what is missing for what",
 }
 

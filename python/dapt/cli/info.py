@@ -1,4 +1,4 @@
-"""`dapt info`: what a model costs before it is trained."""
+"""`dapt info`: what a model costs before it is trained, or what an adapter folder is."""
 
 from pathlib import Path
 
@@ -7,7 +7,13 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
-    parser = Parser("info", "Count a model's parameters, memory and arithmetic.")
+    parser = Parser(
+        "info",
+        "Explain an adapter folder, or count a model's parameters, memory and arithmetic.",
+    )
+    parser.add_argument(
+        "adapter", type=Path, nargs="?", help="folder of an adapter or of a run, to be explained"
+    )
     parser.add_argument("--config", type=Path, help="YAML file with backbone, method and task")
     parser.add_argument("--backbone", help="its name, in place of the config's")
     parser.add_argument("--method", help="its name, in place of the config's")
@@ -16,6 +22,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--num_points", type=at_least_one, default=2048)
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args(argv)
+    if args.adapter is not None:
+        return _explain(args.adapter)
     if args.batch_size < 2:
         raise UsageError(f"batch_size must be at least 2 for a batch norm, got {args.batch_size}")
     from dapt.runs.cost import measure
@@ -36,3 +44,15 @@ def run(argv: list[str]) -> None:
     print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
     kept = cost["saved_activation_bytes"] / 2**20
     print(f"{kept:.1f} MiB kept for the backward of {args.batch_size} clouds")
+
+
+def _explain(path: Path) -> None:
+    from dapt.adapters import adapter_files
+    from dapt.adapters.description import describe, lines
+    from dapt.runs.folder import RunFolder
+
+    within = path / "adapter"
+    folder = path if (path / adapter_files.CONFIG).is_file() or not within.is_dir() else within
+    description = describe(folder)
+    load = description.pop("load it")
+    print(lines(description | RunFolder(folder.parent).provenance() | {"load it": load}))

@@ -1,6 +1,6 @@
 """Parallel adapters of a fixed scale: DAPT's adapter without what makes it dynamic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class Adapter(Method):
             raise UsageError(f"rank must be from 1 to 256, got {self.rank}")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    def kin(self) -> "Adapter":
+        return replace(self, dropout=0.0)
 
     def owns(self, entry: str) -> bool:
         return not {"adapter", "cls_token", "cls_pos"}.isdisjoint(entry.split("."))

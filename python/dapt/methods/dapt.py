@@ -1,7 +1,7 @@
 """DAPT (CVPR 2024): dynamic adapters, scale and shift (TFTS) and internal prompts."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -56,6 +56,9 @@ class Dapt(Method):
             return self.head_tokens
         n = own.count("cls")  # which comes first
         return (*own[:n], "prompt:mean", *own[n:])
+
+    def kin(self) -> "Dapt":
+        return replace(self, dropout=0.0, drop_path=0.0, memory="default", head_tokens=None)
 
     def owns(self, entry: str) -> bool:
         words = entry.split(".")

@@ -142,7 +142,7 @@ class Geometry(nn.Module):
         self, points: Tensor
     ) -> tuple[Tensor, Tensor]:  # [B, N, 3] -> [B, N + n, 3], [B, C]
         points, coarse = self.shift(points)
-        more = (self.factor * self.points).to(points.dtype).expand(len(points), -1, -1)
+        more = (self.factor * self.points).to(points.dtype).expand(points.shape[0], -1, -1)
         return torch.cat([points, more], 1), self.shape(coarse.flatten(1))
 
 

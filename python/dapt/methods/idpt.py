@@ -115,7 +115,7 @@ class IdptStack(nn.Module):
 
 
 def _inserted(x: Tensor, row: Tensor, at: int) -> Tensor:
-    return torch.cat([x[:, :at], row.to(x.dtype).expand(len(x), -1, -1), x[:, at:]], 1)
+    return torch.cat([x[:, :at], row.to(x.dtype).expand(x.shape[0], -1, -1), x[:, at:]], 1)
 
 
 class PromptNetwork(nn.Module):

@@ -12,3 +12,6 @@ class Linear(Method):
     """Nothing of the backbone changes."""
 
     packs: ClassVar[bool] = True
+
+    def kin(self) -> "Linear":
+        return self

@@ -72,6 +72,11 @@ class Method:
         """What the method measured of itself since the last reading, logged for each split."""
         return {}
 
+    def kin(self) -> "Method | None":
+        """What adapters must have in common to run side by side in one batch, each cloud with its
+        own: equal answers. None where the method's adapters cannot."""
+        return None
+
     def folded(self, module: nn.Module) -> nn.Module | None:
         """A plain module that does in evaluation what one of the method's does.
 

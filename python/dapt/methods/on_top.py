@@ -26,6 +26,10 @@ class OnTop(Method):
         Both.__name__ = Both.__qualname__ = f"{cls.__name__}{below.__name__}"
         return Both
 
+    def kin(self) -> None:
+        """What is on top of a method changes modules that run side by side as they were."""
+        return None
+
     @classmethod
     def on(cls, method: Method, **settings) -> Method:
         """On top of a method with the settings that it has."""

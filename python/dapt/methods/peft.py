@@ -94,6 +94,9 @@ class Peft(Method):
         except _REFUSALS as error:
             raise UsageError(f"settings of {self.name}: {error}") from None
 
+    def kin(self) -> "Peft | None":
+        return self if self.kind == "lora" else None
+
     def owns(self, entry: str) -> bool:
         return not {ADAPTER, "cls_token", "cls_pos"}.isdisjoint(entry.split("."))
 

@@ -268,7 +268,7 @@ class PointPeftStack(nn.Module):
         coordinates, groups = geometry
         around = dapt_ext.gather(x, groups.patch_idx)  # [B, M, K, C]
         around = self.shared(around, drop_path)
-        seen = adapter.norm(around.amax(2).flatten(0, 1)).view(len(x), -1, x.shape[2])
+        seen = adapter.norm(around.amax(2).flatten(0, 1)).view(x.shape[0], -1, x.shape[2])
         seen = F.gelu(seen) + GEOMETRY_SCALE * dapt_ext.gather(x, groups.center_idx)
         num_centers = seen.shape[1]
         spread = dapt_ext.interpolate(coordinates, groups.centers, seen, k=num_centers)

@@ -38,6 +38,9 @@ class Prefix(Method):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
 
+    def kin(self) -> "Prefix":
+        return self
+
     def owns(self, entry: str) -> bool:
         return "prefix" in entry.split(".")
 
@@ -103,10 +106,11 @@ def attend_with_prefix(
     The prefix goes along as p more tokens, whose own outputs are thrown away: so the attention
     that runs is the one for tokens alone.
     """
-    p = prefix.shape[1]
-    rows = torch.cat([torch.zeros_like(prefix[:1]), prefix]).transpose(0, 1).flatten(1)  # [p, 3C]
+    p = prefix.shape[-2]  # [2, p, C], or [B, 2, p, C] with one for each cloud
+    queries = torch.zeros_like(prefix[..., :1, :, :])
+    rows = torch.cat([queries, prefix], -3).transpose(-3, -2).flatten(-2)  # [..., p, 3C]
     qkv = attention.qkv(x)
-    qkv = torch.cat([rows.to(qkv.dtype).expand(len(x), -1, -1), qkv], 1)  # [B, p + T, 3C]
+    qkv = torch.cat([rows.to(qkv.dtype).expand(x.shape[0], -1, -1), qkv], 1)  # [B, p + T, 3C]
     out = attention.mixed(qkv, widen_mask(mask, qkv.shape[1]))
     return attention.scaled(attention.proj(out[:, p:]))
 

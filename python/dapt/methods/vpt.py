@@ -20,6 +20,9 @@ class Vpt(Method):
         if self.prompts < 1:
             raise UsageError(f"prompts must be at least 1, got {self.prompts}")
 
+    def kin(self) -> "Vpt":
+        return self
+
     def owns(self, entry: str) -> bool:
         own = {"prompt_tokens", "prompt_token_positions", "cls_token", "cls_pos"}
         return not own.isdisjoint(entry.split("."))
@@ -50,8 +53,8 @@ class PromptedBlock(nn.Module):
         positions = self._insert(positions, self.prompt_token_positions)
         x = self.frozen(x, positions, widen_mask(mask, x.shape[1]))
         at = self.prompt_at
-        return torch.cat([x[:, :at], x[:, at + len(self.prompt_tokens) :]], 1)
+        return torch.cat([x[:, :at], x[:, at + self.prompt_tokens.shape[-2] :]], 1)
 
     def _insert(self, x: Tensor, rows: Tensor) -> Tensor:
-        rows = rows.to(x.dtype).expand(len(x), -1, -1)
+        rows = rows.to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, : self.prompt_at], rows, x[:, self.prompt_at :]], 1)

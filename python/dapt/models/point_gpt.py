@@ -77,8 +77,8 @@ class PointGpt(PointTransformer):
         # As published: the tokens are [start, class], their positions [class, start].
         if self.cls_token is None:
             return in_front(self.start_token, x), in_front(self.start_pos, positions)
-        front = torch.cat([self.cls_pos, self.start_pos], 1)
-        return in_front(self.start_token, x), in_front(front, positions[:, 1:])
+        after_class = in_front(self.start_pos, positions[:, 1:])
+        return in_front(self.start_token, x), torch.cat([positions[:, :1], after_class], 1)
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.norm(self.last_norm(x))

@@ -169,7 +169,8 @@ class ReconPp(PointTransformer):
         if front:
             x = in_front(self.start_token, x)
             positions = in_front(self.start_pos, positions)
-        asking = Asking(self.query_blocks, torch.cat([self.queries, self.cls_token], 1), len(x))
+        queries = in_front(self.queries, self.cls_token.expand(x.shape[0], -1, -1))
+        asking = Asking(self.query_blocks, queries)
         x, kept = self.blocks(x, positions, levels=levels, centers=centers, after=asking, **given)
         x, queries = self.norm(x), self.query_norm(asking.queries)
         image, text, cls = queries.split(
@@ -190,9 +191,9 @@ class ReconPp(PointTransformer):
 class Asking:
     """What happens after each block: the queries look at the tokens, which stay as they are."""
 
-    def __init__(self, blocks: nn.ModuleList, queries: Tensor, num_clouds: int):
+    def __init__(self, blocks: nn.ModuleList, queries: Tensor):
         self.blocks = blocks
-        self.queries = queries.expand(num_clouds, -1, -1)  # [B, Q, C]
+        self.queries = queries  # [B, Q, C]
 
     def __call__(self, i: int, x: Tensor) -> Tensor:
         self.queries = self.blocks[i](self.queries, x)

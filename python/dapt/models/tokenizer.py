@@ -195,7 +195,7 @@ class WalkTokenizer(Tokenizer):
     ) -> dapt_ext.Groups:
         groups = super().group(points, num_groups, group_size)
         order = walk(groups.centers)
-        rows = torch.arange(len(order), device=order.device)[:, None]
+        rows = torch.arange(order.shape[0], device=order.device)[:, None]
         return dapt_ext.Groups(
             dapt_ext.gather(groups.patches.flatten(2), order).view_as(groups.patches),
             dapt_ext.gather(groups.centers, order),

@@ -408,7 +408,7 @@ class PointTransformer(nn.Module):
 
 def in_front(token: Tensor, x: Tensor) -> Tensor:
     """The same token or tokens [1, T, C] in front of those of each cloud [B, G, C]."""
-    return torch.cat([token.expand(len(x), -1, -1), x], 1)
+    return torch.cat([token.expand(x.shape[0], -1, -1), x], 1)
 
 
 def class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -115,6 +115,23 @@ class RunFolder:
             raise UsageError(f"{self.path} is not a run folder: it has no config.yaml")
         return Settings.of(read_yaml(self.config))
 
+    def provenance(self) -> dict[str, str]:
+        """Data and scores of the run, as far as they are written here: nothing where no run is."""
+        told = {}
+        if self.config.is_file():
+            data = read_yaml(self.config).get("data", {})
+            fields = {k: v for k, v in data.items() if v is not None and k != "name"}
+            listed = ", ".join(f"{key}={value}" for key, value in fields.items())
+            told["data"] = f"{data.get('name')}: {listed}"
+        if self.result.is_file():
+            result = json.loads(self.result.read_text())
+            scores = {k: v for k, v in result.items() if k == result.get("metric")}
+            told["score"] = ", ".join(
+                f"{name} {value:.4f} on the {result['split']} split, seed {result.get('seed')}"
+                for name, value in scores.items()
+            )
+        return told
+
     def append_metrics(self, line: Mapping) -> None:
         with writing(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -98,9 +98,9 @@ ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
 void take_forward(Fields& fields, DynamicAdapterArgs& args) {
   TAKE(x), TAKE(norm_weight), TAKE(norm_bias), TAKE(down_weight), TAKE(down_bias);
   TAKE(scale_weight), TAKE(scale_bias), TAKE(up_weight), TAKE(up_bias);
-  TAKE(mlp_out), TAKE(residual), TAKE(path_factor), TAKE(seed);
+  TAKE(mlp_out), TAKE(residual), TAKE(path_factor), TAKE(seed), TAKE(adapters);
   TAKE(out), TAKE(prompt_mean), TAKE(hidden), TAKE(stats);
-  TAKE(B), TAKE(T), TAKE(C), TAKE(r);
+  TAKE(B), TAKE(T), TAKE(C), TAKE(r), TAKE(A);
   TAKE(x_dtype), TAKE(mlp_dtype), TAKE(residual_dtype), TAKE(out_dtype), TAKE(compute);
   TAKE(activation), TAKE(static_scale), TAKE(dropout), TAKE(eps), TAKE(tf32);
 }

@@ -1,0 +1,91 @@
+"""What an adapter folder is, for someone who was given it."""
+
+import dataclasses
+import json
+import os
+import textwrap
+from pathlib import Path
+
+from dapt.adapters import adapter_files
+from dapt.adapters.adapter_files import AdapterFile, BackboneRecord
+from dapt.models import BACKBONES, create_backbone
+from dapt.models.pretrained import SHIPPED, shipped_checkpoint
+
+MOST_NAMES = 20  # of classes that are told
+
+
+def describe(folder: str | os.PathLike) -> dict[str, str]:
+    """Its method, backbone, task, size and how it is loaded, each a few words or lines.
+
+    The files are read without trust, and their checksum is checked.
+
+    Args:
+        folder: Where `AdaptedModel.save_adapter` wrote them.
+    """
+    file = adapter_files.read(folder)
+    loading = f"model = dapt.load_adapter({str(folder)!r}, backbone).eval()"
+    numbers = sum(value.numel() for value in file.state.values())
+    stored = (Path(folder) / adapter_files.WEIGHTS).stat().st_size
+    return {
+        "method": _settings(file.method.name, dataclasses.asdict(file.method)),
+        "task": _task(file),
+        "backbone": _settings(file.backbone.kind, file.backbone.config),
+        "fingerprint": f"{file.backbone.fingerprint} of the pre-trained weights",
+        "size": f"{stored / 1e6:.2f} MB, {numbers:,} numbers in {len(file.state)} tensors",
+        "load it": f"{_creation(file)}\n{loading}",
+    }
+
+
+def printable(text: object) -> str:
+    """Without what would move a terminal's cursor: files are written by anyone."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+
+
+def lines(description: dict[str, str]) -> str:
+    """The description as a table."""
+    width = max(map(len, description)) + 2
+    return "\n".join(
+        textwrap.indent(printable(value), " " * width).replace(" " * width, f"{name:{width}}", 1)
+        for name, value in description.items()
+    )
+
+
+def _settings(name: str, fields: dict[str, object]) -> str:
+    told = {key: value for key, value in fields.items() if value is not None}
+    return name + (": " if told else "") + ", ".join(f"{k}={v}" for k, v in told.items())
+
+
+def _task(file: AdapterFile) -> str:
+    names = file.task.label_names
+    few = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    what = "of points" if file.task.labels_points else "of clouds"
+    return f"{file.task.name}, {len(names)} labels {what}: {few}"
+
+
+def _creation(file: AdapterFile) -> str:
+    """The call that makes the backbone: of the names whose config is nearest, the first."""
+    record, best = file.backbone, None
+    for name, config in BACKBONES.items():
+        own = json.loads(json.dumps(dataclasses.asdict(config)))
+        if not record.config.keys() <= own.keys():
+            continue
+        other = {key: value for key, value in record.config.items() if own[key] != value}
+        if best is None or len(other) < len(best[1]):
+            best = name, other
+    if best is None:
+        return f"backbone = ...  # a {record.kind} of its own: ask whoever made the adapter"
+    name, fields = best
+    given = [f'"{name}"', f"checkpoint={_checkpoint(file, name, fields)}"]
+    given += [f"{key}={value!r}" for key, value in fields.items()]
+    return f"backbone = dapt.create_backbone({', '.join(given)})"
+
+
+def _checkpoint(file: AdapterFile, name: str, fields: dict[str, object]) -> str:
+    """The shipped weights where they have the fingerprint; else whoever loads it has to know."""
+    try:
+        shipped_checkpoint(name)
+        backbone = create_backbone(name, SHIPPED, **fields)
+    except Exception:  # none is shipped, or not for these settings, which come from anyone
+        return '"pretrain.pth"'
+    same = BackboneRecord.of(backbone, file.method.owns).fingerprint == file.backbone.fingerprint
+    return f'"{SHIPPED}"' if same else '"pretrain.pth"'

@@ -1,0 +1,191 @@
+"""Adapters of one kind side by side: a network in which each cloud has the weights of its own.
+
+A call brings them, stacked, and takes them away again; the frozen layers run once for all clouds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import dapt_ext
+from dapt.errors import UsageError
+from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.dapt import DynamicAdapter
+from dapt.methods.method import Method
+from dapt.methods.prefix import PrefixBlock
+from dapt.methods.scale_shift import ScaleShift, ScaleShiftLinear, ScaleShiftNorm
+from dapt.methods.vpt import PromptedBlock
+from dapt.models.views import sharing_copy
+
+_FRONT = ("cls_token", "cls_pos")  # [1, 1, C]: for each cloud they are [B, 1, C]
+
+
+class _Place(NamedTuple):
+    """Where what is brought for an entry of the adapters' state goes."""
+
+    entry: str
+    module: nn.Module
+    name: str
+    shaped: Callable[[Tensor], Tensor] | None  # of the clouds' rows; None: the stack as it is
+
+
+class SideBySide:
+    """A copy of an adapted network that shares its frozen tensors and has no others of its own.
+
+    Args:
+        method: Of the adapters that it will run.
+        network: Of one of them; it stays as it is.
+    """
+
+    def __init__(self, method: Method, network: nn.Module):
+        self.network = sharing_copy(network).eval()
+        self._places: list[_Place] = []
+        self._adapters: list[_PerCloud] = []
+        self._fit(method, self.network, "")
+        left = [e for e in self.network.state_dict() if method.owns(e)]
+        if left:
+            raise UsageError(
+                f"adapters of method '{method.name}' with these settings cannot share a batch: "
+                f"their '{left[0]}' is in no op that takes it cloud by cloud"
+            )
+
+    def bring(self, states: Sequence[Mapping[str, Tensor]], rows: Tensor) -> None:
+        """Give each cloud the weights of its adapter.
+
+        Args:
+            states: An adapter's own entries each, A of them.
+            rows: int64 [B], the number of each cloud's adapter.
+        """
+        in_order = rows.tolist() == list(range(len(states)))
+        for place in self._places:
+            stack = torch.stack([state[place.entry] for state in states])
+            if place.shaped is not None:
+                stack = place.shaped(stack if in_order else stack[rows])
+            setattr(place.module, place.name, stack)
+        for adapter in self._adapters:
+            adapter.rows = rows
+
+    def take_away(self) -> None:
+        for place in self._places:
+            setattr(place.module, place.name, None)
+
+    def _fit(self, method: Method, module: nn.Module, path: str) -> None:
+        """Makes room for what is brought, in a module and in those below it."""
+        for name, child in list(module.named_children()):
+            twin = _twin(child, method, f"{path}{name}.")
+            if twin is None:
+                self._fit(method, child, f"{path}{name}.")
+                continue
+            setattr(module, name, twin)
+            if isinstance(twin, _PerCloud):
+                self._adapters.append(twin)
+            for own, shaped in twin.wanted(child):
+                place = _Place(f"{path}{name}.{own}", twin, own.replace(".", "_"), shaped)
+                self._places.append(place)
+        shaped = {name: lambda t: t.squeeze(1) for name in _FRONT}
+        if isinstance(module, PromptedBlock | PrefixBlock):
+            shaped |= dict.fromkeys(
+                ("prompt_tokens", "prompt_token_positions", "prefix"), lambda t: t
+            )
+        for name in shaped:
+            if module._parameters.get(name) is not None and method.owns(f"{path}{name}"):
+                del module._parameters[name]
+                self._places.append(_Place(f"{path}{name}", module, name, shaped[name]))
+
+
+class _Twin(nn.Module):
+    """Does what an adapter's module does, with what a call has brought."""
+
+    def wanted(self, single: nn.Module) -> Iterator[tuple[str, Callable | None]]:
+        """The own entries of the module that it stands for, and how each comes."""
+        for entry in single.state_dict():
+            if not entry.startswith("frozen."):
+                yield entry, lambda t: t
+
+
+class CloudScaleShift(_Twin):
+    def __init__(self, single: ScaleShift):
+        super().__init__()
+        self.frozen = getattr(single, "frozen", None)
+        self.scale = self.shift = None  # [B, C]
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, ..., C]
+        if self.frozen is not None:
+            x = self.frozen(x)
+        wide = (len(x), *(1,) * (x.dim() - 2), -1)
+        return torch.addcmul(self.shift.view(wide), x, self.scale.view(wide)).to(x.dtype)
+
+
+class CloudLinear(_Twin):
+    """A layer that is an adapter's own."""
+
+    def __init__(self, single: nn.Linear):
+        super().__init__()
+        self.weight = self.bias = None  # [B, out, in], [B, out]
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, in]
+        out = x @ self.weight.transpose(1, 2).to(x.dtype)
+        return out if self.bias is None else out + self.bias[:, None]
+
+
+class _PerCloud(_Twin):
+    """A bottleneck, by the op that picks each cloud's own out of the stack."""
+
+    def __init__(self, single: DynamicAdapter | Bottleneck):
+        super().__init__()
+        self.rows: Tensor | None = None  # [B]
+        self.eps = 1e-5 if single.norm is None else single.norm.eps
+        self.norm_weight = self.norm_bias = self.scale_weight = self.scale_bias = None
+
+    def wanted(self, single: nn.Module) -> Iterator[tuple[str, Callable | None]]:
+        return ((entry, None) for entry in single.state_dict())
+
+    def _run(self, x: Tensor, **given) -> tuple[Tensor, Tensor | None]:
+        return dapt_ext.dynamic_adapters(
+            x, self.rows, self.down_weight, self.down_bias, self.up_weight, self.up_bias,
+            norm_weight=self.norm_weight, norm_bias=self.norm_bias,
+            scale_weight=self.scale_weight, scale_bias=self.scale_bias, eps=self.eps, **given,
+        )  # fmt: skip
+
+
+class CloudAdapter(_PerCloud):
+    def forward(
+        self, x: Tensor, mlp_out: Tensor, residual: Tensor, path_factor: None, prompt: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._run(x, mlp_out=mlp_out, residual=residual, prompt=prompt)
+
+
+class CloudBottleneck(_PerCloud):
+    def __init__(self, single: Bottleneck):
+        super().__init__(single)
+        self.scale = single.scale
+        self.activation = single.activation
+
+    def forward(
+        self,
+        x: Tensor,
+        mlp_out: Tensor | None = None,
+        residual: Tensor | None = None,
+        path_factor: None = None,
+    ) -> Tensor:
+        around = {"mlp_out": mlp_out, "residual": residual, "prompt": False}
+        return self._run(x, static_scale=self.scale, activation=self.activation, **around)[0]
+
+
+_TWINS = {
+    ScaleShift: CloudScaleShift,
+    ScaleShiftLinear: CloudScaleShift,
+    ScaleShiftNorm: CloudScaleShift,
+    DynamicAdapter: CloudAdapter,
+    Bottleneck: CloudBottleneck,
+    nn.Linear: CloudLinear,
+}
+
+
+def _twin(module: nn.Module, method: Method, path: str) -> _Twin | None:
+    twin = _TWINS.get(type(module))
+    if twin is None or not any(method.owns(path + entry) for entry in module.state_dict()):
+        return None
+    return twin(module)
