@@ -1,6 +1,8 @@
 """Hugging Face PEFT's methods here, and DAPT there."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_dapt_in_peft_is_dapt(small_backbone, hf, capsys):
     model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5)).eval()
     randomize_own(model)
     other = dapt.attach(small_backbone(), dapt.Dapt(rank=5), TASK).eval()
-    own = model.get_base_model().dapt.dapt_own["default"]
+    own = model.get_base_model().dapt_own["default"]
     with torch.no_grad():
         for name, weight in other.own_parameters():
             if name.startswith("backbone."):
@@ -120,8 +122,6 @@ def test_only_its_own_trains(small_backbone, hf):
     assert all(w.requires_grad == (w.grad is not None) for w in model.parameters())
     assert model.unload() is backbone
     assert_same_state(backbone.state_dict(), before)
-    with pytest.raises(UsageError, match="cannot be merged"):
-        peft.get_peft_model(backbone, hf.DaptConfig(rank=5)).merge_and_unload()
 
 
 def test_saved_and_loaded(small_backbone, hf, tmp_path):
@@ -186,20 +186,123 @@ def test_merging_leaves_the_plain_network(small_backbone, method):
     assert {name: type(module) for name, module in merged.backbone.named_modules()} == plain
 
 
-def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
-    import peft
+class Network(torch.nn.Module):
+    """A backbone is a part of it."""
 
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.head = torch.nn.Linear(backbone.dim, 4)
+
+    def forward(self, points):
+        features = self.backbone(points)
+        return self.head(features.cls + features.prompts.mean(1))
+
+
+def test_a_backbone_within_a_network_and_its_head(small_backbone, hf, tmp_path):
+    points = torch.randn(3, 80, 3)
+    network = Network(small_backbone())
+    plain = copy_of(network.state_dict())
+    config = hf.DaptConfig(rank=5, modules_to_save=["head"])
+    model = peft.get_peft_model(network, config).eval()
+    randomize_own(model)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    own = {name for name in trained if ".backbone.dapt_own.default." in name}
+    head = {f"base_model.model.head.modules_to_save.default.{w}" for w in ("weight", "bias")}
+    assert trained == own | head and own
+    assert_same_state(peft.get_base_model_state_dict(model), plain)
+    wanted = model(points)
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(5)
+    for low in (False, True):
+        fresh = Network(small_backbone())
+        fresh.load_state_dict(plain)
+        again = peft.PeftModel.from_pretrained(fresh, tmp_path, low_cpu_mem_usage=low).eval()
+        assert torch.equal(again(points), wanted)
+    assert torch.equal(copy.deepcopy(model)(points), wanted)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(points), wanted)
+    torch.testing.assert_close(
+        model.double()(points.double()).float(), wanted, rtol=1e-4, atol=1e-4
+    )
+    assert model.unload() is network and type(network.backbone) is dapt.models.PointTransformer
+    assert list(network.state_dict()) == list(plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_little_memory_gives_the_same_gradients(small_backbone, hf, dtype):
+    """Its blocks are run again in the backward, when their tensors have to be there."""
+    grads = []
+    for memory in ("default", "low"):
+        torch.manual_seed(3)
+        config = hf.DaptConfig(rank=5, memory=memory, dropout=0.3, drop_path=0.0)
+        model = peft.get_peft_model(small_backbone().to(dtype), config).train()
+        torch.manual_seed(4)
+        points = torch.randn(3, 80, 3).to(dtype)
+        features = model(points)
+        (features.patches.float().square().mean() + features.prompts.float().sum()).backward()
+        own = [weight for weight in model.parameters() if weight.requires_grad]
+        assert all(weight.dtype == torch.float32 for weight in own)  # as PEFT wants them
+        grads.append([weight.grad for weight in own if weight.grad is not None])
+    assert len(grads[0]) > 20
+    close = {"rtol": 0, "atol": 0} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, **close)  # what is kept in bfloat16 is rounded
+
+
+def test_an_adapter_for_each_cloud(small_backbone, hf):
+    model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=5), "one")
+    model.add_adapter("two", hf.DaptConfig(rank=3))
+    wanted, points = {}, torch.randn(4, 80, 3)
+    for name in ("one", "two"):
+        model.set_adapter(name)
+        randomize_own(model)
+        model.eval()
+        wanted[name] = model(points)
+    names = ["two", "one", "one", "two"]
+    got = model(points, adapter_names=names)
+    for i, name in enumerate(names):
+        for mine, other in zip(got, wanted[name], strict=True):
+            if isinstance(mine, torch.Tensor):
+                torch.testing.assert_close(mine[i], other[i], rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(points).cls, wanted["two"].cls)
+    for bad in (["one"], ["one", "two", "three", "one"], ["__base__"] * 4):
+        with pytest.raises(ValueError, match="must name one of one, two for each of the 4 clouds"):
+            model(points, adapter_names=bad)
+    model.base_model.set_adapter(["one", "two"])
+    with pytest.raises(UsageError, match=r"one adapter of DAPT works at a time, got \['one', 'two"):
+        model(points)
+
+
+def test_merged_and_back(small_backbone, hf):
+    backbone, points = small_backbone(), torch.randn(3, 80, 3)
+    before = copy_of(backbone.state_dict())
+    model = peft.get_peft_model(backbone, hf.DaptConfig(rank=5)).eval()
+    randomize_own(model)
+    wanted = model(points)
+    model.merge_adapter(safe_merge=True)
+    torch.testing.assert_close(model(points).cls, wanted.cls, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.double()(points).cls.float(), wanted.cls, rtol=1e-4, atol=1e-4)
+    model.float().unmerge_adapter()
+    assert_same_features(model(points), wanted)
+    assert_same_state(backbone.state_dict(), before)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(points).cls, wanted.cls, rtol=1e-4, atol=1e-4)
+    kinds = {type(module).__name__ for module in merged.modules()}
+    assert not kinds & {"DaptLayer", "ScaleShiftLinear", "ScaleShiftNorm"}
+    assert "DynamicAdapter" in kinds  # its scale depends on the token
+    assert not any(weight.requires_grad for weight in merged.parameters())
+    assert_same_state(backbone.state_dict(), before)
+
+
+def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
+    with pytest.raises(UsageError, match="a Sequential holds no backbone of dapt"):
+        peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), hf.DaptConfig(rank=3))
+    with pytest.raises(UsageError, match=r"of the backbones \['backbone'\], got \['head'\]"):
+        peft.get_peft_model(Network(small_backbone()), hf.DaptConfig(target_modules=["head"]))
+    with pytest.raises(ValueError, match="'DAPT' is not compatible with the `PeftMixedModel`"):
+        peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3), mixed=True)
     model = peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3))
-    points = torch.randn(2, 80, 3)
-    with pytest.raises(UsageError, match="cannot be merged"):
-        model.merge_adapter()
-    with pytest.raises(UsageError, match="one adapter is active at a time"):
-        model(points, adapter_names=["default", "default"])
-    with pytest.raises(UsageError, match="a Sequential is no backbone of dapt"):
-        peft.get_peft_model(torch.nn.Sequential(small_backbone()), hf.DaptConfig(rank=3))
-    with pytest.raises(UsageError, match="low_cpu_mem_usage is not for adapters of dapt"):
-        peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3), low_cpu_mem_usage=True)
-    assert not hasattr(model.base_model.model.dapt, "bias")
+    assert not hasattr(model.get_base_model(), "bias")
 
 
 # What their defaults need of larger layers than these.

@@ -3,53 +3,59 @@
     import dapt, dapt.hf, peft
     model = peft.get_peft_model(dapt.create_backbone("point_mae"), dapt.hf.DaptConfig(rank=64))
 
-`save_pretrained`, `from_pretrained`, `set_adapter`, `disable_adapter` and so on are PEFT's own. The
-model gives features, as the backbone does; a head is the user's.
+The backbone may be the whole model or a part of it. What PEFT does with an adapter, it does with
+this one; what a head is, is the user's.
 """
 
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
-from peft.utils.peft_types import PeftType
+from peft import PeftConfig, mapping
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from dapt.adapters.plan import Plan, set_mode
 from dapt.errors import UsageError
 from dapt.methods.dapt import Dapt
-from dapt.methods.replacements import Replacements
 
 
-def _new_peft_type(name: str) -> PeftType:
-    """PEFT registers methods under the members of an Enum, which has none to spare for others."""
-    member = str.__new__(PeftType, name)
-    member._name_ = member._value_ = name
-    setattr(PeftType, name, member)
-    PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
-    PeftType._member_names_.append(name)
-    return member
+class _Type(str):
+    """A key of PEFT's tables of methods: its own are of an Enum, of which it reads the value."""
+
+    value = property(str)
 
 
-CANNOT_MERGE = (
-    "an adapter whose scale depends on the token cannot be merged: use unload, "
-    "or dapt.merge for what folds"
-)
-DAPT = _new_peft_type("DAPT")
+DAPT = _Type("DAPT")
 
 
 @dataclass
 class DaptConfig(PeftConfig):
-    """The settings of `dapt.Dapt` that concern the backbone."""
+    """The settings of `dapt.Dapt` that concern the backbone.
+
+    Args:
+        rank: width of the adapters.
+        dropout: inside the adapters.
+        drop_path: of the last block.
+        memory: "low" keeps inputs of blocks and recomputes the rest.
+        target_modules: the backbones among the modules, by their names; all by default.
+        modules_to_save: other modules that train and are saved, as a head.
+    """
 
     rank: int = field(default=64, metadata={"help": "Width of the adapters."})
     dropout: float = field(default=0.2, metadata={"help": "Inside the adapters."})
     drop_path: float = field(default=0.3, metadata={"help": "Of the last block."})
     memory: Literal["default", "low"] = field(
         default="default", metadata={"help": "low: keep inputs of blocks, recompute the rest."}
+    )
+    target_modules: list[str] | None = field(
+        default=None, metadata={"help": "The backbones among the modules; all by default."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Other modules that train and are saved, as a head."}
     )
 
     def __post_init__(self):
@@ -58,150 +64,257 @@ class DaptConfig(PeftConfig):
         self.method()  # checks the settings
 
     def method(self) -> Dapt:
+        """The method that has these settings."""
         return Dapt(
             rank=self.rank, dropout=self.dropout, drop_path=self.drop_path, memory=self.memory
         )
 
 
 class DaptLayer(nn.Module, BaseTunerLayer):
-    """All adapters of a backbone, of which the active one is in place.
+    """A backbone and its adapters, of which each call takes one.
 
-    `dapt_own` holds what trains, by the adapter's name; what is in place are the same tensors.
+    `dapt_own` holds what trains, by the adapter's name.
+
+    Args:
+        backbone: The pre-trained network, which stays as it is.
     """
 
     adapter_layer_names = ("dapt_own",)
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
+        self.base_layer = backbone.requires_grad_(False)
         self.dapt_own = nn.ModuleDict()
-        self.replacements: dict[str, Replacements] = {}
-        self.in_place: str | None = None
-        self._backbone = (backbone,)  # the layer is a part of it, so it is no part of the layer
+        self.plans: dict[str, Plan] = {}
+        self.merged_adapters: list[str] = []
+        self.folded: tuple[nn.Module, ...] = ()  # the merged network, if any, which is no part
+        self.names_of_batch: Sequence[str] | None = None
+        self.in_features = backbone.tokenizers[0].in_channels
+        self.out_features = backbone.dim
 
-    @property
-    def backbone(self) -> nn.Module:
-        return self._backbone[0]
-
-    @property
-    def weight(self) -> Tensor:
-        raise AttributeError("an adapter of a whole backbone has no single weight")
-
-    bias = weight
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise UsageError(CANNOT_MERGE)
-
-    def unmerge(self) -> None:
-        raise UsageError(CANNOT_MERGE)
+    def __getattr__(self, name: str) -> Any:
+        """What a network asks of its backbone, this one has, too."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
 
     def add_adapter(self, name: str, config: DaptConfig) -> None:
-        self._put(None)
-        method, replacements = config.method(), Replacements()
-        device = _device(self.backbone)
-        try:
-            method.check(self.backbone)
-            method.wrap(self.backbone, replacements)
-            own = {
-                entry.replace(".", "/"): weight
-                for entry, weight in self.backbone.named_parameters()
-                if method.owns(entry) and not entry.startswith("dapt.")
-            }
-        finally:
-            replacements.undo(device)
-        self.dapt_own[name] = nn.ParameterDict(own)
-        self.replacements[name] = replacements
+        """A fresh adapter beside those that are there."""
+        plan = Plan(config.method())
+        like = next(self.base_layer.parameters())
+        own = {
+            entry: nn.Parameter(
+                value.detach().to("meta" if value.is_meta else like.device, like.dtype)
+            )
+            for entry, value in plan.fresh(self.base_layer).items()
+        }
+        self.dapt_own[name], self.plans[name] = nn.ParameterDict(own).train(self.training), plan
 
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        super().set_adapter(adapter_names, inference_mode)
-        if len(self.active_adapters) > 1:
-            raise UsageError(f"one adapter can be active at a time, got {self.active_adapters}")
-        self._put_active()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the backbone's, with the adapter that is active, or one for each cloud."""
+        if self.names_of_batch is not None:
+            return self._mixed(self.names_of_batch, args, kwargs)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(*args, **kwargs)
+        if self.merged:
+            return self.folded[0](*args, **kwargs)
+        return self._network(self._active_name())(*args, **kwargs)
 
-    def enable_adapters(self, enabled: bool) -> None:
-        super().enable_adapters(enabled)
-        self._put_active()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold what folds: scales and shifts; a scale that depends on the token stays."""
+        names = check_adapters_to_merge(self, adapter_names)
+        if not names:
+            return
+        if self.merged or len(names) > 1:
+            raise ValueError(f"one adapter of DAPT can be merged at a time, got {names}")
+        network = self.plans[names[0]].folded(self.base_layer, self.dapt_own[names[0]])
+        set_mode(network, self.training)
+        if safe_merge and not all(t.isfinite().all() for t in network.state_dict().values()):
+            raise ValueError(
+                f"NaNs detected in the merged weights. The adapter {names[0]} seems to be broken"
+            )
+        self.folded, self.merged_adapters = (network,), names
+
+    def unmerge(self) -> None:
+        """The reverse of `merge`, to the bit: the pre-trained weights were left alone."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        self.folded, self.merged_adapters = (), []
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """The pre-trained network, or one with the adapter in which nothing is PEFT's."""
+        if merge:
+            self.merge(safe_merge, adapter_names)
+        return self.folded[0] if merge and self.folded else self.base_layer
 
     def delete_adapter(self, adapter_name: str) -> None:
-        self._put(None)
+        """Forget an adapter; another one becomes active where it was."""
         super().delete_adapter(adapter_name)
-        del self.replacements[adapter_name]
-        self._put_active()
+        self.plans.pop(adapter_name, None)
 
-    def _put_active(self) -> None:
-        name = self.active_adapters[0] if self.active_adapters else None
-        self._put(None if self.disable_adapters else name)
+    def train(self, mode: bool = True) -> "DaptLayer":
+        """The frozen batch norms keep their statistics."""
+        super().train(mode)
+        networks = (self.base_layer, *self.folded, *(plan.network for plan in self.plans.values()))
+        for network in networks:
+            if network is not None:
+                set_mode(network, mode)
+        return self
 
-    def _put(self, name: str | None) -> None:
-        """An adapter in place, or the pre-trained network."""
-        device = _device(self.backbone)
-        if self.in_place is not None:
-            self.replacements[self.in_place].undo(device)
-        self.in_place = name if name in self.replacements else None
-        if self.in_place is not None:
-            self.replacements[name].redo(device)
-        _set_mode(self.backbone, self.training)
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "DaptLayer":
+        for network in self.folded:
+            network._apply(function, recurse)
+        return super()._apply(function, recurse)
+
+    def _active_name(self) -> str | None:
+        if len(self.active_adapters) > 1:
+            raise UsageError(f"one adapter of DAPT works at a time, got {self.active_adapters}")
+        return next((name for name in self.active_adapters if name in self.plans), None)
+
+    def _network(self, name: str | None) -> nn.Module:
+        if name is None:
+            return self.base_layer
+        return self.plans[name].network_of(self.base_layer, self.dapt_own[name])
+
+    def _mixed(self, names: Sequence[str], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """An adapter for each cloud: those with the same one are seen together."""
+        if self.merged or self.training:
+            state = "merged" if self.merged else "in training mode"
+            raise ValueError(f"adapter_names are for a model that is not {state}")
+        points = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if len(names) != len(points) or not set(names) <= self.plans.keys():
+            raise ValueError(
+                f"adapter_names must name one of {', '.join(self.plans)} for each of the "
+                f"{len(points)} clouds, got {list(names)} (without an adapter there are no "
+                "prompts, so __base__ is not for a batch)"
+            )
+        rows, outputs = [], []
+        for name in dict.fromkeys(names):
+            at = torch.tensor([i for i, other in enumerate(names) if other == name])
+            rows.append(at)
+            mine = [_rows(value, at, len(names)) for value in args]
+            named = {key: _rows(value, at, len(names)) for key, value in kwargs.items()}
+            outputs.append(self._network(name)(*mine, **named))
+        return _joined(outputs, torch.cat(rows).argsort())
 
 
 class DaptModel(BaseTuner):
+    """What PEFT makes of a model and a `DaptConfig`."""
+
     prefix = "dapt_"
     tuner_layer_cls = DaptLayer
     target_module_mapping = {}
-    _create_and_replace = None  # whole blocks are replaced, by `inject_adapter`
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any):
+        whole = is_backbone(model) and not isinstance(model, DaptLayer)
+        super().__init__(DaptLayer(model) if whole else model, *args, **kwargs)
+
+    def _prepare_adapter_config(self, peft_config: DaptConfig, model_config: dict) -> DaptConfig:
+        return peft_config
+
+    def _prepare_model(self, peft_config: DaptConfig, model: nn.Module) -> None:
+        found = backbones_of(model)
+        asked = peft_config.target_modules
+        if not found:
+            raise UsageError(
+                f"a {type(model).__name__} holds no backbone of dapt: DAPT is for one of "
+                "dapt.create_backbone, or for a network that contains one"
+            )
+        if asked is not None and not set(asked) <= set(found):
+            raise UsageError(f"target_modules must be of the backbones {found}, got {asked}")
+        self._targets = found if asked is None else list(asked)
+
+    def _check_target_module_exists(self, peft_config: DaptConfig, key: str) -> bool:
+        return key in self._targets
+
+    def _create_and_replace(
+        self,
+        peft_config: DaptConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = next((m for m in (parent, target) if isinstance(m, DaptLayer)), None)
+        if layer is None:
+            layer = DaptLayer(target)
+            setattr(parent, target_name, layer)
+        layer.add_adapter(adapter_name, peft_config)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        setattr(parent, child_name, new_module)
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *_, adapter_names: list[str] | None = None, **__):
-        if adapter_names is not None:
-            raise UsageError(
-                "adapter_names: one adapter is active at a time here; set_adapter switches, and "
-                "dapt's own models take an adapter for each cloud"
-            )
-        yield
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
+        layers = [module for module in self.model.modules() if isinstance(module, DaptLayer)]
+        for layer in layers:
+            layer.names_of_batch = adapter_names
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.names_of_batch = None
 
-    def inject_adapter(
+    def _unload_and_optionally_merge(
         self,
-        model: nn.Module,
-        adapter_name: str,
-        autocast_adapter_dtype: bool = True,
-        low_cpu_mem_usage: bool = False,
-        state_dict: dict[str, Tensor] | None = None,
-    ) -> None:
-        if nn.Linear(1, 1).weight.is_meta:
-            raise UsageError(
-                "low_cpu_mem_usage is not for adapters of dapt: they are a few MB, made at once"
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if not isinstance(self.model, DaptLayer):
+            return super()._unload_and_optionally_merge(
+                merge, progressbar, safe_merge, adapter_names
             )
-        if not hasattr(model, "tokenizers"):
-            raise UsageError(
-                f"a {type(model).__name__} is no backbone of dapt: call get_peft_model on the "
-                "backbone, and put what it gives into the network around it"
-            )
-        if not hasattr(model, "dapt"):
-            model.requires_grad_(False)
-            model.dapt = DaptLayer(model)
-        config = self.peft_config[adapter_name]
-        model.dapt.add_adapter(adapter_name, config)
-        self.set_adapter(self.active_adapters, config.inference_mode)
-
-    def _unload_and_optionally_merge(self, merge: bool = True, *_, **__) -> nn.Module:
-        if merge:
-            raise UsageError(CANNOT_MERGE)
-        self.model.dapt.enable_adapters(False)
-        del self.model.dapt, self.model.peft_config
-        return self.model
-
-    def train(self, mode: bool = True) -> "DaptModel":
-        super().train(mode)
-        _set_mode(self.model, mode)
-        return self
+        del self.model.peft_config
+        return self.model.unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
 
 
-def _set_mode(backbone: nn.Module, training: bool) -> None:
-    """The frozen batch norms keep their statistics."""
-    for module in backbone.modules():
-        module.training = training and not isinstance(module, _BatchNorm)
+def is_backbone(module: nn.Module) -> bool:
+    """Whether it is what a method adapts."""
+    return hasattr(module, "tokenizers") and hasattr(module, "stacks")
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def backbones_of(model: nn.Module) -> list[str]:
+    """The names of the backbones among the modules of a model, adapted ones or not."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in found)
+        if name and not inside and is_backbone(module):
+            found.append(name)
+    return found
 
 
-register_peft_method(name="dapt", config_cls=DaptConfig, model_cls=DaptModel)
+def _rows(value: Any, at: Tensor, num_clouds: int) -> Any:
+    """Those of some clouds, of what has a row for each."""
+    is_of_clouds = isinstance(value, Tensor) and value.shape[:1] == (num_clouds,)
+    return value[at.to(value.device)] if is_of_clouds else value
+
+
+def _joined(outputs: Sequence[Any], order: Tensor) -> Any:
+    """Rows of several outputs in one, in the order of the clouds."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(outputs))[order.to(first.device)]
+    if isinstance(first, tuple):
+        parts = (_joined(part, order) for part in zip(*outputs, strict=True))
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return first
+
+
+mapping.PEFT_TYPE_TO_CONFIG_MAPPING[DAPT] = DaptConfig
+mapping.PEFT_TYPE_TO_TUNER_MAPPING[DAPT] = DaptModel
+mapping.PEFT_TYPE_TO_PREFIX_MAPPING[DAPT] = DaptModel.prefix

@@ -34,7 +34,8 @@ class ScaleShiftLinear(ScaleShift):
     def folded(self) -> nn.Linear:
         """One plain layer that does the same."""
         frozen = self.frozen
-        linear = nn.Linear(frozen.in_features, frozen.out_features, device=self.scale.device)
+        like = {"device": self.scale.device, "dtype": self.scale.dtype}
+        linear = nn.Linear(frozen.in_features, frozen.out_features, **like)
         bias = self.shift if frozen.bias is None else frozen.bias * self.scale + self.shift
         linear.weight.copy_(frozen.weight * self.scale[:, None])
         linear.bias.copy_(bias)
@@ -55,7 +56,8 @@ class ScaleShiftNorm(ScaleShift):
     @torch.no_grad()
     def folded(self) -> nn.LayerNorm:
         frozen = self.frozen
-        norm = nn.LayerNorm(frozen.normalized_shape, frozen.eps, device=self.scale.device)
+        like = {"device": self.scale.device, "dtype": self.scale.dtype}
+        norm = nn.LayerNorm(frozen.normalized_shape, frozen.eps, **like)
         norm.weight.copy_(frozen.weight * self.scale)
         norm.bias.copy_(frozen.bias * self.scale + self.shift)
         return norm.requires_grad_(False)
