@@ -1,8 +1,9 @@
 """Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it."""
 
 from dapt import synthetic  # noqa: F401, enters its dataset in the table
-from dapt.adapters import AdaptedModel, attach, detach, load_adapter, load_release, merge
+from dapt.adapters import AdaptedModel, attach, detach, load_release, merge
 from dapt.errors import DaptError
+from dapt.inference.trained import TrainedModel, load_adapter
 from dapt.methods import (
     Adapter,
     Dapt,
@@ -23,6 +24,18 @@ from dapt.methods import (
 )
 from dapt.models import create_autoencoder, create_backbone
 from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation
+
+
+def load_run(folder) -> TrainedModel:
+    """The trained model of a run folder, whose `predict` takes clouds as they are in files.
+
+    Args:
+        folder: What `dapt train --out` named.
+    """
+    from dapt.runs.assembly import load_run as load
+
+    return load(folder)
+
 
 __all__ = [
     "AdaptedModel",
@@ -46,6 +59,7 @@ __all__ = [
     "Reversible",
     "SemanticSegmentation",
     "Stag",
+    "TrainedModel",
     "Vpt",
     "attach",
     "create_autoencoder",
@@ -53,5 +67,6 @@ __all__ = [
     "detach",
     "load_adapter",
     "load_release",
+    "load_run",
     "merge",
 ]

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DaptError
 from dapt.files import write_folder
 from dapt.methods.method import Method, method_class
@@ -70,6 +71,7 @@ class AdapterConfig:
     task: dict
     backbone: dict
     weights_sha256: str
+    preprocessing: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class AdapterFile:
     task: Task
     backbone: BackboneRecord
     state: dict[str, Tensor]
+    preprocessing: Preprocessing | None
 
 
 def write(
@@ -86,6 +89,7 @@ def write(
     task: Task,
     backbone: BackboneRecord,
     state: Mapping[str, Tensor],
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     check_finite(state, f"the adapter for {folder}")
     weights = safetensors.torch.save({k: v.detach().contiguous() for k, v in state.items()})
@@ -95,6 +99,7 @@ def write(
         task={"name": task.name, **dataclasses.asdict(task)},
         backbone=dataclasses.asdict(backbone),
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        preprocessing=None if preprocessing is None else dataclasses.asdict(preprocessing),
     )
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     write_folder(folder, {WEIGHTS: weights, CONFIG: text.encode()})
@@ -119,6 +124,13 @@ def read(folder: str | os.PathLike) -> AdapterFile:
         task=_build(task_class, config.task, f"{folder / CONFIG}, task"),
         backbone=_from_fields(BackboneRecord, config.backbone, f"{folder / CONFIG}, backbone"),
         state=state,
+        preprocessing=(
+            None
+            if config.preprocessing is None
+            else _from_fields(
+                Preprocessing, config.preprocessing, f"{folder / CONFIG}, preprocessing"
+            )
+        ),
     )
 
 

@@ -1,12 +1,15 @@
 """The calls that a user starts with: a backbone in, an adapted model out, and back."""
 
 import os
+from typing import TypeVar
 
 from torch import nn
 
 from dapt.adapters.model import AdaptedModel
 from dapt.methods.method import Method
 from dapt.tasks import Task
+
+Model = TypeVar("Model", bound=AdaptedModel)
 
 
 def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default") -> AdaptedModel:
@@ -24,7 +27,11 @@ def load_adapter(
     folder: str | os.PathLike, backbone: nn.Module, name: str = "default"
 ) -> AdaptedModel:
     """Adapt a backbone by the files of `AdaptedModel.save_adapter`."""
-    model = AdaptedModel(backbone)
+    return loaded_into(AdaptedModel(backbone), folder, name)
+
+
+def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
+    """A model without adapters, with that of a folder; on an error its backbone is let go."""
     try:
         model.load_adapter(folder, name)
     except BaseException:

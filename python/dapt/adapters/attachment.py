@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DaptError
 from dapt.methods.method import Method
 from dapt.methods.replacements import Replacements
@@ -33,6 +34,7 @@ class Attachment:
         network: The adapted backbone.
         head: What reads its features.
         fixed: Own parameters that the method made without a gradient.
+        preprocessing: What was done to the clouds that it was trained on, where that is known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Attachment:
     network: nn.Module
     head: nn.Module
     fixed: frozenset[str]
+    preprocessing: Preprocessing | None = None
 
     @classmethod
     def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":

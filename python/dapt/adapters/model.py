@@ -1,5 +1,6 @@
 """A backbone that carries adapters: run, trained, switched, counted and saved."""
 
+import dataclasses
 import os
 import threading
 import weakref
@@ -16,6 +17,7 @@ from dapt.adapters.attachment import Attachment
 from dapt.adapters.bounds import within
 from dapt.adapters.mixture import Mixtures, chosen, named
 from dapt.data import PointDataset
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import UsageError
 from dapt.methods.method import Method
 from dapt.models import Features, count_parameters
@@ -77,11 +79,14 @@ class AdaptedModel(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Logits of the active adapter, or of an adapter for each cloud.
 
+        This is the raw network: clouds have to be as those of its training, upright, scaled and
+        with as many points; `predict` of `dapt.load_run` and `dapt.load_adapter` sees to that.
+
         Clouds whose adapters are of one kind, DAPT of one rank say, go through the frozen layers
         together; each further kind is a pass more. No gradient flows through such a call.
 
         Args:
-            points: [B, N, 3].
+            points: [B, N, 3], or with the channels that the backbone reads.
             inputs: What the task's head asks for beside the points.
             queries: [B, M, 3], the points to label where they are not those that the network sees.
             adapters: The name of each cloud's adapter, or None for a cloud without one: then the
@@ -202,17 +207,26 @@ class AdaptedModel(nn.Module):
             if adapter is self._active:
                 self._activate(None)
 
-    def save_adapter(self, folder: str | os.PathLike, name: str | None = None) -> None:
+    def save_adapter(
+        self,
+        folder: str | os.PathLike,
+        name: str | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         """Write an adapter's adapter_config.json and adapter_model.safetensors.
 
         Args:
             folder: Where to.
             name: Of the adapter; None for the active one.
+            preprocessing: What was done to the clouds that it was trained on; by default what the
+                file said that it came from.
         """
         self._refuse_if_merged("be saved")
         adapter = self.adapter if name is None else self._named(name)
         record = BackboneRecord.of(self._pretrained[0], adapter.method.owns)
-        adapter_files.write(folder, adapter.method, adapter.task, record, adapter.own_state())
+        known = adapter.preprocessing if preprocessing is None else preprocessing
+        state = adapter.own_state()
+        adapter_files.write(folder, adapter.method, adapter.task, record, state, known)
 
     def load_adapter(
         self,
@@ -241,6 +255,7 @@ class AdaptedModel(nn.Module):
         tensors = [*file.state.values(), *backbone.state_dict().values()]
         with within(tensors, str(Path(folder) / adapter_files.CONFIG)):
             adapter = Attachment.on(backbone, name, file.method, file.task)
+        adapter = dataclasses.replace(adapter, preprocessing=file.preprocessing)
         adapter.load_own_state(file.state)
         self._enter(adapter, replace, activate)
 

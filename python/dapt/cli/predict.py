@@ -1,6 +1,7 @@
 """`dapt predict`: label files of points with a run's model."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, add_votes
@@ -27,35 +28,30 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--stride", type=float, help="from block to block; else half a block")
     parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
     args = parser.parse_args(argv)
-    from dapt.runs.assembly import restore_model
-    from dapt.runs.folder import RunFolder
+    from dapt.runs.assembly import load_run
 
-    folder = RunFolder(args.run)
-    settings, model = folder.settings(), restore_model(folder)
+    model = load_run(args.run)
+    trained = model.preprocessing
+    if args.up:
+        trained = replace(trained, up=args.up)
     label = _label_points if model.adapter.task.labels_points else _label_clouds
-    label(model, settings, args)
+    label(model, trained, args)
 
 
-def _label_clouds(model, settings, args: Namespace) -> None:
+def _label_clouds(model, trained, args: Namespace) -> None:
     if args.out and args.out.suffix not in (".json", ".csv"):
         raise UsageError(f"out must end in .json or .csv, got {args.out}")
     from dapt.inference import prediction
 
-    predictions = prediction.predict(
-        model,
-        args.files,
-        settings.training.num_points,
-        votes=args.votes,
-        normalize=settings.data.get("normalize", True),
-        up=args.up or settings.data.get("up", "y"),
-    )
+    clouds = prediction.clouds_of_all(args.files, trained.channels)
+    predictions = list(prediction.predict(model, clouds, trained, args.votes))
     if args.out:
         prediction.write(predictions, args.out)
     for each in predictions:
         print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
 
 
-def _label_points(model, settings, args: Namespace) -> None:
+def _label_points(model, trained, args: Namespace) -> None:
     if args.votes > 1:
         raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
     if args.out and args.out.suffix in (".json", ".csv"):
@@ -66,20 +62,11 @@ def _label_points(model, settings, args: Namespace) -> None:
             raise UsageError(
                 f"two files are called {stem}: label them one by one, each its own --out"
             )
-    from dapt.inference import labeling
+    from dapt.inference import labeling, prediction
+    from dapt.inference.trained import label_points
 
-    data = settings.data
-    shared = model, args.files, settings.training.num_points
-    normalize = data.get("normalize", True)
-    if model.adapter.task.name == "part_segmentation":
-        up = args.up or data.get("up", "y")
-        scans = labeling.label_objects(*shared, args.category, normalize, up)
-    else:
-        block = args.block or data.get("block", 1.0)
-        grid = {"block": block, "stride": args.stride or block / 2}
-        grid["up"] = args.up or data.get("up", "z")
-        scans = labeling.label_rooms(*shared, normalize, **grid)
-    for scan in scans:
+    clouds = prediction.clouds_of_all(args.files, trained.channels)
+    for scan in label_points(model, clouds, trained, args.category, args.block, args.stride):
         written = labeling.write(scan, args.out or args.run / "predictions")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in scan.shares().items())
         print(f"{scan.name}: {len(scan.points):,} points: {shares}")

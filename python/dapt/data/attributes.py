@@ -153,21 +153,25 @@ def _read_table(path: Path) -> Columns:
 
 
 def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
-    """Columns that have no names: xyz, then colors or normals, then a label, as most have them."""
+    """Columns that have no names: xyz, then colors, normals or both, then a label, as most have
+    them."""
     more = table[:, 3:].astype(np.float64)
     columns = {}
     if more.shape[1] >= 3:
-        three = more[:, :3]
-        length = np.linalg.norm(three, axis=1)
-        if np.isfinite(three).all() and three.min(initial=0) < 0 and np.median(length) < 1.5:
-            names = NORMALS[0]
-        else:
-            names = COLORS[0]
-        columns |= {name: three[:, i] for i, name in enumerate(names)}
+        names = NORMALS[0] if _are_normals(more[:, :3]) else COLORS[0]
+        columns |= {name: more[:, i] for i, name in enumerate(names)}
         more = more[:, 3:]
+        if names is COLORS[0] and more.shape[1] >= 3 and _are_normals(more[:, :3]):
+            columns |= {name: more[:, i] for i, name in enumerate(NORMALS[0])}
+            more = more[:, 3:]
     if more.shape[1] and as_labels(more[:, -1]) is not None:
         columns["label"], more = more[:, -1], more[:, :-1]
     return columns | {f"column {i + 1}": more[:, i] for i in range(more.shape[1])}
+
+
+def _are_normals(three: np.ndarray) -> bool:  # [N, 3]
+    length = np.linalg.norm(three, axis=1)
+    return bool(np.isfinite(three).all() and three.min(initial=0) < 0 and np.median(length) < 1.5)
 
 
 _COLUMNS = {

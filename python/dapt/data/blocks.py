@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dapt.data.channels import Channels, beside, check_channels
 from dapt.data.clouds import check_finite, check_up, upright
 from dapt.data.convert import Sample
 from dapt.data.file_dataset import FileDataset
@@ -95,14 +96,13 @@ class BlockDataset(FileDataset):
     stride: float = 0.5
     min_points: int = 100
     up: Literal["x", "y", "z"] = "z"
-    channels: Literal["xyz", "color", "normal"] = "xyz"
+    channels: Channels = "xyz"
 
     def __post_init__(self):
         super().__post_init__()
         check_grid(self.block, self.stride)
         check_up(self.up)
-        if self.channels not in ("xyz", "color", "normal"):
-            raise UsageError(f"channels must be xyz, color or normal, got {self.channels!r}")
+        check_channels(self.channels)
         if self.min_points < 1:
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
@@ -121,38 +121,12 @@ class BlockDataset(FileDataset):
 
     def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, 3 or 6]
         """What a network is told of each point; what the scene does not know is zero."""
-        count = len(scene.points)
         if self.channels == "xyz":
             return None
-        colors = _vectors(scene.where, "colors", scene.colors, count)
-        is_whole = scene.colors is not None and np.asarray(scene.colors).dtype.kind in "iu"
-        if is_whole or colors.max() > 1:
-            colors = colors / 255
-        if not 0 <= colors.min() <= colors.max() <= 1:
-            raise DataError(
-                f"{scene.where} must have colors in 0 to 1 or in 0 to 255, "
-                f"got {np.min(scene.colors):g} to {np.max(scene.colors):g}"
-            )
+        known = beside(scene.where, self.channels, len(scene.points), scene.colors, scene.normals)
         if self.channels == "color":
-            return colors
-        normals = _vectors(scene.where, "normals", scene.normals, count)
-        return np.concatenate([colors, upright(normals, self.up)], 1)
-
-
-def _vectors(where: str, name: str, values: np.ndarray | None, count: int) -> np.ndarray:
-    if values is None:
-        return np.zeros((count, 3))
-    values = np.asarray(values)
-    if values.shape != (count, 3) or values.dtype.kind not in "fiu":
-        raise DataError(
-            f"{where} must have {name} [{count}, 3], numbers, got {values.dtype} "
-            f"{list(values.shape)}"
-        )
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
-        raise DataError(f"{where} has {name} that are not finite: point {row}")
-    return values
+            return known
+        return np.concatenate([known[:, :3], upright(known[:, 3:], self.up)], 1)
 
 
 def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

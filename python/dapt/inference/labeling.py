@@ -1,7 +1,7 @@
 """Scans in; labels and colored clouds out."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +9,29 @@ import numpy as np
 import torch
 
 from dapt.adapters import AdaptedModel
-from dapt.data.clouds import check_cloud, upright
+from dapt.data.clouds import check_cloud
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import UsageError
 from dapt.files import write_atomically
-from dapt.inference.prediction import clouds_of_all
+from dapt.inference.prediction import Cloud
 from dapt.inference.rooms import PointLabels, label_room, probabilities
+from dapt.inference.score import reduction
+from dapt.tasks import PartSegmentation
 
 
 @dataclass(frozen=True)
 class Scan:
     """One cloud of a file, labeled."""
 
-    name: str
+    where: str
     points: np.ndarray  # [N, 3]
     result: PointLabels
     label_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the files that it is written to."""
+        return _file_name(self.where)
 
     def shares(self) -> dict[str, float]:
         """Share of the points of each label that occurs, the largest first."""
@@ -34,28 +42,29 @@ class Scan:
 
 def label_rooms(
     model: AdaptedModel,
-    paths: Sequence[Path],
-    num_points: int,
-    normalize: bool = True,
-    **grid,
+    clouds: Iterable[Cloud],
+    trained: Preprocessing,
+    block: float,
+    stride: float,
 ) -> Iterator[Scan]:
-    """Scenes, by a model of semantic segmentation; `grid` is block, stride and up."""
+    """Scenes, by a model of semantic segmentation.
+
+    Args:
+        model: What labels points.
+        clouds: Names and points [N, D] of the scenes.
+        trained: What was done to the scenes that the model was trained on.
+        block: Side of the squares that a scene is cut into.
+        stride: From one to the next.
+    """
     names = model.adapter.task.label_names
-    for where, points in clouds_of_all(paths):
-        result = label_room(model, points, num_points, normalize=normalize, where=where, **grid)
-        yield Scan(_name(where), points, result, names)
+    how = {"up": trained.up, "normalize": trained.normalize, "trained": trained}
+    for where, points in clouds:
+        result = label_room(model, points, trained.num_points, block, stride, where=where, **how)
+        yield Scan(where, points[:, :3], result, names)
 
 
-def label_objects(
-    model: AdaptedModel,
-    paths: Sequence[Path],
-    num_points: int,
-    category: str | None,
-    normalize: bool = True,
-    up: str = "y",
-) -> Iterator[Scan]:
-    """Objects of a category, by a model of part segmentation."""
-    task = model.adapter.task
+def category_number(task: PartSegmentation, category: str | None) -> int:
+    """Of the category that a user names."""
     categories = task.category_names
     if category not in categories:
         wanted = f"choose one of {', '.join(categories)}"
@@ -64,20 +73,30 @@ def label_objects(
             if category is None
             else f"unknown category '{category}': {wanted}"
         )
+    return categories.index(category)
+
+
+def label_objects(
+    model: AdaptedModel, clouds: Iterable[Cloud], trained: Preprocessing, category: str | None
+) -> Iterator[Scan]:
+    """Objects of a category, by a model of part segmentation."""
+    task = model.adapter.task
+    number = torch.tensor([category_number(task, category)], device=model.device)
     names = task.label_names
-    number = torch.tensor([categories.index(category)], device=model.device)
     own = task.own_parts(torch.device("cpu"))[number.cpu()[0]].numpy()  # [P]
     model.eval()
-    for where, points in clouds_of_all(paths):
-        check_cloud(where, points, num_points)
-        chances = probabilities(model, upright(points, up), num_points, normalize, number)
+    for where, points in clouds:
+        check_cloud(where, points[:, :3], trained.num_points)
+        ready = trained.ready(points)
+        trained.compare(where, reduction(trained.num_points)(ready, None))
+        chances = probabilities(model, ready[0].numpy(), trained.num_points, False, number)
         labels = np.where(own, chances, -1.0).argmax(1)
         best = chances[np.arange(len(labels)), labels]
         best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
-        yield Scan(_name(where), points, PointLabels(labels, best), names)
+        yield Scan(where, points[:, :3], PointLabels(labels, best), names)
 
 
-def _name(where: str) -> str:
+def _file_name(where: str) -> str:
     """clouds.npz[3] -> clouds_3"""
     path, _, row = where.rstrip("]").partition("[")
     return f"{Path(path).stem}_{row}" if row else Path(path).stem

@@ -3,80 +3,119 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dapt.adapters import AdaptedModel
-from dapt.data.clouds import check_cloud, read_cloud, unit_ball, upright
+from dapt.data.channels import beside, lacks, read_beside
+from dapt.data.clouds import check_cloud, read_cloud
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError, reading
 from dapt.files import write_atomically
-from dapt.inference.score import log_probabilities
+from dapt.inference.score import log_probabilities, reduction
 from dapt.progress import Bar
 
 Prediction = dict[str, object]
+Cloud = tuple[str, np.ndarray]  # its name and its points [N, D]
+
+log = logging.getLogger("dapt")
 
 
 @torch.no_grad()
 def predict(
     model: AdaptedModel,
-    paths: Sequence[str | Path],
-    num_points: int,
-    normalize: bool = True,
+    clouds: Iterable[Cloud],
+    trained: Preprocessing,
     votes: int = 1,
     seed: int = 0,
-    up: str = "y",
-) -> list[Prediction]:
+) -> Iterator[Prediction]:
     """One entry for each cloud: file, label, probability, and all probabilities by class.
 
-    `up`: the axis of the files that points up, as the model's training data had it.
+    Args:
+        model: Of clouds that have a label each.
+        clouds: Their names and points [N, D].
+        trained: What was done to the clouds that the model was trained on.
+        votes: Views of a cloud to average over.
+        seed: Of the views.
     """
-    task = model.adapter.task
-    names = task.label_names
+    names = model.adapter.task.label_names
+    num_points = trained.num_points
     model.eval()
-    predictions = []
-    for where, points in clouds_of_all(paths):
-        check_cloud(where, points, num_points)
-        cloud = np.asarray(upright(points, up), np.float64)
-        cloud = unit_ball(cloud) if normalize else cloud
-        cloud = torch.from_numpy(cloud.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
+    for where, points in clouds:
+        check_cloud(where, points[:, :3], num_points)
+        cloud = trained.ready(points).to(model.device)  # [1, N, D]
+        trained.compare(where, reduction(num_points)(cloud, None))
         generator = torch.Generator().manual_seed(seed)
         logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
-        predictions.append(_prediction(where, logs[0].exp().tolist(), names))
-    return predictions
+        yield _prediction(where, logs[0].exp().tolist(), names)
 
 
-def clouds_of_all(paths: Sequence[str | Path]) -> Iterator[tuple[str, np.ndarray]]:
+def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterator[Cloud]:
     """The clouds of all files, under a bar."""
     with Bar("clouds", len(paths)) as bar:
         for path in paths:
-            clouds = list(clouds_of(path))
+            clouds = list(clouds_of(path, channels))
             bar.update(total=bar.total + len(clouds) - 1)
             for cloud in clouds:
                 yield cloud
                 bar.advance()
 
 
-def clouds_of(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, points [N, 3]): one cloud of a file, or all of an .npz file's `points` [S, N, 3]."""
-    if Path(path).suffix.lower() != ".npz":
-        yield str(path), read_cloud(path)
+def clouds_of(path: str | Path, channels: str = "xyz") -> Iterator[Cloud]:
+    """(name, points [N, D]): one cloud of a file, or all of an .npz file's `points` [S, N, 3].
+
+    Of what a file does not tell beside the places of its points there are zeros, as in the
+    training, and a sentence.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npz":
+        yield from _clouds_of_npz(path, channels)
         return
+    points = read_cloud(path)
+    if channels == "xyz":
+        yield str(path), points
+        return
+    beside_them, lacking = read_beside(path, channels, len(points))
+    _say_lacking(str(path), lacking)
+    yield str(path), np.concatenate([points, beside_them], 1)
+
+
+def _clouds_of_npz(path: Path, channels: str) -> Iterator[Cloud]:
     with reading(path), np.load(path, allow_pickle=False) as file:
         if "points" not in file:
             raise DataError(f"{path} must hold 'points', it holds {', '.join(file) or 'nothing'}")
         points = file["points"]
+        known = {name: file[name] for name in ("colors", "normals") if name in file}
     if points.ndim not in (2, 3) or points.shape[-1] != 3 or points.dtype.kind not in "fiu":
         raise DataError(
             f"points of {path} must be numbers [S, N, 3] or [N, 3], "
             f"got {points.dtype} {list(points.shape)}"
         )
-    if points.ndim == 2:
-        yield str(path), points
-    else:
-        yield from ((f"{path}[{row}]", cloud) for row, cloud in enumerate(points))
+    if channels != "xyz":
+        _say_lacking(str(path), lacks(channels, known.get("colors"), known.get("normals")))
+    for row, cloud in enumerate(points if points.ndim == 3 else points[None]):
+        where = f"{path}[{row}]" if points.ndim == 3 else str(path)
+        if channels != "xyz":
+            colors, normals = (
+                known[name][row] if name in known and points.ndim == 3 else known.get(name)
+                for name in ("colors", "normals")
+            )
+            told = beside(where, channels, len(cloud), colors, normals)
+            cloud = np.concatenate([cloud, told], 1)
+        yield where, cloud
+
+
+def _say_lacking(where: str, names: Sequence[str]) -> None:
+    if names:
+        log.warning(
+            "%s has no %s, with which the model was trained: zeros stand in for them",
+            where,
+            " and no ".join(names),
+        )
 
 
 def _prediction(where: str, probabilities: list[float], names: Sequence[str]) -> Prediction:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from dapt.adapters import AdaptedModel
 from dapt.data.blocks import at_least, windows
-from dapt.data.clouds import check_cloud, check_up, unit_ball, upright
+from dapt.data.channels import all_upright
+from dapt.data.clouds import check_cloud, check_up
+from dapt.data.preprocessing import Preprocessing
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
 from dapt.progress import watched
 
 CHUNK = 4096  # points that the head labels at a time
+COMPARED = 16  # blocks of a scene, with those of the training
 
 
 class PointLabels(NamedTuple):
@@ -34,22 +37,30 @@ def label_room(
     normalize: bool = True,
     where: str = "the room",
     after_block: Callable[[np.ndarray], None] = lambda index: None,
+    trained: Preprocessing | None = None,
 ) -> PointLabels:
-    """A label for each of the points [N, 3], from the mean over the blocks that it is in.
+    """A label for each of the points [N, D], from the mean over the blocks that it is in.
 
     The network sees `num_points` of a block, its head labels all points of it. One block is in
     memory at a time, and a row of probabilities for each point. `after_block` is called with the
-    indices of each block's points after the network has seen them.
+    indices of each block's points after the network has seen them. A scene whose blocks differ
+    much from those of the training, where it is known, is said to.
     """
-    check_cloud(where, points, num_points)
-    _check_ground(points, block, up, where)
+    check_cloud(where, points[:, :3], num_points)
+    _check_ground(points[:, :3], block, up, where)
+    compared = []
     model.eval()
     votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
-    blocks = partial(windows, points, block, stride, up)
+    blocks = partial(windows, points[:, :3], block, stride, up)
     for index in watched(blocks(), "blocks", lambda: sum(1 for _ in blocks())):
-        seen_upright = upright(points[index], up)
-        votes[index] += probabilities(model, seen_upright, num_points, normalize)
+        cloud = _cloud(all_upright(points[index], up), num_points, normalize)
+        seen = FarthestPoints(num_points)(cloud.whole.to(model.device))
+        if trained is not None and len(compared) < COMPARED:
+            compared.append(seen.cpu())
+        votes[index] += _probabilities(model, seen, cloud.points.to(model.device))
         after_block(index)
+    if compared:
+        trained.compare(where, torch.cat(compared))
     labels = votes.argmax(1)
     best = votes[np.arange(len(votes)), labels]
     return PointLabels(labels, best / votes.sum(1))
@@ -59,16 +70,30 @@ def label_room(
 def probabilities(
     model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
 ) -> np.ndarray:  # [N, labels]
-    """Of all points [N, 3] of one cloud, of which the network sees `num_points`."""
-    points = np.asarray(points, np.float64)
-    if normalize:
-        points = unit_ball(points)
-    cloud = torch.from_numpy(points.astype(np.float32)).to(model.device)[None]  # [1, N, 3]
-    whole = torch.from_numpy(at_least(np.arange(len(points)), num_points))
-    seen = FarthestPoints(num_points)(cloud[:, whole])
+    """Of all points [N, D] of one cloud, of which the network sees `num_points`."""
+    cloud = _cloud(points, num_points, normalize)
+    seen = FarthestPoints(num_points)(cloud.whole.to(model.device))
+    return _probabilities(model, seen, cloud.points.to(model.device), *inputs)
+
+
+class _Cloud(NamedTuple):
+    points: Tensor  # [1, N, D]
+    whole: Tensor  # the same, over and over where there are too few of them
+
+
+def _cloud(points: np.ndarray, num_points: int, normalize: bool) -> _Cloud:
+    cloud = Preprocessing(num_points, normalize).ready(points)
+    repeated = torch.from_numpy(at_least(np.arange(len(points)), num_points))
+    return _Cloud(cloud, cloud[:, repeated])
+
+
+def _probabilities(
+    model: AdaptedModel, seen: Tensor, points: Tensor, *inputs: Tensor
+) -> np.ndarray:  # [1, n, D], [1, N, D] -> [N, labels]
     head, features = model.adapter.head, model.features(seen)
+    places = points[..., :3]
     parts = [
-        head(features, chunk, *inputs)[0].float().softmax(1) for chunk in cloud.split(CHUNK, 1)
+        head(features, chunk, *inputs)[0].float().softmax(1) for chunk in places.split(CHUNK, 1)
     ]
     return torch.cat(parts).cpu().numpy()
 

@@ -1,9 +1,11 @@
 """What a model is worth: every sample of a split once, its metrics and its table of classes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from dapt.adapters import AdaptedModel
@@ -11,6 +13,9 @@ from dapt.data import BatchSampler, PointDataset, loader
 from dapt.data.transforms import Compose, FarthestPoints, RandomPoints, Scale
 from dapt.progress import watched
 from dapt.tasks.metrics import Scores
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def reduction(num_points: int | None) -> Compose:

@@ -1,11 +1,15 @@
 """What the settings of a run describe, put together: its data, its model."""
 
+import os
+
 import torch
 from torch import nn
 
-from dapt.adapters import AdaptedModel, attach, load_adapter
+from dapt.adapters import AdaptedModel, attach
 from dapt.data import PointDataset, few_shot_fold, has_split, load, split_validation
+from dapt.data.preprocessing import Preprocessing
 from dapt.errors import UsageError
+from dapt.inference.trained import TrainedModel, load_adapter
 from dapt.methods import method_class
 from dapt.models import create_backbone
 from dapt.runs.folder import RunFolder
@@ -54,14 +58,27 @@ def build_model(backbone: Section, method: Section, task: Task, seed: int) -> Ad
     return attach(network, chosen, task)
 
 
-def restore_model(folder: RunFolder) -> AdaptedModel:
+def restore_model(folder: RunFolder) -> TrainedModel:
     """The trained model of a run: its backbone made anew, its adapter from the folder."""
     settings = folder.settings()
     if settings.is_pretraining:
         raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
     # a backbone without a checkpoint is a matter of the seed
     torch.manual_seed(settings.training.seed)
-    return load_adapter(folder.adapter, build_backbone(settings.backbone))
+    model = load_adapter(folder.adapter, build_backbone(settings.backbone))
+    if settings.training.num_points:  # the adapters of older runs do not say it themselves
+        options = settings.data.options
+        model.fallback = Preprocessing.of(options, settings.training.num_points)
+    return model
+
+
+def load_run(folder: str | os.PathLike) -> TrainedModel:
+    """The trained model of a run folder, whose `predict` takes clouds as they are in files.
+
+    Args:
+        folder: What `dapt train --out` named.
+    """
+    return restore_model(RunFolder(folder))
 
 
 def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:

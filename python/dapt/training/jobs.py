@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -13,6 +14,7 @@ import dapt_ext
 from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import BackboneRecord
 from dapt.data import PointDataset, Subset, load, split_validation, transforms
+from dapt.data.preprocessing import Preprocessing
 from dapt.files import write_atomically
 from dapt.inference.probe import linear_probe
 from dapt.inference.score import reduction, score, test_batches
@@ -93,7 +95,7 @@ class Adaptation(Job):
     higher_is_better = True
 
     def __init__(self, settings: Settings):
-        options = settings.training
+        options, self._data = settings.training, settings.data
         self.train, self.validation, self.test = load_splits(settings)
         self.num_points = options.num_points or self.train.num_points
         self.task = task_class(settings.task.name).of(self.train, **settings.task.options)
@@ -105,6 +107,11 @@ class Adaptation(Job):
         self.test_metric, self.test_every = f"test_{self.task.metric}", options.test_every
         self._resample = transforms.Resample(options.num_points) if options.num_points else None
         self._augment = transforms.augmentation(options.augmentation)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What a user of the model has to do to a cloud, as the training did."""
+        return Preprocessing.of(self._data.options, self.num_points).measured(self.train)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return self.model.own_parameters()
@@ -153,7 +160,7 @@ class Adaptation(Job):
         return score(self.model, dataset, fabric, self.num_points, batch, what=split)
 
     def write(self, path: Path) -> None:
-        self.model.save_adapter(path)
+        self.model.save_adapter(path, preprocessing=self.preprocessing)
 
     def best(self, folder: RunFolder) -> Best:
         return Best(folder.adapter, adapter_files.WEIGHTS)

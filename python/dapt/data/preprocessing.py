@@ -1,0 +1,121 @@
+"""How clouds were made ready for a network in its training, so that later ones are, too."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dapt_ext
+from dapt.data.channels import COLUMNS, Channels, all_upright, check_channels
+from dapt.data.clouds import check_up, unit_ball
+from dapt.data.dataset import PointDataset
+from dapt.data.transforms import FarthestPoints
+from dapt.errors import check_at_least
+
+MUCH = 4.0  # times, in size or in spacing: clouds of one set differ by less
+MEASURED = 64  # training clouds, and points of each
+_POINTS_MEASURED = 2048
+
+log = logging.getLogger("dapt")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What was done to training clouds, and how large and how dense they were.
+
+    Args:
+        num_points: Points of a cloud, or of a block of a scene, that the network sees.
+        normalize: Whether clouds, or blocks, are moved and scaled into the unit ball.
+        up: The axis of the files that points up; it is turned to y.
+        channels: What a point has beside its place, in this order: color for [N, 6], normal for
+            color and normal [N, 9].
+        block: Side of a scene's blocks, in the unit of the scenes; None for objects.
+        extent: Distance of the farthest point from the middle of a cloud as the network sees it,
+            the median of training clouds.
+        spacing: Distance from a point to the nearest other, likewise.
+    """
+
+    num_points: int
+    normalize: bool = True
+    up: str = "y"
+    channels: Channels = "xyz"
+    block: float | None = None
+    extent: float | None = None
+    spacing: float | None = None
+
+    def __post_init__(self):
+        check_at_least(self, num_points=1)
+        check_up(self.up)
+        check_channels(self.channels)
+
+    @classmethod
+    def of(cls, options: Mapping[str, object], num_points: int) -> "Preprocessing":
+        """As the options of a dataset say."""
+        fields = ("normalize", "up", "channels", "block")
+        return cls(num_points, **{name: options[name] for name in fields if name in options})
+
+    def measured(self, dataset: PointDataset) -> "Preprocessing":
+        """With the size and the spacing of a training set's clouds."""
+        rows = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
+        seen = FarthestPoints(self.num_points)(dataset.batch(rows)["points"], None)
+        extent, spacing = measures(seen)
+        return replace(self, extent=extent, spacing=spacing)
+
+    @property
+    def columns(self) -> int:
+        """D of the clouds [N, D] that the network sees."""
+        return COLUMNS[self.channels]
+
+    def ready(self, points: np.ndarray) -> Tensor:  # [N, D] -> [1, N, D]
+        """All points of a cloud, as the network knows them."""
+        points = all_upright(np.asarray(points, np.float64), self.up)
+        if self.normalize:
+            points = np.concatenate([unit_ball(points[:, :3]), points[:, 3:]], 1)
+        return torch.from_numpy(points.astype(np.float32))[None]
+
+    def compare(self, where: str, seen: Tensor) -> None:  # [B, N, D]
+        """Say in a sentence that clouds differ much from those of the training."""
+        if self.extent is None or not seen.numel():
+            return
+        extent, spacing = measures(seen)
+        larger, wider = _times(extent, self.extent), _times(spacing, self.spacing)
+        if not self.normalize and not 1 / MUCH <= larger <= MUCH:
+            log.warning(
+                "%s is %s as the training's clouds were: labels may be wrong, "
+                "give it in the training's unit",
+                where,
+                _said(larger, "as large"),
+            )
+        elif not 1 / MUCH <= wider <= MUCH:
+            log.warning(
+                "%s has points %s as the training's clouds had (%.2g for %.2g): labels may be "
+                "wrong",
+                where,
+                _said(wider, "as far apart"),
+                spacing,
+                self.spacing,
+            )
+
+
+def measures(clouds: Tensor) -> tuple[float, float]:  # [B, N, D]
+    """(extent, spacing): medians over the clouds."""
+    place = clouds[..., :3].float()
+    extent = (place - place.mean(1, keepdim=True)).norm(dim=2).amax(1)
+    some = place[:, :_POINTS_MEASURED].contiguous()
+    if some.shape[1] < 2:
+        return float(extent.median()), 0.0
+    squared, _ = dapt_ext.knn(some, place.contiguous(), 2)
+    return float(extent.median()), float(squared[..., 1].median(1).values.median().sqrt())
+
+
+def _times(one: float, other: float | None) -> float:
+    return one / other if one and other else 1.0
+
+
+def _said(times: float, what: str) -> str:
+    number = max(times, 1 / times)
+    text = f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+    return f"{text} times {what}" if times > 1 else f"1/{text} {what}"
