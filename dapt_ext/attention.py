@@ -21,7 +21,8 @@ def attention(
     made for longer sequences. Else by torch's scaled_dot_product_attention.
 
     Args:
-        qkv: [B, T, 3 C], any floating dtype: queries, keys and values, each of num_heads heads.
+        qkv: [B, T, 3 C], any floating dtype: queries, keys and values.
+        num_heads: H, which divides C.
         mask: bool, [B, 1, T, T] or alike: which key (last) a query attends to.
         causal: a query attends to the keys up to its own, and of these to those of the mask.
 

@@ -14,6 +14,15 @@ from dapt_ext.gather import gather
 
 
 class Groups(NamedTuple):
+    """What `group` cuts clouds into.
+
+    Args:
+        patches: [B, G, K, 3], points minus their center.
+        centers: [B, G, 3].
+        patch_idx: int64 [B, G, K], which points the patches hold.
+        center_idx: int64 [B, G], which points the centers are.
+    """
+
     patches: Tensor  # [B, G, K, 3], points minus their center
     centers: Tensor  # [B, G, 3]
     patch_idx: Tensor  # int64 [B, G, K]

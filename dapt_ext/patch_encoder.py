@@ -14,7 +14,19 @@ from dapt_ext.autocast import product_dtype, tf32_allowed
 
 class PatchEncoderWeights(NamedTuple):
     """Four layers with the batch norms folded in, weights [out, in]. The third one sees the patch's
-    maximum in front of each point, so its weight comes in two halves."""
+    maximum in front of each point, so its weight comes in two halves.
+
+    Args:
+        conv1: [first, D], 128 channels in the published networks.
+        bias1: [first].
+        conv2: [middle, first], 256.
+        bias2: [middle].
+        conv3_global: [last, middle], 512, for the patch's maximum.
+        conv3_local: [last, middle], for the point itself.
+        bias3: [last].
+        conv4: [C, last].
+        bias4: [C].
+    """
 
     conv1: Tensor  # [128, 3]
     bias1: Tensor
@@ -37,7 +49,17 @@ def fold_batch_norm(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """Weight [out, in] and bias of the one linear layer that equals a linear layer (or a Conv1d of
-    width 1, weight [out, in, 1]) followed by a batch norm in evaluation mode."""
+    width 1, weight [out, in, 1]) followed by a batch norm in evaluation mode.
+
+    Args:
+        weight: Of the linear layer.
+        bias: [out], likewise.
+        norm_weight: [out], of the batch norm.
+        norm_bias: [out], likewise.
+        running_mean: [out], its statistics.
+        running_var: [out], likewise.
+        eps: What it adds to the variance.
+    """
     factor = norm_weight * (running_var + eps).rsqrt()
     return weight.flatten(1) * factor[:, None], (bias - running_mean) * factor + norm_bias
 

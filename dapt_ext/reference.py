@@ -22,6 +22,7 @@ def farthest_point_sample(
     start: int | Tensor = 0,
     near_origin: str = "keep",
 ) -> Tensor:
+    """`dapt_ext.farthest_point_sample`, step by step."""
     points = _as_real(points)
     B, N, _ = points.shape
     cloud = torch.arange(B, device=points.device)
@@ -45,6 +46,7 @@ def farthest_point_sample(
 def knn(
     queries: Tensor, points: Tensor, k: int, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    """`dapt_ext.knn` by a stable sort of all distances."""
     queries, points = _as_real(queries), _as_real(points)
     distance = squared_distance(queries[:, :, None], points[:, None])  # [B, M, N]
     # Past a cloud's length comes after everything, also after an overflow to infinity: NaN does.
@@ -61,6 +63,7 @@ def group(
     start: int | Tensor = 0,
     near_origin: str = "keep",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`dapt_ext.group`: centers, their neighbors, and the difference."""
     points = _as_real(points)
     center_idx = farthest_point_sample(points, num_groups, lengths, start, near_origin)  # [B, G]
     centers = gather(points, center_idx)  # [B, G, 3]
@@ -70,6 +73,7 @@ def group(
 
 
 def gather(values: Tensor, idx: Tensor) -> Tensor:
+    """`dapt_ext.gather`; an index below zero gives a row of zeros."""
     cloud = torch.arange(len(values), device=idx.device).view(-1, *[1] * (idx.dim() - 1))
     rows = values[cloud, idx.clamp(min=0)]
     return rows.masked_fill((idx < 0)[..., None], 0)
@@ -82,6 +86,7 @@ def ball_query(
     max_neighbors: int,
     lengths: Tensor | None = None,
 ) -> Tensor:
+    """`dapt_ext.ball_query`: all hits in index order, cut off or filled with the first."""
     queries, points = _as_real(queries), _as_real(points)
     N = points.shape[1]
     sq_radius = torch.as_tensor(radius, dtype=points.dtype).square()
@@ -103,6 +108,7 @@ def interpolate(
     epsilon: float = 1e-8,
     lengths: Tensor | None = None,
 ) -> Tensor:
+    """`dapt_ext.interpolate`: the mean of the k nearest, weighted by inverse squared distance."""
     sq_dist, idx = knn(queries, points, k, lengths)
     weights = 1 / (sq_dist + epsilon)
     weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
@@ -112,6 +118,7 @@ def interpolate(
 def chamfer(
     a: Tensor, b: Tensor, a_lengths: Tensor | None = None, b_lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    """`dapt_ext.chamfer` from the whole table of distances."""
     distance = squared_distance(_as_real(a)[:, :, None], _as_real(b)[:, None])  # [B, N, M]
     past_a, past_b = _past(a, a_lengths), _past(b, b_lengths)
     sq_ab = distance.masked_fill(past_b[:, None], torch.inf).amin(2)
@@ -350,16 +357,19 @@ def _multiply_words(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 def scale_shift_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor
 ) -> Tensor:
+    """`dapt_ext.scale_shift_linear` as it reads."""
     return scale * F.linear(x, weight, bias) + shift
 
 
 def scale_shift_norm(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5
 ) -> Tensor:
+    """`dapt_ext.scale_shift_norm` as it reads."""
     return scale * F.layer_norm(x, x.shape[-1:], weight, bias, eps) + shift
 
 
 def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
+    """`dapt_ext.patch_encoder`, layer by layer."""
     w = weights
     points = F.linear(patches, w.conv1, w.bias1).relu()  # [B, G, K, 128]
     points = F.linear(points, w.conv2, w.bias2)  # [B, G, K, 256]
@@ -371,6 +381,7 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
 
 
 def attention(qkv: Tensor, num_heads: int) -> Tensor:
+    """`dapt_ext.attention` with the whole table of shares."""
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     shares = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     return (shares @ v).transpose(1, 2).flatten(2)
@@ -395,6 +406,7 @@ def curve_codes(
     scenes: Tensor | None = None,
     curves: Sequence[str] = CURVES,
 ) -> Tensor:
+    """`dapt_ext.curve_codes`, bit by bit."""
     scenes = torch.zeros_like(cells[:, 0]) if scenes is None else scenes
     depths = torch.as_tensor(depth, device=cells.device)
     bits = int(depths.max()) if depths.numel() else 0
@@ -435,6 +447,7 @@ def _hilbert_code(cells: Tensor, depths: Tensor, bits: int) -> Tensor:
 
 
 def unique_cells(cells: Tensor, scenes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """`dapt_ext.unique_cells` by sorted keys, put back in the order in which cells come first."""
     keys = _cell_keys(cells, scenes)
     unique, inverse, counts = keys.unique(return_inverse=True, return_counts=True)  # by key
     number = torch.arange(len(keys), device=keys.device)
@@ -444,6 +457,7 @@ def unique_cells(cells: Tensor, scenes: Tensor | None = None) -> tuple[Tensor, T
 
 
 def grid_sample(points: Tensor, size: float, lengths: Tensor | None = None) -> Cells:
+    """`dapt_ext.grid_sample` in float64."""
     points = points.float().double()
     B, N, _ = points.shape
     place = torch.arange(N, device=points.device)
@@ -459,6 +473,7 @@ def grid_sample(points: Tensor, size: float, lengths: Tensor | None = None) -> C
 
 
 def neighbor_map(cells: Tensor, scenes: Tensor | None = None) -> Tensor:
+    """`dapt_ext.neighbor_map`: each of the 27 places is looked up in the sorted keys."""
     scenes = torch.zeros_like(cells[:, 0]) if scenes is None else scenes
     keys, order = _cell_keys(cells, scenes).sort()
     steps = torch.arange(-1, 2, device=cells.device)
@@ -476,6 +491,7 @@ def _cell_keys(cells: Tensor, scenes: Tensor | None) -> Tensor:
 
 
 def submanifold_conv(x: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tensor) -> Tensor:
+    """`dapt_ext.submanifold_conv`, one tap at a time."""
     taps = weight.flatten(1, 3)  # [D, 27, C]
     out = x.new_zeros(len(x), len(weight))
     for tap in range(taps.shape[1]):

@@ -1,6 +1,8 @@
-"""The structure of the code: in which direction imports may go. See docs/architecture.md."""
+"""The structure of the code: in which direction imports may go (docs/architecture.md), and that
+what is public is documented."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -88,3 +90,123 @@ def test_packages_know_their_place():
         assert not list(imported(path)), f"{path} imports dapt"
     for path in MODULES.values():
         assert "torch.ops.dapt" not in path.read_text(), f"{path} calls the compiled library"
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+SOURCES = [*MODULES.values(), *sorted((ROOT / "dapt_ext").rglob("*.py"))]
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+CLASSES = {
+    node.name: node
+    for tree in TREES.values()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ClassDef)
+}
+OF_TORCH = {"forward", "backward", "extra_repr", "train"}  # their meaning is torch's
+
+
+def methods_of(node):
+    return {inner.name: inner for inner in node.body if isinstance(inner, ast.FunctionDef)}
+
+
+def ancestors(node):
+    for base in node.bases:
+        found = CLASSES.get(ast.unparse(base).split("[")[0].split(".")[-1])
+        if found is not None and found is not node:
+            yield from (found, *ancestors(found))
+
+
+def overrides(owner, name):
+    """Whether a method means what a documented one of a base class means."""
+    bases = [methods_of(base) for base in ancestors(owner)]
+    return name in OF_TORCH or any(
+        name in methods and ast.get_docstring(methods[name]) for methods in bases
+    )
+
+
+def is_entry(node):
+    """A builder of the built-in world: its name and the parts beside it are its description."""
+    return any(ast.unparse(mark).startswith("family(") for mark in node.decorator_list)
+
+
+def public(body, owner=None):
+    """(node, class it stands in) of all that has no underscore and a meaning of its own."""
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from ((node, owner), *public(node.body, node))
+        elif not is_entry(node) and not (owner and overrides(owner, node.name)):
+            yield node, owner
+
+
+def handed_on():
+    """(file, name) of what a package's __init__.py names in `__all__`, and of all settings."""
+    for path in SOURCES:
+        for node in TREES[path].body:
+            marks = [ast.unparse(mark) for mark in getattr(node, "decorator_list", ())]
+            if path.name == "options.py" or any(mark.startswith("register(") for mark in marks):
+                yield path, getattr(node, "name", None)
+        if path.name != "__init__.py":
+            continue
+        names, homes = set(), {}
+        for node in TREES[path].body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                names |= set(ast.literal_eval(node.value))
+            elif isinstance(node, ast.ImportFrom):
+                homes |= {alias.name: node.module for alias in node.names}
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield path, node.name
+        for name in names & homes.keys():
+            stem = homes[name].replace(".", "/")
+            for base in (ROOT, ROOT / "python"):
+                for file in (base / f"{stem}.py", base / stem / "__init__.py"):
+                    if file in TREES:
+                        yield file, name
+
+
+def arguments(node):
+    """What a function takes, or what the making of a class does."""
+    if isinstance(node, ast.FunctionDef):
+        args = node.args
+        named = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+        return [name for name in named if name not in ("self", "cls")]
+    if "__init__" in methods_of(node):
+        return arguments(methods_of(node)["__init__"])
+    fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign)]
+    is_made = any("dataclass" in ast.unparse(mark) for mark in node.decorator_list)
+    if not is_made and not any(ast.unparse(base) == "NamedTuple" for base in node.bases):
+        return []
+    return [f.target.id for f in fields if "ClassVar" not in ast.unparse(f.annotation)]
+
+
+def explained(node):
+    """The names under `Args:` in the docstring, and in those of the base classes."""
+    nodes = [node, *(ancestors(node) if isinstance(node, ast.ClassDef) else ())]
+    found = set()
+    for docstring in filter(None, map(ast.get_docstring, nodes)):
+        _, _, under = docstring.partition("Args:\n")
+        for names in re.findall(r"^ {4}([\w, ]+):", under, re.MULTILINE):
+            found |= set(names.replace(",", " ").split())
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_public_is_documented(path):
+    lacking = [node.name for node, _ in public(TREES[path].body) if not ast.get_docstring(node)]
+    assert not lacking, f"{path}: no docstring: {', '.join(lacking)}"
+
+
+def test_arguments_of_what_packages_hand_on_are_explained():
+    """Of functions, of classes and of their methods: so --help tells what every setting means."""
+    api = set(handed_on())
+    assert len(api) > 100
+    lacking = [
+        f"{path.name}: {node.name}: {name}"
+        for path, tree in TREES.items()
+        for node, owner in public(tree.body)
+        if (path, (owner or node).name) in api
+        for name in arguments(node)
+        if name not in explained(node)
+    ]
+    assert not lacking, "\n".join(lacking)

@@ -76,6 +76,15 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class AdapterFile:
+    """What the files of an adapter hold.
+
+    Args:
+        method: With its settings.
+        task: Likewise.
+        backbone: What the adapter was trained on.
+        state: Its own tensors by name.
+    """
+
     method: Method
     task: Task
     backbone: BackboneRecord
@@ -91,6 +100,7 @@ def write(
     state: Mapping[str, Tensor],
     preprocessing: Preprocessing | None = None,
 ) -> None:
+    """Leave an adapter's two files in a folder, each written atomically."""
     check_finite(state, f"the adapter for {folder}")
     weights = safetensors.torch.save({k: v.detach().contiguous() for k, v in state.items()})
     config = AdapterConfig(
@@ -106,6 +116,7 @@ def write(
 
 
 def read(folder: str | os.PathLike) -> AdapterFile:
+    """The adapter in a folder; damaged or foreign files are refused."""
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     weights = _read_bytes(folder / WEIGHTS)
@@ -142,6 +153,7 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: BackboneRecord) -> None:
+    """Refuse a backbone that is not the one the adapter was trained on."""
     if wanted.kind != got.kind:
         raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")
     for field in sorted(wanted.config.keys() | got.config.keys()):

@@ -13,7 +13,15 @@ Model = TypeVar("Model", bound=AdaptedModel)
 
 
 def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default") -> AdaptedModel:
-    """Adapt a backbone to a task. Everything that is not the method's own is frozen."""
+    """Adapt a backbone to a task. Everything that is not the method's own is frozen.
+
+    Args:
+        backbone: A network of `create_backbone`, or another that fulfills
+            `dapt.models.protocols.Backbone`.
+        method: How it is adapted: `dapt.Dapt()`, say.
+        task: What for: `dapt.Classification(15)`, say.
+        name: What the model calls the adapter.
+    """
     model = AdaptedModel(backbone)
     try:
         model.add_adapter(name, method, task)
@@ -26,7 +34,13 @@ def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default
 def load_adapter(
     folder: str | os.PathLike, backbone: nn.Module, name: str = "default"
 ) -> AdaptedModel:
-    """Adapt a backbone by the files of `AdaptedModel.save_adapter`."""
+    """Adapt a backbone by the files of `AdaptedModel.save_adapter`.
+
+    Args:
+        folder: Where the files lie.
+        backbone: The one that the adapter was trained on.
+        name: What the model calls the adapter.
+    """
     return loaded_into(AdaptedModel(backbone), folder, name)
 
 
@@ -41,11 +55,19 @@ def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
 
 
 def detach(model: AdaptedModel) -> nn.Module:
-    """Take the adapters off and give back the pre-trained backbone, bit for bit."""
+    """Take the adapters off and give back the pre-trained backbone, bit for bit.
+
+    Args:
+        model: Not merged.
+    """
     return model.detach()
 
 
 def merge(model: AdaptedModel) -> AdaptedModel:
-    """Fold the adapter into the network for good, as far as it folds: faster, the same outputs."""
+    """Fold the adapter into the network for good, as far as it folds: faster, the same outputs.
+
+    Args:
+        model: With one adapter.
+    """
     model.merge()
     return model

@@ -69,6 +69,7 @@ class Attachment:
         return self.head(features, labeled[..., :3], *inputs)
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
+        """What the network makes of the clouds, with the levels that the head asks for."""
         return self.method.features(self.network, points, self.head.levels)
 
     def set_mode(self, training: bool) -> None:

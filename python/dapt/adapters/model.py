@@ -40,6 +40,10 @@ class AdaptedModel(nn.Module):
     The backbone that came in is never changed: `model.backbone` is the active adapter's network,
     which shares its tensors. A call takes the adapter that is active when it begins, so adapters
     may be added, switched, saved and deleted while other threads run the model.
+
+    Args:
+        backbone: A network of `create_backbone`, or another that fulfills
+            `dapt.models.protocols.Backbone`.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -107,7 +111,11 @@ class AdaptedModel(nn.Module):
         return torch.stack(out) if alike else out
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
-        """What the adapted network makes of the clouds: all that its head reads of them."""
+        """What the adapted network makes of the clouds: all that its head reads of them.
+
+        Args:
+            points: [B, N, 3], or as many channels as the backbone reads.
+        """
         return self.adapter.features(points)
 
     def prepare(self, clouds: Tensor | PointDataset | Iterable[Tensor]) -> None:
@@ -137,6 +145,7 @@ class AdaptedModel(nn.Module):
 
     @property
     def adapter(self) -> Attachment:
+        """The active adapter, of which there has to be one."""
         active = self._active
         if active is None:
             raise UsageError("the model carries no adapter; attach one with dapt.attach")
@@ -150,17 +159,27 @@ class AdaptedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the backbone lies."""
         return next(self.backbone.parameters()).device
 
     def owns(self, entry: str) -> bool:
-        """Whether an entry of the model's state is the active adapter's own."""
+        """Whether an entry of the model's state is the active adapter's own.
+
+        Args:
+            entry: Its name in the model's `state_dict`.
+        """
         return self.adapter.owns(entry)
 
     def trains(self, entry: str) -> bool:
-        """Whether a parameter of the model is one that training changes."""
+        """Whether a parameter of the model is one that training changes.
+
+        Args:
+            entry: Its name in the model's `state_dict`.
+        """
         return self.owns(entry) and entry not in self.adapter.fixed
 
     def own_state(self) -> dict[str, Tensor]:
+        """The active adapter's own tensors, by the names that the model's state has for them."""
         return self.adapter.own_state()
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -168,7 +187,11 @@ class AdaptedModel(nn.Module):
         return [(name, weight) for name, weight in self.named_parameters() if self.trains(name)]
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `own_state`; nothing is loaded unless everything fits."""
+        """The reverse of `own_state`; nothing is loaded unless everything fits.
+
+        Args:
+            state: As `own_state` gives it.
+        """
         self.adapter.load_own_state(state)
 
     def count_parameters(self) -> tuple[int, int]:
@@ -177,17 +200,28 @@ class AdaptedModel(nn.Module):
         return trained, count_parameters(self)
 
     def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many."""
         trained, total = self.count_parameters()
         print(f"trainable: {trained:,} of {total:,} parameters ({trained / total:.2%})")
 
     def add_adapter(self, name: str, method: Method, task: Task) -> None:
-        """Attach another adapter beside those that are there, and make it the active one."""
+        """Attach another adapter beside those that are there, and make it the active one.
+
+        Args:
+            name: What it is called here.
+            method: How the backbone is adapted.
+            task: What for.
+        """
         self._refuse_if_merged("carry another adapter")
         self._refuse_if_carried(name)
         self._enter(Attachment.on(self._pretrained[0], name, method, task))
 
     def set_adapter(self, name: str) -> None:
-        """Make another of the adapters the active one; nothing is copied."""
+        """Make another of the adapters the active one; nothing is copied.
+
+        Args:
+            name: Of the adapter.
+        """
         self._refuse_if_merged("switch adapters")
         adapter = self._named(name)
         adapter.set_mode(self.training)
@@ -200,6 +234,11 @@ class AdaptedModel(nn.Module):
         yield self._pretrained[0]
 
     def delete_adapter(self, name: str) -> None:
+        """Take an adapter off; the others stay.
+
+        Args:
+            name: Of the adapter.
+        """
         self._refuse_if_merged("lose an adapter")
         with _changing:
             adapter = self._named(name)

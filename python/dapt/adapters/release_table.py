@@ -44,6 +44,7 @@ class ReleasedFile:
     settings: Mapping[str, Any]
 
     def size(self, key: str, axis: int) -> int:
+        """The length of a tensor's axis."""
         if key not in self.state:
             raise DaptError(
                 f"{self.source} is not a released model of this kind: '{key}' is missing"
@@ -72,6 +73,7 @@ class ReleasedFile:
         return (*widths[0], *widths[1])
 
     def setting(self, name: str, default: Any = None) -> Any:
+        """A setting of the released config, which has to name it where there is no default."""
         value = self.settings.get(name, default)
         if value is None:
             raise UsageError(f"the config of {self.source} must say '{name}'")
@@ -97,6 +99,7 @@ def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
 
 
 def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
+    """A Point-FEMAE with the sizes that the tensors have."""
     plain = dataclasses.asdict(plain_backbone(file))
     module = r"blocks\.blocks\.(\d+)\.cls\.conv1\.0\.weight"
     where = [int(match[1]) for key in file.state if (match := re.fullmatch(module, key))]
@@ -110,6 +113,7 @@ def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
 
 
 def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
+    """A PointGPT with the sizes that the tensors have."""
     dim = file.size("blocks.ln_f.weight", 0)
     return PointGptConfig(
         num_groups=file.setting("num_group"),
@@ -125,6 +129,7 @@ def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
 
 
 def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
+    """A ReCon++ with the sizes that the tensors have."""
     dim = file.size("encoder.ln_f1.weight", 0)
     blocks = "encoder.blocks.local_blocks"
     sizes = ReconPpConfig(
@@ -140,6 +145,7 @@ def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
 
 
 def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
+    """A Point-M2AE, whose sizes the config has to tell."""
     return PointM2aeConfig(
         num_groups=tuple(file.setting("num_groups")),
         group_size=tuple(file.setting("group_sizes")),
@@ -210,12 +216,14 @@ class Kind:
     head_dropout: float = 0.5
 
     def matches(self, file: ReleasedFile) -> bool:
+        """Whether a file is of this kind: by the method that its config names, else by its keys."""
         named = file.settings.get("method")
         if named is not None:
             return named == self.name
         return all(any(re.match(mark, key) for key in file.state) for mark in self.marks)
 
     def task(self, file: ReleasedFile) -> Task:
+        """The task that the file's head was trained for."""
         return task_of(file, self.head, self.head_dropout)
 
     def layout(self, task: Task) -> Layout:

@@ -35,6 +35,11 @@ dapt COMMAND --help shows the options of a command.
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code.
+
+    Args:
+        argv: The command and its arguments; None for those of the process.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")

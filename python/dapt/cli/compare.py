@@ -6,6 +6,7 @@ from dapt.cli.parsing import Parser, at_least_one
 
 
 def run(argv: list[str]) -> None:
+    """`dapt compare`."""
     parser = Parser(
         "compare",
         "Train several methods with several seeds, or go on where that stopped, and write "

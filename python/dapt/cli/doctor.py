@@ -20,11 +20,13 @@ DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # extras tha
 
 
 def run(argv: list[str]) -> None:
+    """`dapt doctor`."""
     Parser("doctor", "Say what is installed, and what is missing for what.").parse_args(argv)
     print("\n".join(lines()))
 
 
 def lines() -> list[str]:
+    """What is installed here, a line each."""
     build = dapt_ext.build_info()
     told = [
         f"python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}",

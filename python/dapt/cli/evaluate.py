@@ -7,6 +7,7 @@ from dapt.cli.parsing import Parser, add_votes
 
 
 def run(argv: list[str]) -> None:
+    """`dapt evaluate`."""
     parser = Parser("evaluate", "Score a run's model, by torchrun on several processes.")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", choices=("test", "validation"), default="test")

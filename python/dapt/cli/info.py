@@ -7,6 +7,7 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
+    """`dapt info`."""
     parser = Parser(
         "info",
         "Explain an adapter folder, or count a model's parameters, memory and arithmetic.",

@@ -18,10 +18,12 @@ class Parser(ArgumentParser):
         super().__init__(prog=f"dapt {command}", description=description)
 
     def error(self, message: str) -> NoReturn:
+        """What argparse would print, as an error of one sentence."""
         raise UsageError(message)
 
 
 def add_votes(parser: ArgumentParser) -> None:
+    """The option `--votes`, which several commands have."""
     parser.add_argument("--votes", type=at_least_one, default=1, help="views of a cloud to average")
 
 

@@ -9,6 +9,7 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
+    """`dapt predict`."""
     parser = Parser(
         "predict",
         "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz. A model that labels points "

@@ -4,6 +4,7 @@ from dapt.runs.settings import PRETRAINING, parse
 
 
 def run(argv: list[str]) -> None:
+    """`dapt pretrain`."""
     settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")
     from dapt.training.loop import train
 

@@ -6,6 +6,7 @@ from dapt.cli.parsing import Parser, at_least_one
 
 
 def run(argv: list[str]) -> None:
+    """`dapt report`."""
     parser = Parser(
         "report",
         "Tell of a run, of several, or of a comparison in one page that needs no network: scores, "

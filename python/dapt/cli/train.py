@@ -4,6 +4,7 @@ from dapt.runs.settings import Settings, parse
 
 
 def run(argv: list[str]) -> None:
+    """`dapt train`."""
     settings = parse("dapt train", argv, description="Adapt a backbone to a dataset.")
     from dapt.training.loop import train
 

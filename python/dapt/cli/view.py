@@ -8,6 +8,7 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
+    """`dapt view`."""
     parser = Parser(
         "view",
         "Show clouds and scenes in 3D, in a page that needs no network: files of ply, pcd, off, "

@@ -34,6 +34,7 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
 
 
 def check_grid(size: float, stride: float) -> None:
+    """Refuse blocks that would leave points out."""
     if not 0 < stride <= size:
         raise UsageError(
             f"stride must be above 0 and at most the block of {size}, or points would be left out, "
@@ -67,6 +68,15 @@ def at_least(index: np.ndarray, count: int) -> np.ndarray:
 
 
 class Scene(NamedTuple):
+    """A labeled scene.
+
+    Args:
+        where: What errors call it.
+        points: [N, 3].
+        labels: [N].
+        kind: Which class of scenes it belongs to.
+    """
+
     where: str
     points: np.ndarray  # [N, 3]
     labels: np.ndarray  # [N]
@@ -107,6 +117,7 @@ class BlockDataset(FileDataset):
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
     def blocks(self, scenes: Iterable[Scene], split: str) -> Iterator[Sample]:
+        """Samples cut out of scenes, each as large as the dataset's clouds."""
         stride = self.stride if split == "train" else self.block
         for number, scene in enumerate(scenes):
             points, labels = _checked(scene)

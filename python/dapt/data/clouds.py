@@ -9,7 +9,13 @@ from dapt.errors import DataError, UsageError, reading
 
 
 def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> np.ndarray:
-    """points [N, 3] float64: a cloud whole, a mesh as `surface_points` uniform by area."""
+    """points [N, 3] float64: a cloud whole, a mesh as `surface_points` uniform by area.
+
+    Args:
+        path: Its ending says how it is read.
+        surface_points: Points drawn on a mesh.
+        seed: Of that draw.
+    """
     path = Path(path)
     read = READERS.get(path.suffix.lower())
     if read is None:
@@ -119,5 +125,6 @@ def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
 
 
 def check_up(up: str) -> None:
+    """Refuse what is no axis."""
     if up not in ("x", "y", "z"):
         raise UsageError(f"up must be x, y or z, got {up!r}")

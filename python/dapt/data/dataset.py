@@ -21,6 +21,13 @@ class PointDataset(ABC):
     labels: [S] int64, in memory. part_names: of the labels of points, none without them.
     class_parts: per class the part labels that its points may have; all of them by default.
     scenes: [S] int64, which samples are cut from the same scene and share points; None: none do.
+
+    Args:
+        labels: Of the classes [S].
+        class_names: A name a class.
+        num_points: N, points of each cloud.
+        part_names: A name a label of points; none where they have none.
+        class_parts: For each class the labels that its points may have; all of them by default.
     """
 
     scenes: np.ndarray | None = None
@@ -42,10 +49,12 @@ class PointDataset(ABC):
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.class_names)
 
     @property
     def num_parts(self) -> int:
+        """How many labels of points there are."""
         return len(self.part_names)
 
     def part_counts(self) -> np.ndarray:  # [P]
@@ -74,7 +83,11 @@ class PointDataset(ABC):
     @abstractmethod
     def batch(self, indices) -> dict[str, torch.Tensor]:
         """points [B, N, 3] float32, labels [B] int64, part_labels [B, N] int64 where known,
-        `IGNORED` for points that count in no loss and no score."""
+        `IGNORED` for points that count in no loss and no score.
+
+        Args:
+            indices: Which samples [B].
+        """
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {key: values[0] for key, values in self.batch([index]).items()}
@@ -87,6 +100,13 @@ class ArrayDataset(PointDataset):
     """Arrays with one row per sample, in memory or memory-mapped: a batch is a gather.
 
     A memory-mapped array travels to another process as its file name.
+
+    Args:
+        arrays: `points` [S, N, 3] and `labels` [S]; `part_labels` [S, N] and `scenes` [S] where
+            there are such.
+        class_names: A name a class.
+        part_names: A name a label of points.
+        class_parts: For each class the labels that its points may have.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], class_names, part_names=(), class_parts=None):
@@ -119,7 +139,14 @@ class ArrayDataset(PointDataset):
 
 
 class Subset(PointDataset):
-    """Some samples of a dataset, by index; few-shot episodes also give them their own labels."""
+    """Some samples of a dataset, by index; few-shot episodes also give them their own labels.
+
+    Args:
+        dataset: Whose samples they are.
+        indices: Which ones, in their order.
+        labels: Other labels for them.
+        class_names: The names of these labels.
+    """
 
     def __init__(self, dataset: PointDataset, indices, labels=None, class_names=None):
         self.dataset = dataset
@@ -146,6 +173,11 @@ def split_validation(
 
     A class of two or more samples is on both sides; a single sample stays in training. Samples of
     one scene stay together.
+
+    Args:
+        dataset: What to divide.
+        fraction: Of each class, for validation.
+        seed: Of the draw.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, got {fraction}")
@@ -175,6 +207,14 @@ def few_shot_fold(
     """(train, test) of one episode: `way` classes, `shot` and `queries` samples of each.
 
     Labels are renumbered from 0 in the order of the draw.
+
+    Args:
+        dataset: What the episode is drawn from.
+        way: Classes of the episode.
+        shot: Samples of each to learn from.
+        fold: Number of the episode.
+        seed: Of all episodes.
+        queries: Samples of each class to test on.
     """
     rng = np.random.default_rng([seed, fold])
     counts = np.bincount(dataset.labels, minlength=dataset.num_classes)

@@ -38,7 +38,8 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
         """The source files: when one of them changes, the copy is made anew."""
 
     @abstractmethod
-    def read(self, split: str) -> Source: ...
+    def read(self, split: str) -> Source:
+        """What the files hold."""
 
     def home(self, split: str) -> Path:
         """The folder of the source, in which the copy lies by default."""
@@ -49,6 +50,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
         return f"{self.name}-{split}"
 
     def load(self, split: str) -> ArrayDataset:
+        """The split, from the copy that was converted once."""
         return load_converted(
             files=self.files(split),
             options={key: value for key, value in vars(self).items() if key not in self.PATHS},

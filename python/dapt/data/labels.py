@@ -34,6 +34,7 @@ def as_names(names: np.ndarray) -> list[str]:
 
 
 def is_named(labels: np.ndarray) -> bool:
+    """Whether labels are names instead of numbers."""
     return labels.dtype.kind in "US"
 
 

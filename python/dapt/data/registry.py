@@ -12,7 +12,11 @@ DATASETS: dict[str, type] = {}
 
 
 def register(name: str):
-    """Class decorator: the dataclass of options of the dataset `name`, with `load(split)`."""
+    """Class decorator: the dataclass of options of the dataset `name`, with `load(split)`.
+
+    Args:
+        name: What `data.name` calls it.
+    """
 
     def add(options: type) -> type:
         if name in DATASETS:
@@ -27,14 +31,24 @@ def register(name: str):
 
 
 def options_of(name: str) -> type:
-    """The dataclass of options of the dataset `name`."""
+    """The dataclass of options of the dataset `name`.
+
+    Args:
+        name: Of the dataset.
+    """
     if name not in DATASETS:
         raise UsageError(f"unknown dataset {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     return DATASETS[name]
 
 
 def load(name: str, options, split: str) -> PointDataset:
-    """The `split` ("train" or "test") of a dataset; `options` is its dataclass or a mapping."""
+    """The `split` ("train" or "test") of a dataset; `options` is its dataclass or a mapping.
+
+    Args:
+        name: Of the dataset.
+        options: Its dataclass, or a mapping of the fields.
+        split: "train" or "test".
+    """
     options = _checked(name, options)
     if split not in SPLITS:
         raise UsageError(f"split must be 'train' or 'test', got {split!r}")
@@ -42,7 +56,13 @@ def load(name: str, options, split: str) -> PointDataset:
 
 
 def has_split(name: str, options, split: str) -> bool:
-    """Whether the options name this split: one's own data may come without a test set."""
+    """Whether the options name this split: one's own data may come without a test set.
+
+    Args:
+        name: Of the dataset.
+        options: Its dataclass, or a mapping of the fields.
+        split: "train" or "test".
+    """
     return getattr(_checked(name, options), split, split) is not None
 
 

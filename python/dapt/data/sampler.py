@@ -19,6 +19,15 @@ class BatchSampler:
     the last batch may then differ by one sample, or be empty.
 
     Iterating again repeats the epoch; `set_position` moves on, or resumes in the middle.
+
+    Args:
+        length: Samples of the dataset.
+        batch_size: Of all processes together.
+        seed: Of the order.
+        shuffle: Whether each epoch has an order of its own.
+        drop_last: Whether a last batch that is not full is left out.
+        rank: Number of this process.
+        world_size: How many processes there are.
     """
 
     def __init__(
@@ -51,7 +60,12 @@ class BatchSampler:
         self.set_position(epoch=0, step=0)
 
     def set_position(self, epoch: int, step: int = 0) -> None:
-        """The next iteration starts at this step of this epoch."""
+        """The next iteration starts at this step of this epoch.
+
+        Args:
+            epoch: Counted from 0.
+            step: Likewise.
+        """
         if not 0 <= step <= len(self):
             raise UsageError(f"step must lie in 0 to {len(self)}, got {step}")
         self.epoch = epoch
@@ -79,6 +93,12 @@ def loader(
 
     Without workers a batch of a memory-mapped dataset is one gather in this process; workers pay
     for datasets that compute their clouds. The global random state is left alone.
+
+    Args:
+        dataset: What the batches are of.
+        sampler: Which samples they hold.
+        num_workers: Processes that load them; 0 for this one.
+        pin_memory: Whether batches lie where a GPU copies from at full speed.
     """
     return DataLoader(
         dataset,

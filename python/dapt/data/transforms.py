@@ -52,6 +52,12 @@ def _random_order(shape: tuple, points: Tensor, generator) -> Tensor:
 
 @dataclass
 class Compose:
+    """One transform after another.
+
+    Args:
+        transforms: In their order.
+    """
+
     transforms: list
 
     def __call__(self, points: Tensor, generator) -> Tensor:

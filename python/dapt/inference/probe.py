@@ -41,6 +41,7 @@ def linear_probe(
 def features(
     backbone: nn.Module, dataset: PointDataset, num_points: int | None, batch_size: int
 ) -> tuple[Tensor, Tensor]:  # [S, 2 C], [S]
+    """Mean and maximum of each cloud's tokens, and its label."""
     device = next(backbone.parameters()).device
     rows, labels = [], []
     begins = range(0, len(dataset), batch_size)

@@ -22,6 +22,13 @@ COMPARED = 16  # blocks of a scene, with those of the training
 
 
 class PointLabels(NamedTuple):
+    """What a model says of the points of a scene.
+
+    Args:
+        labels: [N] int64.
+        confidence: [N] float32, the probability of the label.
+    """
+
     labels: np.ndarray  # [N] int64
     confidence: np.ndarray  # [N] float32, the probability of the label
 

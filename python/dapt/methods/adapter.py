@@ -15,11 +15,19 @@ from dapt.models.transformer import Block
 @register("adapter")
 @dataclass(frozen=True)
 class Adapter(Method):
+    """A bottleneck beside each MLP, the same for every token.
+
+    Args:
+        rank: Hidden units of a bottleneck.
+        scale: Of what it adds.
+        dropout: Inside it.
+    """
+
     packs: ClassVar[bool] = True
 
     rank: int = 64
     scale: float = 0.1
-    dropout: float = 0.1  # inside the adapters
+    dropout: float = 0.1
 
     def __post_init__(self):
         if not 1 <= self.rank <= 256:
@@ -56,11 +64,14 @@ class AdapterBlock(nn.Module):
         return self.transform(self.attend(self.place(x, positions), mask))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The frozen block's."""
         return self.frozen.place(x, positions)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The frozen block's first half."""
         return self.frozen.attend(x, mask, self.frozen.path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:
+        """The second half, with the adapter beside the MLP."""
         u = self.frozen.norm2(x)
         return self.adapter(u, self.frozen.mlp(u), x, self.frozen.path_factor(x))

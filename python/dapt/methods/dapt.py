@@ -25,14 +25,26 @@ from dapt.models.transformer import (
 @register("dapt")
 @dataclass(frozen=True)
 class Dapt(Method):
+    """Dynamic adapters beside the MLPs, a scale and shift after each frozen layer, and prompts made
+    of what the adapters give.
+
+    Args:
+        rank: r, hidden units of an adapter.
+        dropout: Inside the adapters.
+        drop_path: Of the last block; it grows from 0 in the first.
+        head_tokens: What the head reads; None for the backbone's own tokens and the prompts' mean.
+        freeze_bn: False lets batch norms go on counting, as in the published code.
+        memory: "low" keeps the inputs of blocks and computes the rest again in the backward.
+    """
+
     packs: ClassVar[bool] = True
 
     rank: int = 64
-    dropout: float = 0.2  # inside the adapters
-    drop_path: float = 0.3  # of the last block; grows from 0 in the first
-    head_tokens: tuple[str, ...] | None = None  # None: the backbone's own and the prompts' mean
-    freeze_bn: bool = True  # False: batch norms go on counting, as in the published code
-    memory: Literal["default", "low"] = "default"  # "low": keep block inputs, recompute the rest
+    dropout: float = 0.2
+    drop_path: float = 0.3
+    head_tokens: tuple[str, ...] | None = None
+    freeze_bn: bool = True
+    memory: Literal["default", "low"] = "default"
 
     def __post_init__(self):
         if not 1 <= self.rank <= 256:
@@ -168,12 +180,15 @@ class DaptBlock(nn.Module):
         return self._run(x, mask)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The tokens with their positions where this block adds them."""
         return self.frozen.place(x, positions) if self.add_positions else x
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The first half."""
         return self.frozen.attend(x, widen_mask(mask, x.shape[1]), self._path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
+        """The second half, with the adapter beside the MLP and one prompt more."""
         block, factor, with_prompt = self.frozen, self._path_factor(x), self.prompt is not None
         u = block.norm2(x)
         x, mean = self.adapter(u, of_kept(block.mlp, u, factor), x, factor, with_prompt)

@@ -26,11 +26,17 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 @register("density")
 @dataclass(frozen=True)
 class Density(OnTop):
-    """On top of any method that keeps its activations: `density:dapt`, say."""
+    """On top of any method that keeps its activations: `density:dapt`, say.
+
+    Args:
+        density_weight: Of the loss.
+        density_epsilon: The square of the size from which on a unit counts as active.
+        relu: ReLU in place of GELU, which is seldom exactly zero.
+    """
 
     density_weight: float = 1.0
     density_epsilon: float = 1e-7
-    relu: bool = False  # in place of GELU, which is seldom exactly zero
+    relu: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,12 +117,14 @@ class MeteredActivation(nn.Module):
         self.counts = counts if self.counts is None else self.counts + counts
 
     def taken_loss(self) -> Tensor:
+        """The loss of the last pass with gradients, once."""
         if self.loss is None:
             raise UsageError("the density loss is that of a forward pass with gradients: make one")
         loss, self.loss = self.loss, None
         return loss
 
     def taken_counts(self) -> Tensor:
+        """The counts of the passes without gradients since the last reading."""
         if self.counts is None:
             raise UsageError("the density is that of passes without gradients: evaluate first")
         counts, self.counts = self.counts, None

@@ -13,6 +13,8 @@ from dapt.methods.replacements import Replacements
 @register("full")
 @dataclass(frozen=True)
 class Full(Method):
+    """Every weight and statistic of the backbone is the method's own."""
+
     packs: ClassVar[bool] = True
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:

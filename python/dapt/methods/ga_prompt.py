@@ -320,6 +320,8 @@ class GaPromptStack(nn.Module):
 
 
 class BlockAdapter(nn.Module):
+    """What one block has of its own: prompts, and the adapter."""
+
     def __init__(self, dim: int, config: GaPrompt, has_prompts: bool):
         super().__init__()
         self.dropout = config.dropout
@@ -341,6 +343,7 @@ class BlockAdapter(nn.Module):
         self.unused = Unused(dim) if config.published else None
 
     def dropped_prompts(self) -> Tensor:
+        """The prompts as this pass sees them."""
         return F.dropout(self.prompts, self.dropout, self.training)
 
 

@@ -27,18 +27,30 @@ class Method:
         pass
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
-        """Put the method's modules in place of those that it changes."""
+        """Put the method's modules in place of those that it changes.
+
+        Args:
+            backbone: A copy that the method may change.
+            replacements: Through which it does.
+        """
 
     def owns(self, entry: str) -> bool:
         """Whether an entry of the wrapped backbone's state belongs to the method.
 
         The only statement of it: what is owned trains, is saved and is counted, and the rest is
         the pre-trained network, untouched.
+
+        Args:
+            entry: Its name in the wrapped backbone's `state_dict`.
         """
         return False
 
     def check(self, backbone: nn.Module) -> None:
-        """Refuse a backbone on which the method does not work."""
+        """Refuse a backbone on which the method does not work.
+
+        Args:
+            backbone: Before it is wrapped.
+        """
         if is_packed(backbone) and not self.packs:
             able = ", ".join(sorted(name for name, kind in METHODS.items() if kind.packs))
             raise UsageError(
@@ -48,28 +60,61 @@ class Method:
 
     @classmethod
     def over(cls, inner: str) -> type["Method"]:
-        """The class that is named `<this method>:<inner>`."""
+        """The class that is named `<this method>:<inner>`.
+
+        Args:
+            inner: Name of the method below.
+        """
         raise UsageError(f"method '{cls.name}' stands alone: it is not named '{cls.name}:{inner}'")
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
+        """What a head of whole clouds reads.
+
+        Args:
+            backbone: The wrapped one.
+        """
         return backbone.head_tokens
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
-        """What the wrapped backbone makes of a batch of clouds."""
+        """What the wrapped backbone makes of a batch of clouds.
+
+        Args:
+            backbone: The wrapped one.
+            points: [B, N, 3], or as many channels as the backbone reads.
+            levels: Blocks whose tokens the head reads, too.
+        """
         return backbone(points, levels)
 
     def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
-        """Take from batches of training clouds, each [B, N, 3], what the method needs of them."""
+        """Take from batches of training clouds, each [B, N, 3], what the method needs of them.
+
+        Args:
+            backbone: The wrapped one.
+            clouds: The batches.
+        """
 
     def make_room(self, backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Resize data-dependent entries of the backbone to match a saved state of it."""
+        """Resize data-dependent entries of the backbone to match a saved state of it.
+
+        Args:
+            backbone: The wrapped one.
+            state: The method's own tensors, by the names that the backbone's state has for them.
+        """
 
     def extra_loss(self, backbone: nn.Module) -> Tensor | None:
-        """A term that training adds to the task's loss, of the forward pass just made."""
+        """A term that training adds to the task's loss, of the forward pass just made.
+
+        Args:
+            backbone: The wrapped one.
+        """
         return None
 
     def meters(self, backbone: nn.Module) -> dict[str, float]:
-        """What the method measured of itself since the last reading, logged for each split."""
+        """What the method measured of itself since the last reading, logged for each split.
+
+        Args:
+            backbone: The wrapped one.
+        """
         return {}
 
     def kin(self) -> "Method | None":
@@ -102,7 +147,11 @@ def is_packed(backbone: nn.Module) -> bool:
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Enter a method's class in the table; a name that is not its file's fails at import."""
+    """Enter a method's class in the table; a name that is not its file's fails at import.
+
+    Args:
+        name: What `method.name` calls it.
+    """
 
     def enter(cls: type[Method]) -> type[Method]:
         file = Path(sys.modules[cls.__module__].__file__).stem
@@ -124,7 +173,11 @@ def _rebuild(name: str, fields: dict) -> Method:
 
 
 def method_class(name: str) -> type[Method]:
-    """By its name, or by two names and a colon for a method that builds on another's name."""
+    """By its name, or by two names and a colon for a method that builds on another's name.
+
+    Args:
+        name: `dapt`, `density:dapt` or `peft:lora`, say.
+    """
     first, colon, rest = name.partition(":")
     if first not in METHODS:
         look_up("method", name, METHODS)

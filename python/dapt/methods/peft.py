@@ -51,12 +51,16 @@ _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  
 @register("peft")
 @dataclass(frozen=True)
 class Peft(Method):
-    """Its class token trains beside what PEFT puts in place."""
+    """Its class token trains beside what PEFT puts in place.
+
+    Args:
+        settings: The fields of the tuner's own config.
+    """
 
     packs: ClassVar[bool] = True
     kind: ClassVar[str | None] = None
 
-    settings: dict[str, Any] | None = None  # fields of the config class of PEFT
+    settings: dict[str, Any] | None = None
 
     @classmethod
     @cache
@@ -68,13 +72,23 @@ class Peft(Method):
             raise UsageError(f"unknown method 'peft:{inner}': choose one of {known}")
         if SAME_AS.get(inner, inner).upper() not in _library().tuners:
             raise UsageError(f"peft:{inner} needs a newer version of the package peft")
-        return dataclass(frozen=True)(
-            type(f"Peft{inner.title()}", (cls,), {"kind": inner, "name": f"peft:{inner}"})
-        )
+
+        @dataclass(frozen=True)
+        class Tuner(cls):
+            __doc__ = cls.__doc__
+            name = f"{cls.name}:{inner}"
+            kind = inner
+
+        Tuner.__name__ = Tuner.__qualname__ = f"{cls.__name__}{inner.title()}"
+        return Tuner
 
     @classmethod
     def of(cls, kind: str, **settings) -> "Peft":
-        """`Peft.of("lora", r=8)`: what `peft:lora` is on the command line."""
+        """`Peft.of("lora", r=8)`: what `peft:lora` is on the command line.
+
+        Args:
+            kind: What PEFT calls the tuner: `lora`, say.
+        """
         return cls.over(kind)(settings=settings or None)
 
     def __post_init__(self):

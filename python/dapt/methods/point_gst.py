@@ -65,6 +65,7 @@ class Basis(NamedTuple):
 def basis_of(
     centers: Tensor, local: int, published: bool, transform: str, dtype: torch.dtype
 ) -> Basis:
+    """The basis of each run's graph, by the centers."""
     order = curve_codes(centers).argsort(dim=1, stable=True)
     runs = cut(dapt_ext.gather(centers, order), local)
     [whole], runs = graph_bases([centers[:, None]], published), graph_bases(runs, published)

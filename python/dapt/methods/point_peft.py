@@ -39,12 +39,25 @@ NUM_HEADS = 6  # of the attention within a neighborhood
 @register("point_peft")
 @dataclass(frozen=True)
 class PointPeft(Method):
-    prompts: int = 10  # in a block: the cloud's own, a mean of the memory's nearest, and these
-    prompt_depth: int = 6  # blocks that have prompts
+    """Prompts of which one comes from a memory of training clouds, and adapters that look at
+    neighborhoods.
+
+    Args:
+        prompts: In a block: the cloud's own feature, the mean of the memory's nearest, and these.
+        prompt_depth: Blocks that have prompts.
+        prompt_rank: Hidden units of what makes the prompts.
+        rank: Hidden units of the feed-forward and the geometry-aware adapters.
+        geometry_dim: Channels of the attention within a neighborhood.
+        neighbors: Tokens in a neighborhood.
+        dropout: Inside the adapters.
+    """
+
+    prompts: int = 10
+    prompt_depth: int = 6
     prompt_rank: int = 8
-    rank: int = 16  # of the feed-forward and geometry-aware adapters
-    geometry_dim: int = 18  # of the attention within a neighborhood
-    neighbors: int = 16  # tokens in a neighborhood
+    rank: int = 16
+    geometry_dim: int = 18
+    neighbors: int = 16
     dropout: float = 0.1
 
     def __post_init__(self):
@@ -133,6 +146,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def feature(self, points: Tensor) -> Tensor:  # [B, N, 3] -> [B, C]
+        """The maximum over a cloud's patches, in the pre-trained network."""
         return self.pretrained(points).patches.amax(1).to(self.bank.dtype)
 
     @torch.no_grad()
@@ -301,6 +315,8 @@ class SharedAdapter(nn.Module):
 
 
 class BlockAdapter(nn.Module):
+    """What one block has of its own: what makes its prompts, and the adapters."""
+
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
         super().__init__()
 
@@ -320,6 +336,7 @@ class BlockAdapter(nn.Module):
         self.after_geometry = bottleneck(config.rank)
 
     def prompts(self, prior: Tensor) -> Tensor:  # [B, P, C]
+        """The block's prompts for each cloud."""
         learnt = self.prompt_tokens.expand(len(prior), -1, -1)
         return F.dropout(learnt, self.dropout, self.training) + self.from_prior(
             prior, residual=prior

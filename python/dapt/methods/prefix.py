@@ -83,9 +83,11 @@ class PrefixBlock(nn.Module):
         return self.transform(self.attend(self.place(x, positions), mask, prefix))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The tokens with their positions."""
         return x + positions
 
     def attend(self, x: Tensor, mask: Tensor | None = None, prefix: Tensor | None = None) -> Tensor:
+        """The first half, with the prefix among keys and values."""
         prefix, block = self.prefix if prefix is None else prefix, self.frozen
         return block.attend(
             x,
@@ -95,6 +97,7 @@ class PrefixBlock(nn.Module):
         )
 
     def transform(self, x: Tensor) -> Tensor:
+        """The frozen block's second half."""
         return self.frozen.transform(x)
 
 

@@ -52,12 +52,14 @@ class Replacements:
                 self.own(module, name)
 
     def own_batch_norm_statistics(self, network: nn.Module) -> None:
+        """Put copies of the statistics of all its batch norms in their places."""
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for name in BATCH_NORM_STATISTICS:
                     self.own(module, name)
 
     def undo(self, device: torch.device) -> None:
+        """Give back what was there before."""
         for step in reversed(self._done):
             if step.original is None:
                 delattr(step.parent, step.name)
@@ -65,6 +67,7 @@ class Replacements:
                 setattr(step.parent, step.name, _on(step.original, device))
 
     def redo(self, device: torch.device) -> None:
+        """Put everything in place again."""
         for step in self._done:
             setattr(step.parent, step.name, _on(step.substitute, device))
 

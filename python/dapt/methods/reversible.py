@@ -41,10 +41,16 @@ DIVISORS = {1: (10, 1), 2: (1, 10), 3: (10, 10)}  # 1/λ and 1/β by variant
 @register("reversible")
 @dataclass(frozen=True)
 class Reversible(OnTop):
-    """On the plain transformer, alone (with adapters of its own) or on top of another method."""
+    """On the plain transformer, alone (with adapters of its own) or on top of another method.
 
-    variant: Literal[1, 2, 3] = 1  # F and G: block and adapter, adapter and block, its two halves
-    reversible_rank: int = 8  # of its own adapters
+    Args:
+        variant: F and G are 1: block and adapter, 2: adapter and block, 3: the two halves of a
+            block.
+        reversible_rank: Hidden units of its own adapters.
+    """
+
+    variant: Literal[1, 2, 3] = 1
+    reversible_rank: int = 8
 
     def __post_init__(self):
         super().__post_init__()
@@ -115,6 +121,7 @@ class ReversibleBlock(nn.Module):
         self.prompt_at = prompt_at
 
     def f(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What is added to the first stream, of the second."""
         if self.variant == 1:
             return self.block(x, positions)
         if self.variant == 2:
@@ -122,6 +129,7 @@ class ReversibleBlock(nn.Module):
         return self.beside(x, residual=self.block.attend(self.block.place(x, positions)))
 
     def g(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What is added to the second stream, of the new first."""
         if self.variant == 1:
             return self.beside(x)
         if self.variant == 2:
@@ -205,6 +213,7 @@ class ReversibleBlock(nn.Module):
         return kept, of_x, of_positions, of_weights
 
     def trained(self) -> list[nn.Parameter]:
+        """The weights that get gradients."""
         return [weight for weight in self.parameters() if weight.requires_grad]
 
     def _split(self, x: Tensor, num_tokens: int) -> tuple[Tensor, Tensor | None]:
@@ -225,6 +234,8 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class ReversibleStack(nn.Module):
+    """Blocks in a row that keep what the last `WINDOW` of them need to be gone through backward."""
+
     def __init__(self, blocks: Sequence[ReversibleBlock]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)

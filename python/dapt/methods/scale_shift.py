@@ -22,6 +22,8 @@ class ScaleShift(nn.Module):
 
 
 class ScaleShiftLinear(ScaleShift):
+    """A frozen Linear, scaled and shifted without a pass of its own."""
+
     def __init__(self, frozen: nn.Linear):
         super().__init__(frozen.out_features)
         self.frozen = frozen
@@ -43,6 +45,8 @@ class ScaleShiftLinear(ScaleShift):
 
 
 class ScaleShiftNorm(ScaleShift):
+    """A frozen LayerNorm, scaled and shifted without a pass of its own."""
+
     def __init__(self, frozen: nn.LayerNorm):
         super().__init__(*frozen.normalized_shape)
         self.frozen = frozen
@@ -55,6 +59,7 @@ class ScaleShiftNorm(ScaleShift):
 
     @torch.no_grad()
     def folded(self) -> nn.LayerNorm:
+        """One plain layer that does the same."""
         frozen = self.frozen
         like = {"device": self.scale.device, "dtype": self.scale.dtype}
         norm = nn.LayerNorm(frozen.normalized_shape, frozen.eps, **like)

@@ -71,7 +71,11 @@ class Stag(Method):
             replacements.put(backbone, "norm", LeftOut(backbone.norm))
 
     def shared_blocks(self, depth: int) -> tuple[int, int, int]:
-        """(first, share_down, share_graph) in a stack of so many blocks."""
+        """(first, share_down, share_graph) in a stack of so many blocks.
+
+        Args:
+            depth: Blocks of the stack.
+        """
         by_size = {
             "standard": (depth // 2, depth, depth),
             "large": (depth // 4, max(depth // 4, 1), max(depth // 4, 1)),

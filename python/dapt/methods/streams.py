@@ -22,17 +22,21 @@ class Streams(NamedTuple):
     two: Tensor
 
     def swapped(self) -> "Streams":
+        """The same with the streams exchanged."""
         return Streams(self.two, self.one)
 
     def mean(self, dtype: torch.dtype) -> Tensor:
+        """The tokens that the two streams stand for."""
         return off_grid((self.one + self.two) / 2, dtype)
 
 
 def on_grid(values: Tensor) -> Tensor:
+    """As whole steps of the grid."""
     return (values.double() * GRID).round()
 
 
 def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers that steps stand for."""
     return (steps / GRID).to(dtype)
 
 
@@ -45,6 +49,7 @@ def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
 
 
 def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
+    """The reverse of `divided`."""
     return quotient if remainder is None else quotient * by + remainder
 
 
@@ -58,6 +63,7 @@ class Chance:
 
     @contextmanager
     def again(self) -> Iterator[None]:
+        """Inside, the same numbers are drawn once more."""
         devices = [] if self.cuda is None else [self.device]
         with torch.random.fork_rng(devices):
             torch.set_rng_state(self.cpu)

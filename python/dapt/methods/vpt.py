@@ -14,7 +14,13 @@ from dapt.models.transformer import Block, widen_mask
 @register("vpt")
 @dataclass(frozen=True)
 class Vpt(Method):
-    prompts: int = 10  # in each block
+    """Learned tokens in front of the patches, new ones in each block.
+
+    Args:
+        prompts: In each block.
+    """
+
+    prompts: int = 10
 
     def __post_init__(self):
         if self.prompts < 1:

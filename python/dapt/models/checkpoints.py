@@ -19,14 +19,23 @@ _log = logging.getLogger("dapt")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a file."""
+    """What became of the tensors of a file.
+
+    Args:
+        source: The file.
+        layout: How its keys are laid out.
+        loaded: Entries of the network.
+        left_over: For each key of the file that was not used the reason.
+        fresh: For each entry of the network that such files never hold the reason.
+        license: Of the published weights, where it asks for attention.
+    """
 
     source: str
     layout: str
-    loaded: tuple[str, ...]  # entries of the network
-    left_over: dict[str, str]  # key of the file -> why it was not used
-    fresh: dict[str, str]  # entry of the network that such files never hold -> why
-    license: str | None = None  # of the published weights, where it asks for attention
+    loaded: tuple[str, ...]
+    left_over: dict[str, str]
+    fresh: dict[str, str]
+    license: str | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.layout}, {len(self.loaded)} tensors loaded"]

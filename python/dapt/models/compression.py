@@ -125,6 +125,7 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:
+        """What the codes stand for."""
         shape = (self.out_features, self.in_features)
         return dequantized(self.codes, self.scales, self.kind, shape)
 
@@ -202,7 +203,11 @@ def _divisor(scales: Tensor) -> Tensor:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Numbers in all parameters, those that are kept in fewer bits among them."""
+    """Numbers in all parameters, those that are kept in fewer bits among them.
+
+    Args:
+        network: Any.
+    """
     compressed = [m for m in network.modules() if isinstance(m, QuantizedLinear)]
     kept = sum(m.codes.numel() + m.scales.numel() for m in compressed)
     made = sum(m.in_features * m.out_features for m in compressed)
@@ -210,5 +215,9 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """What the parameters and buffers of a network take."""
+    """What the parameters and buffers of a network take.
+
+    Args:
+        network: Any.
+    """
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())

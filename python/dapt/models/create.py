@@ -133,7 +133,15 @@ def create_autoencoder(
     decoder_depth: int = 4,
     **fields,
 ) -> MaskedAutoencoder:
-    """Point-MAE's pre-training network around a backbone without a class token."""
+    """Point-MAE's pre-training network around a backbone without a class token.
+
+    Args:
+        name: Of the backbone.
+        checkpoint: Weights to start from.
+        mask_ratio: Share of the patches that are hidden.
+        decoder_depth: Blocks of the decoder.
+        fields: Other sizes of the backbone.
+    """
     config = backbone_config(name, class_token=False, **fields)
     if config.compressed:
         raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
@@ -146,7 +154,12 @@ def create_autoencoder(
 
 
 def backbone_config(name: str, **fields) -> BackboneConfig:
-    """The size of a name, with other fields where they are given."""
+    """The size of a name, with other fields where they are given.
+
+    Args:
+        name: Of the backbone.
+        fields: Other sizes.
+    """
     config = look_up("backbone", name, BACKBONES)
     known = [field.name for field in dataclasses.fields(config)]
     for field in fields:

@@ -28,7 +28,19 @@ from dapt.models.transformer import (
 
 @dataclass(frozen=True)
 class PointM2aeConfig(Storage):
-    """The size of a Point-M2AE, a number a scale; further fields are those of `Storage`."""
+    """The size of a Point-M2AE, a number a scale; further fields are those of `Storage`.
+
+    Args:
+        num_groups: Patches of each scale.
+        group_size: Points or tokens of a patch.
+        dims: Widths of the tokens.
+        depths: Blocks.
+        radius: Within which a center's token sees others.
+        num_heads: Of each attention.
+        mlp_ratio: Hidden units of an MLP to C.
+        encoder_widths: Of the inner layers of the first scale's patch encoder.
+        drop_path: Stochastic depth of the last block; it grows from 0 in the first.
+    """
 
     num_groups: tuple[int, ...] = (512, 256, 64)
     group_size: tuple[int, ...] = (16, 8, 8)
@@ -55,6 +67,7 @@ class PointM2aeConfig(Storage):
                 raise UsageError(f"num_heads must divide dims={self.dims}, got {self.num_heads}")
 
     def build(self) -> "PointM2ae":
+        """The network, with fresh weights."""
         return PointM2ae(self)
 
 
@@ -88,6 +101,12 @@ class Scale(nn.Module):
 
 
 class PointM2ae(nn.Module):
+    """Point-M2AE's encoder: each scale groups the centers of the one before.
+
+    Args:
+        config: Its size.
+    """
+
     # The published head skips the first patch in its maximum, as if it were a class token.
     head_tokens = ("patch:mean", "patch:max_but_first")
     num_class_tokens = 0
@@ -121,6 +140,7 @@ class PointM2ae(nn.Module):
 
     @property
     def dim(self) -> int:
+        """C, the width of the tokens that the head reads."""
         return self.config.dims[-1]
 
     def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
@@ -144,8 +164,10 @@ class PointM2ae(nn.Module):
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
+        """One a scale."""
         return [scale.tokenizer for scale in self.scales]
 
     @property
     def stacks(self) -> list[BlockStack]:
+        """One a scale."""
         return [scale.blocks for scale in self.scales]

@@ -7,6 +7,7 @@ from dapt.models.weight_files import State
 
 
 def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    """Our names of a plain transformer to those of Point-MAE's files."""
     return (
         (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
         (r"^tokenizer\.project", "reduce_dim"),

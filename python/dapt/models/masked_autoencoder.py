@@ -16,6 +16,8 @@ from dapt.models.transformer import (
 
 
 class Decoder(nn.Module):
+    """Blocks over all tokens, of which the hidden ones come out."""
+
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: int, drop_path: float):
         super().__init__()
         self.blocks = BlockStack(
@@ -29,6 +31,15 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
+    """Point-MAE's pre-training: the loss of hidden patches that are rebuilt from the visible ones.
+
+    Args:
+        backbone: Without a class token.
+        mask_ratio: Share of the patches that are hidden.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Of each of its attentions; None for as many as the backbone has.
+    """
+
     def __init__(
         self,
         backbone: PointTransformer,
@@ -80,11 +91,21 @@ class MaskedAutoencoder(nn.Module):
         return to_truth.mean() + to_rebuilt.mean()
 
     def random_mask(self, centers: Tensor) -> Tensor:  # [B, G]
+        """Which patches are hidden, the same number in each cloud.
+
+        Args:
+            centers: [B, G, 3].
+        """
         rank = torch.rand(centers.shape[:2], device=centers.device).argsort(1).argsort(1)
         return rank < self.num_masked
 
     def rebuild_hidden(self, visible_patches: Tensor, centers: Tensor) -> Tensor:
-        """Points of the patches around the last M centers from the patches around the others."""
+        """Points of the patches around the last M centers from the patches around the others.
+
+        Args:
+            visible_patches: [B, G - M, K, 3].
+            centers: [B, G, 3], the visible ones first.
+        """
         M = self.num_masked
         visible = self.backbone.forward_patches(visible_patches, centers[:, :-M]).patches
         x = torch.cat([visible, self.mask_token.expand(len(visible), M, -1)], 1)  # [B, G, C]

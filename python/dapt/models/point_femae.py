@@ -51,7 +51,11 @@ class PointFemaeConfig(PointTransformerConfig):
 
 
 class PointFemae(PointTransformer):
-    """Tokens that methods insert pass the local modules by: these know only patches."""
+    """Tokens that methods insert pass the local modules by: these know only patches.
+
+    Args:
+        config: Its size.
+    """
 
     between_blocks = True
 

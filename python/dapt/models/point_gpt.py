@@ -31,7 +31,11 @@ LARGE_ENCODER = (256, 512, 1024, 2048)
 @dataclass(frozen=True)
 class PointGptConfig(PointTransformerConfig):
     """The size of a PointGPT; the fields are those of the plain transformer, and it drops nothing
-    by chance as published."""
+    by chance as published.
+
+    Args:
+        drop_path: Stochastic depth of the last block.
+    """
 
     drop_path: float = 0.0
 
@@ -41,7 +45,11 @@ class PointGptConfig(PointTransformerConfig):
 
 
 class PointGpt(PointTransformer):
-    """[start token, class token, patches], each of which sees those before it."""
+    """[start token, class token, patches], each of which sees those before it.
+
+    Args:
+        config: Its size.
+    """
 
     def __init__(self, config: PointGptConfig):
         super().__init__(config)

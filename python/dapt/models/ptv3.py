@@ -180,6 +180,7 @@ class SceneFeatures:
 
     @property
     def prompts(self) -> Tensor:  # [B, 0, C]
+        """None: nothing is put among the tokens of a scene."""
         return self.tokens[-1].new_empty(len(self.centers), 0, self.tokens[-1].shape[1])
 
     @cached_property
@@ -189,10 +190,15 @@ class SceneFeatures:
 
     @property
     def levels(self) -> tuple[Tensor, ...]:  # each [B, N, C]
+        """For each point its tokens in the scales asked for."""
         return tuple(self.of_points(scale) for scale in self.wanted)
 
     def of_points(self, scale: int) -> Tensor:  # [B, N, C]
-        """For each point the token of its cell in a scale."""
+        """For each point the token of its cell in a scale.
+
+        Args:
+            scale: Its number, from the finest.
+        """
         tokens, rows = self.tokens[scale], self.rows[scale]
         of_points = dapt_ext.gather(tokens[None], rows.view(1, -1))
         return of_points.view(*rows.shape, tokens.shape[1])
@@ -204,6 +210,7 @@ class SceneFeatures:
 
     @property
     def patch_max(self) -> Tensor:  # [B, C]
+        """The maximum over the cells of the last scale."""
         return self._by_scene(lambda tokens: tokens.amax(0))
 
     def _by_scene(self, pool: Callable[[Tensor], Tensor]) -> Tensor:  # [B, C]
@@ -213,7 +220,11 @@ class SceneFeatures:
         return torch.stack(pooled) if pooled else self.prompts.sum(1)
 
     def upcast(self, first: int) -> Tensor:  # [M, sum of C]
-        """The tokens of the scales from ``first`` on side by side, for each cell of the finest."""
+        """The tokens of the scales from ``first`` on side by side, for each cell of the finest.
+
+        Args:
+            first: The finest scale that takes part.
+        """
         tokens = self.tokens[-1]
         for scale in reversed(range(len(self.around))):
             coarse = dapt_ext.gather(tokens[None], self.around[scale][None])[0]
@@ -223,7 +234,11 @@ class SceneFeatures:
 
 class Ptv3(nn.Module):
     """Takes points [B, N, 3], [B, N, 6] with color or [B, N, 9] with normals, too; what is missing
-    counts as zeros, as in the pre-training."""
+    counts as zeros, as in the pre-training.
+
+    Args:
+        config: Its size.
+    """
 
     packed = True  # the tokens of all clouds stand in one row, and nothing can be put among them
     between_blocks = False

@@ -74,7 +74,12 @@ class ReconPpConfig(TransformerSize):
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def fitted(self, state: State, given: Collection[str] = ()) -> "ReconPpConfig":
-        """This size as the tensors of a file tell it, but for the fields that were given."""
+        """This size as the tensors of a file tell it, but for the fields that were given.
+
+        Args:
+            state: Tensors of a file.
+            given: Fields that stay as they are.
+        """
         keys = {key.removeprefix("model."): key for key in state}
         queries = state[keys["global_query"]].shape[1] if "global_query" in keys else 16
         told: dict[str, object] = {
@@ -98,7 +103,11 @@ class ReconPpConfig(TransformerSize):
 
 
 class ReconPp(PointTransformer):
-    """The class token is the last of the queries, and sees all patches."""
+    """The class token is the last of the queries, and sees all patches.
+
+    Args:
+        config: Its size.
+    """
 
     between_blocks = True
 

@@ -132,6 +132,7 @@ class Tokenizer(nn.Module):
         return dapt_ext.group(points, G, K, near_origin=self.near_origin)
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
+        """The tokens of patches."""
         return self.project(self.encoder(patches))
 
     @property
@@ -259,4 +260,5 @@ class SinCosEmbedding(nn.Sequential):
 
 
 def position_embedding(hidden: int, dim: int) -> nn.Sequential:
+    """Two layers over the centers, as Point-MAE has them."""
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))

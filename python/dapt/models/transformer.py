@@ -31,7 +31,18 @@ from dapt.models.tokenizer import (
 
 
 class Features(NamedTuple):
-    """What a backbone makes of a batch of clouds, after its final norm."""
+    """What a backbone makes of a batch of clouds, after its final norm.
+
+    Args:
+        cls: [B, C], the class token; None without one.
+        prompts: [B, P, C], tokens that blocks inserted; P = 0 in the pre-trained network.
+        patches: [B, G, C].
+        centers: [B, G, 3], of the patches.
+        levels: Patches after the blocks asked for, each [B, G, C].
+        start: [B, C], the token in front of patches that look back.
+        image: [B, I, C], tokens beside the patches that were taught by images.
+        text: [B, T, C], likewise by texts.
+    """
 
     cls: Tensor | None  # [B, C]
     prompts: Tensor  # [B, P, C], tokens that blocks inserted; P = 0 in the pre-trained network
@@ -44,10 +55,12 @@ class Features(NamedTuple):
 
     @property
     def patch_mean(self) -> Tensor:  # [B, C]
+        """The mean over the patches."""
         return self.patches.mean(1)
 
     @property
     def patch_max(self) -> Tensor:  # [B, C]
+        """The maximum over the patches."""
         return self.patches.amax(1)
 
 
@@ -311,7 +324,11 @@ class PointTransformerConfig(TransformerSize):
 
 
 class PointTransformer(nn.Module):
-    """Point-MAE's network. Others are this one with a few parts changed."""
+    """Point-MAE's network. Others are this one with a few parts changed.
+
+    Args:
+        config: Its size.
+    """
 
     between_blocks = False  # whether anything happens there
 
@@ -356,7 +373,14 @@ class PointTransformer(nn.Module):
     def forward_patches(
         self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
-        """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
+        """Features of patches [B, G, K, D] around their centers [B, G, 3].
+
+        Args:
+            patches: [B, G, K, D].
+            centers: [B, G, 3].
+            levels: Blocks whose tokens are wanted, too.
+            given: What a method gives its own stack of blocks.
+        """
         x = self.tokenizer.encode(patches)  # [B, G, C]
         positions = self.pos_embed(as_weights(centers, self))
         G = x.shape[1]

@@ -60,7 +60,11 @@ class Uni3dConfig(TransformerSize):
 
 
 class Uni3d(PointTransformer):
-    """Takes points [B, N, 3] or, with colors in 0 to 1, [B, N, 6]; adds positions once."""
+    """Takes points [B, N, 3] or, with colors in 0 to 1, [B, N, 6]; adds positions once.
+
+    Args:
+        config: Its size.
+    """
 
     def __init__(self, config: Uni3dConfig):
         super().__init__(config)
@@ -68,7 +72,11 @@ class Uni3d(PointTransformer):
         self.embedding = nn.Linear(config.dim, config.embed_dim) if config.embed else None
 
     def embed(self, points: Tensor) -> Tensor:  # [B, N, 3] or [B, N, 6] -> [B, embed_dim]
-        """Where the clouds are in the space that is shared with images and text."""
+        """Where the clouds are in the space that is shared with images and text.
+
+        Args:
+            points: [B, N, 3] or, with colors, [B, N, 6].
+        """
         if self.embedding is None:
             raise UsageError(
                 "the layer to the shared space was not kept: create it with embed=True"

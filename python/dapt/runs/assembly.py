@@ -82,6 +82,7 @@ def load_run(folder: str | os.PathLike) -> TrainedModel:
 
 
 def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:
+    """Refuse to sample more points than the clouds have, or fewer than the backbone needs."""
     if num_points > dataset.num_points:
         raise UsageError(
             f"num_points must be at most the {dataset.num_points} points of the clouds, "

@@ -133,6 +133,7 @@ class RunFolder:
         return told
 
     def append_metrics(self, line: Mapping) -> None:
+        """Add an epoch's line, on the disk when this returns."""
         with writing(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -153,6 +154,7 @@ class RunFolder:
         return self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
 
     def write_result(self, result: Mapping) -> None:
+        """Leave result.json."""
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
 
     def save(self, state: Mapping) -> None:

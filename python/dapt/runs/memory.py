@@ -24,6 +24,7 @@ class CountSaved(torch.autograd.graph.saved_tensors_hooks):
 
 
 def peak_memory(device: torch.device) -> int:
+    """The most bytes that the device, or this process, ever held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

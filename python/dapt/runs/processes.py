@@ -67,10 +67,12 @@ def launch(options: TrainOptions) -> Fabric:
 
 
 def is_first_process() -> bool:
+    """Whether this is the process that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is set in any of the processes, for all of them to know."""
     if fabric.world_size == 1:
         return flag
     return bool(fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)

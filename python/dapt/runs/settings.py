@@ -37,16 +37,19 @@ class Section:
 
     @classmethod
     def of(cls, tree: Mapping) -> "Section":
+        """From a section of a config."""
         options = dict(tree)
         return cls(options.pop("name"), options)
 
     def tree(self) -> Tree:
+        """As a section of a config."""
         return {"name": self.name, **self.options}
 
     def __contains__(self, option: str) -> bool:
         return option in self.options
 
     def get(self, option: str, default: object = None) -> object:
+        """An option, or the default where it is not named."""
         return self.options.get(option, default)
 
     def but(self, **options) -> "Section":
@@ -88,6 +91,7 @@ class Settings:
 
     @property
     def is_pretraining(self) -> bool:
+        """Whether they are those of `dapt pretrain`."""
         return self.method is None
 
     def but(self, **options) -> "Settings":

@@ -94,6 +94,7 @@ def plain(value: Any) -> Any:
 
 
 def dump(tree: Tree) -> str:
+    """The tree as YAML."""
     return yaml.safe_dump(plain(tree), sort_keys=False)
 
 

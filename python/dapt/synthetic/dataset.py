@@ -66,9 +66,11 @@ class Synthetic:
 
     @property
     def test(self) -> int | None:
+        """How many test clouds there are; None for no test split."""
         return self.test_size or None
 
     def names(self) -> list[str]:
+        """The families that the set is made of."""
         names = SETS.get(self.families) or [n.strip() for n in self.families.split(",")]
         for name in names:
             if name not in FAMILIES:
@@ -79,6 +81,11 @@ class Synthetic:
         return names
 
     def load(self, split: str) -> "SyntheticDataset":
+        """A split of it.
+
+        Args:
+            split: "train" or "test".
+        """
         if split == "test" and not self.test_size:
             raise UsageError("there is no test split with a test_size of 0")
         return SyntheticDataset(self, split)
@@ -88,6 +95,10 @@ class SyntheticDataset(PointDataset):
     """Cloud i is a function of (seed, split, i) alone: of no order, batch or process.
 
     Parts are numbered over all classes, and a clean set has them as `part_labels`.
+
+    Args:
+        options: Which clouds.
+        split: "train" or "test".
     """
 
     digested = 4  # the others follow from the options
@@ -134,7 +145,11 @@ class SyntheticDataset(PointDataset):
         return self._kept[index]
 
     def make(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points [N, 3] in the unit ball and the part label of each [N], -1 for the background."""
+        """Points [N, 3] in the unit ball and the part label of each [N], -1 for the background.
+
+        Args:
+            index: Of the cloud.
+        """
         options, label = self.options, int(self.labels[index])
         key = [options.seed, 2 * index + (self.split == "test")]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

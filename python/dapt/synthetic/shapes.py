@@ -23,12 +23,15 @@ class Dice:
         return low + (high - low) * self.rng.random()
 
     def chance(self, probability: float) -> bool:
+        """True as often as that."""
         return self.rng.random() < probability
 
     def count(self, low: int, high: int) -> int:
+        """A whole number from low to high."""
         return low + int((high + 1 - low) * self.rng.random())
 
     def pick(self, *options):
+        """One of the options."""
         return options[int(len(options) * self.rng.random())]
 
 
@@ -101,6 +104,7 @@ def tube(path, radius, segments: int = 6) -> Array:
 
 
 def rod(start, end, radius: float, end_radius: float | None = None, segments: int = 6) -> Array:
+    """A straight tube between two points."""
     radii = (radius, radius if end_radius is None else end_radius)
     return tube([start, end], radii, segments)
 
@@ -173,10 +177,12 @@ def in_plane(line: Array, plane: str, at=ORIGIN) -> Array:
 
 
 def join(*surfaces: Array) -> Array:
+    """Several surfaces as one."""
     return np.concatenate(surfaces)
 
 
 def shift(surface: Array, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Array:
+    """The surface, moved."""
     return surface + (x, y, z)
 
 
@@ -205,6 +211,7 @@ def around(surface: Array, count: int, axis: str = "y", start: float = 0.0) -> A
 
 
 def copies(surface: Array, places) -> Array:
+    """The surface at each of the places."""
     return (surface[None] + np.asarray(places, dtype=float)[:, None, None]).reshape(-1, 3, 3)
 
 

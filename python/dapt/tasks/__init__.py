@@ -11,7 +11,11 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of settings of a task, by its name."""
+    """The class of settings of a task, by its name.
+
+    Args:
+        name: What `task.name` calls it.
+    """
     return look_up("task", name, TASKS)
 
 

@@ -69,6 +69,7 @@ class PartSegmentation(Task):
 
     @property
     def category_names(self) -> tuple[str, ...]:
+        """A name for each class of objects."""
         return names_or_numbers(self.class_names, self.num_classes)
 
     @classmethod
@@ -96,6 +97,11 @@ class PartSegmentation(Task):
         return _point_loss(output, batch["part_labels"])
 
     def own_parts(self, device: torch.device) -> Tensor:  # bool [categories, parts]
+        """Which parts the objects of each category have.
+
+        Args:
+            device: Where to make the table.
+        """
         own = torch.zeros(self.num_classes, self.num_parts, dtype=torch.bool, device=device)
         for category in range(self.num_classes):
             own[category, ... if self.class_parts is None else self.class_parts[category]] = True

@@ -44,7 +44,12 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def of(cls, dataset: PointDataset, **fields) -> "Task":
-        """The task of a training set; `fields` are those that a dataset does not tell."""
+        """The task of a training set; `fields` are those that a dataset does not tell.
+
+        Args:
+            dataset: The training set.
+            fields: Settings of the task.
+        """
 
     @abstractmethod
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> Head:
@@ -56,16 +61,29 @@ class Task(ABC):
         """
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """What the head is given beside features and points."""
+        """What the head is given beside features and points.
+
+        Args:
+            batch: Of a dataset.
+        """
         return ()
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """What training minimizes, from the head's output."""
+        """What training minimizes, from the head's output.
+
+        Args:
+            output: Of the head.
+            batch: Of a dataset.
+        """
 
     @abstractmethod
     def scores(self, device: torch.device) -> Scores:
-        """Fresh counts."""
+        """Fresh counts.
+
+        Args:
+            device: Where to count.
+        """
 
 
 def names_or_numbers(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

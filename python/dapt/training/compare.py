@@ -30,6 +30,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
+    """One cell of a comparison: a method with a seed.
+
+    Args:
+        method: Its name.
+        seed: Of everything in the run.
+        folder: Where it is.
+        arguments: Of `dapt train`.
+        settings: What they come to.
+    """
+
     method: str
     seed: int
     folder: RunFolder
@@ -63,6 +73,8 @@ class Row:
 
     @classmethod
     def of(cls, method: str, results: dict[int, dict], metric: str) -> "Row":
+        """The line of a method, from the results by seed."""
+
         def each(key):
             return [result[key] for result in results.values()]
 
@@ -80,6 +92,7 @@ class Row:
 
     @property
     def spread(self) -> float:
+        """Standard deviation over seeds, or over the folds of a single run."""
         return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
 
     @property
@@ -204,6 +217,7 @@ def _caption(settings: Settings, split: str, chosen: bool) -> str:
 
 
 def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
+    """The table."""
     heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
     heads += ("activations, MiB", "peak memory, MiB", "ms a step")
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]

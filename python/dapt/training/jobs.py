@@ -42,21 +42,33 @@ class Job(ABC):
     test_metric: str | None = None  # by which the field chooses it
 
     @abstractmethod
-    def parameters(self) -> list[tuple[str, nn.Parameter]]: ...
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What trains, by name."""
 
     @abstractmethod
     def state(self) -> Mapping[str, Tensor]:
         """What a checkpoint keeps of the model."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The reverse of `state`."""
 
     @abstractmethod
     def views(self, batch: Batch, share: transforms.Share) -> Batch:
         """The batch as one training step sees it."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor: ...
+    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+        """Of
+        one
+        step,
+        through
+        the
+        network
+        as
+        Fabric
+        wrapped
+        it."""
 
     @abstractmethod
     def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
@@ -75,7 +87,8 @@ class Job(ABC):
         """A digest of each thing that a run may not exchange when it goes on."""
 
     @abstractmethod
-    def load_best(self, file: Path) -> None: ...
+    def load_best(self, file: Path) -> None:
+        """Take the weights that `write` left last."""
 
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
         """What has to be known of the training data before the first step."""

@@ -110,6 +110,7 @@ class Trainer:
         self.stop_asked = False
 
     def run(self) -> dict:
+        """Train to the end, or until asked to stop; gives the result."""
         if self.options.resume:
             self._go_on()
         self.job.prepare(self.fabric)
@@ -363,5 +364,6 @@ class Trainer:
 
 
 def versions() -> dict[str, str]:
+    """Of Python and of the packages that the numbers depend on."""
     packages = ("dapt", "torch", "numpy", "lightning-fabric")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

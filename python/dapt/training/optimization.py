@@ -16,6 +16,7 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 
 
 def adamw(named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW with weight decay for matrices alone."""
     groups = [
         {"params": [w for n, w in named if decays(n, w)], "weight_decay": options.weight_decay},
         {"params": [w for n, w in named if not decays(n, w)], "weight_decay": 0.0},
@@ -44,6 +45,7 @@ class RunningMean:
         self.decay = decay
 
     def update(self) -> None:
+        """Move the mean toward the weights."""
         torch._foreach_lerp_(self.mean, self.weights, 1 - self.decay)
 
     def swap(self) -> None:
@@ -54,5 +56,6 @@ class RunningMean:
             mean.copy_(held)
 
     def load(self, mean: Sequence[Tensor]) -> None:
+        """Take up the mean of a checkpoint."""
         for own, value in zip(self.mean, mean, strict=True):
             own.copy_(value)

@@ -44,9 +44,11 @@ class Progress:
             self.events.close()
 
     def start_epoch(self, epoch: int, step: int) -> None:
+        """Show the epoch, from the step that it goes on at."""
         self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
 
     def advance(self, totals: Tensor) -> None:
+        """One step more, with the sum of losses and the number of steps."""
         self.bar.advance()
         self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
         if not self.bar.shown or int(self.bar.done) % 10:
@@ -56,6 +58,7 @@ class Progress:
         self.bar.update(note=f"{rate:,.0f} points/s, loss {loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
+        """Print an epoch's line and hand it to TensorBoard."""
         if self.speaks:
             say(epoch_line(line, self.epochs, is_best))
         if self.events:

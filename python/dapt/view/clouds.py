@@ -27,6 +27,7 @@ class Block:
         self.entries: list[dict] = []
 
     def add(self, name: str, values: np.ndarray) -> str:
+        """Append an array; gives its name."""
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
         self.content += bytes(-len(self.content) % 4)
         entry = {"name": name, "type": values.dtype.str[1:], "start": len(self.content)}
@@ -35,6 +36,7 @@ class Block:
         return name
 
     def text(self) -> str:
+        """The bytes as text that a page can hold."""
         return base64.b64encode(zlib.compress(self.content, 7)).decode()
 
 
@@ -57,6 +59,7 @@ class Channel(ABC):
         """Put the values into the block, in an order of the points; gives what describes them."""
 
     def header(self, block: Block, order: np.ndarray) -> dict:
+        """What the page is told of it."""
         head = {"key": self.key, "title": self.title, **self.pack(block, order)}
         return head | ({"note": self.note} if self.note else {})
 

@@ -56,6 +56,7 @@ class Findings:
 
     @property
     def is_of_points(self) -> bool:
+        """Whether labels of points were scored."""
         return self.metric.endswith("miou")
 
     def series(self, group: Group) -> int:

@@ -70,6 +70,7 @@ class Watch:
 
     @property
     def centers(self) -> Tensor:  # [B, G, 3]
+        """Of the patches in the last pass."""
         return self.features.centers
 
     def take_scales(self) -> Tensor | None:

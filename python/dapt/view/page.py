@@ -16,6 +16,7 @@ VIEWER = ("three.min.js", "dom.js", "clouds.js", "colors.js", "stage.js", "viewe
 
 
 def asset(name: str) -> str:
+    """The text of a file of the page."""
     return (ASSETS / name).read_text(encoding="utf-8")
 
 

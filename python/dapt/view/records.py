@@ -41,6 +41,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
+        """From a run folder."""
         folder = RunFolder(path)
         settings = folder.settings()
         result = None
@@ -51,6 +52,7 @@ class Record:
 
     @property
     def method(self) -> str:
+        """Its name."""
         return self.settings.method.name if self.settings.method else "pretrain"
 
     @property
@@ -60,6 +62,7 @@ class Record:
 
     @property
     def score(self) -> float | None:
+        """By the metric of its task."""
         return None if self.metric is None else self.result.get(self.metric)
 
 
@@ -77,10 +80,12 @@ class Group:
 
     @property
     def first(self) -> Record:
+        """The run that stands for what all have in common."""
         return self.records[0]
 
     @cached_property
     def complete(self) -> list[Record]:
+        """Those that have a result."""
         return [record for record in self.records if record.result is not None]
 
     def mean(self, key: str) -> float | None:
@@ -94,6 +99,7 @@ class Group:
         return stdev(known) if len(known) > 1 else self.mean(f"{key}_std")
 
     def cost(self, key: str) -> float | None:
+        """One number for what the runs took."""
         known = [r.result[key] for r in self.complete if r.result.get(key) is not None]
         return COSTS[key](known) if known else None
 

@@ -44,6 +44,7 @@ class Report:
 
     @property
     def title(self) -> str:
+        """What the page calls itself."""
         first = self.findings.groups[0].first.settings
         names = [group.name for group in self.findings.groups]
         what = names[0] if len(names) == 1 else f"{len(names)} ways to adapt it"

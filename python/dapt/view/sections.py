@@ -58,10 +58,12 @@ def titled(drawing: str, title: str) -> str:
 
 
 def words(metric: str) -> str:
+    """A metric's name in words."""
     return metric.replace("_", " ").replace("miou", "mIoU")
 
 
 def summary(findings: Findings) -> Section:
+    """The methods in one table."""
     table = summary_table(findings)
     kept = "Best values are bold. "
     if any(len(group.complete) > 1 for group in findings.groups):
@@ -75,6 +77,7 @@ def summary(findings: Findings) -> Section:
 
 
 def summary_table(findings: Findings) -> Table:
+    """A row a method: scores and costs."""
     metric, validation = findings.metric, f"validation_{findings.metric}"
     columns = [
         Column("method"),
@@ -245,6 +248,7 @@ def classes(findings: Findings) -> Section | None:
 
 
 def confusion(findings: Findings) -> Section | None:
+    """Which classes are taken for which."""
     names = findings.class_names
     if not findings.evidence or not 2 <= len(names) <= MOST_NAMED:
         return None
@@ -279,6 +283,7 @@ def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def calibration(findings: Findings) -> Section | None:
+    """How often predictions are right, by how sure they are."""
     if not findings.evidence:
         return None
     figures = []
@@ -392,6 +397,7 @@ def features(findings: Findings) -> Section | None:
 
 
 def gallery(findings: Findings) -> Section | None:
+    """Samples in 3D, with what the model says of them."""
     if not findings.gallery:
         return None
     said = f"What {findings.shown} says of samples of the {findings.split} split: "

@@ -28,6 +28,7 @@ def ramp(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def hex_of(color: np.ndarray) -> str:
+    """A color as CSS writes it."""
     return "#" + "".join(f"{int(channel):02x}" for channel in color)
 
 

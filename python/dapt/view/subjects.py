@@ -174,9 +174,11 @@ class Observer:
 
     @property
     def is_for_rooms(self) -> bool:
+        """Whether the model labels scenes."""
         return self.model.adapter.task.name == "semantic_segmentation"
 
     def up_of_files(self) -> str:
+        """The axis that points up in files."""
         return self.up or self.settings.data.get("up", "z" if self.is_for_rooms else "y")
 
     def look(self, subject: Subject, is_sample: bool = False) -> Insight:
@@ -230,6 +232,7 @@ class Portrayal:
         return {"labels": [("unlabeled", UNLABELED), *table], "outcome": OUTCOME}
 
     def cloud(self, subject: Subject, insight: Insight | None = None) -> Cloud:
+        """A subject as the page shows it, with what the model makes of it."""
         keep = slice(None)
         if len(subject.points) > self.max_points:
             order = np.random.default_rng(0).permutation(len(subject.points))

@@ -25,6 +25,7 @@ def plain_number(value: float) -> str:
 
 
 def percent(value: float) -> str:
+    """A share as a percentage."""
     return f"{100 * value:.3g} %"
 
 
@@ -49,6 +50,7 @@ class Axis:
     ticks: Sequence[float] | None = None
 
     def over(self, values: Sequence[float], margin: float) -> "Scale":
+        """The scale that holds the values, with some room at both ends."""
         known = [value for value in values if math.isfinite(value)]
         low = min(known, default=0.0) if self.low is None else self.low
         high = max(known, default=1.0) if self.high is None else self.high
@@ -70,6 +72,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
+    """Where numbers are along an axis.
+
+    Args:
+        low: Its low end.
+        high: Its high end.
+        log: Whether equal factors are equally far apart.
+    """
+
     low: float
     high: float
     log: bool
@@ -82,6 +92,7 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int) -> list[float]:
+        """Round numbers along it, about as many as that."""
         if not self.log:
             step = _round_step((self.high - self.low) / most)
             first = math.ceil(self.low / step - 1e-9)
@@ -102,6 +113,17 @@ def _round_step(rough: float) -> float:
 
 @dataclass
 class Line:
+    """A curve of a chart.
+
+    Args:
+        label: In the legend.
+        points: x and y.
+        series: Number of its color.
+        dashed: Whether it is drawn in dashes.
+        marks: Whether its points are marked.
+        band: x, low and high of a shade behind it.
+    """
+
     label: str
     points: Sequence[tuple[float, float]]
     series: int
@@ -112,6 +134,17 @@ class Line:
 
 @dataclass
 class Dot:
+    """A point of a chart with its spread.
+
+    Args:
+        label: Beside it.
+        x: Where it is.
+        y: Likewise.
+        spread: Half the length of its bar.
+        series: Number of its color.
+        note: What is told of it on hovering.
+    """
+
     label: str
     x: float
     y: float
@@ -145,6 +178,7 @@ class Chart:
     bars: Sequence[tuple[float, float, float]] = ()  # from x, to x, height
 
     def svg(self) -> str:
+        """The chart as an SVG element."""
         xs = [x for line in self.lines for x, _ in line.points] + [dot.x for dot in self.dots]
         ys = [y for line in self.lines for _, y in line.points]
         ys += [y for line in self.lines for _, *both in line.band for y in both]
@@ -385,10 +419,12 @@ def scatter(
 
 
 def shortened(name: str, most: int = 22) -> str:
+    """A name that is too long, cut off."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def drawing(title: str, width: float, height: float, marks: str) -> str:
+    """An SVG element around marks."""
     return (
         f'<svg class="chart" role="img" aria-label="{text(title)}" viewBox="0 0 {width:.0f} '
         f'{height:.0f}" width="{width:.0f}" height="{height:.0f}" '

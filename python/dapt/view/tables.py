@@ -27,10 +27,12 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """The title with its unit."""
         unit = "%" if self.kind == "percent" else self.unit
         return f"{self.title}, {unit}" if unit else self.title
 
     def write(self, value: object, spread: float | None, plus_minus: str = " ± ") -> str:
+        """A cell in words."""
         if value is None:
             return "–"
         if self.kind == "text":
@@ -85,6 +87,7 @@ class Table:
         return marked
 
     def written(self, plus_minus: str = " ± ") -> list[list[str]]:
+        """All cells in words."""
         return [
             [
                 column.write(_value(cell), _spread(cell), plus_minus)
@@ -124,6 +127,7 @@ class Table:
         )
 
     def markdown(self) -> str:
+        """The table in Markdown, the best values bold."""
         marks = ["---" if column.kind == "text" else "---:" for column in self.columns]
         best = self.best()
         lines = [[_for_markdown(column.heading) for column in self.columns], marks]

@@ -21,6 +21,7 @@ def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
 
 
 def viewer_page(clouds: Sequence[Cloud], names: Names) -> str:
+    """The page that shows clouds, whole."""
     content, blocks = content_of(clouds, names)
     title = f"{clouds[0].name} – dapt view"
     body = '<body class="whole"><div id="here"></div>'

@@ -13,6 +13,11 @@ _FOLDER = Path(__file__).parent
 
 
 def shipped_checkpoint(name: str) -> Path:
+    """The file of weights that comes with the package.
+
+    Args:
+        name: Of the backbone.
+    """
     path = _FOLDER / f"{name}.safetensors"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.safetensors")))
@@ -21,5 +26,9 @@ def shipped_checkpoint(name: str) -> Path:
 
 
 def card(name: str) -> dict:
-    """What a shipped backbone was trained on, how, and what its features are worth."""
+    """What a shipped backbone was trained on, how, and what its features are worth.
+
+    Args:
+        name: Of the backbone.
+    """
     return json.loads(shipped_checkpoint(name).with_suffix(".json").read_text())

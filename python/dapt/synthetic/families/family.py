@@ -12,14 +12,24 @@ FAMILIES: dict[str, "Family"] = {}
 
 @dataclass(frozen=True)
 class Family:
-    """Objects that share a name: their parts, and how to build one."""
+    """Objects that share a name: their parts, and how to build one.
+
+    Args:
+        name: Of the class.
+        parts: Names of its parts.
+        build: Yields the surfaces of one object, each with its part.
+    """
 
     name: str
     parts: tuple[str, ...]
     build: Callable[[Dice], Iterator[tuple[str, np.ndarray]]]
 
     def surfaces(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """One object: its triangles [T, 3, 3] and the part of each [T]."""
+        """One object: its triangles [T, 3, 3] and the part of each [T].
+
+        Args:
+            rng: What the object's shape is drawn from.
+        """
         dice = Dice(rng)
         pieces = list(self.build(dice))
         parts = [np.full(len(surface), self.parts.index(part)) for part, surface in pieces]
