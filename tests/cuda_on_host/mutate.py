@@ -35,6 +35,9 @@ TESTS = {
     "dynamic_adapter_backward.cu": (
         "dynamic_adapter_backward.cu", TOKENS, "options or early or many_tiles",
     ),
+    "adapter_backward.cuh": (
+        "dynamic_adapter_backward.cu", TOKENS, "options or early or many_tiles",
+    ),
     "patch_encoder.cu": ("patch_encoder.cu", TOKENS, "test_patch_encoder and not published"),
 }  # fmt: skip
 WAIT = re.compile(
