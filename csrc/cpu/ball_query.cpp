@@ -11,10 +11,10 @@ namespace {
 struct Ball {
   static constexpr int64_t kHead = 4096;
   Ball(const float* points, int64_t N) : head(points, std::min(N, kHead), false) {
-    if (N > kHead) all = std::make_unique<Cloud>(points, N, true);
+    if (N > kHead) all = std::make_unique<BucketedCloud>(points, N, true);
   }
-  Cloud head;
-  std::unique_ptr<Cloud> all;
+  BucketedCloud head;
+  std::unique_ptr<BucketedCloud> all;
 };
 
 // One bit for each point of bucket i that is nearer than the radius.

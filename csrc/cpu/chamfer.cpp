@@ -1,4 +1,5 @@
-// Nearest points of two clouds in each other, on the CPU.
+// Nearest points of two clouds in each other, on the CPU: in small clouds all are compared with
+// all, in large ones each point searches buckets (nearest.h).
 #include "cpu/nearest.h"
 #include "ops.h"
 
@@ -53,9 +54,9 @@ void find_nearest(const float* queries, const float* points, const int64_t* leng
     return;
   }
   const auto prepare = [&](int64_t b) {
-    return std::make_unique<Cloud>(points + 3 * b * N, length_of(b), true);
+    return std::make_unique<BucketedCloud>(points + 3 * b * N, length_of(b), true);
   };
-  for_each_query(B, N, M, prepare, [&](const Cloud& cloud, int64_t begin, int64_t end) {
+  for_each_query(B, N, M, prepare, [&](const BucketedCloud& cloud, int64_t begin, int64_t end) {
     Nearest nearest(cloud, 1);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t key = *nearest.search(queries + 3 * row);

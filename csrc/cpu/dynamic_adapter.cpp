@@ -1,4 +1,5 @@
-// DAPT's adapter on the CPU.
+// DAPT's adapter on the CPU: a tile of tokens goes through all steps at a time, so that what lies
+// between them stays in the cache.
 #include <algorithm>
 #include <memory>
 #include <type_traits>

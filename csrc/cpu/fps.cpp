@@ -1,6 +1,14 @@
-// Farthest point sampling on the CPU: every point at every step, or only the buckets near the new
-// sample. Both keep each point's squared distance to the chosen set; kNever, below every distance,
-// marks what is chosen or may not be.
+// Farthest point sampling on the CPU.
+//
+// Every point carries its squared distance to the nearest point chosen so far; kNever, below every
+// distance, marks what is chosen or may not be. A step lowers the distances to what they are to the
+// newest sample, where that is less, and chooses the point with the greatest one, of equal ones the
+// first. PlainSearch does so for all points, a vector at a time. Most of that is in vain: after a
+// few samples a new one changes only distances near it. BucketSearch therefore sorts the points
+// into buckets of neighbors, each with a box and its peak, the greatest distance in it. A bucket
+// whose box is farther from the new sample than its peak cannot change and is passed over; the next
+// sample is the greatest of the peaks. Sorting has to pay for itself, so few samples are searched
+// plainly.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -16,7 +24,7 @@ namespace {
 
 constexpr float kFar = std::numeric_limits<float>::infinity(), kNever = -1.0f;
 
-struct Cloud {
+struct Sampling {
   const float* points;  // [count, 3]
   int64_t count, start, M;
   bool skip_near_origin;
@@ -47,19 +55,20 @@ inline Float update(const float* x, const float* y, const float* z, float* neare
 // Every distance at every step, in blocks whose maxima narrow the search for the winner.
 class PlainSearch {
  public:
-  explicit PlainSearch(const Cloud& cloud)
-      : points_(cloud.points),
-        blocks_((cloud.count + kBlock - 1) / kBlock),
+  explicit PlainSearch(const Sampling& sampling)
+      : points_(sampling.points),
+        blocks_((sampling.count + kBlock - 1) / kBlock),
         buffer_(make_buffer<float>(blocks_ * (4 * kBlock + kLanes))) {
     const int64_t padded = blocks_ * kBlock;
     x_ = buffer_.get(), y_ = x_ + padded, z_ = y_ + padded, nearest_ = z_ + padded;
     block_max_ = nearest_ + padded;
-    for (int64_t n = 0; n < cloud.count; ++n) {
-      const float* p = cloud.points + 3 * n;
+    for (int64_t n = 0; n < sampling.count; ++n) {
+      const float* p = sampling.points + 3 * n;
       x_[n] = p[0], y_[n] = p[1], z_[n] = p[2];
-      nearest_[n] = cloud.initial_distance(p[0], p[1], p[2]);
+      nearest_[n] = sampling.initial_distance(p[0], p[1], p[2]);
     }
-    for (int64_t n = cloud.count; n < padded; ++n) x_[n] = y_[n] = z_[n] = 0, nearest_[n] = kNever;
+    for (int64_t n = sampling.count; n < padded; ++n)
+      x_[n] = y_[n] = z_[n] = 0, nearest_[n] = kNever;
   }
 
   // The point farthest from all that were chosen, `last` the newest; -1 when none is left.
@@ -97,9 +106,9 @@ class PlainSearch {
 // their peak, the greatest distance in them. A slot is a place in bucket order.
 class BucketSearch {
  public:
-  explicit BucketSearch(const Cloud& cloud)
-      : points_(cloud.points),
-        buckets_(cloud.points, cloud.count, cloud.count < 32768 ? 64 : 128),
+  explicit BucketSearch(const Sampling& sampling)
+      : points_(sampling.points),
+        buckets_(sampling.points, sampling.count, sampling.count < 32768 ? 64 : 128),
         nearest_(make_buffer<float>(buckets_.count * buckets_.size)),
         peak_(make_buffer<float>(buckets_.stride)),
         peak_slot_(buckets_.stride, kUnknown),
@@ -108,15 +117,15 @@ class BucketSearch {
     std::fill_n(&peak_[0], buckets_.stride, kNever);
     for (int64_t i = 0; i < buckets_.count; ++i) {
       const float* x = buckets_.at(i);
-      const int64_t filled = std::min(size, cloud.count - i * size);
+      const int64_t filled = std::min(size, sampling.count - i * size);
       for (int64_t j = 0; j < size; ++j) {
-        const float d = cloud.initial_distance(x[j], x[j + size], x[j + 2 * size]);
+        const float d = sampling.initial_distance(x[j], x[j + size], x[j + 2 * size]);
         nearest_[i * size + j] = j < filled ? d : kNever;
         peak_[i] = std::max(peak_[i], nearest_[i * size + j]);
       }
     }
     const int32_t* index = buckets_.index.get();
-    last_slot_ = std::find(index, index + cloud.count, cloud.start) - index;
+    last_slot_ = std::find(index, index + sampling.count, sampling.start) - index;
   }
 
   // As in PlainSearch; `last` is what the previous call returned, the start at first.
@@ -191,14 +200,14 @@ class BucketSearch {
 };
 
 template <class Search>
-void sample(const Cloud& cloud) {
-  Search search(cloud);
-  int64_t last = cloud.start;
+void sample(const Sampling& sampling) {
+  Search search(sampling);
+  int64_t last = sampling.start;
   for (int64_t m = 0;; ++m) {
-    cloud.idx[m] = last;
-    if (m + 1 == cloud.M) return;
+    sampling.idx[m] = last;
+    if (m + 1 == sampling.M) return;
     last = search.next(last);
-    if (last < 0) return std::fill(cloud.idx + m + 1, cloud.idx + cloud.M, cloud.start);
+    if (last < 0) return std::fill(sampling.idx + m + 1, sampling.idx + sampling.M, sampling.start);
   }
 }
 
@@ -214,15 +223,16 @@ void fps(const FpsArgs& a) {
   // parallel over B
   parallel_for(a.B, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const Cloud cloud{.points = a.points + 3 * b * a.N,
-                        .count = a.lengths ? a.lengths[b] : a.N,
-                        .start = a.starts ? a.starts[b] : a.start,
-                        .M = a.M,
-                        .skip_near_origin = a.skip_near_origin,
-                        .idx = a.idx + b * a.M};
-      buckets_pay(cloud.count, cloud.M) ? sample<BucketSearch>(cloud) : sample<PlainSearch>(cloud);
+      const Sampling sampling{.points = a.points + 3 * b * a.N,
+                              .count = a.lengths ? a.lengths[b] : a.N,
+                              .start = a.starts ? a.starts[b] : a.start,
+                              .M = a.M,
+                              .skip_near_origin = a.skip_near_origin,
+                              .idx = a.idx + b * a.M};
+      buckets_pay(sampling.count, sampling.M) ? sample<BucketSearch>(sampling)
+                                              : sample<PlainSearch>(sampling);
       for (int64_t m = 0; a.centers && m < a.M; ++m) {
-        std::copy_n(cloud.points + 3 * cloud.idx[m], 3, a.centers + 3 * (b * a.M + m));
+        std::copy_n(sampling.points + 3 * sampling.idx[m], 3, a.centers + 3 * (b * a.M + m));
       }
     }
   });

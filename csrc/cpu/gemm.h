@@ -65,12 +65,12 @@ struct Right {
 template <int kRows, int kVectors, class Element, class Sum>
 void multiply_block(Left<Element> a, Right<Element> b, int64_t inner, bool add, Sum* out,
                     int64_t stride) {
-  constexpr int64_t kLanes = kLanesOf<Sum>;
   Vector<Sum> sums[kRows][kVectors] = {};
   for (int64_t k = 0; k < inner; ++k) {
     Vector<Element> right[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) right[v] = load_vector(b.data + k * b.inner + v * kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      right[v] = load_vector(b.data + k * b.inner + v * kLanesOf<Sum>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       const Element left = a.data[i * a.row + k * a.inner];
@@ -82,7 +82,7 @@ void multiply_block(Left<Element> a, Right<Element> b, int64_t inner, bool add, 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      Sum* to = out + i * stride + v * kLanes;
+      Sum* to = out + i * stride + v * kLanesOf<Sum>;
       if (add) sums[i][v] += load_vector(to);
       std::memcpy(to, &sums[i][v], sizeof sums[i][v]);
     }
@@ -106,7 +106,6 @@ inline int64_t whole_rows(int64_t count) {
 template <class Element, class Sum>
 void multiply(Left<Element> a, Right<Element> b, int64_t rows, int64_t inner, int64_t cols,
               bool add, Sum* out) {
-  constexpr int64_t kLanes = kLanesOf<Sum>;
   const int64_t stride = padded<Sum>(cols);
   const int64_t elements = std::is_same_v<Element, Sum> ? inner : (inner + 1) / 2;
   const auto columns = [&]<int kVectors>(std::integral_constant<int, kVectors>, int64_t j) {
@@ -123,7 +122,8 @@ void multiply(Left<Element> a, Right<Element> b, int64_t rows, int64_t inner, in
     blocks(std::integral_constant<int, 1>{});
   };
   int64_t j = 0;
-  for (; j + 2 * kLanes <= stride; j += 2 * kLanes) columns(std::integral_constant<int, 2>{}, j);
+  for (; j + 2 * kLanesOf<Sum> <= stride; j += 2 * kLanesOf<Sum>)
+    columns(std::integral_constant<int, 2>{}, j);
   if (j < stride) columns(std::integral_constant<int, 1>{}, j);
 }
 

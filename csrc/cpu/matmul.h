@@ -15,22 +15,22 @@ namespace dapt::cpu::DAPT_ISA {
 
 /// A row-major matrix of the product's dtype. `transposed` says that it takes part as its
 /// transpose.
-struct Factor {
+struct Operand {
   const void* data;
   bool transposed = false;
 };
 
 /// out [rows, cols] = a [rows, inner] · b [inner, cols].
-inline void matmul(Real dtype, Factor a, Factor b, void* out, int64_t rows, int64_t inner,
+inline void matmul(Real dtype, Operand a, Operand b, void* out, int64_t rows, int64_t inner,
                    int64_t cols) {
   using torch::headeronly::ScalarType;
   constexpr std::array kScalarTypes = {ScalarType::Float, ScalarType::Double, ScalarType::Half,
                                        ScalarType::BFloat16};
-  const auto tensor = [&](Factor f, int64_t height, int64_t width) {
+  const auto tensor = [&](Operand operand, int64_t height, int64_t width) {
     const std::array size = {height, width};
     const std::array stride =
-        f.transposed ? std::array<int64_t, 2>{1, height} : std::array<int64_t, 2>{width, 1};
-    return torch::stable::from_blob(const_cast<void*>(f.data), size, stride,
+        operand.transposed ? std::array<int64_t, 2>{1, height} : std::array<int64_t, 2>{width, 1};
+    return torch::stable::from_blob(const_cast<void*>(operand.data), size, stride,
                                     torch::headeronly::DeviceType::CPU,
                                     kScalarTypes[size_t(dtype)]);
   };

@@ -56,7 +56,7 @@ inline void radix_sort(int64_t* key, int64_t count, int64_t* sorted) {
 
 class Nearest {
  public:
-  Nearest(const Cloud& cloud, int64_t k)
+  Nearest(const BucketedCloud& cloud, int64_t k)
       : cloud_(cloud),
         finder_(cloud),
         k_(k),
@@ -179,7 +179,7 @@ class Nearest {
     return sorted_.get();
   }
 
-  const Cloud& cloud_;
+  const BucketedCloud& cloud_;
   Finder finder_;
   const int64_t k_;
   std::vector<int32_t> all_;        // every bucket

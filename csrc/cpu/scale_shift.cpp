@@ -9,20 +9,20 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int64_t kLanes = 16;  // partial sums, each over a fixed run of tokens
+constexpr int64_t kRuns = 16;  // of tokens, each summed by itself
 
 template <class Sum>
 void sum_tokens(const ScaleShiftGradArgs& a) {
   const int64_t C = a.C;
   const auto *scale = static_cast<const Sum*>(a.scale), *shift = static_cast<const Sum*>(a.shift);
   auto *grad_scale = static_cast<Sum*>(a.grad_scale), *grad_shift = static_cast<Sum*>(a.grad_shift);
-  std::vector<Sum> sums(kLanes * 2 * C);
-  // parallel over lanes
-  parallel_for(kLanes, 1, [&](int64_t begin, int64_t end) {
+  std::vector<Sum> sums(kRuns * 2 * C);
+  // parallel over runs
+  parallel_for(kRuns, 1, [&](int64_t begin, int64_t end) {
     Rows<Sum> grad(a.dtype, a.grad, C), output(a.dtype, a.output, C);
-    for (int64_t lane = begin; lane < end; ++lane) {
-      Sum *to_scale = sums.data() + lane * 2 * C, *to_shift = to_scale + C;
-      for (int64_t t = lane * a.tokens / kLanes; t < (lane + 1) * a.tokens / kLanes; ++t) {
+    for (int64_t run = begin; run < end; ++run) {
+      Sum *to_scale = sums.data() + run * 2 * C, *to_shift = to_scale + C;
+      for (int64_t t = run * a.tokens / kRuns; t < (run + 1) * a.tokens / kRuns; ++t) {
         const Sum *dy = grad.read(t), *y = output.read(t);
         for_each(C, [=](int64_t c) {
           to_scale[c] += dy[c] * (y[c] - shift[c]);
@@ -33,8 +33,8 @@ void sum_tokens(const ScaleShiftGradArgs& a) {
   });
   std::fill_n(grad_scale, C, Sum(0));
   std::fill_n(grad_shift, C, Sum(0));
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const Sum *from_scale = sums.data() + lane * 2 * C, *from_shift = from_scale + C;
+  for (int64_t run = 0; run < kRuns; ++run) {
+    const Sum *from_scale = sums.data() + run * 2 * C, *from_shift = from_scale + C;
     for_each(C, [=](int64_t c) {
       grad_scale[c] += from_scale[c];
       grad_shift[c] += from_shift[c];

@@ -28,8 +28,8 @@ struct Query {
 
 /// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors with
 /// boxes around them and around regions of kRegion of them, so that a search looks at few.
-struct Cloud {
-  Cloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3)
+struct BucketedCloud {
+  BucketedCloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3)
       : buckets(points, num_points, kBucket, sorted, dims), sorted(sorted) {
     if (!sorted) return;
     num_regions = (buckets.count + kRegion - 1) / kRegion;
@@ -108,7 +108,7 @@ class Finder {
  public:
   using List = std::span<const int32_t>;
 
-  explicit Finder(const Cloud& cloud)
+  explicit Finder(const BucketedCloud& cloud)
       : cloud_(cloud),
         list_(make_buffer<int32_t>(cloud.buckets.count)),
         near_regions_(make_buffer<int32_t>(cloud.num_regions)),
@@ -168,7 +168,7 @@ class Finder {
     return list;
   }
 
-  const Cloud& cloud_;
+  const BucketedCloud& cloud_;
   Buffer<int32_t> list_, near_regions_;
   Buffer<float> region_bounds_, bucket_bounds_;  // squared distances to boxes
   int64_t num_near_ = 0;

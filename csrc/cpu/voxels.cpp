@@ -1,4 +1,5 @@
-// Points as cells of a grid, different cells, and neighbors of cells, on the CPU.
+// Points as cells of a grid, different cells, and neighbors of cells, on the CPU. Cells are found
+// by a hash table, which is filled in their order.
 #include <algorithm>
 #include <cmath>
 #include <limits>

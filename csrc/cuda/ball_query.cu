@@ -1,4 +1,5 @@
-// Ball query on CUDA.
+// Ball query on CUDA: a warp compares its query with 32 points at a time, in their order, and is
+// done with the last hit that is wanted.
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"
 #include "cuda/warp.cuh"

@@ -15,13 +15,13 @@ __global__ void __launch_bounds__(kRowThreads)
   idx[row] = -1;
 }
 
-struct Cloud {
+struct Clouds {
   const float* points;     // [B, N, 3]
   const int64_t* lengths;  // [B] or null
   int64_t N;
 };
 
-void find_nearest(const Cloud& of, const Cloud& in, int64_t B, float* sq_dist, int64_t* idx,
+void find_nearest(const Clouds& of, const Clouds& in, int64_t B, float* sq_dist, int64_t* idx,
                   const Context& context) {
   knn({.queries = of.points,
        .points = in.points,
@@ -42,7 +42,7 @@ void find_nearest(const Cloud& of, const Cloud& in, int64_t B, float* sq_dist, i
 }  // namespace
 
 void chamfer(const ChamferArgs& args, const Context& context) {
-  const Cloud a{args.a, args.a_lengths, args.N}, b{args.b, args.b_lengths, args.M};
+  const Clouds a{args.a, args.a_lengths, args.N}, b{args.b, args.b_lengths, args.M};
   find_nearest(a, b, args.B, args.sq_ab, args.idx_ab, context);
   find_nearest(b, a, args.B, args.sq_ba, args.idx_ba, context);
 }

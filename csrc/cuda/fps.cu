@@ -1,6 +1,20 @@
-// Farthest point sampling. Its steps are serial, so what counts is the latency of one: a thread
-// keeps its points and their distances to the chosen set in registers, warps reduce 64-bit keys in
-// two instructions, and in the small versions a step has one barrier.
+// Farthest point sampling on CUDA.
+//
+// Every point carries its squared distance to the nearest point chosen so far. A step takes the
+// newest sample, lowers the distances of those that are nearer to it than to the others, and
+// chooses the point whose distance is now the greatest. So M samples are M steps one after another,
+// and what counts is how long one step takes: a thread keeps its points and their distances in
+// registers, so that a step reads no memory but the new sample's place, and looks for its own
+// farthest point as it goes. A candidate is one 64-bit number (distance above, index below), so a
+// warp finds its best in two instructions, and ties fall to the lowest index by themselves. Then
+// the warps have to agree:
+//   block    a cloud in one block: candidates meet in shared memory, one barrier a step
+//   cluster  a cloud in up to 16 blocks of a cluster: candidates are mailed, with the place of the
+//            point, into the shared memory of the others (mailbox.cuh)
+//   grid     a cloud in many blocks that all run at once: candidates meet in global memory, each
+//            marked with the parity of its step, so that nothing has to be cleared in between
+//   streamed as grid, for clouds that do not fit in registers: distances lie in memory
+// plan_fps.h chooses by the size of the clouds and the device.
 #include <utility>
 
 #include "cuda/cluster.cuh"
@@ -13,18 +27,18 @@
 namespace dapt::cuda {
 namespace {
 
-// A key orders points as they are chosen: by the largest distance, then by the lowest index.
-// Distances are >= 0, so their bits compare as signed integers, and all keys of points that are not
-// to be chosen (again) are negative.
-using Key = long long;
-constexpr Key kNone = -1;
+// Candidates for the next sample are ordered by distance, and equal distances by index, the lowest
+// on top. Distances are >= 0, so their bits compare as signed integers; a point that is not to be
+// chosen (again) is a negative candidate.
+using Candidate = long long;
+constexpr Candidate kNone = -1;
 constexpr float kTaken = -1.0f;
 
-__device__ __forceinline__ Key make_key(float distance, unsigned index) {
-  return static_cast<Key>(__float_as_int(distance)) << 32 | ~index;
+__device__ __forceinline__ Candidate make_candidate(float distance, unsigned index) {
+  return static_cast<Candidate>(__float_as_int(distance)) << 32 | ~index;
 }
 
-struct Cloud {
+struct Sampling {
   const float* points;  // [N, 3]
   int64_t* idx;         // [M] out
   float* centers;       // [M, 3] out, or null
@@ -41,7 +55,7 @@ struct Cloud {
     const bool hidden = skip_near_origin && squared_norm(at.x, at.y, at.z) <= 1e-3f;
     return n < length && !hidden ? INFINITY : kTaken;
   }
-  __device__ unsigned chosen(Key farthest) const {
+  __device__ unsigned chosen(Candidate farthest) const {
     return farthest >= 0 ? ~static_cast<unsigned>(farthest) : start;
   }
   __device__ void write(unsigned m, unsigned n) const {
@@ -60,7 +74,8 @@ __device__ __forceinline__ unsigned clamp(int64_t value, int64_t low, int64_t hi
 
 // Lengths and starts in device memory are unchecked: clamped, they lead to no point outside the
 // cloud.
-__device__ __forceinline__ Cloud cloud_of(const FpsArgs& a, int64_t b, float* nearest = nullptr) {
+__device__ __forceinline__ Sampling sampling_of(const FpsArgs& a, int64_t b,
+                                                float* nearest = nullptr) {
   const unsigned length = clamp(a.lengths ? a.lengths[b] : a.N, 1, a.N);
   const unsigned start = clamp(a.starts ? a.starts[b] : a.start, 0, length - 1);
   return {.points = a.points + 3 * b * a.N,
@@ -79,11 +94,11 @@ template <int kThreads>
 struct Chosen {
   unsigned mine;
 
-  __device__ __forceinline__ void put(const Cloud& cloud, unsigned m, unsigned n) {
+  __device__ __forceinline__ void put(const Sampling& sampling, unsigned m, unsigned n) {
     const unsigned turn = m % kThreads;
     if (threadIdx.x == turn) mine = n;
-    if ((turn == kThreads - 1 || m + 1 == cloud.M) && threadIdx.x <= turn) {
-      cloud.write(m - turn + threadIdx.x, mine);
+    if ((turn == kThreads - 1 || m + 1 == sampling.M) && threadIdx.x <= turn) {
+      sampling.write(m - turn + threadIdx.x, mine);
     }
   }
 };
@@ -99,23 +114,23 @@ struct RegisterSlice {
   unsigned first;
 
   // Takes the points of the block `rank` of those that share a cloud.
-  __device__ __forceinline__ void load(const Cloud& cloud, unsigned rank) {
+  __device__ __forceinline__ void load(const Sampling& sampling, unsigned rank) {
     first = rank * kPerBlock + warp_id() * 32 * kPoints + lane_id();
 #pragma unroll
     for (int p = 0; p < kPoints; ++p) {
       const unsigned n = first + 32 * p;
-      const float3 at = cloud.point(n < cloud.N ? n : 0);
+      const float3 at = sampling.point(n < sampling.N ? n : 0);
       x[p] = at.x, y[p] = at.y, z[p] = at.z;
-      nearest[p] = cloud.first_distance(n, at);
+      nearest[p] = sampling.first_distance(n, at);
     }
   }
 
   // out[0] is the first point of the block.
-  __device__ __forceinline__ void copy_to(float* out, const Cloud& cloud) const {
+  __device__ __forceinline__ void copy_to(float* out, const Sampling& sampling) const {
 #pragma unroll
     for (int p = 0; p < kPoints; ++p) {
       const unsigned n = first + 32 * p;
-      if (n < cloud.N) {
+      if (n < sampling.N) {
         float* const to = out + 3 * (n % kPerBlock);
         to[0] = x[p], to[1] = y[p], to[2] = z[p];
       }
@@ -132,7 +147,7 @@ struct RegisterSlice {
   }
 
   // Adds `at` to the chosen set; returns the farthest point.
-  __device__ __forceinline__ Key add(float3 at) {
+  __device__ __forceinline__ Candidate add(float3 at) {
     float farthest = kTaken;
     int slot = 0;
 #pragma unroll
@@ -141,70 +156,70 @@ struct RegisterSlice {
       slot = nearest[p] > farthest ? p : slot;
       farthest = fmaxf(nearest[p], farthest);
     }
-    return make_key(farthest, first + 32 * slot);
+    return make_candidate(farthest, first + 32 * slot);
   }
 };
 
 // The points of one thread in memory: every kThreads-th of its block's.
 template <int kThreads>
 struct StreamedSlice {
-  Cloud cloud;
+  Sampling sampling;
   unsigned begin, end;
 
-  __device__ __forceinline__ void load(const Cloud& of, unsigned rank) {
-    cloud = of;
-    const unsigned per_block = (cloud.N + gridDim.x - 1) / gridDim.x;
+  __device__ __forceinline__ void load(const Sampling& of, unsigned rank) {
+    sampling = of;
+    const unsigned per_block = (sampling.N + gridDim.x - 1) / gridDim.x;
     begin = rank * per_block + threadIdx.x;
-    end = Min()((rank + 1) * per_block, cloud.N);
+    end = Min()((rank + 1) * per_block, sampling.N);
     for (unsigned n = begin; n < end; n += kThreads) {
-      cloud.nearest[n] = cloud.first_distance(n, cloud.point(n));
+      sampling.nearest[n] = sampling.first_distance(n, sampling.point(n));
     }
   }
 
   __device__ __forceinline__ void take(unsigned n) {
-    if (n >= begin && n < end && (n - begin) % kThreads == 0) cloud.nearest[n] = kTaken;
+    if (n >= begin && n < end && (n - begin) % kThreads == 0) sampling.nearest[n] = kTaken;
   }
 
-  __device__ __forceinline__ Key add(float3 at) {
+  __device__ __forceinline__ Candidate add(float3 at) {
     float farthest = kTaken;
     unsigned index = 0;
 #pragma unroll 4
     for (unsigned n = begin; n < end; n += kThreads) {
-      const float3 p = cloud.point(n);
+      const float3 p = sampling.point(n);
       const float distance =
-          fminf(cloud.nearest[n], squared_distance(p.x, p.y, p.z, at.x, at.y, at.z));
-      cloud.nearest[n] = distance;
+          fminf(sampling.nearest[n], squared_distance(p.x, p.y, p.z, at.x, at.y, at.z));
+      sampling.nearest[n] = distance;
       index = distance > farthest ? n : index;
       farthest = fmaxf(distance, farthest);
     }
-    return make_key(farthest, index);
+    return make_candidate(farthest, index);
   }
 };
 
 template <int kThreads, int kPoints>
 __global__ void __launch_bounds__(kThreads) fps_block_kernel(const FpsArgs a) {
   // Parallel over B by blocks, over N by their threads.
-  DAPT_DYNAMIC_SHARED(Key, keys);                             // [2, 32], by warp
+  DAPT_DYNAMIC_SHARED(Candidate, keys);                       // [2, 32], by warp
   float* const points = reinterpret_cast<float*>(keys + 64);  // [N, 3]
-  const Cloud cloud = cloud_of(a, blockIdx.x);
+  const Sampling sampling = sampling_of(a, blockIdx.x);
   RegisterSlice<kThreads, kPoints> slice;
-  slice.load(cloud, 0);
-  slice.copy_to(points, cloud);
+  slice.load(sampling, 0);
+  slice.copy_to(points, sampling);
   if (threadIdx.x < 64) keys[threadIdx.x] = kNone;
   __syncthreads();
   Chosen<kThreads> chosen;
-  unsigned last = cloud.start;
+  unsigned last = sampling.start;
   for (unsigned m = 0;; ++m) {
     const float3 at = {points[3 * last], points[3 * last + 1], points[3 * last + 2]};
-    chosen.put(cloud, m, last);
-    if (m + 1 == cloud.M) return;
+    chosen.put(sampling, m, last);
+    if (m + 1 == sampling.M) return;
     slice.take(last);
-    const Key of_warp = warp_max(slice.add(at));
+    const Candidate of_warp = warp_max(slice.add(at));
     // Two sets of keys: a warp that is a step ahead does not overwrite what others still read.
-    Key* const of_step = keys + m % 2 * 32;
+    Candidate* const of_step = keys + m % 2 * 32;
     if (lane_id() == 0) of_step[warp_id()] = of_warp;
     __syncthreads();
-    last = cloud.chosen(warp_max(of_step[lane_id()]));
+    last = sampling.chosen(warp_max(of_step[lane_id()]));
   }
 }
 
@@ -216,29 +231,29 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
   constexpr bool kWarpSends = kWarps * kBlocks <= 32;
   constexpr int kSlots = kWarpSends ? kWarps * kBlocks : kBlocks;
   DAPT_DYNAMIC_SHARED(float, points);  // [kThreads * kPoints, 3], those of this block
-  __shared__ Key keys[kWarps];
+  __shared__ Candidate keys[kWarps];
   // Two of each: a block that is a step ahead does not overwrite what others still read. The order
   // of the slots is that of their indices.
   __shared__ Mailbox mail[2];
   __shared__ int distance[2][kSlots];  // bits, as in a key
   __shared__ float4 place[2][kSlots];  // x, y, z, index as bits
-  const Cloud cloud = cloud_of(a, blockIdx.x / kBlocks);
+  const Sampling sampling = sampling_of(a, blockIdx.x / kBlocks);
   const unsigned rank = cluster_rank();
   RegisterSlice<kThreads, kPoints> slice;
-  slice.load(cloud, rank);
-  slice.copy_to(points, cloud);
+  slice.load(sampling, rank);
+  slice.copy_to(points, sampling);
   if (threadIdx.x < 2) mail[threadIdx.x].init();
   cluster_sync();
   Chosen<kThreads> chosen;
-  unsigned last = cloud.start;
-  float3 at = cloud.point(last);
+  unsigned last = sampling.start;
+  float3 at = sampling.point(last);
   for (unsigned m = 0;; ++m) {
-    if (rank == 0) chosen.put(cloud, m, last);
-    if (m + 1 == cloud.M) return;
+    if (rank == 0) chosen.put(sampling, m, last);
+    if (m + 1 == sampling.M) return;
     Mailbox& box = mail[m % 2];
     if (threadIdx.x == 0) box.expect(kSlots * (sizeof(int) + sizeof(float4)));
     slice.take(last);
-    Key best = warp_max(slice.add(at));
+    Candidate best = warp_max(slice.add(at));
     if (!kWarpSends) {
       if (lane_id() == 0) keys[warp_id()] = best;
       __syncthreads();
@@ -246,7 +261,7 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
     }
     if ((kWarpSends || warp_id() == 0) && lane_id() < kBlocks) {
       const unsigned slot = kWarpSends ? rank * kWarps + warp_id() : rank;
-      const unsigned n = cloud.chosen(best);
+      const unsigned n = sampling.chosen(best);
       const float* const p = points + 3 * (n % slice.kPerBlock);
       box.send(&distance[m % 2][slot], static_cast<int>(best >> 32), lane_id());
       box.send(&place[m % 2][slot], make_float4(p[0], p[1], p[2], __uint_as_float(n)), lane_id());
@@ -257,7 +272,7 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
     const float4 found = place[m % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
     last = __float_as_uint(found.w);
     at = {found.x, found.y, found.z};
-    if (farthest < 0) last = cloud.start, at = cloud.point(last);
+    if (farthest < 0) last = sampling.start, at = sampling.point(last);
   }
 }
 
@@ -274,21 +289,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kWarps = kThreads / 32;
   using Slice =
       std::conditional_t<kPoints == 0, StreamedSlice<kThreads>, RegisterSlice<kThreads, kPoints>>;
-  __shared__ Key of_block[kWarps], of_row[kWarps];
+  __shared__ Candidate of_block[kWarps], of_row[kWarps];
   mail += blockIdx.y * 2 * gridDim.x;
   unsigned turn = 2;
   for (int64_t b = blockIdx.y; b < a.B; b += gridDim.y) {
-    const Cloud cloud = cloud_of(a, b, nearest);
+    const Sampling sampling = sampling_of(a, b, nearest);
     Slice slice;
-    slice.load(cloud, blockIdx.x);
+    slice.load(sampling, blockIdx.x);
     Chosen<kThreads> chosen;
-    unsigned last = cloud.start;
+    unsigned last = sampling.start;
     for (unsigned m = 0;; ++m) {
-      const float3 at = cloud.point(last);
-      if (blockIdx.x == 0) chosen.put(cloud, m, last);
-      if (m + 1 == cloud.M) break;
+      const float3 at = sampling.point(last);
+      if (blockIdx.x == 0) chosen.put(sampling, m, last);
+      if (m + 1 == sampling.M) break;
       slice.take(last);
-      Key best = warp_max(slice.add(at));
+      Candidate best = warp_max(slice.add(at));
       if (lane_id() == 0) of_block[warp_id()] = best;
       __syncthreads();
       // A block is never two turns ahead of another, so two boxes and one bit tell the turns apart.
@@ -304,12 +319,12 @@ __global__ void __launch_bounds__(kThreads, 1)
         unsigned long long word;
         do word = load_relaxed(&box[threadIdx.x]);
         while ((word & kTag) != tag);
-        best = static_cast<Key>(word | kTag);
+        best = static_cast<Candidate>(word | kTag);
       }
       best = warp_max(best);
       if (lane_id() == 0) of_row[warp_id()] = best;
       __syncthreads();
-      last = cloud.chosen(warp_max(lane_id() < kWarps ? of_row[lane_id()] : kNone));
+      last = sampling.chosen(warp_max(lane_id() < kWarps ? of_row[lane_id()] : kNone));
     }
   }
 }
@@ -326,7 +341,7 @@ void launch_listed(const FpsArgs& a, const FpsPlan& plan, const Context& context
                         blocks, grid_of(a.B * blocks), k.threads, plan.shared_bytes, context.stream,
                         a);
   } else {
-    const size_t mail_bytes = sizeof(Key) * 2 * blocks * rows;
+    const size_t mail_bytes = sizeof(Candidate) * 2 * blocks * rows;
     auto* mail = static_cast<unsigned long long*>(context.scratch(mail_bytes));
     DAPT_CUDA_CHECK(cudaMemsetAsync(mail, 0, mail_bytes, context.stream));
     float* nearest = nullptr;

@@ -12,7 +12,7 @@ namespace {
 constexpr int kRowsAtOnce = 4;  // of a team, so that several reads are under way
 
 template <int kBytes>
-using Vector = std::conditional_t<
+using VectorOf = std::conditional_t<
     kBytes == 16, uint4,
     std::conditional_t<kBytes == 8, uint2,
                        std::conditional_t<kBytes == 4, uint32_t,
@@ -22,7 +22,7 @@ using Vector = std::conditional_t<
 template <int kBytes>
 __global__ void __launch_bounds__(kRowThreads)
     gather_kernel(const GatherArgs args, int team, unsigned row_blocks) {
-  using Vector = Vector<kBytes>;
+  using Vector = VectorOf<kBytes>;
   const int teams = kRowThreads / team;
   const TeamRow own(row_blocks, teams * kRowsAtOnce, team);
   const int64_t vectors = args.row_bytes / kBytes;

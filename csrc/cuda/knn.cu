@@ -1,5 +1,15 @@
-// k nearest neighbors on CUDA: searches that keep their best keys in registers, one with a warp
-// per query for any k, one with a thread per query for k <= 4 and many queries.
+// k nearest neighbors on CUDA.
+//
+// A block brings the points of a cloud into shared memory, a tile at a time, and its queries look
+// at all of them: no index is built, as for the few thousand points of a cloud a comparison is
+// cheaper than a walk through a tree. What is kept of a point is one 64-bit key, the bits of its
+// distance and its index, so that the smallest keys are the nearest points with ties in their
+// order. With a warp per query (any k) the k smallest lie sorted across its lanes; keys below the
+// k-th wait in shared memory until there is a batch of them, which is sorted and merged in
+// (topk.cuh). More than 512 neighbors take several passes, each beginning where the last one ended.
+// Few queries on large clouds leave multiprocessors idle: then parts of a cloud are searched by
+// different blocks, and their lists are merged. With k <= 4 and many queries each thread has a
+// query of its own and inserts into a few registers.
 #include "cuda/knn_any.h"
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"

@@ -39,7 +39,7 @@ def broken_copy(folder, old, new):
     return [folder / "fps.cu", folder / "export.cpp", CSRC / "cuda" / "device.cu"]
 
 
-BARRIER = "    __syncthreads();\n    last = cloud.chosen("
+BARRIER = "    __syncthreads();\n    last = sampling.chosen("
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -69,7 +69,7 @@ run(*(ctypes.c_void_p(a.ctypes.data) for a in (points, idx)), *map(ctypes.c_int6
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_index_off_by_one_is_caught(tmp_path, broken):
     old = "if (threadIdx.x < 64) keys[threadIdx.x] = kNone;"
-    new = old.replace("keys[threadIdx.x]", "points[3 * cloud.N + threadIdx.x / 64]")
+    new = old.replace("keys[threadIdx.x]", "points[3 * sampling.N + threadIdx.x / 64]")
     new = new.replace("kNone", "0")
     sources = broken_copy(tmp_path, old, old + (f" {new}" if broken else ""))
     library = compile_host(sources, sanitize=True)
