@@ -35,16 +35,10 @@ DAPT_ATOMIC(atomicAdd, unsigned, old + value)
 DAPT_ATOMIC(atomicAdd, unsigned long long, old + value)
 DAPT_ATOMIC(atomicAdd, float, old + value)
 DAPT_ATOMIC(atomicAdd, double, old + value)
-DAPT_ATOMIC(atomicSub, int, int(unsigned(old) - unsigned(value)))
-DAPT_ATOMIC(atomicSub, unsigned, old - value)
-DAPT_ATOMIC(atomicInc, unsigned, old >= value ? 0 : old + 1)
 DAPT_ATOMIC_INTEGERS(atomicMin, std::min(old, value))
 DAPT_ATOMIC(atomicMin, long long, std::min(old, value))
 DAPT_ATOMIC_INTEGERS(atomicMax, std::max(old, value))
 DAPT_ATOMIC(atomicMax, long long, std::max(old, value))
-DAPT_ATOMIC_INTEGERS(atomicAnd, old& value)
-DAPT_ATOMIC_INTEGERS(atomicOr, old | value)
-DAPT_ATOMIC_INTEGERS(atomicXor, old ^ value)
 DAPT_ATOMIC_INTEGERS(atomicExch, (static_cast<void>(old), value))
 DAPT_ATOMIC(atomicExch, float, (static_cast<void>(old), value))
 #undef DAPT_ATOMIC
@@ -62,6 +56,3 @@ DAPT_ATOMIC_CAS(unsigned short)
 #undef DAPT_ATOMIC_CAS
 
 inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline void __threadfence_system() {}
-inline void __nanosleep(unsigned) { dapt::on_host::yield(); }

@@ -84,13 +84,6 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
   return cudaSuccess;
 }
 
-template <class T>
-cudaError_t cudaMalloc(T** pointer, std::size_t bytes) {
-  *pointer = static_cast<T*>(std::malloc(bytes ? bytes : 1));
-  return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
-
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
   cudaMemcpyHostToDevice,
@@ -99,16 +92,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDefault,
 };
 
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t = nullptr) {
-  if (bytes) std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t = nullptr) {
   if (bytes) std::memset(to, value, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
-  return cudaMemsetAsync(to, value, bytes);
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

@@ -60,47 +60,13 @@ struct __nv_bfloat16 {
   explicit constexpr __nv_bfloat16(float value) : bits(dapt::on_host::bfloat16_bits(value)) {}
   explicit constexpr operator float() const { return dapt::on_host::bfloat16_value(bits); }
 };
-struct __attribute__((aligned(4))) __half2 {
-  __half x, y;
-};
-struct __attribute__((aligned(4))) __nv_bfloat162 {
-  __nv_bfloat16 x, y;
-};
-using half = __half;
-using half2 = __half2;
 
-inline __half __float2half(float value) { return __half(value); }
+using half = __half;
+
 inline __half __float2half_rn(float value) { return __half(value); }
 inline float __half2float(__half value) { return float(value); }
 inline unsigned short __half_as_ushort(__half value) { return value.bits; }
-inline __half __ushort_as_half(unsigned short bits) { return std::bit_cast<__half>(bits); }
-inline __half2 __halves2half2(__half low, __half high) { return {low, high}; }
-inline __half2 __floats2half2_rn(float low, float high) { return {__half(low), __half(high)}; }
-inline __half2 __float22half2_rn(float2 value) { return __floats2half2_rn(value.x, value.y); }
-inline __half __low2half(__half2 value) { return value.x; }
-inline __half __high2half(__half2 value) { return value.y; }
-inline float __low2float(__half2 value) { return float(value.x); }
-inline float __high2float(__half2 value) { return float(value.y); }
-inline float2 __half22float2(__half2 value) { return {float(value.x), float(value.y)}; }
 
-inline __nv_bfloat16 __float2bfloat16(float value) { return __nv_bfloat16(value); }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __nv_bfloat16(value); }
 inline float __bfloat162float(__nv_bfloat16 value) { return float(value); }
 inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
-inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
-  return std::bit_cast<__nv_bfloat16>(bits);
-}
-inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
-  return {low, high};
-}
-inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
-  return {__nv_bfloat16(low), __nv_bfloat16(high)};
-}
-inline __nv_bfloat162 __float22bfloat162_rn(float2 value) {
-  return __floats2bfloat162_rn(value.x, value.y);
-}
-inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 value) { return value.x; }
-inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 value) { return value.y; }
-inline float __low2float(__nv_bfloat162 value) { return float(value.x); }
-inline float __high2float(__nv_bfloat162 value) { return float(value.y); }
-inline float2 __bfloat1622float2(__nv_bfloat162 value) { return {float(value.x), float(value.y)}; }

@@ -14,8 +14,8 @@
 namespace dapt::on_host {
 
 template <class T>
-concept Shuffled = std::is_arithmetic_v<T> || std::same_as<T, __half> || std::same_as<T, __half2> ||
-                   std::same_as<T, __nv_bfloat16> || std::same_as<T, __nv_bfloat162>;
+concept Shuffled =
+    std::is_arithmetic_v<T> || std::same_as<T, __half> || std::same_as<T, __nv_bfloat16>;
 
 template <class T>
 std::uint64_t to_bits(T value) {
