@@ -33,7 +33,7 @@ def activations_of(model, points):
 
 
 def formula(activations, weight, epsilon):
-    """methods.md, section 4: means over tokens and units, then over clouds and blocks."""
+    """The published loss: means over tokens and units, then over clouds and blocks."""
     shares = [a.double() ** 2 / (a.double() ** 2 + epsilon) for a in activations]
     return weight * torch.stack([share.mean((1, 2)).mean() for share in shares]).mean()
 

@@ -84,7 +84,7 @@ def restated_geometry(model, points):
 
 
 def restated(model, points):
-    """methods_more.md, section 5, for one cloud: the tokens after the final norm, and the shape."""
+    """The published formula, for one cloud: the tokens after the final norm, and the shape."""
     backbone, stack, method = model.backbone, model.backbone.blocks, model.adapter.method
     points, s = restated_geometry(model, points)
     groups = backbone.tokenizer.group(points[None])

@@ -12,7 +12,7 @@ TASK = dapt.Classification(5)
 
 
 def restated_prompt(network, x, neighbors):
-    """methods_more.md, section 6, for the patches' tokens [G, C] of one cloud."""
+    """The published graph network, for the patches' tokens [G, C] of one cloud."""
 
     def normed(norm, x):
         x = (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt()

@@ -98,7 +98,7 @@ def scaled_and_shifted(wrapped, x):
 
 
 def dapt_blocks(blocks, x, far=None):
-    """methods.md, section 2, line by line; ``far`` pairs of patches do not see each other."""
+    """DAPT as published, line by line; ``far`` pairs of patches do not see each other."""
     layer = scaled_and_shifted
     for wrapped in blocks:
         block, adapter = wrapped.frozen, wrapped.adapter

@@ -25,7 +25,7 @@ def attach(small_backbone):
 
 
 def restated_basis(centers, smallest):
-    """methods_more.md, section 3, of one run of centers [L, 3], pair by pair, by numpy."""
+    """The published basis, of one run of centers [L, 3], pair by pair, by numpy."""
     centers = centers.double().numpy()
     L = len(centers)
     weights = np.ones((L, L))

@@ -28,7 +28,7 @@ def attach(small_backbone):
 
 
 def restated(model, points, prompted=None):
-    """methods_more.md, section 4: tokens after the final norm, and the two scales' p."""
+    """The published formula: tokens after the final norm, and the two scales' p."""
     backbone, stack, method = model.backbone, model.backbone.blocks, model.adapter.method
     adapters, B = stack.adapters, len(points)
 

@@ -39,7 +39,7 @@ def model(small_backbone):
 
 
 def prior_of(bank, feature, num_nearest):
-    """methods.md, section 3, for one cloud."""
+    """The published formula, for one cloud."""
     similarities = (bank @ (feature / feature.norm())).tolist()
     order = sorted(range(len(bank)), key=lambda row: -similarities[row])[:num_nearest]
     nearest = bank[order]

@@ -14,7 +14,7 @@ TASK = dapt.Classification(5, head="ppt")
 
 
 def restated(model, points, grouping):
-    """methods_more.md, section 2: class token, patches and prompts after the final norm."""
+    """The published formula: class token, patches and prompts after the final norm."""
     backbone, stack = model.backbone, model.backbone.blocks
 
     def embedded(groups):

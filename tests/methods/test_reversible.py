@@ -37,7 +37,7 @@ def insert(stream, prompt):
 
 
 def plain(stack, x, positions, variant):
-    """methods.md, section 5, in floats and under plain autograd; the tokens after each block."""
+    """The published equations, in floats and under plain autograd; the tokens after each block."""
     scale_one, scale_two = LAMBDA_BETA[variant]
     x1 = x2 = x
     after = []

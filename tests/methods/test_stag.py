@@ -20,7 +20,7 @@ METHODS = {
 
 
 def restated(model, cloud, first, share_down, share_graph, neighbors):
-    """methods_more.md, section 1, for one cloud: the tokens after the last block."""
+    """The published formula, for one cloud: the tokens after the last block."""
     backbone, stack = model.backbone, model.backbone.blocks
     groups = backbone.tokenizer.group(cloud)
     centers = groups.centers[0]
