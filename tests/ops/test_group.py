@@ -60,6 +60,15 @@ def test_where_no_center_is_left_the_first_repeats(on_each_isa):
         assert groups.center_idx.tolist() == [[3, 7, 3, 3]]
 
 
+@pytest.mark.parametrize("start", [0, 5])
+def test_centers_of_a_sampled_cloud_are_its_first_points(make_cloud, start):
+    """Whatever ties there are: of equal distances the lower index wins, here as in the cloud."""
+    for points in (make_cloud(2, 300), (torch.randn(2, 300, 3) * 2).round(), torch.zeros(1, 90, 3)):
+        sampled = gather(points, farthest_point_sample(points, 80, start=start))
+        centers = group(sampled, 40, 8).center_idx
+        assert torch.equal(centers, torch.arange(40).expand_as(centers))
+
+
 def test_translation_moves_centers_only():
     points = torch.randint(-50, 50, (2, 300, 3)).float()  # whole numbers: shifts are exact
     shift = torch.tensor([7.0, -3.0, 11.0])
