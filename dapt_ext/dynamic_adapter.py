@@ -147,7 +147,7 @@ def dynamic_adapters(
         norm_weight, norm_bias: [A, C]; without them z = x.
         scale_weight, scale_bias: [A, 1, C] and [A, 1]; without them s = static_scale.
         mlp_out, residual: [B, T, C], each left out of the sum when absent.
-        activation, prompt, eps: as of `dynamic_adapter`.
+        static_scale, activation, prompt, eps: as of `dynamic_adapter`.
 
     Returns:
         As `dynamic_adapter`.

@@ -75,6 +75,7 @@ class Bar:
             self._task = None
 
     def advance(self, steps: float = 1) -> None:
+        """So many steps more are done."""
         self.update(done=self.done + steps)
 
     def update(self, **changes) -> None:

@@ -147,6 +147,7 @@ def chosen(
 
 
 def named(table: Mapping[str, Attachment], name: str) -> Attachment:
+    """The adapter of that name, which has to be there."""
     if name not in table:
         carried = ", ".join(table)
         raise UsageError(f"the model carries no adapter named '{name}'; it carries {carried}")

@@ -68,6 +68,7 @@ class SideBySide:
             adapter.rows = rows
 
     def take_away(self) -> None:
+        """Leave every place empty again."""
         for place in self._places:
             setattr(place.module, place.name, None)
 
@@ -106,6 +107,8 @@ class _Twin(nn.Module):
 
 
 class CloudScaleShift(_Twin):
+    """A scale and shift of each cloud's own."""
+
     def __init__(self, single: ScaleShift):
         super().__init__()
         self.frozen = getattr(single, "frozen", None)
@@ -151,6 +154,8 @@ class _PerCloud(_Twin):
 
 
 class CloudAdapter(_PerCloud):
+    """A dynamic adapter of each cloud's own."""
+
     def forward(
         self, x: Tensor, mlp_out: Tensor, residual: Tensor, path_factor: None, prompt: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -158,6 +163,8 @@ class CloudAdapter(_PerCloud):
 
 
 class CloudBottleneck(_PerCloud):
+    """A bottleneck of each cloud's own."""
+
     def __init__(self, single: Bottleneck):
         super().__init__(single)
         self.scale = single.scale

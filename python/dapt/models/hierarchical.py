@@ -40,6 +40,8 @@ class PointM2aeConfig(Storage):
         mlp_ratio: Hidden units of an MLP to C.
         encoder_widths: Of the inner layers of the first scale's patch encoder.
         drop_path: Stochastic depth of the last block; it grows from 0 in the first.
+        near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
+            published networks did.
     """
 
     num_groups: tuple[int, ...] = (512, 256, 64)

@@ -25,6 +25,7 @@ class Best:
 
     @property
     def file(self) -> Path:
+        """Where the weights are."""
         return self.path / self._weights
 
     def stage(self, write: Callable[[Path], None]) -> str:
@@ -60,6 +61,7 @@ class Best:
         return found
 
     def is_whole(self, digest: str | None) -> bool:
+        """Whether the weights are those that were written."""
         return digest is None or digest_of(self.file) == digest
 
 

@@ -28,6 +28,7 @@ class Camera:
     zoom: float = 1.0
 
     def axes(self) -> np.ndarray:  # [3, 3]: right, up, towards
+        """The picture's axes in space."""
         a, e = np.radians(self.azimuth), np.radians(self.elevation)
         towards = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
         right = np.array([np.cos(a), 0.0, -np.sin(a)])
