@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from dapt.data import load
 from dapt.synthetic import FAMILIES
 from dapt.view.pictures import draw_sheet
@@ -19,11 +21,17 @@ def cloud(families: str, **options):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images/synthetic.webp"))
-    out = parser.parse_args().out
+    parser.add_argument("--npz", type=Path, help="the objects, too, as a file for `dapt view`")
+    options = parser.parse_args()
+    out = options.out
     sheet = []
     for name in sorted(FAMILIES):
         points, parts = cloud(name, domain="clean")
         sheet.append((name.replace("_", " "), points, parts))
+    if options.npz:
+        names = [name for name, *_ in sheet]
+        points = np.stack([points for _, points, _ in sheet])
+        np.savez(options.npz, points=points, labels=np.arange(len(names)), class_names=names)
     for variant in ("only", "bg", "hardest"):
         for name in SCANNED:
             points, parts = cloud(name, variant=variant)

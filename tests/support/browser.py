@@ -15,11 +15,16 @@ FLAGS = (
 ).split()
 
 
+def find_browser() -> str | None:
+    """Chromium's path on this machine."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium of this machine."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = find_browser()
     if path is None:
         pytest.skip("no Chromium is found on this machine")
     with sync_api.sync_playwright() as playwright:

@@ -31,4 +31,4 @@ def run(argv: list[str]) -> None:
     report = Report.of(args.runs, args.samples, look=not args.files_only, say=print)
     out = args.out or args.runs[0] / "report.html"
     for path in report.write(out, args.markdown, args.latex):
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")

@@ -1,6 +1,7 @@
 """`dapt view`: clouds in 3D, in one HTML file."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, at_least_one
@@ -86,12 +87,14 @@ def _subjects(args, observer) -> Iterator:
     if not args.files:
         yield from of_dataset(_dataset(args, observer.settings), args.limit)
         return
-    count = 0
+    count, names = 0, [path.name for path in args.files]
     for path in args.files:
         for subject in of_file(path, observer.up_of_files() if observer else args.up):
             if count == args.limit:
                 print(f"the first {count} clouds are shown: --limit shows more")
                 return
+            if names.count(path.name) > 1:  # told apart by where they lie
+                subject = replace(subject, name=f"{path.parent.name}/{subject.name}")
             yield subject
             count += 1
 

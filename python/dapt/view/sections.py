@@ -68,7 +68,7 @@ def summary(findings: Findings) -> Section:
     kept = "Best values are bold. "
     if any(len(group.complete) > 1 for group in findings.groups):
         kept += "Behind ± stands the standard deviation over seeds. "
-    kept += "Memory kept and peak are those of a training step; time is the best of the runs'."
+    kept += "Memory kept and peak are those of a training step; time is that of the fastest run."
     unfinished = [g.name for g in findings.groups if len(g.complete) < len(g.records)]
     if unfinished:
         kept += f" Not all runs are complete: {', '.join(unfinished)}."
