@@ -65,7 +65,8 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "submanifold_conv_weight_grad(Tensor grad, Tensor x, Tensor neighbors, bool tf32=False) -> "
       "Tensor");
   m.def(
-      "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift) -> "
+      "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift, "
+      "float least_scale=0.0) -> "
       "(Tensor, Tensor)");
   m.def("attention(Tensor qkv, SymInt num_heads) -> (Tensor, Tensor)");
   m.def(

@@ -280,7 +280,8 @@ struct SubmanifoldConvWeightGradArgs {
 };
 
 /// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
-/// of grad * z with z = (output - shift) / scale. The order of the sums is fixed.
+/// of grad * z with z = (output - shift) / scale, a scale nearer to zero than `least_scale` taken
+/// for that with its sign. The order of the sums is fixed.
 struct ScaleShiftGradArgs {
   const void* grad;    // [tokens, C] of dtype
   const void* output;  // [tokens, C] of dtype
@@ -288,6 +289,7 @@ struct ScaleShiftGradArgs {
   const void* shift;   // [C]
   void* grad_scale;    // [C] out
   void* grad_shift;    // [C] out
+  double least_scale;
   int64_t tokens, C;
   Real dtype;
 };

@@ -7,7 +7,8 @@ namespace dapt {
 
 /// grad, output [..., C] of output = scale * z + shift -> (grad_scale [C], grad_shift [C]).
 std::tuple<Tensor, Tensor> scale_shift_grad(const Tensor& grad_any, const Tensor& output_any,
-                                            const Tensor& scale_any, const Tensor& shift_any) {
+                                            const Tensor& scale_any, const Tensor& shift_any,
+                                            double least_scale) {
   check(grad_any.dim() >= 1, "grad must be [..., C], got ", shape_of(grad_any));
   const Tensor grad = as_contiguous(grad_any, "grad", grad_any.scalar_type());
   check(shape_of(output_any) == shape_of(grad), "output must have the shape of grad ",
@@ -28,6 +29,7 @@ std::tuple<Tensor, Tensor> scale_shift_grad(const Tensor& grad_any, const Tensor
                               .shift = shift.const_data_ptr(),
                               .grad_scale = grad_scale.mutable_data_ptr(),
                               .grad_shift = grad_shift.mutable_data_ptr(),
+                              .least_scale = least_scale,
                               .tokens = grad.numel() / C,
                               .C = C,
                               .dtype = real_of(grad)},

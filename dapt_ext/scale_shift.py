@@ -63,7 +63,7 @@ def scale_shift_norm(
     if x.dim() == 0:
         raise RuntimeError("x must be [..., C], got []")
     _check_vectors(x.shape[-1], x=x, weight=weight, bias=bias, scale=scale, shift=shift)
-    return F.layer_norm(x, x.shape[-1:], weight * scale, bias * scale + shift, eps)
+    return F.layer_norm(x, x.shape[-1:], weight * scale, torch.addcmul(shift, bias, scale), eps)
 
 
 def _check_frozen(weight: Tensor, bias: Tensor | None) -> None:
@@ -116,9 +116,7 @@ class _ScaleShiftLinear(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 grad_x = (grad @ (scale[:, None] * weight).to(ctx.compute)).to(ctx.x_dtype)
             if y is not None:
-                least = torch.full_like(scale, TINY_SCALE).copysign(scale)
-                divisor = torch.where(scale.abs() < TINY_SCALE, least, scale)
-                grad_scale, grad_shift = ops.scale_shift_grad(grad, y, divisor, shift)
+                grad_scale, grad_shift = ops.scale_shift_grad(grad, y, scale, shift, TINY_SCALE)
                 if x is not None:
                     tiny = (scale.abs() < TINY_SCALE).nonzero()[:, 0]  # channels
                     z = F.linear(
@@ -137,14 +135,16 @@ class _ScaleShiftLinear(torch.autograd.Function):
 
 
 @register_fake("dapt::scale_shift_grad")
-def _(grad, output, scale, shift):
+def _(grad, output, scale, shift, least_scale=0.0):
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return (scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype))
 
 
-def _grad_formula(grad, output, scale, shift):
+def _grad_formula(grad, output, scale, shift, least_scale=0.0):
     sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    z = (output.to(sums) - shift.to(sums)) / scale.to(sums)
+    scale = scale.to(sums)
+    least = torch.full_like(scale, least_scale).copysign(scale)
+    z = (output.to(sums) - shift.to(sums)) / torch.where(scale.abs() < least_scale, least, scale)
     grad = grad.to(sums)
     return (grad * z).flatten(0, -2).sum(0), grad.flatten(0, -2).sum(0)
 

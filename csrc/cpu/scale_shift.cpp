@@ -1,5 +1,6 @@
 // Sums over tokens for the gradients of a scale and a shift on the CPU.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "cpu/parallel.h"
@@ -40,7 +41,11 @@ void sum_tokens(const ScaleShiftGradArgs& a) {
       grad_shift[c] += from_shift[c];
     });
   }
-  for_each(C, [=](int64_t c) { grad_scale[c] /= scale[c]; });
+  const Sum least = static_cast<Sum>(a.least_scale);
+  for_each(C, [=](int64_t c) {
+    const Sum size = scale[c] < 0 ? -scale[c] : scale[c];
+    grad_scale[c] /= size < least ? (std::signbit(scale[c]) ? -least : least) : scale[c];
+  });
 }
 
 }  // namespace

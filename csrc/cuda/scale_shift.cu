@@ -76,7 +76,8 @@ void sum_tokens(const ScaleShiftGradArgs& args, const Context& context) {
   }
   RowSums<Sum> sums;
   sums.add({strips.partials, static_cast<Sum*>(args.grad_scale),
-            static_cast<const Sum*>(args.scale), parts, 2 * C, C});
+            static_cast<const Sum*>(args.scale), parts, 2 * C, C,
+            static_cast<Sum>(args.least_scale)});
   sums.add({strips.partials + C, static_cast<Sum*>(args.grad_shift), nullptr, parts, 2 * C, C});
   sum_rows(sums, context.stream);
 }

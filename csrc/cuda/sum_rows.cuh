@@ -6,13 +6,15 @@
 
 namespace dapt::cuda {
 
-/// out[i] = sum over rows of partials[row, i], divided by divisor[i] where there is one.
+/// out[i] = sum over rows of partials[row, i], divided by divisor[i] where there is one: by
+/// `least_divisor` with its sign where it is nearer to zero.
 template <class Sum>
 struct RowSum {
   const Sum* partials;  // [rows, stride]
   Sum* out;             // [size]
   const Sum* divisor;   // [size] or null
   int64_t rows, stride, size;
+  Sum least_divisor = 0;
 };
 
 template <class Sum>
@@ -58,7 +60,11 @@ __global__ void __launch_bounds__(kSumThreads) sum_rows_kernel(const RowSums<Sum
   __syncthreads();
   if (lane > 0 || i >= own.size) return;
   for (int other = 1; other < lanes; ++other) sum += of_lanes[other * columns + column];
-  own.out[i] = own.divisor ? sum / own.divisor[i] : sum;
+  if (own.divisor) {
+    const Sum divisor = own.divisor[i];
+    sum /= fabs(divisor) < own.least_divisor ? copysign(own.least_divisor, divisor) : divisor;
+  }
+  own.out[i] = sum;
 }
 
 template <class Sum>

@@ -69,12 +69,14 @@ def test_scale_shift_grad(kind, tokens, C):
     dtype, _ = DTYPES[kind]
     grad, output = torch.randn(2, tokens, C).to(dtype)
     scale, shift = torch.randn(2, C, dtype=sum_dtype(dtype))
+    scale[0], least = -0.0, 0.1  # and about every twelfth of the others is nearer to zero
     grads = run(
         on_host.scale_shift_grad,
         {"grad_scale": torch.empty_like(scale), "grad_shift": torch.empty_like(shift)},
         grad=grad, output=output, scale=scale, shift=shift, tokens=tokens, C=C, dtype=dtype,
+        least_scale=least,
     )  # fmt: skip
-    expected = torch.ops.dapt.scale_shift_grad(grad, output, scale, shift)
+    expected = torch.ops.dapt.scale_shift_grad(grad, output, scale, shift, least)
     # sums in float32 in another order
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     check(grads["grad_scale"], expected[0], tolerance)

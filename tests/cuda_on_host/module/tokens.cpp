@@ -90,7 +90,7 @@ ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
   Fields fields(given);
   ScaleShiftGradArgs args{};
   TAKE(grad), TAKE(output), TAKE(scale), TAKE(shift), TAKE(grad_scale), TAKE(grad_shift);
-  TAKE(tokens), TAKE(C), TAKE(dtype);
+  TAKE(least_scale), TAKE(tokens), TAKE(C), TAKE(dtype);
   fields.finish();
   return args;
 }
