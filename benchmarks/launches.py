@@ -26,7 +26,8 @@ import dapt_ext
 NOTHING = {
     "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty",
     "aten::new_empty_strided", "aten::detach", "aten::lift_fresh", "aten::_unsafe_view",
-    "aten::is_same_size", "aten::resize_", "prim::device",
+    "aten::is_same_size", "aten::resize_", "aten::promote_types", "prim::device",
+    "profiler::_record_function_enter_new", "profiler::_record_function_exit",
 }  # fmt: skip
 # Of our launchers (csrc/cuda).
 OURS = {

@@ -65,6 +65,12 @@ STABLE_TORCH_LIBRARY(dapt, m) {
       "submanifold_conv_weight_grad(Tensor grad, Tensor x, Tensor neighbors, bool tf32=False) -> "
       "Tensor");
   m.def(
+      "scale_shift_fold(Tensor weight, Tensor? bias, Tensor scale, Tensor shift, "
+      "ScalarType dtype) -> (Tensor, Tensor)");
+  m.def(
+      "scale_shift_fold_grad(Tensor grad_folded, Tensor grad_offset, Tensor weight, "
+      "Tensor? bias) -> Tensor");
+  m.def(
       "scale_shift_grad(Tensor grad, Tensor output, Tensor scale, Tensor shift, "
       "float least_scale=0.0) -> "
       "(Tensor, Tensor)");

@@ -279,6 +279,30 @@ struct SubmanifoldConvWeightGradArgs {
   bool tf32;
 };
 
+/// folded = scale * weight and offset = scale * bias + shift: the frozen layer with its scale and
+/// shift in it.
+struct ScaleShiftFoldArgs {
+  const void* weight;  // [C, D] of `weight_dtype`
+  const void* bias;    // [C] or null; it and the next two of float64 where `weight_dtype` is, else
+  const void* scale;   // [C]  float32
+  const void* shift;   // [C]
+  void* folded;        // [C, D] out, of `dtype`
+  void* offset;        // [C] out, of `dtype`; null: not wanted
+  int64_t C, D;
+  Real weight_dtype, dtype;
+};
+
+/// grad_scale = sum over a row of grad_folded * weight, plus grad_offset * bias.
+struct ScaleShiftFoldGradArgs {
+  const void* grad_folded;  // [C, D] of float64 where `weight_dtype` is, else float32, like all
+  const void* grad_offset;  // [C]  but the weight
+  const void* weight;       // [C, D] of `weight_dtype`
+  const void* bias;         // [C] or null
+  void* grad_scale;         // [C] out
+  int64_t C, D;
+  Real weight_dtype;
+};
+
 /// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
 /// of grad * z with z = (output - shift) / scale, a scale nearer to zero than `least_scale` taken
 /// for that with its sign. The order of the sums is fixed.
@@ -311,6 +335,8 @@ void dynamic_adapter(const DynamicAdapterArgs&);
 void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&);
 void submanifold_conv(const SubmanifoldConvArgs&);
 void submanifold_conv_weight_grad(const SubmanifoldConvWeightGradArgs&);
+void scale_shift_fold(const ScaleShiftFoldArgs&);
+void scale_shift_fold_grad(const ScaleShiftFoldGradArgs&);
 void scale_shift_grad(const ScaleShiftGradArgs&);
 void attention(const AttentionArgs&);
 void attention_backward(const AttentionBackwardArgs&);
@@ -333,6 +359,8 @@ void dynamic_adapter(const DynamicAdapterArgs&, const Context&);
 void dynamic_adapter_backward(const DynamicAdapterBackwardArgs&, const Context&);
 void submanifold_conv(const SubmanifoldConvArgs&, const Context&);
 void submanifold_conv_weight_grad(const SubmanifoldConvWeightGradArgs&, const Context&);
+void scale_shift_fold(const ScaleShiftFoldArgs&, const Context&);
+void scale_shift_fold_grad(const ScaleShiftFoldGradArgs&, const Context&);
 void scale_shift_grad(const ScaleShiftGradArgs&, const Context&);
 }  // namespace cuda
 

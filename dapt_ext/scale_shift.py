@@ -63,7 +63,12 @@ def scale_shift_norm(
     if x.dim() == 0:
         raise RuntimeError("x must be [..., C], got []")
     _check_vectors(x.shape[-1], x=x, weight=weight, bias=bias, scale=scale, shift=shift)
-    return F.layer_norm(x, x.shape[-1:], weight * scale, torch.addcmul(shift, bias, scale), eps)
+    return F.layer_norm(
+        x,
+        x.shape[-1:],
+        *_fold(weight, bias, scale, shift, torch.promote_types(weight.dtype, scale.dtype)),
+        eps,
+    )
 
 
 def _check_frozen(weight: Tensor, bias: Tensor | None) -> None:
@@ -83,9 +88,10 @@ def _check_vectors(size: int, x: Tensor, **vectors: Tensor | None) -> None:
 def _fold(
     weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one linear layer that does it all."""
-    offset = shift if bias is None else torch.addcmul(shift, scale, bias)
-    return (scale[:, None] * weight).to(dtype), offset.to(dtype)
+    """Weight and bias of the one layer that does it all."""
+    if (weight.dtype == torch.float64) != (dtype == torch.float64):
+        weight = weight.to(dtype)
+    return ops.scale_shift_fold(weight, bias, scale, shift, dtype)
 
 
 class _ScaleShiftLinear(torch.autograd.Function):
@@ -114,7 +120,8 @@ class _ScaleShiftLinear(torch.autograd.Function):
         grad_x = grad_scale = grad_shift = None
         with torch.autocast(grad.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                grad_x = (grad @ (scale[:, None] * weight).to(ctx.compute)).to(ctx.x_dtype)
+                folded, _ = _fold(weight, None, scale, shift, ctx.compute)
+                grad_x = (grad @ folded).to(ctx.x_dtype)
             if y is not None:
                 grad_scale, grad_shift = ops.scale_shift_grad(grad, y, scale, shift, TINY_SCALE)
                 if x is not None:
@@ -134,14 +141,67 @@ class _ScaleShiftLinear(torch.autograd.Function):
         return grad_x, None, None, grad_scale, grad_shift, None
 
 
+@register_fake("dapt::scale_shift_fold")
+def _(weight, bias, scale, shift, dtype):
+    return weight.new_empty(weight.shape, dtype=dtype), weight.new_empty(len(weight), dtype=dtype)
+
+
+def _fold_formula(weight, bias, scale, shift, dtype):
+    sums = _sum_dtype(weight)
+    scale, offset = scale.to(sums), shift.to(sums)
+    if bias is not None:
+        offset = torch.addcmul(offset, scale, bias.to(sums))
+    return (_by_row(scale, weight) * weight.to(sums)).to(dtype), offset.to(dtype)
+
+
+def _save_layer(ctx, inputs, outputs):
+    ctx.dtypes = {name: t.dtype for name, t in vars(inputs).items() if isinstance(t, Tensor)}
+    ctx.save_for_backward(inputs.weight, inputs.bias, inputs.scale)
+
+
+def _fold_backward(ctx, grad_folded, grad_offset):
+    weight, bias, scale = ctx.saved_tensors
+    grads = {"shift": grad_offset}
+    if "scale" in ctx.needs:
+        grads["scale"] = ops.scale_shift_fold_grad(grad_folded, grad_offset, weight, bias)
+    if "weight" in ctx.needs:
+        grads["weight"] = _by_row(scale, weight) * grad_folded
+    if "bias" in ctx.needs:
+        grads["bias"] = scale * grad_offset
+    return {name: grad.to(ctx.dtypes[name]) for name, grad in grads.items()}
+
+
+@register_fake("dapt::scale_shift_fold_grad")
+def _(grad_folded, grad_offset, weight, bias):
+    return weight.new_empty(len(weight), dtype=_sum_dtype(weight))
+
+
+def _fold_grad_formula(grad_folded, grad_offset, weight, bias):
+    sums = _sum_dtype(weight)
+    products = grad_folded.to(sums) * weight.to(sums)
+    grad_scale = products.reshape(len(weight), -1).sum(1)
+    if bias is None:
+        return grad_scale
+    return torch.addcmul(grad_scale, grad_offset.to(sums), bias.to(sums))
+
+
+def _by_row(vector: Tensor, weight: Tensor) -> Tensor:
+    """[C] as [C, 1] beside a weight [C, D], as it is beside one of [C]."""
+    return vector.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 @register_fake("dapt::scale_shift_grad")
 def _(grad, output, scale, shift, least_scale=0.0):
-    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    return (scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype))
+    dtype = _sum_dtype(grad)
+    return scale.new_empty(scale.shape, dtype=dtype), shift.new_empty(shift.shape, dtype=dtype)
 
 
 def _grad_formula(grad, output, scale, shift, least_scale=0.0):
-    sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    sums = _sum_dtype(grad)
     scale = scale.to(sums)
     least = torch.full_like(scale, least_scale).copysign(scale)
     z = (output.to(sums) - shift.to(sums)) / torch.where(scale.abs() < least_scale, least, scale)
@@ -149,4 +209,6 @@ def _grad_formula(grad, output, scale, shift, least_scale=0.0):
     return (grad * z).flatten(0, -2).sum(0), grad.flatten(0, -2).sum(0)
 
 
+register_autograd("scale_shift_fold", _fold_formula, _save_layer, _fold_backward)
+register_autograd("scale_shift_fold_grad", _fold_grad_formula)
 register_autograd("scale_shift_grad", _grad_formula)

@@ -21,6 +21,8 @@
   X(dynamic_adapter_backward, DynamicAdapterBackwardArgs)        \
   X(submanifold_conv, SubmanifoldConvArgs)                       \
   X(submanifold_conv_weight_grad, SubmanifoldConvWeightGradArgs) \
+  X(scale_shift_fold, ScaleShiftFoldArgs)                        \
+  X(scale_shift_fold_grad, ScaleShiftFoldGradArgs)               \
   X(scale_shift_grad, ScaleShiftGradArgs)                        \
   X(attention, AttentionArgs)                                    \
   X(attention_backward, AttentionBackwardArgs)

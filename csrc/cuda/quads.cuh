@@ -70,6 +70,19 @@ __device__ __forceinline__ Quad<Sum> read_quad(const Rows& rows, int64_t row, in
   }
 }
 
+/// Element c of a matrix of one row.
+template <class Sum>
+__device__ __forceinline__ void write_one(const Rows& rows, int64_t c, Sum value) {
+  if constexpr (sizeof(Sum) == 8) {
+    static_cast<double*>(rows.data)[c] = value;
+  } else {
+    if (rows.dtype == Real::f32) static_cast<float*>(rows.data)[c] = value;
+    if (rows.dtype == Real::bf16)
+      static_cast<__nv_bfloat16*>(rows.data)[c] = static_cast<__nv_bfloat16>(value);
+    if (rows.dtype == Real::f16) static_cast<__half*>(rows.data)[c] = static_cast<__half>(value);
+  }
+}
+
 template <class T, class Sum>
 __device__ __forceinline__ void write_quad_of(const Rows& rows, int64_t row, int c,
                                               const Quad<Sum>& quad) {

@@ -1,4 +1,5 @@
-// Sums over tokens for the gradients of a scale and a shift on CUDA.
+// A scale and a shift folded into a frozen layer, and sums over tokens for their gradients, on
+// CUDA.
 #include <algorithm>
 
 #include "cuda/device.h"
@@ -10,6 +11,87 @@
 
 namespace dapt::cuda {
 namespace {
+
+template <class Sum>
+struct Folding {
+  Rows weight, folded;
+  const Sum *bias, *scale, *shift;
+  Rows offset;  // [1, C]
+  int64_t rows;
+};
+
+__host__ __device__ constexpr int64_t quads_of(int64_t columns) {
+  return columns > 4 ? (columns + 3) / 4 : 1;  // one where there are no columns: for the offset
+}
+
+// Parallel over rows and their columns four by four; whoever has the first of a row makes its
+// offset.
+template <class Sum>
+__global__ void __launch_bounds__(kRowThreads) fold_kernel(const Folding<Sum> layer) {
+  const int64_t quads = quads_of(layer.weight.cols);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
+  const int64_t row = i / quads;
+  if (row >= layer.rows) return;
+  const int c = 4 * static_cast<int>(i % quads);
+  const Sum scale = layer.scale[row];
+  Quad<Sum> quad = read_quad<Sum>(layer.weight, row, c);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) quad.at[j] *= scale;
+  write_quad(layer.folded, row, c, quad);
+  if (c > 0 || !layer.offset.data) return;
+  const Sum shift = layer.shift[row];
+  write_one(layer.offset, row, layer.bias ? scale * layer.bias[row] + shift : shift);
+}
+
+template <class Sum>
+void fold(const ScaleShiftFoldArgs& args, const Context& context) {
+  const Folding<Sum> layer{.weight = Rows(args.weight_dtype, args.weight, args.D),
+                           .folded = Rows(args.dtype, args.folded, args.D),
+                           .bias = static_cast<const Sum*>(args.bias),
+                           .scale = static_cast<const Sum*>(args.scale),
+                           .shift = static_cast<const Sum*>(args.shift),
+                           .offset = Rows(args.dtype, args.offset, args.C),
+                           .rows = args.C};
+  DAPT_LAUNCH((fold_kernel<Sum>), grid_of(ceil_div(args.C * quads_of(args.D), kRowThreads)),
+              kRowThreads, 0, context.stream, layer);
+}
+
+template <class Sum>
+struct FoldGrad {
+  Rows grad_folded, weight;
+  const Sum *grad_offset, *bias;
+  Sum* grad_scale;
+  int64_t rows;
+};
+
+// Parallel over rows, a warp each.
+template <class Sum>
+__global__ void __launch_bounds__(kRowThreads) fold_grad_kernel(const FoldGrad<Sum> layer) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kRowThreads / 32) + warp_id();
+  if (row >= layer.rows) return;
+  Sum sum = 0;
+  for (int c = 4 * lane_id(); c < layer.weight.cols; c += 128) {
+    const Quad<Sum> grad = read_quad<Sum>(layer.grad_folded, row, c);
+    const Quad<Sum> weight = read_quad<Sum>(layer.weight, row, c);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum += grad.at[j] * weight.at[j];
+  }
+  sum = warp_sum(sum);
+  if (lane_id() > 0) return;
+  layer.grad_scale[row] = layer.bias ? sum + layer.grad_offset[row] * layer.bias[row] : sum;
+}
+
+template <class Sum>
+void fold_grad(const ScaleShiftFoldGradArgs& args, const Context& context) {
+  const FoldGrad<Sum> layer{.grad_folded = Rows(real_of<Sum>(), args.grad_folded, args.D),
+                            .weight = Rows(args.weight_dtype, args.weight, args.D),
+                            .grad_offset = static_cast<const Sum*>(args.grad_offset),
+                            .bias = static_cast<const Sum*>(args.bias),
+                            .grad_scale = static_cast<Sum*>(args.grad_scale),
+                            .rows = args.C};
+  DAPT_LAUNCH((fold_grad_kernel<Sum>), grid_of(ceil_div(args.C, kRowThreads / 32)), kRowThreads, 0,
+              context.stream, layer);
+}
 
 constexpr int kStripColumns = 128;                // of a warp, four a thread
 constexpr int kStripWarps = kRowThreads / 32;     // share the tokens of a part
@@ -83,6 +165,15 @@ void sum_tokens(const ScaleShiftGradArgs& args, const Context& context) {
 }
 
 }  // namespace
+
+void scale_shift_fold(const ScaleShiftFoldArgs& args, const Context& context) {
+  args.weight_dtype == Real::f64 ? fold<double>(args, context) : fold<float>(args, context);
+}
+
+void scale_shift_fold_grad(const ScaleShiftFoldGradArgs& args, const Context& context) {
+  args.weight_dtype == Real::f64 ? fold_grad<double>(args, context)
+                                 : fold_grad<float>(args, context);
+}
 
 void scale_shift_grad(const ScaleShiftGradArgs& args, const Context& context) {
   args.dtype == Real::f64 ? sum_tokens<double>(args, context) : sum_tokens<float>(args, context);

@@ -63,6 +63,34 @@ def check(actual, expected, tolerance, name="", least=1e-30):
 # --- scale and shift ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("C, D", [(1, 1), (300, 1), (5, 0), (33, 7), (70, 384)])
+def test_scale_shift_fold(kind, C, D, with_bias):
+    dtype, _ = DTYPES[kind]
+    sums = sum_dtype(dtype)
+    weight, (bias, scale, shift) = torch.randn(C, D, dtype=sums), torch.randn(3, C, dtype=sums)
+    given = {"weight": weight, "bias": bias if with_bias else None}
+    folded = run(
+        on_host.scale_shift_fold,
+        {"folded": torch.empty(C, D, dtype=dtype), "offset": torch.empty(C, dtype=dtype)},
+        **given, scale=scale, shift=shift, C=C, D=D, weight_dtype=sums, dtype=dtype,
+    )  # fmt: skip
+    expected = torch.ops.dapt.scale_shift_fold(*given.values(), scale, shift, dtype)
+    assert torch.equal(folded["folded"], expected[0])
+    # a product and a sum may be one on the CPU
+    tolerance = {torch.float64: 1e-15, torch.float32: 1e-6}.get(dtype, torch.finfo(dtype).eps)
+    check(folded["offset"], expected[1], tolerance)
+
+    grad_folded, grad_offset = torch.randn(C, D, dtype=sums), torch.randn(C, dtype=sums)
+    grads = run(
+        on_host.scale_shift_fold_grad, {"grad_scale": torch.empty_like(scale)},
+        grad_folded=grad_folded, grad_offset=grad_offset, **given, C=C, D=D, weight_dtype=sums,
+    )  # fmt: skip
+    expected = torch.ops.dapt.scale_shift_fold_grad(grad_folded, grad_offset, *given.values())
+    check(grads["grad_scale"], expected, 1e-12 if sums == torch.float64 else 1e-5)
+
+
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("tokens, C", [(0, 3), (1, 1), (33, 7), (1500, 130), (70, 384)])
 def test_scale_shift_grad(kind, tokens, C):

@@ -106,8 +106,15 @@ def samples() -> dict[str, dict[str, Any]]:
         "submanifold_conv_weight_grad": dict(
             grad=normal(N, R), x=normal(N, C), neighbors=neighbors, tf32=False
         ),
+        "scale_shift_fold": dict(
+            weight=normal(R, C), bias=normal(R), scale=normal(R), shift=normal(R),
+            dtype=torch.float32,
+        ),
+        "scale_shift_fold_grad": dict(
+            grad_folded=normal(R, C), grad_offset=normal(R), weight=normal(R, C), bias=normal(R)
+        ),
         "scale_shift_grad": dict(
-            grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C)
+            grad=out, output=normal(B, M, C), scale=normal(C), shift=normal(C), least_scale=0.0
         ),
         "attention": dict(qkv=normal(B, M, 3 * C), num_heads=2),
         "attention_backward": dict(

@@ -387,6 +387,8 @@ def test_fuzz_scale_shift(values):
 @given(st.tuples(*4 * [tensors()]))
 def test_fuzz_scale_shift_grad(values):
     call_safely(torch.ops.dapt.scale_shift_grad, *values)
+    call_safely(torch.ops.dapt.scale_shift_fold_grad, *values)
+    call_safely(torch.ops.dapt.scale_shift_fold, *values, torch.float32)
 
 
 @fuzz

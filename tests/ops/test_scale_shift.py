@@ -159,9 +159,38 @@ def test_repeatable_strides_and_empty_batch():
     assert empty["out"].shape == (0, 5, 96) and not empty["scale"].any()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (5, 1), (33, 48), (3, 0), (0, 4)])
+def test_fold_equals_twin(shape, bias, on_each_isa):
+    def run(weight, bias, scale, shift, free):
+        given = [weight, bias if free else None, scale, shift]
+        given = [None if t is None else t.clone().requires_grad_() for t in given]
+        folded, offset = torch.ops.dapt.scale_shift_fold(*given, weight.dtype)
+        (folded.square().sum() + offset.pow(3).sum()).backward()
+        return folded.detach(), offset.detach(), *(t.grad for t in given if t is not None)
+
+    weight, vectors = torch.randn(shape), torch.randn(3, shape[0])
+    exact = run(weight.double(), *vectors.double(), bias)
+    rows = vectors[1].double().reshape(-1, *[1] * (len(shape) - 1))
+    assert torch.equal(exact[0], rows * weight.double())
+    for mine in on_each_isa(run, weight, *vectors, bias):
+        for value, expected in zip(mine, exact, strict=True):
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fold_rounds_once():
+    weight, (bias, scale, shift) = torch.randn(9, 17), torch.randn(3, 9)
+    folded, _ = torch.ops.dapt.scale_shift_fold(weight, bias, scale, shift, torch.bfloat16)
+    assert torch.equal(folded, (scale[:, None] * weight).bfloat16())
+
+
 def test_opcheck():
     grad, output = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     opcheck(torch.ops.dapt.scale_shift_grad, (grad, output, torch.rand(8) + 0.5, torch.rand(8)))
+    weight, (bias, scale, shift) = torch.randn(8, 5), torch.randn(3, 8)
+    scale.requires_grad_(), shift.requires_grad_()
+    opcheck(torch.ops.dapt.scale_shift_fold, (weight, bias, scale, shift, torch.bfloat16))
+    opcheck(torch.ops.dapt.scale_shift_fold_grad, (torch.randn(8, 5), torch.randn(8), weight, bias))
 
 
 def test_compiles_without_graph_breaks():

@@ -86,6 +86,24 @@ SubmanifoldConvWeightGradArgs submanifold_conv_weight_grad_args(const py::kwargs
   return args;
 }
 
+ScaleShiftFoldArgs scale_shift_fold_args(const py::kwargs& given) {
+  Fields fields(given);
+  ScaleShiftFoldArgs args{};
+  TAKE(weight), TAKE(bias), TAKE(scale), TAKE(shift), TAKE(folded), TAKE(offset);
+  TAKE(C), TAKE(D), TAKE(weight_dtype), TAKE(dtype);
+  fields.finish();
+  return args;
+}
+
+ScaleShiftFoldGradArgs scale_shift_fold_grad_args(const py::kwargs& given) {
+  Fields fields(given);
+  ScaleShiftFoldGradArgs args{};
+  TAKE(grad_folded), TAKE(grad_offset), TAKE(weight), TAKE(bias), TAKE(grad_scale);
+  TAKE(C), TAKE(D), TAKE(weight_dtype);
+  fields.finish();
+  return args;
+}
+
 ScaleShiftGradArgs scale_shift_grad_args(const py::kwargs& given) {
   Fields fields(given);
   ScaleShiftGradArgs args{};
@@ -179,6 +197,14 @@ void bind_tokens_on_host(py::module_ m) {
     const SubmanifoldConvWeightGradArgs args = submanifold_conv_weight_grad_args(given);
     with_context(
         [&](const Context& context) { cuda::submanifold_conv_weight_grad(args, context); });
+  });
+  m.def("scale_shift_fold", [](const py::kwargs& given) {
+    const ScaleShiftFoldArgs args = scale_shift_fold_args(given);
+    with_context([&](const Context& context) { cuda::scale_shift_fold(args, context); });
+  });
+  m.def("scale_shift_fold_grad", [](const py::kwargs& given) {
+    const ScaleShiftFoldGradArgs args = scale_shift_fold_grad_args(given);
+    with_context([&](const Context& context) { cuda::scale_shift_fold_grad(args, context); });
   });
   m.def("scale_shift_grad", [](const py::kwargs& given) {
     const ScaleShiftGradArgs args = scale_shift_grad_args(given);
