@@ -94,3 +94,17 @@ def test_small_recipes_run(config, method):
     model = dapt.attach(backbone, made, dapt.Classification(4, **settings.task.options)).eval()
     with torch.no_grad():
         assert model(torch.rand(2, 1024, 3)).isfinite().all()
+
+
+def test_recipes_of_scenes():
+    words = ["--config", str(CONFIGS / "scenes.yaml"), "--data.train", "x", "--out", "x"]
+    heads = {"linear": "linear", "full": "decoder", "dapt": "linear", "peft:lora": "linear"}
+    for method, head in heads.items():
+        settings = parse("dapt train", [*words, "--method", method])
+        assert settings.backbone.name == "ptv3_sonata_small" and settings.backbone.get("center")
+        assert settings.task.get("head") == head and settings.data.get("channels") == "normal"
+        assert settings.training.learning_rate == (2e-4 if method == "full" else 2e-3)
+    lora = settings.method.get("settings")
+    assert (lora["r"], lora["lora_alpha"], lora["target_modules"]) == (8, 16, ["qkv"])
+    decoder = parse("dapt train", [*words, "--task.head", "decoder"])
+    assert (decoder.method.name, decoder.task.get("head")) == ("linear", "decoder")

@@ -43,7 +43,7 @@ SMALL = {
     },
 }
 STORAGE = {field.name for field in dataclasses.fields(Storage)}
-_SMALL_PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
+PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 9}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def small_backbone():
     """A function: a small backbone of the shape of a named one, the same for the same seed."""
 
     def build(name="point_mae", seed=0, **fields):
-        plain = {} if "dims" in SMALL[name] else _SMALL_PLAIN  # those of several scales say all
+        plain = {} if "dims" in SMALL[name] else PLAIN  # those of several scales say all
         fields = plain | SMALL[name] | fields
         storage = {field: fields.pop(field) for field in STORAGE if field in fields}
         with torch.random.fork_rng():

@@ -161,7 +161,7 @@ def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
         names = NORMALS[0] if _are_normals(more[:, :3]) else COLORS[0]
         columns |= {name: more[:, i] for i, name in enumerate(names)}
         more = more[:, 3:]
-        if names is COLORS[0] and more.shape[1] >= 3 and _are_normals(more[:, :3]):
+        if names is COLORS[0] and more.shape[1] >= 3 and _are_unit(more[:, :3]):
             columns |= {name: more[:, i] for i, name in enumerate(NORMALS[0])}
             more = more[:, 3:]
     if more.shape[1] and as_labels(more[:, -1]) is not None:
@@ -170,8 +170,12 @@ def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
 
 
 def _are_normals(three: np.ndarray) -> bool:  # [N, 3]
-    length = np.linalg.norm(three, axis=1)
-    return bool(np.isfinite(three).all() and three.min(initial=0) < 0 and np.median(length) < 1.5)
+    """Normals or colors: these are above 0."""
+    return _are_unit(three) and bool(three.min(initial=0) < 0)
+
+
+def _are_unit(three: np.ndarray) -> bool:  # [N, 3]
+    return bool(np.isfinite(three).all() and np.median(np.linalg.norm(three, axis=1)) < 1.5)
 
 
 _COLUMNS = {
