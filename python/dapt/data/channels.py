@@ -17,7 +17,7 @@ COLUMNS: dict[str, int] = {"xyz": 3, "color": 6, "normal": 9}  # D
 
 
 def check_channels(channels: str) -> None:
-    """Refuse what is not the number of channels that is wanted."""
+    """Refuse channels that are not known."""
     if channels not in COLUMNS:
         raise UsageError(f"channels must be xyz, color or normal, got {channels!r}")
 
