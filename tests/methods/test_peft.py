@@ -45,7 +45,7 @@ def test_settings_from_the_command_line(run):
     [
         (
             lambda: dapt.Peft.of("nonsense"),
-            "unknown method 'peft:nonsense': choose one of adamss, ",
+            "unknown method 'peft:nonsense': choose one of peft:adamss, ",
         ),
         (lambda: dapt.Peft(), "peft is named with its kind: peft:lora"),
         (lambda: dapt.Peft.of("lora", rnak=3), "settings of peft:lora: .*rnak"),

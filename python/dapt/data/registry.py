@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping
 
 from dapt.data.dataset import PointDataset
-from dapt.errors import UsageError
+from dapt.errors import UsageError, look_up
 
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
@@ -36,9 +36,7 @@ def options_of(name: str) -> type:
     Args:
         name: Of the dataset.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown dataset {name!r}: choose one of {', '.join(sorted(DATASETS))}")
-    return DATASETS[name]
+    return look_up("dataset", name, DATASETS)
 
 
 def load(name: str, options, split: str) -> PointDataset:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import dapt_ext
-from dapt.errors import UsageError
+from dapt.errors import UsageError, look_up
 
 
 @dataclass
@@ -238,6 +238,4 @@ AUGMENTATIONS = {
 
 def augmentation(name: str) -> Compose:
     """One of the recipes that the field's tables differ by."""
-    if name not in AUGMENTATIONS:
-        raise UsageError(f"unknown augmentation {name!r}: choose one of {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name]
+    return look_up("augmentation", name, AUGMENTATIONS)

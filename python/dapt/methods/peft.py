@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from dapt.errors import UsageError, missing_package
+from dapt.errors import UsageError, look_up, missing_package
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
 from dapt.models.compression import QuantizedLinear
@@ -68,8 +68,7 @@ class Peft(Method):
         if inner in REFUSED:
             raise UsageError(f"peft:{inner} is not supported: {REFUSED[inner]}")
         if inner not in SUPPORTED:
-            known = ", ".join(SUPPORTED)
-            raise UsageError(f"unknown method 'peft:{inner}': choose one of {known}")
+            look_up("method", f"peft:{inner}", {f"peft:{name}": None for name in SUPPORTED})
         if SAME_AS.get(inner, inner).upper() not in _library().tuners:
             raise UsageError(f"peft:{inner} needs a newer version of the package peft")
 
