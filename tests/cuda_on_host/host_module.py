@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pybind11
+import torch
 from host_build import CSRC, compile_host
 
 SANITIZE = os.environ.get("DAPT_HOST_SANITIZE") == "1"
@@ -37,3 +38,17 @@ def _load():
 
 _module = _load()
 plans, on_host = _module.plans, _module.on_host
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def fields(**given):
+    """Tensors by address, dtypes by name; what is None is left out."""
+    convert = {torch.Tensor: torch.Tensor.data_ptr, torch.dtype: name_of}
+    return {
+        name: convert.get(type(value), lambda same: same)(value)
+        for name, value in given.items()
+        if value is not None
+    }

@@ -3,7 +3,7 @@ results to rounding, and the same bits in every order."""
 
 import pytest
 import torch
-from host_module import on_host, plans
+from host_module import fields, on_host, plans
 
 import dapt_ext
 
@@ -19,20 +19,6 @@ DTYPES = {
 
 def sum_dtype(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def name_of(dtype):
-    return str(dtype).removeprefix("torch.")
-
-
-def fields(**given):
-    """Tensors by address, dtypes by name; what is None is left out."""
-    convert = {torch.Tensor: torch.Tensor.data_ptr, torch.dtype: name_of}
-    return {
-        name: convert.get(type(value), lambda same: same)(value)
-        for name, value in given.items()
-        if value is not None
-    }
 
 
 def run(kernel, outputs, *leading, **given):

@@ -5,6 +5,8 @@
 
 namespace dapt {
 
+void bind_point_plans(pybind11::module_ m);
+void bind_points_on_host(pybind11::module_ m);
 void bind_token_plans(pybind11::module_ m);
 void bind_tokens_on_host(pybind11::module_ m);
 

@@ -1,60 +1,11 @@
-// The part of the module for the ops on tokens: launch plans, and the CUDA kernels on the
-// host. Arrays are passed by address, 0 or left out for null, since numpy lacks bfloat16.
-#include <pybind11/pybind11.h>
-
-#include <list>
-#include <stdexcept>
-#include <string>
-#include <vector>
-
+// The ops on tokens: launch plans, and the CUDA kernels on the host.
 #include "cuda/plan_adapter.h"
 #include "cuda/plan_encoder.h"
+#include "fields.h"
 #include "module.h"
-#include "ops.h"
-
-namespace py = pybind11;
-using namespace pybind11::literals;
 
 namespace dapt {
 namespace {
-
-Real real_named(const std::string& name) {
-  if (name == "float64") return Real::f64;
-  if (name == "float32") return Real::f32;
-  if (name == "float16") return Real::f16;
-  if (name == "bfloat16") return Real::bf16;
-  throw std::invalid_argument("no dtype " + name);
-}
-
-/// Keyword arguments as the fields of an Args struct; each has to be asked for.
-class Fields {
- public:
-  explicit Fields(const py::kwargs& given) : left_(py::dict(given)) {}
-
-  template <class T>
-  void take(const char* name, T& field) {
-    if (!left_.contains(name)) return;
-    const py::object value = left_.attr("pop")(name);
-    if constexpr (std::is_pointer_v<T>) {
-      field = reinterpret_cast<T>(value.cast<intptr_t>());
-    } else if constexpr (std::is_same_v<T, Real>) {
-      field = real_named(value.cast<std::string>());
-    } else if constexpr (std::is_enum_v<T>) {
-      field = static_cast<T>(value.cast<int>());
-    } else {
-      field = value.cast<T>();
-    }
-  }
-  void finish() const {
-    if (!left_.empty())
-      throw std::invalid_argument("unknown fields: " + std::string(py::repr(left_)));
-  }
-
- private:
-  py::dict left_;
-};
-
-#define TAKE(field) fields.take(#field, args.field)
 
 PatchEncoderArgs patch_encoder_args(const py::kwargs& given) {
   Fields fields(given);
@@ -142,18 +93,6 @@ DynamicAdapterBackwardArgs dynamic_adapter_backward_args(const py::kwargs& given
   return args;
 }
 
-#undef TAKE
-
-/// Runs a launcher with scratch memory of exactly the size asked for, so that a sanitizer sees what
-/// oversteps it.
-template <class Launch>
-void with_context(const Launch& launch) {
-  std::list<std::vector<char>> memory;
-  Context context;
-  context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes, char(0xFF)).data(); };
-  launch(context);
-}
-
 }  // namespace
 
 void bind_token_plans(py::module_ m) {
@@ -190,25 +129,20 @@ void bind_tokens_on_host(py::module_ m) {
     });
   });
   m.def("submanifold_conv", [](const py::kwargs& given) {
-    const SubmanifoldConvArgs args = submanifold_conv_args(given);
-    with_context([&](const Context& context) { cuda::submanifold_conv(args, context); });
+    run<SubmanifoldConvArgs>(submanifold_conv_args(given), &cuda::submanifold_conv);
   });
   m.def("submanifold_conv_weight_grad", [](const py::kwargs& given) {
-    const SubmanifoldConvWeightGradArgs args = submanifold_conv_weight_grad_args(given);
-    with_context(
-        [&](const Context& context) { cuda::submanifold_conv_weight_grad(args, context); });
+    run<SubmanifoldConvWeightGradArgs>(submanifold_conv_weight_grad_args(given),
+                                       &cuda::submanifold_conv_weight_grad);
   });
   m.def("scale_shift_fold", [](const py::kwargs& given) {
-    const ScaleShiftFoldArgs args = scale_shift_fold_args(given);
-    with_context([&](const Context& context) { cuda::scale_shift_fold(args, context); });
+    run<ScaleShiftFoldArgs>(scale_shift_fold_args(given), &cuda::scale_shift_fold);
   });
   m.def("scale_shift_fold_grad", [](const py::kwargs& given) {
-    const ScaleShiftFoldGradArgs args = scale_shift_fold_grad_args(given);
-    with_context([&](const Context& context) { cuda::scale_shift_fold_grad(args, context); });
+    run<ScaleShiftFoldGradArgs>(scale_shift_fold_grad_args(given), &cuda::scale_shift_fold_grad);
   });
   m.def("scale_shift_grad", [](const py::kwargs& given) {
-    const ScaleShiftGradArgs args = scale_shift_grad_args(given);
-    with_context([&](const Context& context) { cuda::scale_shift_grad(args, context); });
+    run<ScaleShiftGradArgs>(scale_shift_grad_args(given), &cuda::scale_shift_grad);
   });
 }
 
