@@ -177,7 +177,10 @@ def test_the_command_writes_page_and_tables(runs, tmp_path, capsys):
     assert cli.main(["report", str(runs), "--out", str(out), "--latex", "--markdown"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"r.html", "r.md", "r.tex"}
     assert "<script>window.hacked" not in out.read_text()
-    assert "MB" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(
+        f"{path}: {path.stat().st_size / 1e3:,.0f} kB" in said for path in tmp_path.iterdir()
+    )
 
 
 def test_files_alone_are_enough(runs, tmp_path):
