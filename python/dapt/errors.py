@@ -3,6 +3,9 @@
 The command line prints the sentence and ends with `exit_code`, without a traceback.
 """
 
+import dataclasses
+import errno
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -79,6 +82,35 @@ def missing_package(error: ImportError) -> str:
     return f"the package {package}: pip install {wanted}"
 
 
+_OF_THE_MACHINE = {
+    "there is not enough memory: a smaller batch_size or fewer num_workers may help": (
+        r"out of memory|not enough memory|(can't|cannot) allocate memory|unable to allocate"
+        r"|bad_alloc|OutOfMemory|MemoryError|Cannot allocate"
+    ),
+    "a process that loads data was killed, most often because memory is short: fewer num_workers "
+    "may help": r"DataLoader worker .*(killed|exited)",
+    "another process of the run ended, or cannot be reached": (
+        r"Connection (closed|reset) by|Connection refused|gloo|NCCL|TCPStore|DistBackendError"
+        r"|DistNetworkError|DistStoreError|Broken pipe"
+    ),
+}
+
+
+def said_of_the_machine(error: BaseException) -> str | None:
+    """A sentence for what a library reports of the machine; None where it is something else.
+
+    Args:
+        error: What the library raised.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write {error.filename or 'a file'}: the disk is full"
+    text = f"{type(error).__name__}: {error}"
+    for sentence, signs in _OF_THE_MACHINE.items():
+        if re.search(signs, text, re.IGNORECASE):
+            return sentence
+    return None
+
+
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     """The entry of a table; an unknown name is answered with the known ones.
 
@@ -107,6 +139,27 @@ def check_choice(settings: object, **choices: Sequence[str]) -> None:
         if value not in known:
             wanted = " or ".join(map(repr, known))
             raise UsageError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_sizes(settings: object, smallest: int = 1, largest: int = 2**20) -> None:
+    """That whole numbers, and tuples of them, count something, and that others are finite.
+
+    Args:
+        settings: A dataclass of sizes.
+        smallest: Below it a number is no size.
+        largest: Above it a number is no size.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in getattr(settings, "PLACES", ()):  # numbers that tell where
+            continue
+        for each in value if isinstance(value, tuple | list) else (value,):
+            whole = isinstance(each, int) and not isinstance(each, bool)
+            if whole and not smallest <= each <= largest:
+                bound = f"least {smallest}" if each < smallest else f"most {largest:,}"
+                raise UsageError(f"{field.name} must be at {bound}, got {value}")
+            if isinstance(each, float) and not math.isfinite(each):
+                raise UsageError(f"{field.name} must be finite, got {value}")
 
 
 def check_rates(settings: object, *names: str) -> None:

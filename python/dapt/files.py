@@ -33,6 +33,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         content: All of its bytes.
     """
     path = Path(path)
+    if not path.name:  # / and .
+        raise DaptError(f"cannot write {path}: it is a folder")
     temporary = _beside(path)
     with writing(path):
         try:

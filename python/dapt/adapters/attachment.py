@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import DaptError
+from dapt.errors import DaptError, check_sizes
 from dapt.methods.method import Method
 from dapt.methods.replacements import Replacements
 from dapt.models import Features
@@ -48,6 +48,7 @@ class Attachment:
     @classmethod
     def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":
         """A fresh adapter; the backbone stays as it is."""
+        check_sizes(method, smallest=0)
         method.check(backbone)
         view = View(backbone)
         method.wrap(view.network, Replacements())

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from dapt.errors import DaptError, look_up, missing_package
+from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine
 from dapt.runs.children import end_with_parent
 
 COMMANDS = {
@@ -22,6 +22,9 @@ COMMANDS = {
     "info": "explain an adapter folder, or count a model's parameters, memory and arithmetic",
     "doctor": "say what is installed, and what is missing for what",
 }
+
+LONGEST = 1000  # characters of a sentence
+RESUMED = ("train", "pretrain")
 
 USAGE = f"""\
 usage: dapt COMMAND [options]
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         look_up("command", command, COMMANDS)
         importlib.import_module(f"dapt.cli.{command}").run(rest)
     except DaptError as error:
-        return _say(command, str(error), error.exit_code)
+        return _say(command, _own_words(error), error.exit_code)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("dapt", "dapt_ext"):
             raise
@@ -62,9 +65,32 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _say(command, "interrupted", 130)
+    except (MemoryError, OSError, RuntimeError) as error:
+        sentence = said_of_the_machine(error)
+        if sentence is None and isinstance(error, OSError):
+            named = f"{error.filename}: " if error.filename else ""
+            return _say(command, f"{named}{error.strerror or error}", 1)
+        if sentence is None:
+            raise
+        more = "; --resume goes on from the last checkpoint" if command in RESUMED else ""
+        return _say(command, sentence + more, 1)
     return 0
 
 
+def _own_words(error: DaptError) -> str:
+    """The sentence alone, also of an error that comes out of a process that loads data."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2] if text.startswith("Caught ") else text
+
+
+def _shown(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _say(command: str, sentence: str, code: int) -> int:
-    print(f"dapt {command}: {' '.join(sentence.split())}", file=sys.stderr)
+    sentence = " ".join(sentence.split())
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST * 2 // 3]} ... {sentence[-LONGEST // 3 :]}"
+    print(f"dapt {command[:LONGEST]}: {_shown(sentence)}", file=sys.stderr)
     return code

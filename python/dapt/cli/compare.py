@@ -1,8 +1,6 @@
 """`dapt compare`: several methods, several seeds, one table."""
 
-from pathlib import Path
-
-from dapt.cli.parsing import Parser, at_least_one
+from dapt.cli.parsing import Parser, a_path, at_least_one
 
 
 def run(argv: list[str]) -> None:
@@ -15,8 +13,12 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--methods", required=True, help="dapt,linear,full,...")
     parser.add_argument("--seeds", type=at_least_one, default=3, help="runs of each method")
-    parser.add_argument("--config", type=Path, help="YAML file, with what differs under `methods:`")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
+    parser.add_argument(
+        "--config", type=a_path, help="YAML file, with what differs under `methods:`"
+    )
+    parser.add_argument(
+        "--out", type=a_path, required=True, help="folder of the runs and the table"
+    )
     args, flags = parser.parse_known_args(argv)
     from dapt.training.compare import compare
 

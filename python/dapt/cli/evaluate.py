@@ -1,20 +1,19 @@
 """`dapt evaluate`: score a run's model."""
 
 import json
-from pathlib import Path
 
-from dapt.cli.parsing import Parser, add_votes
+from dapt.cli.parsing import Parser, a_path, add_votes
 
 
 def run(argv: list[str]) -> None:
     """`dapt evaluate`."""
     parser = Parser("evaluate", "Score a run's model, by torchrun on several processes.")
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=a_path, help="run folder")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     add_votes(parser)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--out", type=Path, help="also write the scores to this JSON file")
+    parser.add_argument("--out", type=a_path, help="also write the scores to this JSON file")
     args = parser.parse_args(argv)
     from dapt.files import write_atomically
     from dapt.runs.folder import RunFolder

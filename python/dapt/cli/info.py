@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dapt.cli.parsing import Parser, at_least_one
+from dapt.cli.parsing import Parser, a_path, at_least_one
 from dapt.errors import UsageError
 
 
@@ -13,9 +13,9 @@ def run(argv: list[str]) -> None:
         "Explain an adapter folder, or count a model's parameters, memory and arithmetic.",
     )
     parser.add_argument(
-        "adapter", type=Path, nargs="?", help="folder of an adapter or of a run, to be explained"
+        "adapter", type=a_path, nargs="?", help="folder of an adapter or of a run, to be explained"
     )
-    parser.add_argument("--config", type=Path, help="YAML file with backbone, method and task")
+    parser.add_argument("--config", type=a_path, help="YAML file with backbone, method and task")
     parser.add_argument("--backbone", help="its name, in place of the config's")
     parser.add_argument("--method", help="its name, in place of the config's")
     parser.add_argument("--num_classes", type=at_least_one, default=15)

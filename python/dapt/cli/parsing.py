@@ -1,9 +1,13 @@
 """How commands read their arguments: a wrong one is answered with a sentence."""
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
 from typing import NoReturn
 
 from dapt.errors import UsageError
+
+MOST_VOTES = 1000
 
 
 class Parser(ArgumentParser):
@@ -24,7 +28,30 @@ class Parser(ArgumentParser):
 
 def add_votes(parser: ArgumentParser) -> None:
     """The option `--votes`, which several commands have."""
-    parser.add_argument("--votes", type=at_least_one, default=1, help="views of a cloud to average")
+    parser.add_argument("--votes", type=votes, default=1, help="views of a cloud to average")
+
+
+def votes(text: str) -> int:
+    """The type of --votes."""
+    count = at_least_one(text)
+    if count > MOST_VOTES:
+        raise ArgumentTypeError(f"must be at most {MOST_VOTES}, got {count}")
+    return count
+
+
+def a_path(text: str) -> Path:
+    """The type of a file or folder; nothing at all would be the current folder."""
+    if not text.strip():
+        raise ArgumentTypeError("has an empty value")
+    return Path(text)
+
+
+def length(text: str) -> float:
+    """The type of an argument that measures something."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"must be above 0 and finite, got {text}")
+    return value
 
 
 def at_least_one(text: str) -> int:

@@ -2,9 +2,8 @@
 
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
-from dapt.cli.parsing import Parser, add_votes
+from dapt.cli.parsing import Parser, a_path, add_votes, length
 from dapt.errors import UsageError
 
 
@@ -15,18 +14,18 @@ def run(argv: list[str]) -> None:
         "Label files of points: ply, pcd, off, obj, xyz, npy, las, npz. A model that labels points "
         "leaves the labels and a colored cloud of each file.",
     )
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("run", type=a_path, help="run folder")
+    parser.add_argument("files", type=a_path, nargs="+")
     add_votes(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=a_path,
         help="also write the probabilities: .json or .csv; of a model that labels points the "
         "folder of its labels, by default `predictions` in the run folder",
     )
     parser.add_argument("--category", help="of the objects, for their parts")
-    parser.add_argument("--block", type=float, help="side of a scene's blocks; else the run's")
-    parser.add_argument("--stride", type=float, help="from block to block; else half a block")
+    parser.add_argument("--block", type=length, help="side of a scene's blocks; else the run's")
+    parser.add_argument("--stride", type=length, help="from block to block; else half a block")
     parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
     args = parser.parse_args(argv)
     from dapt.runs.assembly import load_run

@@ -1,8 +1,6 @@
 """`dapt report`: runs in one page, and their tables for papers and READMEs."""
 
-from pathlib import Path
-
-from dapt.cli.parsing import Parser, at_least_one
+from dapt.cli.parsing import Parser, a_path, at_least_one
 
 
 def run(argv: list[str]) -> None:
@@ -13,8 +11,10 @@ def run(argv: list[str]) -> None:
         "curves, classes, confusion, calibration, memory and time, dynamic scales, features and a "
         "gallery in 3D.",
     )
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold runs")
-    parser.add_argument("--out", type=Path, help="the page; by default report.html in the folder")
+    parser.add_argument(
+        "runs", type=a_path, nargs="+", help="run folders, or folders that hold runs"
+    )
+    parser.add_argument("--out", type=a_path, help="the page; by default report.html in the folder")
     parser.add_argument("--latex", action="store_true", help="also the tables, as a paper has them")
     parser.add_argument("--markdown", action="store_true", help="also the tables, for a README")
     parser.add_argument(

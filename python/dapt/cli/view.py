@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dapt.cli.parsing import Parser, at_least_one
+from dapt.cli.parsing import Parser, a_path, at_least_one, length
 from dapt.errors import UsageError
 
 
@@ -16,16 +16,16 @@ def run(argv: list[str]) -> None:
         "obj, xyz, npy, las, npz. With a run also what its model makes of them; without files the "
         "run's own test data.",
     )
-    parser.add_argument("files", type=Path, nargs="*")
-    parser.add_argument("--run", type=Path, help="run folder whose model looks at the clouds")
+    parser.add_argument("files", type=a_path, nargs="*")
+    parser.add_argument("--run", type=a_path, help="run folder whose model looks at the clouds")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
     parser.add_argument("--limit", type=at_least_one, default=24, help="most clouds to show")
     parser.add_argument("--max_points", type=at_least_one, default=500_000, help="of a cloud")
     parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis of the files")
     parser.add_argument("--category", help="of the objects, for their parts")
-    parser.add_argument("--block", type=float, help="side of a scene's blocks; else the run's")
-    parser.add_argument("--stride", type=float, help="from block to block; else half a block")
-    parser.add_argument("--out", type=Path, default=Path("view.html"), help="the page")
+    parser.add_argument("--block", type=length, help="side of a scene's blocks; else the run's")
+    parser.add_argument("--stride", type=length, help="from block to block; else half a block")
+    parser.add_argument("--out", type=a_path, default=Path("view.html"), help="the page")
     parser.add_argument("--serve", action="store_true", help="serve the page on this machine")
     parser.add_argument("--port", type=int, default=0, help="for --serve; any free one by default")
     args = parser.parse_args(argv)

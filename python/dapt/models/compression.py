@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dapt.errors import UsageError
+from dapt.errors import UsageError, check_rates
 
 Weights = Literal["float", "int8", "int4", "nf4"]
 BLOCK = 64  # weights that share a scale, in four bits
@@ -45,6 +45,8 @@ class Storage:
     two_of_four: bool = False
 
     def __post_init__(self):
+        if hasattr(self, "drop_path"):
+            check_rates(self, "drop_path")
         if self.weights not in get_args(Weights):
             raise UsageError(
                 f"weights must be one of {', '.join(get_args(Weights))}, got {self.weights!r}"

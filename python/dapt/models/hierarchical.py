@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError, check_choice
+from dapt.errors import UsageError, check_choice, check_sizes
 from dapt.models.compression import Storage
 from dapt.models.tokenizer import (
     NearOrigin,
@@ -57,6 +57,7 @@ class PointM2aeConfig(Storage):
 
     def __post_init__(self):
         super().__post_init__()
+        check_sizes(self)
         check_choice(self, near_origin=get_args(NearOrigin))
         for field in ("num_groups", "group_size", "depths", "radius"):
             if len(getattr(self, field)) != len(self.dims):

@@ -1,6 +1,7 @@
 """Point-FEMAE (AAAI 2024): Point-MAE's blocks, each followed by a look at the nearest patches."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ class PointFemaeConfig(PointTransformerConfig):
         reduction: by how much a local module is narrower inside than the network.
         local_blocks: the blocks that a local module follows; None: all.
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("local_blocks",)
 
     class_token: bool = False
     neighbors: int = 20

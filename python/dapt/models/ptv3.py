@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError, check_at_least
+from dapt.errors import UsageError, check_sizes
 from dapt.models.compression import Storage
 from dapt.models.ptv3_geometry import Cells, Geometry
 from dapt.models.ptv3_layers import Pooling, SceneStack, scene_stack
@@ -65,7 +65,7 @@ class Ptv3Config(Storage):
         super().__post_init__()
         for field in ("dims", "depths", "num_heads", "curves"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        check_at_least(self, patch_size=1, mlp_ratio=1)
+        check_sizes(self)
         for field in ("grid_size", "scale"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise UsageError(f"{field} must be above 0, got {getattr(self, field)}")

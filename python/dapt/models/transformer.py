@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError, check_choice
+from dapt.errors import UsageError, check_choice, check_sizes
 from dapt.models.compression import Storage
 from dapt.models.tokenizer import (
     NearOrigin,
@@ -291,6 +291,7 @@ class TransformerSize(Storage):
         check_choice(self, near_origin=get_args(NearOrigin))
         if self.num_heads < 1 or self.dim % self.num_heads:
             raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
+        check_sizes(self)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def load_splits(settings: Settings) -> Splits:
     """(train, validation, test); validation 0 and folds of few clouds leave none to validate."""
     training, name, options = settings.training, settings.data.name, settings.data.options
     if settings.task.name == FewShot.name:
+        FewShot(num_classes=1, **settings.task.options)  # says what is wrong before data are read
         train, test = load_fold(settings.data, settings.task, training.seed)
         return train, None, test
     whole = load(name, options, "train")

@@ -1,12 +1,14 @@
 """The training itself, as settings: the top level of a config."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from dapt import data
 from dapt.errors import UsageError, check_at_least, check_rates
 
+LARGEST_SEED = 2**63 - 1
 Augmentation = Literal[tuple(data.transforms.AUGMENTATIONS)]
 
 
@@ -82,8 +84,18 @@ class TrainOptions:
         check_at_least(self, epochs=1, batch_size=1, accumulate=1, devices=1, evaluate_every=1)
         check_at_least(self, seed=0, clip_norm=0, warmup_epochs=0, weight_decay=0, ema=0)
         check_at_least(self, patience=0, num_workers=0, min_learning_rate=0, test_every=0)
-        if not self.learning_rate > 0:
-            raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
+        check_at_least(self, checkpoint_seconds=0)
+        if self.num_points is not None:
+            check_at_least(self, num_points=1)
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if self.min_learning_rate > self.learning_rate:
+            raise UsageError(
+                f"min_learning_rate must be at most the learning_rate of {self.learning_rate}, "
+                f"got {self.min_learning_rate}"
+            )
+        if self.seed > LARGEST_SEED:
+            raise UsageError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
         check_rates(self, "ema", "validation")
         if self.patience and not self.validation:
             raise UsageError("patience needs a validation share to wait on, and validation is 0")
@@ -110,4 +122,5 @@ class PretrainOptions(TrainOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, probe_every=0)
+        check_at_least(self, probe_every=0, decoder_depth=1)
+        check_rates(self, "mask_ratio")

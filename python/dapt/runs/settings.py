@@ -8,9 +8,10 @@ method.
 
 import dataclasses
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, set_loader
 
 from dapt import data, methods, models, tasks
@@ -103,7 +104,8 @@ def build_parser(
     prog: str, names: Mapping[str, str], options: type[TrainOptions], description: str = ""
 ) -> ArgumentParser:
     """A parser of one kind of run; `names` says which dataset, backbone, method and so on."""
-    set_loader("dapt", lambda text: _recipe(load_yaml(text), names.get("method")))
+    unreadable = (yaml.YAMLError, ValueError, RecursionError)
+    set_loader("dapt", lambda text: _recipe(load_yaml(text), names.get("method")), unreadable)
     parser = ArgumentParser(
         prog=prog, description=description, parser_mode="dapt", exit_on_error=False
     )
@@ -160,6 +162,7 @@ def parse(
         sections: `ADAPTATION`, or `PRETRAINING`, which has no method and no task.
         description: The first line of `--help`.
     """
+    check_given(argv)
     argv = [_as_named(word) for word in argv]
     names = find_names(argv, sections)
     kind = TrainOptions if sections == ADAPTATION else PretrainOptions
@@ -170,6 +173,14 @@ def parse(
         return Settings.of(parser.parse_args(argv).as_dict())
     except ArgumentError as error:
         raise UsageError(str(error)) from None
+
+
+def check_given(argv: Sequence[str]) -> None:
+    """That no flag has an empty value, which for a path would be the current folder."""
+    for word, following in zip(argv, [*argv[1:], "-"], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and not (value if equals else following).strip():
+            raise UsageError(f"{flag} has an empty value")
 
 
 def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Section]:

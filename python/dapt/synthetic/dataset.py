@@ -30,6 +30,14 @@ SETS = {
 KEPT_BYTES = 256 << 20  # a set whose clouds take no more is kept in memory once it is made
 
 
+BOUNDS = (  # of the numbers among the options
+    ("train_size", 1, 2**31),
+    ("test_size", 0, 2**31),
+    ("num_points", 1, 2**22),
+    ("seed", 0, 2**63 - 1),
+)
+
+
 @register("synthetic")
 @dataclass(kw_only=True)
 class Synthetic:
@@ -60,9 +68,11 @@ class Synthetic:
             raise UsageError(f"domain must be clean, scan or mixed, got {self.domain!r}")
         if self.variant not in ("only", "bg", "hardest"):
             raise UsageError(f"variant must be only, bg or hardest, got {self.variant!r}")
-        for name, least in (("train_size", 1), ("test_size", 0), ("num_points", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, least, most in BOUNDS:
+            value = getattr(self, name)
+            if not least <= value <= most:
+                bound = f"least {least}" if value < least else f"most {most:,}"
+                raise UsageError(f"{name} must be at {bound}, got {value}")
 
     @property
     def test(self) -> int | None:

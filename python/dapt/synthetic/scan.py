@@ -51,6 +51,8 @@ def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
         mine = np.flatnonzero(inside & (owner != BACKGROUND))
     if len(mine) == 0:
         mine = np.flatnonzero(owner != BACKGROUND)
+    if len(mine) == 0:  # of very few points none may be its own
+        mine = np.arange(len(owner))
     others = rng.permutation(np.flatnonzero(seen & (owner == BACKGROUND)))[: len(mine) * 3 // 2]
     found = rng.permutation(np.concatenate([mine, others]))[:count]
     return np.concatenate([found, rng.choice(found, count - len(found))])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.data import PointDataset
-from dapt.errors import UsageError, check_at_least
+from dapt.errors import UsageError, check_at_least, check_rates
 from dapt.tasks.heads import ClassificationHead
 from dapt.tasks.metrics import ClassScores, Scores
 from dapt.tasks.task import Task, names_or_numbers, set_names
@@ -39,6 +39,7 @@ class Classification(Task):
 
     def __post_init__(self):
         check_at_least(self, num_classes=1)
+        check_rates(self, "dropout", "label_smoothing")
         set_names(self, "class_names", "classes", self.num_classes)
 
     @property

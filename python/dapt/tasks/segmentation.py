@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dapt.data import PointDataset
 from dapt.data.labels import IGNORED
-from dapt.errors import UsageError, check_at_least
+from dapt.errors import UsageError, check_at_least, check_rates
 from dapt.models.ptv3 import Ptv3
 from dapt.tasks.metrics import PartScores, PointScores, Scores
 from dapt.tasks.scene_heads import DecoderSceneHead, LinearSceneHead, lovasz_loss
@@ -48,6 +48,7 @@ class PartSegmentation(Task):
 
     def __post_init__(self):
         check_at_least(self, num_classes=1, num_parts=1)
+        check_rates(self, "dropout")
         set_names(self, "class_names", "categories", self.num_classes)
         set_names(self, "part_names", "parts", self.num_parts)
         if self.class_parts is None:
@@ -144,6 +145,7 @@ class SemanticSegmentation(Task):
 
     def __post_init__(self):
         check_at_least(self, num_classes=1, decoder_depth=0, lovasz=0)
+        check_rates(self, "dropout")
         if self.head not in ("auto", "linear", "decoder"):
             raise UsageError(f"head must be auto, linear or decoder, got {self.head!r}")
         set_names(self, "class_names", "classes", self.num_classes)

@@ -15,6 +15,7 @@ from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import BackboneRecord
 from dapt.data import PointDataset, Subset, load, split_validation, transforms
 from dapt.data.preprocessing import Preprocessing
+from dapt.errors import UsageError
 from dapt.files import write_atomically
 from dapt.inference.probe import linear_probe
 from dapt.inference.score import reduction, score, test_batches
@@ -115,6 +116,7 @@ class Adaptation(Job):
         self.model = build_model(settings.backbone, settings.method, self.task, options.seed)
         for dataset in filter(None, (self.train, self.test)):
             check_points(dataset, self.num_points, self.model.backbone)
+        self._check_batches(options.batch_size)
         # without a validation split the last epoch counts
         self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
         self.test_metric, self.test_every = f"test_{self.task.metric}", options.test_every
@@ -125,6 +127,13 @@ class Adaptation(Job):
     def preprocessing(self) -> Preprocessing:
         """What a user of the model has to do to a cloud, as the training did."""
         return Preprocessing.of(self._data.options, self.num_points).measured(self.train)
+
+    def _check_batches(self, batch_size: int) -> None:
+        norms = (isinstance(module, nn.BatchNorm1d) for module in self.model.head.modules())
+        if batch_size == 1 and not self.task.labels_points and any(norms):
+            raise UsageError(
+                "batch_size must be at least 2, got 1: the batch norms of the head compare clouds"
+            )
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return self.model.own_parameters()

@@ -7,6 +7,7 @@ from dapt.data import BatchSampler
 from dapt.progress import Bar, say, whole
 from dapt.runs.folder import RunFolder
 from dapt.runs.options import TrainOptions
+from dapt.training.events import Events
 
 
 class Progress:
@@ -25,9 +26,7 @@ class Progress:
         self.speaks = fabric.is_global_zero
         self.events = None
         if self.speaks and options.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(folder.tensorboard))
+            self.events = Events(folder.tensorboard)
         self.bar = Bar("training", self.steps * self.epochs, shown=self.speaks, patience=0)
         self.whole = whole(self.speaks)  # of a comparison, which this run is a part of
         self.done_before = self.whole.done
@@ -40,8 +39,6 @@ class Progress:
     def __exit__(self, *_) -> None:
         self.bar.__exit__()
         self.whole.__exit__()
-        if self.events:
-            self.events.close()
 
     def start_epoch(self, epoch: int, step: int) -> None:
         """Show the epoch, from the step that it goes on at."""
@@ -62,9 +59,7 @@ class Progress:
         if self.speaks:
             say(epoch_line(line, self.epochs, is_best))
         if self.events:
-            for key, value in line.items():
-                self.events.add_scalar(key, value, line["step"])
-            self.events.flush()
+            self.events.add(line["step"], line)
 
 
 SHORT = {"accuracy": "acc", "miou": "mIoU", "instance_miou": "mIoU"}
