@@ -1,5 +1,7 @@
 """Quantized and pruned backbones: what is kept, what it stands for, and what trains on it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dapt.models import weight_bytes
 from dapt.models.compression import (
     LEVELS,
     QuantizedLinear,
+    compress,
     dequantized,
     prune_smallest,
     prune_two_of_four,
@@ -236,3 +239,28 @@ def test_an_adapter_remembers(small_backbone, tmp_path):
 def test_settings_are_checked(fields, message):
     with pytest.raises(UsageError, match=message):
         dapt.create_backbone("point_mae_tiny", **fields)
+
+
+@pytest.mark.parametrize("fields", [{"weights": "int8"}, {"weights": "nf4", "two_of_four": True}])
+def test_weights_are_quantized_as_they_are_read(small_backbone, tmp_path, fields):
+    """The same numbers as of a network that was whole before."""
+    plain = small_backbone("point_mae", dim=64, encoder_dim=64, num_heads=4)
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    sizes = {k: v for k, v in vars(plain.config).items() if k not in ("weights", "two_of_four")}
+    read = dapt.create_backbone("point_mae", tmp_path / "plain.pth", **sizes | fields)
+    plain.config = dataclasses.replace(plain.config, **fields)
+    compress(plain)
+    wanted, got = plain.state_dict(), read.state_dict()
+    assert wanted.keys() == got.keys() and any("codes" in entry for entry in got)
+    for entry, value in wanted.items():
+        assert torch.equal(got[entry], value), entry
+    assert len(read.load_report.loaded) + len(read.load_report.fresh) == sum(
+        not entry.endswith("scales") for entry in got
+    )
+    assert not any(value.is_meta for value in got.values())
+    points = torch.randn(2, 80, 3)
+    assert torch.equal(read.eval()(points).patches, plain.eval()(points).patches)
+    broken = {k: v for k, v in torch.load(tmp_path / "plain.pth").items() if "fc2" not in k}
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises(DaptError, match="'blocks.0.mlp.fc2.weight' is missing"):
+        dapt.create_backbone("point_mae", tmp_path / "broken.pth", **sizes | fields)

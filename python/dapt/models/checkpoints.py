@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -46,22 +46,36 @@ class LoadReport:
 
 
 def load_weights(
-    network: nn.Module, path: str | os.PathLike, layouts: tuple[Layout, ...] = LAYOUTS
+    network: nn.Module,
+    path: str | os.PathLike,
+    layouts: tuple[Layout, ...] = LAYOUTS,
+    take: Callable[[str, Tensor], bool] = lambda entry, weight: False,
 ) -> LoadReport:
     """Fill ``network`` from a checkpoint of any known layout, or change nothing and say why.
 
     A network on the device "meta" takes the tensors that were read as its own, so that a large one
     is in memory once.
+
+    Args:
+        network: The one to fill.
+        path: Of the checkpoint.
+        layouts: Those that the file may have.
+        take: What puts some of the entries of a network on "meta" in their place itself, one by
+            one; it says whether it did.
     """
     source = os.fspath(path)
     state = read_state(path)
     layout = find_layout(state, layouts, source)
-    weights, left_over, fresh = {}, dict.fromkeys(state), {}
+    weights, taken, left_over, fresh = {}, [], dict.fromkeys(state), {}
     for entry, target in network.state_dict().items():
         keys = layout.keys(entry, state)
         missing = next((key for key in keys if key is not None and key not in state), None)
         if missing is None:
-            weights[entry] = _read(state, keys, target, layout, source)
+            weight = _read(state, keys, target, layout, source)
+            if take(entry, weight):
+                taken.append(entry)
+            else:
+                weights[entry] = weight
             for key in keys:
                 left_over.pop(key, None)
         elif entry in layout.fresh:
@@ -76,13 +90,13 @@ def load_weights(
         if left_over[key] is None and (layout.closed or _is_within(key, used)):
             raise DaptError(f"{source}: the network has no place for '{key}'{_made_for(layout)}")
     planned = any(target.is_meta for target in network.state_dict().values())
-    network.load_state_dict(weights, assign=planned)
+    network.load_state_dict(weights, strict=not taken, assign=planned)
     if layout.license is not None:
         _say_license(layout.title, layout.license)
     return LoadReport(
         source=source,
         layout=layout.title,
-        loaded=tuple(entry for entry in weights if entry not in fresh),
+        loaded=tuple(entry for entry in (*weights, *taken) if entry not in fresh),
         left_over={key: why or "not a part of the network" for key, why in left_over.items()},
         fresh=fresh,
         license=layout.license,

@@ -65,17 +65,22 @@ class Storage:
         return " and ".join(words) or None
 
 
-@torch.no_grad()
-def compress(backbone: nn.Module) -> None:
-    """Prune and quantize the layers of the blocks, in place, as the backbone's config says."""
-    storage = backbone.config
-    layers = [
+def _layers(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name in it, layer) of all that is compressed."""
+    return [
         (parent, name, child)
         for stack in backbone.stacks
         for parent in stack.modules()
         for name, child in parent.named_children()
         if isinstance(child, nn.Linear)
     ]
+
+
+@torch.no_grad()
+def compress(backbone: nn.Module) -> None:
+    """Prune and quantize the layers of the blocks, in place, as the backbone's config says."""
+    storage = backbone.config
+    layers = _layers(backbone)
     weights = [layer.weight for *_, layer in layers]
     if storage.two_of_four:
         for weight in weights:
@@ -85,6 +90,39 @@ def compress(backbone: nn.Module) -> None:
     if storage.weights != "float":
         for parent, name, layer in layers:
             setattr(parent, name, QuantizedLinear(layer, storage.weights))
+
+
+class Quantizer:
+    """Quantizes weights as they are read from a file, so that no two of them are in float at once.
+
+    Args:
+        backbone: A network on the device "meta", whose config says how. The smallest weights of
+            all together cannot be found so: see `can`.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        self._storage = backbone.config
+        names = {module: name for name, module in backbone.named_modules()}
+        self._layers = {f"{names[layer[2]]}.weight": layer for layer in _layers(backbone)}
+
+    @staticmethod
+    def can(storage: Storage) -> bool:
+        """Whether each weight can be compressed by itself."""
+        return storage.weights != "float" and (storage.two_of_four or not storage.sparsity)
+
+    @torch.no_grad()
+    def take(self, entry: str, weight: Tensor) -> bool:
+        """Put a weight in its place if it is one that is quantized."""
+        if entry not in self._layers:
+            return False
+        parent, name, layer = self._layers[entry]
+        if self._storage.two_of_four:
+            weight = weight.clone()
+            prune_two_of_four(weight)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        setattr(parent, name, QuantizedLinear(layer, self._storage.weights))
+        layer.weight = None
+        return True
 
 
 def prune_smallest(weights: list[Tensor], share: float) -> None:

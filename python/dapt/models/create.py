@@ -9,7 +9,7 @@ from torch import nn
 
 from dapt.errors import UsageError, look_up
 from dapt.models.checkpoints import load_weights
-from dapt.models.compression import Storage, compress
+from dapt.models.compression import Quantizer, Storage, compress
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
@@ -114,9 +114,14 @@ def create_backbone(
         config = config.fitted(read_state(checkpoint), fields)
     with torch.device("meta"):  # the weights are the file's
         backbone = config.build()
-    backbone.load_report = load_weights(backbone, checkpoint)
-    _log.info("%s", backbone.load_report)
-    return _compressed(backbone)
+    if isinstance(config, Storage) and Quantizer.can(config):
+        report = load_weights(backbone, checkpoint, take=Quantizer(backbone).take)
+    else:
+        report = load_weights(backbone, checkpoint)
+        _compressed(backbone)
+    backbone.load_report = report
+    _log.info("%s", report)
+    return backbone
 
 
 def _compressed(backbone: nn.Module) -> nn.Module:
