@@ -133,6 +133,16 @@ def hostile_pickles(marker) -> dict[str, bytes]:
         "deeply nested": b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
         "huge bytearray": b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b"abc.",
         "huge memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+        "nested key": b"\x80\x02}N" + b"q\x00h\x00\x86" * 40 + b"Ns.",
+        "nested set": b"\x80\x04\x8f(N" + b"q\x00h\x00\x86" * 40 + b"\x90.",
+        "nested frozenset": b"\x80\x04(N" + b"q\x00h\x00\x86" * 40 + b"\x91.",
+        "nested dtype": b"\x80\x02cnumpy\ndtype\nN" + b"q\x00h\x00\x86" * 40 + b"\x85R.",
+        "one text a million times": b"\x80\x02c_codecs\nencode\nq\x00X\x40\x42\x0f\x00"
+        + b"a" * 1_000_000
+        + b"\x8c\x06latin1\x86q\x01R"
+        + b"h\x00h\x01R" * 1_000_000
+        + b".",
+        "function changed": b"\x80\x02c_codecs\nencode\nN}\x8c\x08__name__Ns\x86b.",
         "cut off": pickle.dumps(np.arange(100))[:-20],
         "not a pickle": b"hello",
         "empty": b"",

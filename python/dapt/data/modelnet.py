@@ -96,6 +96,8 @@ class ModelNet40FewShot(FileDataset):
         try:
             class_of = {}  # label of the episode -> class of ModelNet40
             for _points, label, key in content["train"]:
+                if not isinstance(key, str | int | np.integer):
+                    raise TypeError
                 class_of[int(label)] = str(key)
             samples = [
                 Sample(f"{split} cloud {row} of {path}", points[:, :3], int(label))
@@ -114,8 +116,15 @@ def _dat_samples(path: Path) -> list[Sample]:
     try:
         clouds, labels = content
         return [
-            Sample(f"cloud {row} of {path}", points[:, :3], int(np.ravel(label)[0]))
+            Sample(f"cloud {row} of {path}", points[:, :3], _label(label))
             for row, (points, label) in enumerate(zip(clouds, labels, strict=True))
         ]
     except (TypeError, ValueError, IndexError) as error:
         raise DataError(f"{path} must hold a list of clouds and a list of labels") from error
+
+
+def _label(label) -> int:
+    """A number, or an array of one; a list could be nested without end."""
+    if not isinstance(label, int | np.integer | np.ndarray):
+        raise TypeError
+    return int(np.ravel(label)[0])

@@ -1,30 +1,36 @@
 """Pickles of numpy arrays and plain containers, read without running what they name.
 
 A pickle is a program that may call anything. Here the few names that arrays need stand for
-classes of this file, which check what they are given and build the array themselves: nothing is
-imported, no function of numpy is called with the file's arguments, every other name is refused.
+functions and classes of this file, which check what they are given and build the array themselves:
+nothing is imported, no function of numpy is called with the file's arguments, every other name is
+refused. What the program may cost is bounded by the size of its file.
 """
 
 import math
+import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 
 from dapt.errors import DataError
 
+SPARE = 16  # bytes of arrays and texts for each byte of the file; several may be one in the file
+PLAIN = (str, bytes, int, float, bool, type(None))  # what is quick to compare and to hash
+
 
 def load_pickle(path: str | Path):
     """The content: numbers, strings, None, list, tuple, dict, set and numeric numpy arrays."""
     try:
         with open(path, "rb") as file:
-            return _with_arrays(_Unpickler(file, encoding="latin1").load(), {})
+            return _Unpickler(file).content()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # hostile bytes can make the unpickler raise anything
         raise DataError(
-            f"cannot read {path}: {error or type(error).__name__}; a pickle must hold only "
-            "numeric numpy arrays, lists, tuples, dicts, numbers and strings"
+            f"cannot read {path}: {str(error) or type(error).__name__:.200}; a pickle must hold "
+            "only numeric numpy arrays, lists, tuples, dicts, numbers and strings"
         ) from error
 
 
@@ -35,12 +41,15 @@ class _Dtype:
 
     def __init__(self, code, align=False, copy=False):
         if not isinstance(code, str) or code[:1] not in tuple("biuf") or not code[1:].isdigit():
-            raise pickle.UnpicklingError(f"array of dtype {code!r} refused")
+            named = f" {code!r:.40}" if isinstance(code, str) else ""
+            raise pickle.UnpicklingError(f"array of dtype{named} refused")
         self.value = np.dtype(code)
 
-    def __setstate__(self, state):
+    def set(self, state) -> None:
         _version, byte_order, subarray, names, fields, *_ = state
-        if byte_order not in tuple("<>|=") or (subarray, names, fields) != (None, None, None):
+        if not isinstance(byte_order, str) or byte_order not in tuple("<>|="):
+            raise pickle.UnpicklingError("array of structured dtype refused")
+        if not subarray is names is fields is None:
             raise pickle.UnpicklingError("array of structured dtype refused")
         self.value = self.value.newbyteorder(byte_order)
 
@@ -53,85 +62,172 @@ class _Array:
     def __init__(self, *_):
         self.values = None
 
-    def __setstate__(self, state):
-        _version, shape, dtype, fortran, data = state
-        self.values = _array(data, dtype, shape, "F" if fortran else "C")
+
+class _Bounded:
+    """A file of which no more is asked than it has: a length in it is no reason to make room."""
+
+    def __init__(self, file):
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self.size:
+            raise pickle.UnpicklingError(f"it promises {count} bytes and has {self.size}")
+        return self.file.read(count)
 
 
-def _array(data, dtype, shape, order) -> np.ndarray:
-    if isinstance(data, str):  # bytes of a Python 2 pickle
-        data = data.encode("latin1")
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise pickle.UnpicklingError("array without plain numbers refused")
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise pickle.UnpicklingError("array without a shape refused")
-    if len(data) != math.prod(shape) * dtype.value.itemsize:
-        raise pickle.UnpicklingError(f"array of shape {shape} does not fit its {len(data)} bytes")
-    return np.ndarray(shape, dtype.value, buffer=data, order=order)
+# In Python, so that each operation can be watched: the one in C makes room for any number in the
+# file. A file has a few dozen operations for each array.
+class _Unpickler(pickle._Unpickler):
+    dispatch = dict(pickle._Unpickler.dispatch)
 
+    def __init__(self, file):
+        bounded = _Bounded(file)
+        super().__init__(bounded, encoding="latin1")
+        self.size = bounded.size
+        self.left = SPARE * bounded.size
+        self.names = {
+            ("numpy", "dtype"): _Dtype,
+            ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct, which ignores it
+            ("_codecs", "encode"): self._encode,  # bytes, in pickles of protocols 0 to 2
+            ("__builtin__", "bytes"): _empty_bytes,
+        }
+        for module in ("builtins", "__builtin__"):
+            self.names[module, "set"] = self._set
+            self.names[module, "frozenset"] = self._frozenset
+        for core in ("numpy.core", "numpy._core"):
+            self.names[f"{core}.multiarray", "_reconstruct"] = _Array
+            self.names[f"{core}.multiarray", "scalar"] = self._scalar
+            self.names[f"{core}.numeric", "_frombuffer"] = self._from_buffer
 
-def _from_buffer(data, dtype, shape, order) -> _Array:
-    array = _Array()
-    array.values = _array(data, dtype, shape, order)
-    return array
+    def content(self):
+        return self._with_arrays(self.load(), {})
 
+    def find_class(self, module, name):
+        if (module, name) not in self.names:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused")
+        return self.names[module, name]
 
-def _scalar(dtype, data):
-    return _array(data, dtype, (), "C")[()]
+    def _spend(self, cost: int) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise pickle.UnpicklingError("it unfolds to far more than it holds")
 
+    # what names stand for
 
-def _encode(text, encoding) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r} refused")
-    return text.encode("latin1")
+    def _encode(self, text, encoding) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError("text of another encoding than latin1 refused")
+        self._spend(len(text))
+        return text.encode("latin1")
+
+    def _set(self, items=()) -> set:
+        self._spend(len(items))
+        _check_plain(items)
+        return set(items)
+
+    def _frozenset(self, items=()) -> frozenset:
+        return frozenset(self._set(items))
+
+    def _scalar(self, dtype, data):
+        return self._array(data, dtype, (), "C")[()]
+
+    def _from_buffer(self, data, dtype, shape, order) -> _Array:
+        array = _Array()
+        array.values = self._array(data, dtype, shape, order)
+        return array
+
+    def _array(self, data, dtype, shape, order) -> np.ndarray:
+        if not isinstance(dtype, _Dtype) or not isinstance(data, str | bytes | bytearray):
+            raise pickle.UnpicklingError("array without plain numbers refused")
+        if isinstance(data, str):  # bytes of a Python 2 pickle
+            data = self._encode(data, "latin1")
+        if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
+            raise pickle.UnpicklingError("array without a shape refused")
+        if len(data) != math.prod(shape) * dtype.value.itemsize:
+            raise pickle.UnpicklingError(f"array {shape} does not fit its {len(data)} bytes")
+        return np.ndarray(shape, dtype.value, buffer=data, order=order)
+
+    # operations that would cost more than they are long, or change more than what is being built
+
+    def _build(self):
+        state, built = self.stack.pop(), self.stack[-1]
+        if isinstance(built, _Dtype):
+            built.set(state)
+        elif isinstance(built, _Array):
+            _version, shape, dtype, fortran, data = state
+            built.values = self._array(data, dtype, shape, "F" if fortran else "C")
+        else:
+            raise pickle.UnpicklingError("state of what is no array refused")
+
+    def _set_item(self):
+        _check_plain(self.stack[-2:-1])
+        pickle._Unpickler.load_setitem(self)
+
+    def _set_items(self):
+        _check_plain(self.stack[::2])  # keys and values by turns; those before lie elsewhere
+        pickle._Unpickler.load_setitems(self)
+
+    def _dict(self):
+        _check_plain(self.stack[::2])
+        pickle._Unpickler.load_dict(self)
+
+    def _add_items(self):
+        _check_plain(self.stack)
+        pickle._Unpickler.load_additems(self)
+
+    def _make_frozenset(self):
+        _check_plain(self.stack)
+        pickle._Unpickler.load_frozenset(self)
+
+    def _bytearray(self):
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def _long_put(self):
+        (place,) = struct.unpack("<I", self.read(4))
+        if place > self.size:
+            raise pickle.UnpicklingError(f"it numbers its {place}th object and is not as long")
+        self.memo[place] = self.stack[-1]
+
+    dispatch |= {
+        pickle.LONG_BINPUT[0]: _long_put,
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _make_frozenset,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }
+
+    def _with_arrays(self, value, done: dict[int, tuple]):
+        """`value` with every _Array in its containers replaced by the numpy array.
+
+        done: id -> (container, result); shared and self-containing containers are visited once.
+        """
+        if isinstance(value, _Array):
+            if value.values is None:
+                raise pickle.UnpicklingError("array without content refused")
+            self._spend(value.values.nbytes)
+            return value.values
+        if type(value) not in (list, tuple, dict):
+            return value
+        if id(value) not in done:
+            done[id(value)] = value, value
+            if type(value) is tuple:
+                done[id(value)] = value, tuple(self._with_arrays(item, done) for item in value)
+            else:
+                for key, item in list(value.items() if type(value) is dict else enumerate(value)):
+                    value[key] = self._with_arrays(item, done)
+        return done[id(value)][1]
 
 
 def _empty_bytes() -> bytes:
     return b""
 
 
-class _Unpickler(pickle.Unpickler):
-    NAMES = {
-        ("numpy", "dtype"): _Dtype,
-        ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct, which ignores it
-        ("_codecs", "encode"): _encode,  # bytes, in pickles of protocols 0 to 2
-        ("__builtin__", "bytes"): _empty_bytes,
-        ("builtins", "set"): set,
-        ("builtins", "frozenset"): frozenset,
-        ("__builtin__", "set"): set,
-        ("__builtin__", "frozenset"): frozenset,
-    } | {
-        (f"numpy.{core}.{module}", name): builder
-        for core in ("core", "_core")
-        for module, name, builder in (
-            ("multiarray", "_reconstruct", _Array),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _from_buffer),
-        )
-    }
-
-    def find_class(self, module, name):
-        if (module, name) not in self.NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused")
-        return self.NAMES[module, name]
-
-
-def _with_arrays(value, done: dict[int, tuple]):
-    """`value` with every _Array in its containers replaced by the numpy array.
-
-    done: id -> (container, result); shared and self-containing containers are visited once.
-    """
-    if isinstance(value, _Array):
-        if value.values is None:
-            raise pickle.UnpicklingError("array without content refused")
-        return value.values
-    if type(value) not in (list, tuple, dict):
-        return value
-    if id(value) not in done:
-        done[id(value)] = value, value
-        if type(value) is tuple:
-            done[id(value)] = value, tuple(_with_arrays(item, done) for item in value)
-        else:
-            for key, item in list(value.items() if type(value) is dict else enumerate(value)):
-                value[key] = _with_arrays(item, done)
-    return done[id(value)][1]
+def _check_plain(keys) -> None:
+    """Nested tuples take forever to hash."""
+    if not all(isinstance(key, PLAIN) for key in keys):
+        raise pickle.UnpicklingError("keys that are no numbers and no strings refused")
