@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -53,6 +53,31 @@ def reading(path: str | Path):
     except Exception as error:  # each library of formats has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def listed(names: Iterable[object], most: int = 20) -> str:
+    """The names, separated by commas; of many only the first and how many more there are.
+
+    Args:
+        names: Of whatever an error is about.
+        most: So many are named.
+    """
+    names = list(map(str, names))
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def shown(text: object) -> str:
+    """Text of a file as it is shown on a terminal: on one line, and without what the terminal
+    would obey.
+
+    Args:
+        text: A name of a class or file, or a sentence that holds one.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
 
 
 def extras() -> dict[str, list[str]]:
@@ -120,7 +145,7 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         table: All entries by name.
     """
     if name not in table:
-        raise UsageError(f"unknown {kind} {name!r}: choose one of {', '.join(sorted(table))}")
+        raise UsageError(f"unknown {kind} {name!r}: choose one of {listed(sorted(table), 100)}")
     return table[name]
 
 

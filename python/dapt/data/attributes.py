@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import load_npy
 from dapt.data.pcd import read_columns
 
 COLORS = (
@@ -143,7 +144,7 @@ def _read_las(path: Path) -> Columns:
 
 def _read_table(path: Path) -> Columns:
     if path.suffix.lower() == ".npy":
-        table = np.load(path, allow_pickle=False)
+        table = load_npy(path)
     else:
         with open(path) as file:
             first = next((line for line in file if line.strip() and line[0] != "#"), "")

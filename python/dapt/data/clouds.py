@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import load_npy
 from dapt.data.pcd import read_pcd
 from dapt.errors import DataError, UsageError, reading
 
@@ -44,10 +45,6 @@ def read_table(path: Path, columns: int = 3) -> np.ndarray:
         return np.loadtxt(file, delimiter=delimiter, usecols=range(columns), ndmin=2)
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
 def _read_las(path: Path) -> np.ndarray:
     import laspy
 
@@ -79,7 +76,7 @@ def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
 
 READERS = {
     ".las": _read_las,
-    ".npy": _read_npy,
+    ".npy": load_npy,
     ".obj": _read_geometry,
     ".off": _read_geometry,
     ".pcd": read_pcd,

@@ -63,13 +63,6 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
         )
 
 
-def open_h5(path: Path):
-    """An open h5py.File."""
-    import h5py
-
-    return h5py.File(path)
-
-
 def read_lines(path: Path) -> list[str]:
     """The lines of a list of names, without the blank ones."""
     with reading(path):

@@ -9,7 +9,7 @@ from dapt.data.clouds import READERS, check_up, read_cloud, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
-from dapt.errors import DataError, UsageError
+from dapt.errors import DataError, UsageError, listed
 
 
 @register("folder")
@@ -83,7 +83,7 @@ class Folder(FileDataset):
         if unknown:
             raise DataError(
                 f"class {unknown[0]!r} of {self.test} is not a class of {self.train}: "
-                f"{', '.join(class_names)}"
+                f"{listed(class_names)}"
             )
         base = self._base(split)[0]
         samples = (

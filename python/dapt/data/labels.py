@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dapt.errors import DataError
+from dapt.errors import DataError, listed
 
 IGNORED = -100  # the label of a point that counts in no loss and no score, as in torch
 SPARE_LABELS = 100  # so many classes without a sample are still taken for meant
@@ -50,7 +50,7 @@ def numbered(labels: np.ndarray, class_names: Sequence[str], what: str) -> np.nd
     names = as_names(labels)
     for name in names:
         if name not in place:
-            raise DataError(f"{what} hold {name!r}, and the classes are {', '.join(class_names)}")
+            raise DataError(f"{what} hold {name!r}, and the classes are {listed(class_names)}")
     return np.array([place[name] for name in names], np.int64)
 
 

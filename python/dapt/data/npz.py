@@ -1,20 +1,19 @@
 """Anyone's own data in .npz files: points, labels, and where known names and part labels."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dapt.data.arrays import open_arrays
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import FileDataset, open_h5
+from dapt.data.file_dataset import FileDataset
 from dapt.data.labels import IGNORED, as_names, as_numbers, count_labels, is_named, numbered
 from dapt.data.registry import register
-from dapt.errors import DataError, UsageError, reading
+from dapt.errors import DataError, UsageError, listed, reading, shown
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class Npz(FileDataset):
             logger.warning(
                 "%s has no cloud of %s: labels count from 0",
                 training.path,
-                ", ".join(names[label] for label in empty),
+                shown(listed(names[label] for label in empty)),
             )
         return names
 
@@ -158,23 +157,17 @@ class _Labels(NamedTuple):
 
 def _read(path: Path, name: str) -> np.ndarray | None:
     """An array of the file; None for an optional one that is not there."""
-    with reading(path), _opened(path) as file:
+    with reading(path), open_arrays(path) as file:
         names = ALSO_CALLED.get(name, (name,))
         found = next((each for each in names if each in file), None)
         if found is not None:
-            return file[found][()]
+            return file[found]
         if name in ALSO_CALLED:
             raise DataError(
                 f"{path} must hold 'points' and 'labels', and holds no {name!r}: "
-                f"it holds {', '.join(file) or 'nothing'}"
+                f"it holds {listed(file) or 'nothing'}"
             )
     return None
-
-
-def _opened(path: Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
-    if path.suffix.lower() in (".h5", ".hdf5"):
-        return open_h5(path)
-    return np.load(path, allow_pickle=False)
 
 
 def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[list[int]]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import H5, load_npy
 from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.clouds import read_table, upright
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import open_h5, read_lines
+from dapt.data.file_dataset import read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, reading
 
@@ -79,9 +80,9 @@ class S3dis(BlockDataset):
         numbers = {room: number for number, room in enumerate(dict.fromkeys(rooms))}
         remaining = iter(rooms)
         for path in files:
-            with reading(path), open_h5(path) as file:
+            with reading(path), H5(path) as file:
                 for row, (block, labels) in enumerate(
-                    zip(file["data"], file["label"], strict=True)
+                    zip(file.dataset("data"), file.dataset("label"), strict=True)
                 ):
                     room = next(remaining, None)
                     if room is None:
@@ -122,7 +123,7 @@ def _read_npy(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """x y z r g b [N, 6], and labels."""
     [path] = parts
     with reading(path):
-        table = np.load(path, allow_pickle=False)
+        table = load_npy(path)
     if table.ndim != 2 or table.shape[1] != 7:
         raise DataError(f"{path} must hold x y z r g b label, [N, 7], got {list(table.shape)}")
     return table[:, :6], table[:, 6].astype(np.int64)

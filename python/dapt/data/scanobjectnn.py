@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from dapt.data.arrays import H5
 from dapt.data.convert import Sample, Source
-from dapt.data.file_dataset import FileDataset, open_h5
+from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
-from dapt.errors import DataError, UsageError, reading
+from dapt.errors import DataError, UsageError, listed, reading
 
 CLASS_NAMES = [
     *("bag", "bin", "box", "cabinet", "chair", "desk", "display", "door"),
@@ -24,6 +25,7 @@ FILES = {
     "pb_t25_r": "main_split/{}_objectdataset_augmented25rot.h5",
     "pb_t50_r": "main_split/{}_objectdataset_augmentedrot.h5",
 }
+KINDS = ("fi", "fu", "ii", "iu", "ui", "uu")  # of clouds and labels
 ROWS = 256  # clouds read at a time
 
 
@@ -62,14 +64,14 @@ class ScanObjectNN(FileDataset):
 
     def read(self, split: str) -> Source:
         [path] = self.files(split)
-        with reading(path), open_h5(path) as file:
+        with reading(path), H5(path) as file:
             missing = [key for key in ("data", "label") if key not in file]
             if missing:
-                found = ", ".join(file) or "nothing"
+                found = listed(file) or "nothing"
                 raise DataError(f"{path} must hold 'data' and 'label', and holds {found}")
-            shape = file["data"].shape
-            labels = np.ravel(file["label"][()])
-        if len(shape) != 3 or len(labels) != shape[0] or labels.dtype.kind not in "iu":
+            data, labels = file.dataset("data"), np.ravel(file["label"])
+            shape, kind = data.shape, data.dtype.kind
+        if len(shape) != 3 or len(labels) != shape[0] or kind + labels.dtype.kind not in KINDS:
             raise DataError(
                 f"{path} must hold 'data' [S, N, 3] and 'label' [S] of whole numbers, "
                 f"got {list(shape)} and {labels.dtype} {list(labels.shape)}"
@@ -77,7 +79,8 @@ class ScanObjectNN(FileDataset):
         return Source(path, CLASS_NAMES, len(labels), self._samples(path, labels))
 
     def _samples(self, path: Path, labels: np.ndarray):
-        with reading(path), open_h5(path) as file:
+        with reading(path), H5(path) as file:
+            clouds = file.dataset("data")
             for start in range(0, len(labels), ROWS):
-                for row, points in enumerate(file["data"][start : start + ROWS], start):
+                for row, points in enumerate(clouds[start : start + ROWS], start):
                     yield Sample(f"cloud {row} of {path}", points, int(labels[row]))

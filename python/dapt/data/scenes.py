@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import Npz, load_npy
 from dapt.data.blocks import BlockDataset, Scene, by_name
 from dapt.data.convert import Source
 from dapt.data.file_dataset import read_lines
 from dapt.data.labels import IGNORED, as_numbers, count_labels
 from dapt.data.registry import register
-from dapt.errors import DataError, UsageError, reading
+from dapt.errors import DataError, UsageError, listed, reading
 
 
 @register("scenes")
@@ -84,15 +85,14 @@ class Scenes(BlockDataset):
 
 def _read(path: Path) -> Scene:
     with reading(path):
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return _columns(path, content)
-        with content:
-            missing = {"points", "labels"} - set(content.files)
+        if path.suffix == ".npy":
+            return _columns(path, load_npy(path))
+        with Npz(path) as content:
+            missing = {"points", "labels"} - set(content)
             if missing:
                 raise DataError(
                     f"{path} must hold 'points' and 'labels', it holds "
-                    f"{', '.join(content.files) or 'nothing'}"
+                    f"{listed(content) or 'nothing'}"
                 )
             points, labels = content["points"], content["labels"]
             known = {name: content[name] for name in ("colors", "normals") if name in content}

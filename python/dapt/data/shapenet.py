@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from dapt.data.arrays import load_npy
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset, read_lines
 from dapt.data.registry import register
@@ -49,7 +48,7 @@ class ShapeNet55(FileDataset):
         for line in lines:
             path = self.root / "shapenet_pc" / line
             with reading(path):
-                points = np.load(path, allow_pickle=False)[:, :3]
+                points = load_npy(path)[:, :3]
             yield Sample(str(path), points, label_of[_synset(line)])
 
 

@@ -11,7 +11,7 @@ import torch
 from dapt.adapters import AdaptedModel
 from dapt.data.clouds import check_cloud
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import UsageError
+from dapt.errors import UsageError, listed
 from dapt.files import write_atomically
 from dapt.inference.prediction import Cloud
 from dapt.inference.rooms import PointLabels, label_room, probabilities
@@ -67,7 +67,7 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
     """Of the category that a user names."""
     categories = task.category_names
     if category not in categories:
-        wanted = f"choose one of {', '.join(categories)}"
+        wanted = f"choose one of {listed(categories)}"
         raise UsageError(
             f"parts are those of a category: --category must be given, {wanted}"
             if category is None

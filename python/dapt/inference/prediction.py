@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from dapt.adapters import AdaptedModel
+from dapt.data.arrays import Npz
 from dapt.data.channels import beside, lacks, read_beside
 from dapt.data.clouds import check_cloud, read_cloud
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import DataError, UsageError, reading
+from dapt.errors import DataError, UsageError, listed, reading
 from dapt.files import write_atomically
 from dapt.inference.score import log_probabilities, reduction
 from dapt.progress import Bar
@@ -85,9 +86,9 @@ def clouds_of(path: str | Path, channels: str = "xyz") -> Iterator[Cloud]:
 
 
 def _clouds_of_npz(path: Path, channels: str) -> Iterator[Cloud]:
-    with reading(path), np.load(path, allow_pickle=False) as file:
+    with reading(path), Npz(path) as file:
         if "points" not in file:
-            raise DataError(f"{path} must hold 'points', it holds {', '.join(file) or 'nothing'}")
+            raise DataError(f"{path} must hold 'points', it holds {listed(file) or 'nothing'}")
         points = file["points"]
         known = {name: file[name] for name in ("colors", "normals") if name in file}
     if points.ndim not in (2, 3) or points.shape[-1] != 3 or points.dtype.kind not in "fiu":

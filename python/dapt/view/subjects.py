@@ -9,6 +9,7 @@ import torch
 
 from dapt.adapters import AdaptedModel
 from dapt.data import PointDataset
+from dapt.data.arrays import Npz
 from dapt.data.attributes import (
     Attributes,
     as_colors,
@@ -19,7 +20,7 @@ from dapt.data.attributes import (
 )
 from dapt.data.clouds import check_finite, read_cloud, upright
 from dapt.data.labels import as_names
-from dapt.errors import DataError, UsageError, reading
+from dapt.errors import DataError, UsageError, listed, reading
 from dapt.inference.labeling import palette
 from dapt.runs.settings import Settings
 from dapt.view.clouds import Channel, Classes, Cloud, Colors, Facts, Normals, Tokens, Values
@@ -89,8 +90,8 @@ def probable_up(points: np.ndarray) -> str:
 
 
 def _of_npz(path: Path) -> Iterator[Subject]:
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    with reading(path), Npz(path) as file:
+        arrays = dict(file)
     points = arrays.get("points", arrays.get("data"))
     if points is not None and points.ndim == 3:
         yield from _of_set(path, points, arrays)
@@ -104,7 +105,7 @@ def _of_npz(path: Path) -> Iterator[Subject]:
             title = path.name if name in ("points", "data") else f"{path.stem}: {name}"
             yield Subject(title, table[:, :3].astype(np.float64), _beside(name, table, arrays))
     if not found:
-        held = ", ".join(arrays) or "nothing"
+        held = listed(arrays) or "nothing"
         raise DataError(f"{path} must hold points [N, 3] or [S, N, 3], it holds {held}")
 
 
@@ -207,7 +208,7 @@ class Observer:
             return ()
         chosen = self.category or subject.truth
         if chosen not in task.category_names:
-            wanted = f"choose one of {', '.join(task.category_names)}"
+            wanted = f"choose one of {listed(task.category_names)}"
             raise UsageError(
                 f"parts are those of a category: --category must be given, {wanted}"
                 if chosen is None

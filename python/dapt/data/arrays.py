@@ -1,0 +1,168 @@
+"""Arrays in .npy, .npz and .h5 files. What a header promises is held against the file before any
+room is made for it."""
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from dapt.errors import DataError
+
+MOST_UNCHECKED = 2**28  # bytes that data may always unfold to
+MOST_EXPANSION = 100  # beyond these, times its packed size
+NUMBERS = "biufUS"  # kinds of dtype that hold no references
+LONGEST_HEADER = 10_000
+
+
+def check_expansion(where: object, packed: int, unpacked: int, most: int = MOST_EXPANSION) -> None:
+    """That data does not unfold to far more than its packed size: nothing measured does.
+
+    Args:
+        where: What an error calls it.
+        packed: Its bytes in the file.
+        unpacked: Its bytes in memory.
+        most: How many times more these may be.
+    """
+    if unpacked > max(MOST_UNCHECKED, most * packed):
+        raise DataError(f"{where} is refused: its {packed:,} bytes unfold to {unpacked:,}")
+
+
+def load_npy(path: str | Path) -> np.ndarray:
+    """The array of an .npy file, which must end where the array does."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        return _array(file, size)
+
+
+def _array(file, size: int) -> np.ndarray:
+    """From an open file of so many bytes."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"its .npy version {version} is not known")
+    shape, fortran, dtype = read_header(file, max_header_size=LONGEST_HEADER)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are refused (allow_pickle=False)")
+    wanted, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if min(shape, default=0) < 0 or wanted != found:
+        raise ValueError(f"its header promises {wanted:,} bytes of numbers and {found:,} are there")
+    content = bytearray(wanted)
+    view, filled = memoryview(content), 0
+    while filled < wanted and (count := file.readinto(view[filled:])):
+        filled += count
+    file.read(1)  # at its end a zip file compares checksums
+    if filled < wanted:
+        raise ValueError(f"it ends after {filled:,} of {wanted:,} bytes")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+
+
+class Npz(Mapping):
+    """The arrays of an .npz file by name, each read when it is asked for.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str | Path):
+        self._zip = zipfile.ZipFile(path)
+        self._members = {
+            info.filename.removesuffix(".npy"): info
+            for info in self._zip.infolist()
+            if not info.is_dir()
+        }
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        info = self._members[name]
+        check_expansion(f"its {name!r}", info.compress_size, info.file_size)
+        with self._zip.open(info) as file:
+            try:
+                return _array(file, info.file_size)
+            except ValueError as error:
+                raise ValueError(f"its {name!r} is no array: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __enter__(self) -> "Npz":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._zip.close()
+
+
+class H5(Mapping):
+    """The arrays at the top of an .h5 file by name, as they are stored in the file itself.
+
+    An h5 file may name other files, whose bytes would be read as numbers: external storage, links
+    and virtual datasets are refused.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str | Path):
+        import h5py
+
+        self._h5 = h5py.File(path, "r")
+        self._hard = h5py.HardLink
+        self._dataset = h5py.Dataset
+
+    def dataset(self, name: str):
+        """The open h5py.Dataset, of which rows can be read, checked."""
+        if not isinstance(self._h5.get(name, getlink=True), self._hard):
+            raise DataError(f"its {name!r} is a link, which is refused: it may lead to any file")
+        found = self._h5[name]
+        if not isinstance(found, self._dataset):
+            raise DataError(f"its {name!r} is no array")
+        if found.is_virtual or found.external:
+            raise DataError(f"its {name!r} lies in other files, which is refused")
+        if found.shape is None or found.dtype.kind not in NUMBERS + "O" or _refers(found.dtype):
+            raise DataError(f"its {name!r} holds no numbers and no names")
+        stored = found.id.get_storage_size()
+        if found.chunks is None and stored < found.nbytes or found.nbytes and not stored:
+            raise DataError(f"its {name!r} promises {found.nbytes:,} bytes and has {stored:,}")
+        check_expansion(f"its {name!r}", stored, found.nbytes)
+        return found
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        values = np.asarray(self.dataset(name)[()])
+        if values.dtype.kind == "O":  # strings of any length
+            values = np.array([each.decode("utf-8", "replace") for each in values.ravel()])
+        return values
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._h5.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._h5.keys())
+
+    def __len__(self) -> int:
+        return len(self._h5)
+
+    def __enter__(self) -> "H5":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._h5.close()
+
+
+def _refers(dtype: np.dtype) -> bool:
+    """Whether an h5 dtype of objects holds anything else than strings."""
+    import h5py
+
+    return dtype.kind == "O" and h5py.check_string_dtype(dtype) is None
+
+
+def open_arrays(path: str | Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
+    """An .npz file, or one of .h5 or .hdf5."""
+    return H5(path) if Path(path).suffix.lower() in (".h5", ".hdf5") else Npz(path)
