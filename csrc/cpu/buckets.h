@@ -36,9 +36,10 @@ struct Buckets {
   Buffer<float> boxes;    // [6, stride]: least x y z, greatest x y z; padded with empty boxes
 
   /// Of `num_points` < 2^31 finite `points` [num_points, dims]; unsorted, they keep the cloud's
-  /// order. Boxes are about the first three coordinates.
+  /// order. Boxes are about the first three coordinates. Of a crowd of sorted points in one place
+  /// only the first `copies` are there: a search for as many neighbors never gives another.
   Buckets(const float* points, int64_t num_points, int64_t size, bool sorted = true,
-          int64_t dims = 3);
+          int64_t dims = 3, int64_t copies = INT64_MAX);
 
   /// Coordinates of bucket i: `size` of x, then y, then z.
   const float* at(int64_t i) const { return xyz.get() + dims * size * i; }
@@ -59,10 +60,11 @@ inline uint32_t spread_bits(uint32_t c) {
 }
 
 /// Counting sort of `count` points by the Morton code of their cell: of the first ones (kAll), or
-/// of those listed in `from`. A cell of more than `crowd` points is sorted again by itself.
+/// of those listed in `from`. A cell of more than `crowd` points is sorted again by itself; of
+/// those in one place the first `copies` are kept. Returns the number of points kept.
 template <bool kAll>
-void morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
-                 int32_t* sorted) {
+int64_t morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
+                    int64_t copies, int32_t* sorted) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr int64_t kPointsPerCell = 4, kMaxLevels = 7;
   const auto member = [=](int64_t i) { return kAll ? i : int64_t(from[i]); };
@@ -80,9 +82,11 @@ void morton_sort(const float* points, const int32_t* from, int64_t count, int64_
   const int32_t side = 1 << levels;
   const float scale =
       float(side) / std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
-  if (scale == kInfinity) {  // all in one place: any order will do
-    for (int64_t i = 0; i < count; ++i) sorted[i] = int32_t(member(i));
-    return;
+  if (scale == kInfinity) {  // all in one place, or as good as: in the cloud's order
+    const bool same = std::equal(low, low + 3, high);
+    const int64_t kept = same ? std::min(count, copies) : count;
+    for (int64_t i = 0; i < kept; ++i) sorted[i] = int32_t(member(i));
+    return kept;
   }
 
   const auto cell = make_buffer<uint32_t>(count);
@@ -98,19 +102,23 @@ void morton_sort(const float* points, const int32_t* from, int64_t count, int64_
   for (int32_t& e : end) total += std::exchange(e, total);
   for (int64_t i = 0; i < count; ++i) sorted[end[cell[i]]++] = int32_t(member(i));
   int32_t begin = 0;
+  int32_t* out = sorted;
   for (const int32_t e : end) {
     if (e - begin > crowd) {
       const std::vector<int32_t> members(sorted + begin, sorted + e);
-      morton_sort<false>(points, members.data(), e - begin, crowd, sorted + begin);
+      out += morton_sort<false>(points, members.data(), e - begin, crowd, copies, out);
+    } else {
+      out = out == sorted + begin ? sorted + e : std::copy(sorted + begin, sorted + e, out);
     }
     begin = e;
   }
+  return out - sorted;
 }
 
 }  // namespace detail
 
 inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, bool sorted,
-                        int64_t dims)
+                        int64_t dims, int64_t copies)
     : dims(dims),
       size(size),
       count((num_points + size - 1) / size),
@@ -120,7 +128,10 @@ inline Buckets::Buckets(const float* points, int64_t num_points, int64_t size, b
       boxes(make_buffer<float>(6 * stride)) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   if (sorted) {
-    detail::morton_sort<true>(points, nullptr, num_points, 8 * size, index.get());
+    num_points =
+        detail::morton_sort<true>(points, nullptr, num_points, 8 * size, copies, index.get());
+    count = (num_points + size - 1) / size;
+    stride = (count + kLanes - 1) / kLanes * kLanes;
   } else {
     std::iota(index.get(), index.get() + num_points, 0);
   }

@@ -54,7 +54,7 @@ void find_nearest(const float* queries, const float* points, const int64_t* leng
     return;
   }
   const auto prepare = [&](int64_t b) {
-    return std::make_unique<BucketedCloud>(points + 3 * b * N, length_of(b), true);
+    return std::make_unique<BucketedCloud>(points + 3 * b * N, length_of(b), true, 3, 1);
   };
   for_each_query(B, N, M, prepare, [&](const BucketedCloud& cloud, int64_t begin, int64_t end) {
     Nearest nearest(cloud, 1);

@@ -14,7 +14,7 @@ void knn(const KnnArgs& a) {
   const bool sorted = a.D == 3 && a.N >= kSortFrom;
   const auto prepare = [&](int64_t b) {
     return std::make_unique<BucketedCloud>(a.points + a.D * b * a.N, a.lengths ? a.lengths[b] : a.N,
-                                           sorted, a.D);
+                                           sorted, a.D, a.k);
   };
   const int64_t size = a.N * ((a.D + 2) / 3);  // of a cloud, in points of three coordinates
   const auto search = [&](const BucketedCloud& cloud, int64_t begin, int64_t end) {

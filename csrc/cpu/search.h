@@ -29,8 +29,10 @@ struct Query {
 /// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors with
 /// boxes around them and around regions of kRegion of them, so that a search looks at few.
 struct BucketedCloud {
-  BucketedCloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3)
-      : buckets(points, num_points, kBucket, sorted, dims), sorted(sorted) {
+  /// For searches for `copies` neighbors.
+  BucketedCloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3,
+                int64_t copies = INT64_MAX)
+      : buckets(points, num_points, kBucket, sorted, dims, copies), sorted(sorted) {
     if (!sorted) return;
     num_regions = (buckets.count + kRegion - 1) / kRegion;
     stride = (num_regions + kLanes - 1) / kLanes * kLanes;

@@ -16,6 +16,16 @@ def test_equals_twin(make_cloud, on_each_isa, N, M):
         assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
 
 
+def test_crowds_in_one_place(on_each_isa):
+    a, b = torch.randn(1, 5000, 3), torch.randn(1, 6000, 3)
+    a[:, ::2], b[:, 1::2] = a[:, :1], a[:, :1]
+    expected = reference.chamfer(a, b)
+    for distances in on_each_isa(chamfer, a, b):
+        assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
+    many = torch.ones(1, 200_000, 3)  # each one compared with all would take minutes
+    assert all(not distances.any() for distances in chamfer(many, many))
+
+
 @pytest.mark.parametrize("N, M", [(40, 70), (30, 5000)])
 def test_lengths(on_each_isa, N, M):
     a, b = torch.randn(3, N, 3), torch.randn(3, M, 3)

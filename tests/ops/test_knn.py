@@ -1,5 +1,7 @@
 """k nearest neighbors against the twin, brute force and gradcheck."""
 
+import time
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -69,6 +71,34 @@ def test_gradients_in_any_dimension():
     knn(queries, points, 2)[0].square().sum().backward()
     torch.testing.assert_close(small.grad, queries.grad.float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(large.grad, points.grad.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 9, 600])
+def test_crowds_in_one_place(assert_equals_twin, k):
+    """Of a crowd only the first k can be neighbors, and no more of them are looked at."""
+    points = torch.randn(1, 9000, 3)
+    points[:, :3000] = points[:, :1]  # one crowd, with others of its place among them
+    points[:, 3000:6000:2] = points[:, 1:2]
+    points[:, 3001:6000:2] *= 1e-3
+    points = points[:, torch.randperm(9000)]
+    assert_equals_twin(points[:, :40], points, k)
+    assert_equals_twin(points[:, :9], points, k, torch.tensor([5000]))
+
+
+def test_points_in_one_place_cost_no_more_than_others():
+    """A search of all of them for each query would take hundreds of times as long."""
+
+    def seconds(points):
+        best = []
+        for _ in range(3):
+            begin = time.process_time()
+            knn(points[:, :2000], points, 16)
+            best.append(time.process_time() - begin)
+        return min(best)
+
+    apart = torch.randn(1, 50_000, 3)
+    for points in (apart[:, :1].repeat(1, 50_000, 1), apart[:, torch.arange(50_000) % 20]):
+        assert seconds(points) < 4 * seconds(apart)
 
 
 def test_real_scans(scans, assert_equals_twin):
