@@ -107,12 +107,13 @@ def part_of_whole(what: str, done: int, total: int) -> dict[str, str]:
 
 
 def whole(shown: bool = True) -> Bar:
-    """The bar of the larger work that this process is a part of; one that is not shown without.
+    """The bar of the larger work that this process is a part of, for the first who asks; for the
+    others, and without larger work, one that is not shown.
 
     Args:
         shown: Whether this process is the one to show it.
     """
-    done, total, what = os.environ.get(WHOLE, "0/1/").split("/", 2)
+    done, total, what = os.environ.pop(WHOLE, "0/1/").split("/", 2)
     return Bar(what, int(total), int(done), shown=shown and bool(what), patience=0)
 
 

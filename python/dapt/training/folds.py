@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from statistics import fmean, pstdev
 
-from dapt.progress import watched
+from dapt.progress import watched, whole
 from dapt.runs.folder import RunFolder
 from dapt.runs.processes import is_first_process
 from dapt.runs.settings import Settings
@@ -47,12 +47,14 @@ def _train_all(folder: RunFolder, settings: Settings, train: Callable[[Settings]
     results = []
     folders = fold_folders(folder, settings)
     shown = is_first_process()
-    for fold, each in watched(enumerate(folders), "folds", len(folders), shown):
-        if settings.training.resume and each.result.exists():
-            results.append(json.loads(each.result.read_text()))
-        else:
-            own = replace(settings.but(out=each.path), task=settings.task.but(fold=fold))
-            results.append(train(own))
+    with whole(shown) as bar:
+        for fold, each in watched(enumerate(folders), "folds", len(folders), shown):
+            if settings.training.resume and each.result.exists():
+                results.append(json.loads(each.result.read_text()))
+            else:
+                own = replace(settings.but(out=each.path), task=settings.task.but(fold=fold))
+                results.append(train(own))
+            bar.advance(1 / len(folders))
     result = {key: results[0][key] for key in _SHARED} | summary(results) | _costs(results)
     if is_first_process():
         folder.write_result(result)
