@@ -24,6 +24,7 @@ def interpolate(
     """Average the values of each query's k nearest points by inverse squared distance.
 
     The weight of a neighbor at squared distance d is 1 / (d + epsilon), normalized to sum to one.
+    Neighbors that are all farther than float32 can square (1.8e19) have equal weights.
 
     Args:
         queries: [B, M, 3], any floating dtype and strides.
@@ -44,7 +45,9 @@ def interpolate(
             f"got {list(values.shape)}"
         )
     weights = 1 / (sq_dist + epsilon)
-    weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
+    total = weights.sum(-1, keepdim=True)
+    near = total > 0
+    weights = torch.where(near, weights / torch.where(near, total, 1), 1 / k)  # [B, M, k]
     if values.dtype == torch.float64:
         return (gather(values, idx) * weights[..., None]).sum(2)
     return ops.interpolate(values, idx, weights).to(values.dtype)

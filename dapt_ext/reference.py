@@ -111,7 +111,8 @@ def interpolate(
     """`dapt_ext.interpolate`: the mean of the k nearest, weighted by inverse squared distance."""
     sq_dist, idx = knn(queries, points, k, lengths)
     weights = 1 / (sq_dist + epsilon)
-    weights = weights / weights.sum(-1, keepdim=True)  # [B, M, k]
+    total = weights.sum(-1, keepdim=True)
+    weights = torch.where(total > 0, weights / total, 1 / k)  # [B, M, k]; k infinite distances
     return (gather(_as_real(values), idx) * weights[..., None]).sum(2).to(values.dtype)
 
 

@@ -250,3 +250,13 @@ def test_a_method_that_does_not_fold_says_so(small_backbone, caplog):
     caplog.clear()
     dapt.merge(attached(small_backbone(), dapt.Linear()))
     assert not caplog.text
+
+
+@each_method
+@torch.no_grad()
+def test_models_can_be_pickled(small_backbone, method):
+    model, points = attached(small_backbone(), method).eval(), torch.randn(2, 80, 3)
+    randomize(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(points), model(points))
+    assert again.adapter.method == model.adapter.method and not again.training

@@ -1,6 +1,7 @@
 """Hugging Face PEFT's methods here, and DAPT there."""
 
 import copy
+import io
 import json
 import pickle
 
@@ -391,3 +392,42 @@ def test_an_adapter_file_cannot_ask_for_a_second_model(small_backbone, tmp_path)
     path.write_text(json.dumps(config))
     with pytest.raises(UsageError, match="peft:shadow is not supported: it loads a second model"):
         dapt.load_adapter(tmp_path, small_backbone())
+
+
+CODE = "open({marker!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n"
+
+
+@pytest.mark.parametrize(
+    "kind, field",
+    [
+        ("shadow", "shadow_model"),
+        ("lora", "shadow_model"),
+        ("lora", "base_model_name_or_path"),
+        ("lora", "auto_mapping"),
+        ("xlora", "adapters"),
+    ],
+)
+def test_an_adapter_file_runs_no_code_of_a_folder(
+    small_backbone, tmp_path, monkeypatch, kind, field
+):
+    """A local folder with `auto_map` is code that the libraries below offer to run, and run where
+    standard input says y."""
+    marker, attack = tmp_path / "executed", tmp_path / "attack"
+    attack.mkdir()
+    (attack / "modeling.py").write_text(CODE.format(marker=str(marker)))
+    names = {"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}
+    names["AutoModelForCausalLM"] = "modeling.Model"
+    (attack / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": names}))
+    folder = tmp_path / "adapter"
+    dapt.attach(small_backbone(), dapt.Peft.of("lora", r=2), TASK).save_adapter(folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    value = {"a": str(attack)} if field in ("adapters", "auto_mapping") else str(attack)
+    config["method"] = {"name": f"peft:{kind}", "settings": {field: value}}
+    path.write_text(json.dumps(config))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "y")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(UsageError, match="is not supported|there is no field|must be a number"):
+        dapt.load_adapter(folder, small_backbone())
+    assert not asked and not marker.exists()
