@@ -14,10 +14,13 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
+import torch
 import yaml
 
+from attack.harness import Budget, Tally, attack
 from dapt import cli
 from dapt.runs.settings import ADAPTATION, PRETRAINING, PretrainOptions, TrainOptions, build_parser
 from dapt.training.loop import Trainer
@@ -249,3 +252,23 @@ def _flags(names: dict[str, str], only: str = "--") -> list[str]:
         for word in words
         if word.startswith(only) and len(word) > 2 and not word.startswith(others)
     ]
+
+
+@attack("flags", small=40)
+def flags(budget: Budget) -> Tally:
+    """Every flag of every command, with nonsense."""
+    tally, threads = Tally(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with TemporaryDirectory() as folder:
+            attacked = FlagsAttack(Path(folder))
+            cases = attacked.cases(random.Random(budget.seed))
+            for (_, _), words in zip(budget.numbers(), cases, strict=False):
+                outcome = attacked.call(words)
+                if outcome.trouble:
+                    tally.fail(f"{words}: {outcome.trouble}")
+                else:
+                    tally.add("refused" if outcome.code else "taken")
+    finally:
+        torch.set_num_threads(threads)
+    return tally

@@ -8,6 +8,7 @@ from typing import NoReturn
 from dapt.errors import UsageError
 
 MOST_VOTES = 1000
+LARGEST_COUNT = 2**31
 
 
 class Parser(ArgumentParser):
@@ -59,4 +60,6 @@ def at_least_one(text: str) -> int:
     count = int(text)
     if count < 1:
         raise ArgumentTypeError(f"must be at least 1, got {count}")
+    if count > LARGEST_COUNT:
+        raise ArgumentTypeError(f"must be at most {LARGEST_COUNT}, got {count}")
     return count
