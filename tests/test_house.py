@@ -25,6 +25,7 @@ FLOORS = (
     {"data"},
     {"files", "progress"},
     {"errors"},
+    {"version"},
 )
 FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
 

@@ -1,32 +1,41 @@
-"""Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it."""
+"""Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it.
 
-from dapt import synthetic  # noqa: F401, enters its dataset in the table
-from dapt.adapters import AdaptedModel, attach, detach, load_release, merge
+What needs torch is imported when it is first asked for, so that `dapt --help` is quick.
+"""
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
 from dapt.errors import DaptError
-from dapt.inference.trained import TrainedModel, load_adapter
-from dapt.methods import (
-    Adapter,
-    Dapt,
-    Density,
-    Full,
-    GaPrompt,
-    Idpt,
-    Linear,
-    Peft,
-    PointGst,
-    PointLora,
-    PointPeft,
-    Ppt,
-    Prefix,
-    Reversible,
-    Stag,
-    Vpt,
-)
-from dapt.models import create_autoencoder, create_backbone
-from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation
+from dapt.version import __version__
+
+if TYPE_CHECKING:
+    from dapt.adapters import AdaptedModel, attach, detach, load_release, merge
+    from dapt.inference.trained import TrainedModel, load_adapter
+    from dapt.methods import (
+        Adapter,
+        Dapt,
+        Density,
+        Full,
+        GaPrompt,
+        Idpt,
+        Linear,
+        Peft,
+        PointGst,
+        PointLora,
+        PointPeft,
+        Ppt,
+        Prefix,
+        Reversible,
+        Stag,
+        Vpt,
+    )
+    from dapt.models import create_autoencoder, create_backbone
+    from dapt.tasks import Classification, FewShot, PartSegmentation, SemanticSegmentation
 
 
-def load_run(folder) -> TrainedModel:
+def load_run(folder: "str | os.PathLike") -> "TrainedModel":
     """The trained model of a run folder, whose `predict` takes clouds as they are in files.
 
     Args:
@@ -61,6 +70,7 @@ __all__ = [
     "Stag",
     "TrainedModel",
     "Vpt",
+    "__version__",
     "attach",
     "create_autoencoder",
     "create_backbone",
@@ -70,3 +80,23 @@ __all__ = [
     "load_run",
     "merge",
 ]
+
+# where these names are, and what `import dapt` is enough for: dapt.data.load(...)
+_HOMES = ("inference.trained", "adapters", "methods", "models", "tasks")
+_WINGS = ("adapters", "data", "methods", "models", "synthetic", "tasks")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        homes = (importlib.import_module(f"dapt.{home}") for home in _HOMES)
+        value = next(vars(home)[name] for home in homes if name in vars(home))
+    elif name in _WINGS:
+        value = importlib.import_module(f"dapt.{name}")
+    else:
+        raise AttributeError(f"module 'dapt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_WINGS})

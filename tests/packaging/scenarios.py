@@ -109,6 +109,9 @@ def train() -> None:
     assert code == 0 and "accuracy" in printed, printed
     every_command_helps_or_says_what_it_needs()
     assert all(command(name, "--help")[0] == 0 for name in ("train", "compare", "info"))
+    short = ["--config=npz", "--method=linear", "--data.train=a.npz", "--epochs=1", "--out=named"]
+    code, printed = command("train", *short, "--batch_size=8", "--warmup_epochs=0")
+    assert code == 0 and "validation accuracy" in printed, printed
     code, printed = command("train", "--data.train=a.npz", "--method=peft:lora", *argv)
     assert code != 0
     asks_for("peft", printed)

@@ -104,6 +104,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     }
     assert {"dapt/py.typed", "dapt_ext/py.typed"} <= set(names)
     assert "dapt/models/pretrained/point_mae_tiny.safetensors" in names
+    recipes = {f"dapt/configs/{path.name}" for path in (project.ROOT / "configs").glob("*.yaml")}
+    assert recipes and recipes <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert b"License-Expression: MIT" in metadata and b"Requires-Python: >=3.10" in metadata
     assert "dapt_ext/libdapt_cpu.so" in libraries

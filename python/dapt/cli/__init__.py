@@ -10,6 +10,7 @@ import sys
 
 from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine
 from dapt.runs.children import end_with_parent
+from dapt.version import __version__
 
 COMMANDS = {
     "train": "adapt a backbone to a dataset",
@@ -33,7 +34,7 @@ Adapt a frozen, pre-trained point-cloud transformer by training a few percent of
 
 commands:
 {"".join(f"  {name:10} {what}{chr(10)}" for name, what in COMMANDS.items())}
-dapt COMMAND --help shows the options of a command.
+dapt COMMAND --help shows the options of a command, dapt --version the version.
 """
 
 
@@ -47,9 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"dapt {__version__}")
+        return 0
     command, *rest = argv
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dapt").setLevel(logging.INFO)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that train together
+    logging.getLogger("dapt").setLevel(logging.INFO if is_first else logging.ERROR)
     end_with_parent()
     try:
         look_up("command", command, COMMANDS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 from collections.abc import Mapping
 
 from dapt.data.dataset import PointDataset
@@ -9,6 +10,8 @@ from dapt.errors import UsageError, look_up
 
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
+# Of wings above this one: the module that registers each, imported when it is asked for.
+ELSEWHERE = {"synthetic": "dapt.synthetic"}
 
 
 def register(name: str):
@@ -36,7 +39,15 @@ def options_of(name: str) -> type:
     Args:
         name: Of the dataset.
     """
-    return look_up("dataset", name, DATASETS)
+    look_up("dataset", name, DATASETS | ELSEWHERE)
+    if name not in DATASETS:
+        importlib.import_module(ELSEWHERE[name])
+    return DATASETS[name]
+
+
+def names() -> list[str]:
+    """Of all datasets."""
+    return sorted(DATASETS.keys() | ELSEWHERE.keys())
 
 
 def load(name: str, options, split: str) -> PointDataset:

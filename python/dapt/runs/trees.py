@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from dapt.errors import UsageError
+from dapt.errors import UsageError, look_up
 
 Tree = dict[str, Any]
+RECIPES = Path(__file__).parents[1] / "configs"  # those that come with the package
 NAMED = ("data", "backbone", "method", "task")  # sections whose name decides their other fields
 
 
@@ -41,12 +42,27 @@ def spelled_out(tree: Tree) -> Tree:
     }
 
 
+def config_file(config: str | Path) -> Path:
+    """The file of a config, given by its path or as the name of a recipe: npz.
+
+    Args:
+        config: A file on this machine counts before a recipe.
+    """
+    path, recipes = Path(config), {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    if path.exists() or path.suffix or path.name != str(path):
+        return path
+    return look_up("recipe", path.name, recipes)
+
+
 def read_yaml(path: str | Path) -> Tree:
-    """The settings in a file, as they stand there."""
+    """The settings in a file or a recipe, as they stand there."""
+    path = config_file(path)
     try:
-        tree = load_yaml(Path(path).read_text())
+        tree = load_yaml(path.read_text())
     except OSError as error:
-        raise UsageError(f"cannot read the config {path}: {error.strerror}") from None
+        shipped = RECIPES / path.name
+        hint = f": the recipe of this name is --config {path.stem}" if shipped.is_file() else ""
+        raise UsageError(f"cannot read the config {path}: {error.strerror}{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -55,10 +71,7 @@ def read_yaml(path: str | Path) -> Tree:
 
 
 def for_method(tree: Tree, method: str | None) -> Tree:
-    """A recipe as it is for one method: what stands under `methods:` for it replaces the rest.
-
-    A `method` section counts for the method that it names only.
-    """
+    """A recipe as it is for one method: what stands under `methods:` for it replaces the rest."""
     tree = dict(tree)
     changes = tree.pop("methods", None) or {}
     if not isinstance(changes, dict):
@@ -66,9 +79,21 @@ def for_method(tree: Tree, method: str | None) -> Tree:
     own = changes.get(method) or {}
     if not isinstance(own, dict):
         raise UsageError(f"methods.{method} must hold settings by name, got {own!r:.40}")
-    if method is not None and _name(tree.get("method")) not in (None, method):
-        del tree["method"]
-    return merged(tree, spelled_out(own))
+    return merged(for_names(tree, {"method": method}), spelled_out(own))
+
+
+def for_names(tree: Tree, names: Mapping[str, str | None]) -> Tree:
+    """Without the sections of other names: the options of one dataset are not those of another.
+
+    Args:
+        tree: A recipe.
+        names: Of the sections, as flags may have chosen them. None leaves a section as it is.
+    """
+    return {
+        key: section
+        for key, section in tree.items()
+        if names.get(key) is None or _name(section) in (None, names[key])
+    }
 
 
 def _name(section: Any) -> str | None:
