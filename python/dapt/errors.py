@@ -4,6 +4,7 @@ The command line prints the sentence and ends with `exit_code`, without a traceb
 """
 
 import dataclasses
+import difflib
 import errno
 import math
 import re
@@ -145,7 +146,11 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         table: All entries by name.
     """
     if name not in table:
-        raise UsageError(f"unknown {kind} {name!r}: choose one of {listed(sorted(table), 100)}")
+        close = difflib.get_close_matches(name, table, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(
+            f"unknown {kind} {name!r}: choose one of {listed(sorted(table), 100)}{hint}"
+        )
     return table[name]
 
 

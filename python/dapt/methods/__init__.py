@@ -7,7 +7,7 @@ from dapt.methods.full import Full
 from dapt.methods.ga_prompt import GaPrompt
 from dapt.methods.idpt import Idpt
 from dapt.methods.linear import Linear
-from dapt.methods.method import METHODS, Method, method_class, register
+from dapt.methods.method import METHODS, Method, method_class, names, register
 from dapt.methods.peft import Peft
 from dapt.methods.point_gst import PointGst
 from dapt.methods.point_lora import PointLora
@@ -38,5 +38,6 @@ __all__ = [
     "Stag",
     "Vpt",
     "method_class",
+    "names",
     "register",
 ]

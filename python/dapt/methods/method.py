@@ -21,6 +21,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    builds_on: ClassVar[Sequence[str]] = ()  # names that stand after this one and a colon alone
     packs: ClassVar[bool] = False  # works on backbones that keep all clouds' tokens in one row
 
     def __post_init__(self):
@@ -172,6 +173,13 @@ def _rebuild(name: str, fields: dict) -> Method:
     return method_class(name)(**fields)
 
 
+def names() -> list[str]:
+    """Of all methods; of those that build on another's name an example."""
+    return sorted(
+        {"density:dapt", "peft:lora", "reversible:dapt"} | METHODS.keys() - {"peft", "density"}
+    )
+
+
 def method_class(name: str) -> type[Method]:
     """By its name, or by two names and a colon for a method that builds on another's name.
 
@@ -180,5 +188,8 @@ def method_class(name: str) -> type[Method]:
     """
     first, colon, rest = name.partition(":")
     if first not in METHODS:
+        for outer, kind in METHODS.items():
+            if first in kind.builds_on:
+                raise UsageError(f"unknown method {name!r}: did you mean {outer}:{first}?")
         look_up("method", name, METHODS)
     return METHODS[first].over(rest) if colon else METHODS[first]

@@ -7,7 +7,7 @@ setting is a number, a switch or a name that cannot stand for a file, a hub or a
 import copy
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -51,12 +51,14 @@ _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  
 @register("peft")
 @dataclass(frozen=True)
 class Peft(Method):
-    """Its class token trains beside what PEFT puts in place.
+    """A tuner of Hugging Face PEFT: peft:lora, say. Its class token trains beside what PEFT puts in
+    place.
 
     Args:
-        settings: The fields of the tuner's own config.
+        settings: Fields of the config class of PEFT: {r: 16, lora_alpha: 32}.
     """
 
+    builds_on: ClassVar[Sequence[str]] = SUPPORTED
     packs: ClassVar[bool] = True
     kind: ClassVar[str | None] = None
 

@@ -15,8 +15,8 @@ import logging
 import os
 import platform
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from filelock import FileLock, Timeout
 from dapt.adapters import adapter_files
 from dapt.errors import DaptError, UsageError
 from dapt.files import remove, remove_leftovers, sync_folder, write_atomically, writing
-from dapt.runs.settings import Settings
+from dapt.runs.paths import absolute, found
+from dapt.runs.settings import Settings, settings_in
 from dapt.runs.trees import dump, flatten, plain, read_yaml
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,11 @@ class RunFolder:
 
     Args:
         path: The folder; `begin` makes it.
+        flags: Settings in place of those that the run was begun with, for whoever reads it.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, flags: Sequence[str] = ()):
+        self.path, self.flags = Path(path), tuple(flags)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
@@ -60,6 +62,7 @@ class RunFolder:
             patience: Seconds to wait for another process to end.
         """
         lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.holder"
+        is_new = not self.path.exists()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -73,9 +76,14 @@ class RunFolder:
             self._clean()
             write_atomically(holder, f"process {os.getpid()} on {platform.node()}".encode())
             yield
+        except BaseException:
+            self._forget()
+            raise
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+            if is_new and not self._is_begun():
+                self._leave_nothing()
 
     def _clean(self) -> None:
         """Remove what a killed run left of files that it was writing."""
@@ -87,8 +95,25 @@ class RunFolder:
             remove_leftovers(self.path, *names, *staged, ".lock.holder")
             remove_leftovers(self.adapter, *adapter_files.NAMES)
 
+    def _is_begun(self) -> bool:
+        """Whether there is anything to go on from: a run that made no step holds its place not."""
+        files = (self.last, self.previous, self.result, self.adapter, self.backbone)
+        return any(path.exists() for path in (*files, *self.path.glob("fold_*")))
+
+    def _forget(self) -> None:
+        """A start that fails leaves nothing which would stand in the way of the next one."""
+        if self.config.exists() and not self._is_begun():
+            for path in (self.config, self.metrics, self.tensorboard):
+                remove(path)
+
+    def _leave_nothing(self) -> None:
+        (self.path / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # others have put something there
+            self.path.rmdir()
+
     def begin(self, settings: Settings) -> None:
         """Claim the folder for a run with these settings, or find that it goes on with them."""
+        self._forget()
         if self.config.exists():
             if not settings.training.resume:
                 raise UsageError(
@@ -96,24 +121,39 @@ class RunFolder:
                     "or choose another --out"
                 )
             self.check_same(settings)
-        tree = settings.but(resume=False).tree()
+        tree = absolute(settings.but(resume=False).tree())
         write_atomically(self.config, dump(tree).encode())
 
     def check_same(self, settings: Settings) -> None:
         """That the run here has these settings, but for those that do not touch its result."""
-        before, now = flatten(read_yaml(self.config)), flatten(settings.tree())
+        before, now = found(read_yaml(self.config), self.path), absolute(settings.tree())
+        before, now = flatten(before), flatten(now)
         for key in sorted(before.keys() | now.keys()):
-            if key not in settings.training.FREE and before.get(key) != now.get(key):
-                raise UsageError(
-                    f"the run in {self.path} has {key}={before.get(key)}, not {now.get(key)}: "
-                    "a run goes on with its own settings, or another --out starts a new one"
-                )
+            if key in settings.training.FREE or before.get(key) == now.get(key):
+                continue
+            if key == "epochs":
+                self._check_longer(settings, int(before[key]))
+                continue
+            raise UsageError(
+                f"the run in {self.path} has {key}={before.get(key)}, not {now.get(key)}: "
+                "a run goes on with its own settings, or another --out starts a new one"
+            )
+
+    def _check_longer(self, settings: Settings, before: int) -> None:
+        """More epochs are the same run only where the learning rate does not come down in them."""
+        training = settings.training
+        if training.epochs > before and training.min_learning_rate == training.learning_rate:
+            return
+        raise UsageError(
+            f"the run in {self.path} has epochs={before}, not {training.epochs}: its learning rate "
+            f"comes down over {before} epochs, so that {training.epochs} are another run, which "
+            "another --out starts; one whose min_learning_rate is its learning_rate can be made "
+            "longer"
+        )
 
     def settings(self) -> Settings:
-        """Those that the run was begun with."""
-        if not self.config.is_file():
-            raise UsageError(f"{self.path} is not a run folder: it has no config.yaml")
-        return Settings.of(read_yaml(self.config))
+        """Those that the run was begun with, files that moved with it found again."""
+        return settings_in(self.path, self.flags)
 
     def provenance(self) -> dict[str, str]:
         """Data and scores of the run, as far as they are written here: nothing where no run is."""

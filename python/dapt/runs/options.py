@@ -18,7 +18,8 @@ class TrainOptions:
 
     Args:
         out: The run folder.
-        resume: Go on with the run in `out` from its last checkpoint.
+        resume: Go on with the run in `out` from its last checkpoint. `--resume FOLDER` names the
+            run, and needs no other option.
         seed: Fixes everything: weights, split, order, augmentation, dropout.
         epochs: How often each training cloud is seen.
         batch_size: Clouds in a step, of all processes together.

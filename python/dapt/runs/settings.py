@@ -15,9 +15,23 @@ import yaml
 from jsonargparse import ArgumentParser, set_loader
 
 from dapt import data, methods, models, tasks
+from dapt.data import registry
 from dapt.errors import UsageError
+from dapt.runs.help import SettingsHelp, describe, hint
 from dapt.runs.options import PretrainOptions, TrainOptions
-from dapt.runs.trees import NAMED, Tree, for_method, load_yaml, plain, read_yaml, spelled_out
+from dapt.runs.paths import found
+from dapt.runs.trees import (
+    NAMED,
+    Tree,
+    config_file,
+    dump,
+    for_method,
+    for_names,
+    load_yaml,
+    plain,
+    read_yaml,
+    spelled_out,
+)
 
 ADAPTATION = ("data", "backbone", "method", "task")
 PRETRAINING = ("data", "backbone")
@@ -105,45 +119,82 @@ def build_parser(
 ) -> ArgumentParser:
     """A parser of one kind of run; `names` says which dataset, backbone, method and so on."""
     unreadable = (yaml.YAMLError, ValueError, RecursionError)
-    set_loader("dapt", lambda text: _recipe(load_yaml(text), names.get("method")), unreadable)
+    set_loader("dapt", lambda text: _recipe(load_yaml(text), names), unreadable)
     parser = ArgumentParser(
-        prog=prog, description=description, parser_mode="dapt", exit_on_error=False
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--data NAME] [--backbone NAME] ... --out FOLDER [options]",
+        description=description,
+        parser_mode="dapt",
+        exit_on_error=False,
+        formatter_class=SettingsHelp,
     )
-    parser.add_argument("--config", action="config", help="A YAML file of settings.")
+    parser.add_argument("--config", action="config", help=f"A YAML file of settings, or {_RECIPES}")
+    _add_names(parser, names)
     parser.add_class_arguments(options)
     _add_sections(parser, names)
     return parser
 
 
-def _recipe(tree: object, method: str | None) -> object:
-    return for_method(tree, method) if isinstance(tree, dict) else tree
+_RECIPES = "the name of a recipe that comes with dapt: npz, synthetic, scanobjectnn_hardest ..."
+
+
+def _recipe(tree: object, names: Mapping[str, str]) -> object:
+    if not isinstance(tree, dict):
+        return tree
+    return for_names(for_method(tree, names.get("method")), names)
+
+
+_CHOICES = {
+    "data": ("The dataset", registry.names),
+    "backbone": ("The pre-trained network", lambda: sorted(models.BACKBONES)),
+    "method": ("How it is adapted", methods.names),
+    "task": ("What it learns", lambda: sorted(tasks.TASKS)),
+}
+
+
+def _add_names(parser: ArgumentParser, names: Mapping[str, str]) -> None:
+    group = parser.add_argument_group("what is adapted to what; each has options of its own, below")
+    for section, name in names.items():
+        what, choices = _CHOICES[section]
+        text = f"{what}: {', '.join(choices())}."
+        group.add_argument(f"--{section}.name", type=str, default=name, help=text, metavar="NAME")
 
 
 def _add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
     for section, name in names.items():
-        parser.add_argument(f"--{section}.name", type=str, default=name)
-        _ADD[section](parser, name)
+        describe(parser, section, name, _ADD[section](parser, name))
 
 
-def _add_data(parser: ArgumentParser, name: str) -> None:
-    parser.add_class_arguments(data.options_of(name), "data")
+def _add_data(parser: ArgumentParser, name: str) -> type:
+    kind = data.options_of(name)
+    parser.add_class_arguments(kind, "data")
+    return kind
 
 
-def _add_backbone(parser: ArgumentParser, name: str) -> None:
+def _add_backbone(parser: ArgumentParser, name: str) -> type:
     config = models.backbone_config(name)
-    parser.add_argument("--backbone.checkpoint", type=Path | None, help="Pre-trained weights.")
     parser.add_class_arguments(type(config), "backbone")
+    parser.groups["backbone"].add_argument(
+        "--backbone.checkpoint",
+        type=str | None,
+        help="Pre-trained weights: a .pth or .safetensors file, hf://owner/repository/file, or "
+        "`shipped`, where the package has some of this size.",
+    )
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     parser.set_defaults({f"backbone.{field}": value for field, value in values.items()})
+    return type(config)
 
 
-def _add_method(parser: ArgumentParser, name: str) -> None:
-    parser.add_class_arguments(methods.method_class(name), "method")
+def _add_method(parser: ArgumentParser, name: str) -> type:
+    kind = methods.method_class(name)
+    parser.add_class_arguments(kind, "method")
+    return kind
 
 
-def _add_task(parser: ArgumentParser, name: str) -> None:
-    task = tasks.task_class(name)
-    parser.add_class_arguments(task, "task", skip=set(task.from_data))
+def _add_task(parser: ArgumentParser, name: str) -> type:
+    kind = tasks.task_class(name)
+    parser.add_class_arguments(kind, "task", skip=set(kind.from_data))
+    return kind
 
 
 _ADD = {"data": _add_data, "backbone": _add_backbone, "method": _add_method, "task": _add_task}
@@ -163,16 +214,64 @@ def parse(
         description: The first line of `--help`.
     """
     check_given(argv)
-    argv = [_as_named(word) for word in argv]
+    argv = _with_configs([_as_named(word) for word in argv])
     names = find_names(argv, sections)
     kind = TrainOptions if sections == ADAPTATION else PretrainOptions
     parser = build_parser(prog, names, kind, description)
-    # a bare --resume is the usual form
-    argv = [f"{word}=true" if word == "--resume" else word for word in argv]
     try:
         return Settings.of(parser.parse_args(argv).as_dict())
     except ArgumentError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(hint(str(error), parser._option_string_actions)) from None
+
+
+def settings_in(folder: Path, flags: Sequence[str] = ()) -> Settings:
+    """Those of a run, whose files are looked for beside it where it was moved.
+
+    Args:
+        folder: Of the run.
+        flags: In place of what the run was begun with: --data.test other.npz.
+    """
+    tree = _tree_of(folder)
+    if not flags:
+        return Settings.of(tree)
+    sections = ADAPTATION if "method" in tree else PRETRAINING
+    return parse("dapt", [f"--config={dump(tree)}", *flags], sections)
+
+
+def _tree_of(folder: Path) -> Tree:
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.yaml")
+    return found(read_yaml(config), folder)
+
+
+def _with_configs(argv: Sequence[str]) -> list[str]:
+    """The words with recipes' names as paths and a run to go on with as its settings.
+
+    A bare --resume goes on with the run in `out`; --resume FOLDER needs nothing else.
+    """
+    words, done = list(argv), []
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        takes_next = not equals and words and not words[0].startswith("--")
+        if flag == "--config":
+            value = value if equals else words.pop(0) if words else ""
+            done.append(f"--config={value if _is_text(value) else config_file(value)}")
+        elif flag == "--resume":
+            value = value if equals else words.pop(0) if takes_next else "true"
+            if value not in ("true", "false"):
+                tree = _tree_of(Path(value))
+                done.insert(0, f"--config={dump(tree)}")
+                value = "true"
+            done.append(f"--resume={value}")
+        else:
+            done.append(f"{flag}{equals}{value}")
+    return done
+
+
+def _is_text(config: str) -> bool:
+    """Whether it is the settings themselves, of a run that goes on."""
+    return "\n" in config
 
 
 def check_given(argv: Sequence[str]) -> None:
@@ -195,7 +294,9 @@ def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Sec
             tree[section] = {"name": name}
     parser = ArgumentParser(exit_on_error=False)
     named = {name: DEFAULT_NAMES[name] for name in sections}
-    _add_sections(parser, named | _names_in(tree, sections))
+    named |= _names_in(tree, sections)
+    _add_names(parser, named)
+    _add_sections(parser, named)
     try:
         complete = parser.parse_object(tree).as_dict()
     except ArgumentError as error:
@@ -209,18 +310,18 @@ def _as_named(word: str) -> str:
     return f"{flag}.name{equals}{value}" if flag[2:] in NAMED and flag[:2] == "--" else word
 
 
-def find_names(argv: list[str], sections: tuple[str, ...]) -> dict[str, str]:
+def find_names(argv: Sequence[str], sections: tuple[str, ...]) -> dict[str, str]:
     """The name of every section by the default, the config files and the flags, in this order."""
     names = {section: DEFAULT_NAMES[section] for section in sections}
-    pairs = list(zip(argv, [*argv[1:], ""], strict=True))
-    for word, following in pairs:
+    chosen = {}
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         value = value if equals else following
         if flag == "--config":
-            names |= _names_in(read_yaml(value), sections)
+            names |= _names_in(load_yaml(value) if _is_text(value) else read_yaml(value), sections)
         elif flag.removesuffix(".name")[2:] in sections and flag.endswith(".name"):
-            names[flag[2:].removesuffix(".name")] = value
-    return names
+            chosen[flag[2:].removesuffix(".name")] = value
+    return names | chosen
 
 
 def _names_in(tree: Mapping, sections: tuple[str, ...]) -> dict[str, str]:

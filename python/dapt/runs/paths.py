@@ -1,0 +1,71 @@
+"""Paths in a run's config: stored absolute, found again where a run was moved with its files."""
+
+import logging
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from dapt.data.file_dataset import FileDataset
+from dapt.models.pretrained import SHIPPED
+from dapt.models.sources import HUB
+from dapt.runs.trees import Tree
+
+log = logging.getLogger(__name__)
+
+
+def absolute(tree: Tree) -> Tree:
+    """The settings with every path as it is from anywhere on this machine."""
+    tree = _copy(tree)
+    for part, key in _paths(tree):
+        part[key] = os.path.abspath(os.path.expanduser(part[key]))
+    return tree
+
+
+def found(tree: Tree, folder: Path) -> Tree:
+    """The settings of a run, each file of which is gone looked for beside the run.
+
+    Args:
+        tree: As config.yaml has it.
+        folder: Where the run is now. What lay beside it when it was begun may have come along.
+    """
+    tree = absolute(tree)
+    home = tree.get("out")
+    tree["out"] = os.path.abspath(folder)
+    for part, key in _paths(tree):
+        path = Path(part[key])
+        if not path.exists():
+            places = _places(path, home, Path(tree["out"]))
+            other = next((place for place in places if place.exists()), None)
+            if other is not None:
+                _say(path, other)
+                part[key] = str(other)
+    return tree
+
+
+@cache
+def _say(gone: Path, taken: Path) -> None:
+    """Once, however often a config is read."""
+    log.info("%s is gone: %s is taken, beside the run", gone, taken)
+
+
+def _places(path: Path, home: str | None, folder: Path) -> Iterator[Path]:
+    if home:
+        yield Path(os.path.normpath(folder / os.path.relpath(path, home)))
+    for place in (folder, folder.parent):
+        yield place / path.name
+
+
+def _copy(tree: Tree) -> Tree:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def _paths(tree: Tree) -> Iterator[tuple[Tree, str]]:
+    """Each entry that is a path, as its part of the tree and its key in it."""
+    data, backbone = tree.get("data", {}), tree.get("backbone", {})
+    yield from ((data, key) for key in FileDataset.PATHS if isinstance(data.get(key), str))
+    checkpoint = backbone.get("checkpoint")
+    if isinstance(checkpoint, str) and checkpoint != SHIPPED and HUB not in checkpoint:
+        yield backbone, "checkpoint"
+    if isinstance(tree.get("out"), str):
+        yield tree, "out"
