@@ -214,6 +214,8 @@ class AdaptedModel(nn.Module):
         """
         self._refuse_if_merged("carry another adapter")
         self._refuse_if_carried(name)
+        _check_kind("method", method, Method, "dapt.Dapt(rank=64)")
+        _check_kind("task", task, Task, "dapt.Classification(15)")
         self._enter(Attachment.on(self._pretrained[0], name, method, task))
 
     def set_adapter(self, name: str) -> None:
@@ -368,6 +370,11 @@ class AdaptedModel(nn.Module):
     def _refuse_if_merged(self, what: str) -> None:
         if self.is_merged:
             raise UsageError(f"a merged model cannot {what}: its pre-trained weights are gone")
+
+
+def _check_kind(argument: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise UsageError(f"{argument} must be the settings of one, as {example}, got {value!r}")
 
 
 def _batches(clouds: Tensor | PointDataset | Iterable[Tensor]) -> Iterator[Tensor]:

@@ -7,14 +7,18 @@ from dapt.cli.parsing import Parser, a_path, add_votes
 
 def run(argv: list[str]) -> None:
     """`dapt evaluate`."""
-    parser = Parser("evaluate", "Score a run's model, by torchrun on several processes.")
+    parser = Parser(
+        "evaluate",
+        "Score a run's model, by torchrun on several processes. Further options take the place of "
+        "the run's: --data.test FILE, say.",
+    )
     parser.add_argument("run", type=a_path, help="run folder")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     add_votes(parser)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=a_path, help="also write the scores to this JSON file")
-    args = parser.parse_args(argv)
+    args, flags = parser.parse_known_args(argv)
     from dapt.files import write_atomically
     from dapt.runs.folder import RunFolder
     from dapt.runs.options import TrainOptions
@@ -22,7 +26,7 @@ def run(argv: list[str]) -> None:
     from dapt.training.evaluation import evaluate_run
 
     options = TrainOptions(out=args.run, batch_size=args.batch_size, accelerator=args.accelerator)
-    result = evaluate_run(RunFolder(args.run), args.split, args.votes, options)
+    result = evaluate_run(RunFolder(args.run, flags), args.split, args.votes, options)
     if is_first_process():
         _show_classes(result)
         if args.out:

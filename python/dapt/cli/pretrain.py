@@ -6,8 +6,11 @@ from dapt.runs.settings import PRETRAINING, parse
 def run(argv: list[str]) -> None:
     """`dapt pretrain`."""
     settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")
+    from dapt.runs.processes import is_first_process
     from dapt.training.loop import train
 
     result = train(settings)
+    if not is_first_process():
+        return
     print(f"validation loss {result['validation_loss']:.6f} (epoch {result['best_epoch'] + 1})")
     print(f"backbone: {settings.training.out}/backbone.safetensors")

@@ -6,10 +6,11 @@ from dapt.runs.settings import Settings, parse
 def run(argv: list[str]) -> None:
     """`dapt train`."""
     settings = parse("dapt train", argv, description="Adapt a backbone to a dataset.")
+    from dapt.runs.processes import is_first_process
     from dapt.training.loop import train
 
     result = train(settings)
-    if result:
+    if result and is_first_process():
         _show(settings, result)
 
 

@@ -1,4 +1,4 @@
-"""One file of points or of a surface: ply, pcd, off, obj, xyz, npy, las."""
+"""One file of points or of a surface: ply, pcd, off, obj, xyz, txt, csv, npy, las."""
 
 from pathlib import Path
 
@@ -37,12 +37,30 @@ def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> n
 
 
 def read_table(path: Path, columns: int = 3) -> np.ndarray:
-    """The first columns of a text file, separated by commas or white space."""
+    """Columns of a text file, separated by commas, semicolons or white space.
+
+    Args:
+        path: The file. A first line of words names the columns: those named x, y and z are taken,
+            else the first ones.
+        columns: How many.
+    """
     with open(path) as file:
         first = next((line for line in file if line.strip() and line[0] != "#"), "")
+        delimiter = next((mark for mark in ",;" if mark in first), None)
+        names = [word.strip(" \"'\n").lower() for word in first.split(delimiter)]
+        taken = range(columns)
+        if columns == 3 and {"x", "y", "z"} <= set(names):
+            taken = [names.index(axis) for axis in "xyz"]
         file.seek(0)
-        delimiter = "," if "," in first else None
-        return np.loadtxt(file, delimiter=delimiter, usecols=range(columns), ndmin=2)
+        lines = (line for line in file if line != first) if _has_words(names) else file
+        return np.loadtxt(lines, delimiter=delimiter, usecols=taken, ndmin=2)
+
+
+def _has_words(fields: list[str]) -> bool:
+    try:
+        return not [float(field) for field in fields if field]
+    except ValueError:
+        return True
 
 
 def _read_las(path: Path) -> np.ndarray:
@@ -75,12 +93,14 @@ def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
 
 
 READERS = {
+    ".csv": read_table,
     ".las": _read_las,
     ".npy": load_npy,
     ".obj": _read_geometry,
     ".off": _read_geometry,
     ".pcd": read_pcd,
     ".ply": _read_geometry,
+    ".txt": read_table,
     ".xyz": read_table,
 }
 

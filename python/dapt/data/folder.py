@@ -15,7 +15,8 @@ from dapt.errors import DataError, UsageError, listed
 @register("folder")
 @dataclass(kw_only=True)
 class Folder(FileDataset):
-    """Files `<class>/<name>` of ply, pcd, off, obj, xyz, npy and las; meshes are sampled by area.
+    """Files `<class>/<name>` of ply, pcd, off, obj, xyz, txt, csv, npy and las; meshes are sampled
+    by area.
 
     Args:
         train: The training folder, with a folder for each class. Where the split lies inside the

@@ -64,6 +64,11 @@ def restore_model(folder: RunFolder) -> TrainedModel:
     settings = folder.settings()
     if settings.is_pretraining:
         raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+    task = settings.task
+    if task.name == FewShot.name and task.get("fold") is None:
+        raise UsageError(
+            f"{folder.path} holds a run for each of its folds: name one, {folder.path}/fold_0"
+        )
     # a backbone without a checkpoint is a matter of the seed
     torch.manual_seed(settings.training.seed)
     model = load_adapter(folder.adapter, build_backbone(settings.backbone))

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from dapt.errors import UsageError
 from dapt.runs.children import PARENT
 from dapt.runs.options import TrainOptions
 
@@ -43,6 +44,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 def launch(options: TrainOptions) -> Fabric:
     """Fabric for this machine, or for the processes that torchrun has started."""
+    _check_accelerator(options)
     devices, nodes = options.devices, 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -64,6 +66,19 @@ def launch(options: TrainOptions) -> Fabric:
     finally:
         os.environ.pop(PARENT, None)
     return fabric
+
+
+def _check_accelerator(options: TrainOptions) -> None:
+    if options.accelerator != "cuda":
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not found:
+        raise UsageError(
+            "accelerator cuda: torch finds no GPU here (`dapt doctor` says more); "
+            "leave --accelerator out to take what there is"
+        )
+    if options.devices > found:
+        raise UsageError(f"devices must be at most the {found} GPUs here, got {options.devices}")
 
 
 def is_first_process() -> bool:

@@ -25,7 +25,8 @@ def is_of_folds(settings: Settings) -> bool:
 
 def fold_folders(folder: RunFolder, settings: Settings) -> list[RunFolder]:
     """A folder for each fold, within that of the whole run."""
-    return [RunFolder(folder.path / f"fold_{fold}") for fold in range(settings.task.get("folds"))]
+    paths = (folder.path / f"fold_{fold}" for fold in range(settings.task.get("folds")))
+    return [RunFolder(path, folder.flags) for path in paths]
 
 
 def train_folds(settings: Settings, train: Callable[[Settings], dict]) -> dict:

@@ -38,6 +38,7 @@ class Job(ABC):
     model: nn.Module
     train: PointDataset
     validation: PointDataset
+    test: PointDataset | None = None
     metric: str  # the entry of an epoch's line by which the best epoch is chosen
     higher_is_better: bool
     test_metric: str | None = None  # by which the field chooses it
@@ -120,7 +121,8 @@ class Adaptation(Job):
         # without a validation split the last epoch counts
         self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
         self.test_metric, self.test_every = f"test_{self.task.metric}", options.test_every
-        self._resample = transforms.Resample(options.num_points) if options.num_points else None
+        fewer = self.num_points < self.train.num_points
+        self._resample = transforms.Resample(self.num_points) if fewer else None
         self._augment = transforms.augmentation(options.augmentation)
 
     @cached_property

@@ -81,9 +81,10 @@ class Trainer:
     def __init__(self, job: Job, settings: Settings, fabric: Fabric, folder: RunFolder):
         self.job, self.settings, self.fabric, self.folder = job, settings, fabric, folder
         self.options = options = settings.training
+        self.batch_size = self._fitting_batch()
         self.sampler = BatchSampler(
             len(job.train),
-            options.batch_size,
+            self.batch_size,
             seed=options.seed,
             drop_last=True,
             rank=fabric.global_rank,
@@ -117,15 +118,46 @@ class Trainer:
         self.job.model.train()
         module = torch.compile(self.job.model) if self.options.compile else self.job.model
         self.network = self.fabric.setup_module(module)
+        self._announce()
         with Progress(self.options, self.sampler, self._sees(), self.fabric, self.folder) as bar:
             with on_signals(self._ask_to_stop):
                 while self.epoch < self.options.epochs and not self._is_patience_spent():
                     self._run_epoch(bar)
         return self._finish()
 
+    def _fitting_batch(self) -> int:
+        """The batch size; all of a set that does not fill a batch."""
+        asked, clouds, processes = (
+            self.options.batch_size,
+            len(self.job.train),
+            self.fabric.world_size,
+        )
+        if clouds >= asked or clouds < processes:
+            return asked
+        fitting = clouds - clouds % processes
+        log.warning("%d clouds do not fill batch_size %d: a batch has %d", clouds, asked, fitting)
+        return fitting
+
+    def _announce(self) -> None:
+        """What is trained on what, before it starts."""
+        job, device, method = self.job, self.fabric.device, self.settings.method
+        splits = {"train": job.train, "validation": job.validation, "test": job.test}
+        sizes = (f"{name} {len(split):,}" for name, split in splits.items() if split)
+        classes = f", {job.train.num_classes} classes" if method else ""
+        log.info("data: %s clouds, %s points%s", ", ".join(sizes), f"{job.num_points:,}", classes)
+        processes = f" x {self.fabric.world_size}" if self.fabric.world_size > 1 else ""
+        where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else _name_of(device)
+        precision = self.options.precision
+        log.info("machine: %s%s, %s, precision %s", device.type, processes, where, precision)
+        trained = sum(weight.numel() for weight in self.weights)
+        total = sum(weight.numel() for weight in job.model.parameters())
+        what = f"{method.name} on {self.settings.backbone.name}" if method else "all weights"
+        share = f"{trained / total:.2%}"
+        log.info("%s: trains %s of %s parameters (%s)", what, f"{trained:,}", f"{total:,}", share)
+
     def _sees(self) -> int:
         """Points in a step."""
-        return self.options.batch_size * self.job.num_points
+        return self.batch_size * self.job.num_points
 
     def _ask_to_stop(self, _: int) -> None:
         if self.stop_asked:
@@ -361,6 +393,10 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.folder.write_result(result)
         return result
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def versions() -> dict[str, str]:
