@@ -12,6 +12,7 @@ from dapt.version import __version__
 
 if TYPE_CHECKING:
     from dapt.adapters import AdaptedModel, attach, detach, load_release, merge
+    from dapt.inference.export import export
     from dapt.inference.trained import TrainedModel, load_adapter
     from dapt.methods import (
         Adapter,
@@ -75,6 +76,7 @@ __all__ = [
     "create_autoencoder",
     "create_backbone",
     "detach",
+    "export",
     "load_adapter",
     "load_release",
     "load_run",
@@ -82,7 +84,7 @@ __all__ = [
 ]
 
 # where these names are, and what `import dapt` is enough for: dapt.data.load(...)
-_HOMES = ("inference.trained", "adapters", "methods", "models", "tasks")
+_HOMES = ("inference.trained", "adapters", "methods", "models", "tasks", "inference.export")
 _WINGS = ("adapters", "data", "methods", "models", "synthetic", "tasks")
 
 

@@ -64,8 +64,9 @@ PYTHON = [page for page in PAGES if blocks(page, "python") and page != WALK]
 @pytest.mark.parametrize("page", PYTHON, ids=names(PYTHON))
 def test_python_of_a_page_runs(page, desk):
     code = "\n".join(blocks(page, "python"))
-    if "peft" in code:
-        pytest.importorskip("peft")
+    for package in ("peft", "onnxruntime"):
+        if package in code:
+            pytest.importorskip(package)
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
 
 

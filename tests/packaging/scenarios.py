@@ -90,6 +90,7 @@ def bare() -> None:
         asks_for("files", refused(read_cloud, name))
     asks_for("hub", refused(dapt.create_backbone, "point_mae", "hf://a/b/c.pth"))
     asks_for("peft", refused(lambda: adapted(dapt.Peft.of("lora"))))
+    asks_for("export", refused(dapt.export, adapted(dapt.Dapt(rank=3)), "model.onnx"))
 
 
 def train() -> None:
@@ -133,6 +134,17 @@ def files() -> None:
 
 def peft() -> None:
     adapted(dapt.Peft.of("lora"))
+    every_command_helps_or_says_what_it_needs()
+
+
+def export() -> None:
+    import onnxruntime
+
+    model = adapted(dapt.Dapt(rank=3))
+    session = onnxruntime.InferenceSession(dapt.export(model, "model.onnx"))
+    points = torch.randn(2, 32, 3)
+    (logits,) = session.run(None, {"points": points.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(points), rtol=1e-4, atol=1e-4)
     every_command_helps_or_says_what_it_needs()
 
 

@@ -1,0 +1,146 @@
+"""Models as files that run elsewhere: a package of torch's compiler, or ONNX."""
+
+import copy
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dapt.adapters import AdaptedModel
+from dapt.adapters.attachment import Attachment
+from dapt.errors import UsageError, look_up, missing_package
+from dapt.files import write_atomically
+from dapt.inference.plain_ops import decompositions
+from dapt.methods.method import is_packed
+from dapt_ext._library import ops
+
+FORMATS = ("pt2", "onnx")
+OPSET = 18  # of ONNX, in which torch translates its ops
+EXAMPLE = (2, 1024)  # clouds and points of the example that is traced, where nothing else is said
+
+
+@torch.no_grad()
+def export(
+    model: AdaptedModel,
+    path: str | os.PathLike,
+    format: str | None = None,
+    num_points: int | None = None,
+) -> Path:
+    """Write the active adapter, folded into the network as far as it folds, for other programs.
+
+    What the file takes is what `model(points)` takes, in float32, any number of clouds at once; a
+    model of parts takes `categories`, int64 [B], too. The model itself stays as it is.
+
+    Args:
+        model: In any mode; the file holds what it does in evaluation.
+        path: The file.
+        format: "pt2", compiled for this kind of machine, runs from Python and C++ where torch and
+            `dapt_ext` are installed. "onnx" runs in any runtime of ONNX. By default what the path
+            ends in.
+        num_points: Of each cloud. By default clouds may have any number, if all of a call have the
+            same.
+    """
+    path = Path(path)
+    format = path.suffix.removeprefix(".") if format is None else format
+    look_up("format", format, dict.fromkeys(FORMATS))
+    adapter = model.adapter if model.is_merged else model.adapter.folded()
+    program, notes = _program(adapter, num_points), _notes(adapter, num_points)
+    content = _pt2(program, notes) if format == "pt2" else _onnx(program, notes)
+    write_atomically(path, content)
+    return path
+
+
+class Exported(nn.Module):
+    """A call of the model, without what trains, switches and saves."""
+
+    def __init__(self, adapter: Attachment):
+        super().__init__()
+        self.network = adapter.network
+        self.head = copy.deepcopy(adapter.head)  # the mode of the model's own stays
+        self.method = adapter.method
+        self.eval()
+
+    def forward(self, points: Tensor, categories: Tensor | None = None) -> Tensor:
+        features = self.method.features(self.network, points, self.head.levels)
+        given = () if categories is None else (categories,)
+        return self.head(features, points[..., :3], *given)
+
+
+def _program(adapter: Attachment, num_points: int | None) -> torch.export.ExportedProgram:
+    network = adapter.network
+    if is_packed(network):
+        raise UsageError(
+            f"a {type(network).__name__} cannot be exported: how many tokens it makes depends on "
+            "the points themselves"
+        )
+    first = network.tokenizers[0]
+    least = max(first.num_groups, first.group_size)
+    if num_points is not None and num_points < least:
+        raise UsageError(f"num_points must be at least {least} for this network, got {num_points}")
+    device = next(network.parameters()).device
+    B, N = EXAMPLE[0], num_points or max(EXAMPLE[1], least + 1)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(B, N, 3, generator=generator).to(device)]
+    any_size = torch.export.Dim.DYNAMIC
+    points = {0: any_size} if num_points else {0: any_size, 1: any_size}
+    shapes = {"points": points}
+    if getattr(adapter.head, "num_categories", 0):
+        inputs.append(torch.zeros(B, dtype=torch.int64, device=device))
+        shapes["categories"] = {0: any_size}
+    else:
+        shapes["categories"] = None
+        inputs.append(None)
+    return torch.export.export(Exported(adapter), tuple(inputs), dynamic_shapes=shapes)
+
+
+def _notes(adapter: Attachment, num_points: int | None) -> dict[str, str]:
+    """What the file says of itself."""
+    try:
+        written_by = f"dapt {version('dapt')}"
+    except PackageNotFoundError:  # used from its source folder
+        written_by = "dapt"
+    return {
+        "written_by": written_by,
+        "method": adapter.method.name,
+        "task": adapter.task.name,
+        "labels": json.dumps(adapter.task.label_names),
+        "num_points": "any" if num_points is None else str(num_points),
+    }
+
+
+def _pt2(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        made = torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(Path(folder) / "model.pt2"),
+            inductor_configs={"aot_inductor.metadata": dict(notes)},
+        )
+        return Path(made).read_bytes()
+
+
+def _onnx(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> bytes:
+    try:
+        import onnx
+
+        from dapt.inference.onnx_fps import fps
+    except ImportError as error:
+        raise UsageError(f"onnx needs {missing_package(error)}") from None
+    made = torch.onnx.export(
+        program.run_decompositions(decompositions()),
+        dynamo=True,
+        opset_version=OPSET,
+        output_names=["logits"],
+        verbose=False,
+        optimize=False,  # onnxscript takes an addend of 1e-8 for none; runtimes optimize anyway
+        custom_translation_table={ops.fps.default: fps},
+    )
+    made.model.metadata_props.update(notes)
+    buffer = io.BytesIO()
+    onnx.save(made.model_proto, buffer)
+    return buffer.getvalue()
