@@ -6,6 +6,7 @@ from dapt.cli.parsing import Parser, at_least_one
 
 
 def run(argv: list[str]) -> None:
+    """As `dapt export` followed by ``argv``."""
     parser = Parser(
         "export",
         "Write a run's model, its adapter folded into the network, as one file: pt2 for Python and "

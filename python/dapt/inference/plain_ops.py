@@ -31,6 +31,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
 
 
 def knn(queries, points, k, lengths=None):
+    """The nearest first; of equals the one of the lowest index."""
     if lengths is not None:
         raise UsageError("a network that looks for neighbors with lengths cannot leave torch")
     distance = squared_distance(queries.float()[:, :, None], points.float()[:, None])  # [B, M, N]
@@ -41,6 +42,7 @@ def knn(queries, points, k, lengths=None):
 def group(
     points, num_groups, group_size, lengths=None, starts=None, start=0, skip_near_origin=False
 ):
+    """The op's four outputs: sampled centers, and the patches of their neighbors."""
     points = points.float()
     center_idx = ops.fps(points, num_groups, lengths, starts, start, skip_near_origin)  # [B, G]
     centers = _rows(points, center_idx)  # [B, G, 3]
@@ -50,11 +52,13 @@ def group(
 
 
 def gather(values, idx):
+    """Rows of each cloud, zeros where the index is negative."""
     rows = _rows(values, idx.flatten(1).clamp(min=0)).reshape(*idx.shape, values.shape[2])
     return rows.masked_fill((idx < 0)[..., None], 0)
 
 
 def interpolate(values, idx, weights):
+    """Weighted sums of each cloud's rows."""
     rows = gather(values, idx)  # [B, M, k, C]
     return (rows * weights[..., None]).sum(2).to(values.dtype)
 
@@ -63,6 +67,7 @@ def patch_encoder(
     patches, conv1, bias1, conv2, conv3_global, conv3_local, bias3, conv4, bias4, compute,
     tf32=False,
 ):  # fmt: skip
+    """Tokens [B, G, C], the maximum over the points of each patch."""
     first = F.relu(F.linear(patches, conv1, bias1))  # [B, G, K, .]
     overall = F.linear(first, conv2).amax(2, keepdim=True)
     mixed = F.linear(overall, conv3_global) + F.linear(first, conv3_local, bias3)
@@ -74,6 +79,7 @@ def dynamic_adapter(
     mlp_out, residual, path_factor, seed, activation, static_scale, dropout, eps, compute,
     out_dtype, prompt, keep_hidden, tf32=False,
 ):  # fmt: skip
+    """By the twin; what only a backward reads is empty or zero."""
     out, mean = reference.dynamic_adapter(
         x, down_weight, down_bias, up_weight, up_bias, norm_weight=norm_weight,
         norm_bias=norm_bias, scale_weight=scale_weight, scale_bias=scale_bias,
@@ -85,6 +91,7 @@ def dynamic_adapter(
 
 
 def attention(qkv, num_heads):
+    """The output, and the logarithms of the scores' sums."""
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
     out = (scores.softmax(3) @ v).transpose(1, 2).flatten(2)
@@ -92,6 +99,7 @@ def attention(qkv, num_heads):
 
 
 def cdist(a, b, p=2.0, compute_mode=None):
+    """Distances [B, M, N] of points [B, M, D] and [B, N, D]."""
     if p != 2:
         raise UsageError(f"distances of the {p}-norm cannot leave torch")
     return (a[:, :, None] - b[:, None]).square().sum(3).sqrt()  # [B, M, N]
