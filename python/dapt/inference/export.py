@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from dapt.errors import UsageError, look_up, missing_package
 from dapt.files import write_atomically
 from dapt.inference.plain_ops import decompositions
 from dapt.methods.method import is_packed
+from dapt.version import __version__
 from dapt_ext._library import ops
 
 FORMATS = ("pt2", "onnx")
@@ -101,12 +101,8 @@ def _program(adapter: Attachment, num_points: int | None) -> torch.export.Export
 
 def _notes(adapter: Attachment, num_points: int | None) -> dict[str, str]:
     """What the file says of itself."""
-    try:
-        written_by = f"dapt {version('dapt')}"
-    except PackageNotFoundError:  # used from its source folder
-        written_by = "dapt"
     return {
-        "written_by": written_by,
+        "written_by": f"dapt {__version__}",
         "method": adapter.method.name,
         "task": adapter.task.name,
         "labels": json.dumps(adapter.task.label_names),
