@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import dapt
 from dapt.data import load
 from dapt.data.labels import IGNORED
-from dapt.errors import DataError
+from dapt.errors import DataError, UsageError
+from dapt.inference.prediction import clouds_of
 
 
 @pytest.fixture
@@ -102,3 +103,42 @@ def test_scenes_have_ignored_points_too(tmp_path):
     assert (dataset.batch([0])["part_labels"] == IGNORED).any()
     with pytest.raises(DataError, match="ignore_label=255"):
         load("scenes", options | {"ignore_label": None}, "train")
+
+
+@pytest.mark.parametrize("scale, kind", [(1, np.float32), (255, np.uint8)])
+def test_points_with_color(tmp_path, saved, scale, kind):
+    """`points` [S, N, 6]: as they are for a network that reads color, or a sentence."""
+    rng = np.random.default_rng(1)
+    points = np.concatenate([rng.normal(size=(6, 11, 3)), rng.random((6, 11, 3))], 2)
+    stored = points.astype(np.float32)
+    if kind is np.uint8:
+        stored[..., 3:] = (points[..., 3:] * 255).round()
+    options = saved(points=stored)
+    with pytest.raises(DataError, match=r"keep points\[..., :3\], or, .* data.channels to color"):
+        load("npz", options, "train")
+    dataset = load("npz", options | {"channels": "color", "normalize": False, "up": "z"}, "train")
+    got = dataset.batch(range(6))["points"].numpy()
+    np.testing.assert_allclose(got[..., 3:], points[..., 3:], atol=0.5 / 255 if scale > 1 else 1e-6)
+    turned = load("npz", saved(points=stored[..., :3]) | {"normalize": False, "up": "z"}, "train")
+    np.testing.assert_array_equal(got[..., :3], turned.batch(range(6))["points"].numpy())
+    with pytest.raises(DataError, match=r"must be numbers \[S, N, 6\], got float32 \[6, 11, 3\]"):
+        load("npz", saved(points=stored[..., :3]) | {"channels": "color"}, "train")
+
+
+def test_color_is_for_networks_that_read_it(tmp_path, run):
+    rng = np.random.default_rng(1)
+    points = np.concatenate([rng.normal(size=(24, 24, 3)), rng.random((24, 24, 3))], 2)
+    np.savez(tmp_path / "color.npz", points=points, labels=np.arange(24) % 3)
+    where = ("--data.train", str(tmp_path / "color.npz"), "--data.channels", "color")
+    _, code = run("plain", *where)
+    assert code == 2
+    backbone = {"name": "uni3d_tiny", "dim": 12, "depth": 2, "num_heads": 2, "hidden": 24}
+    backbone |= {"encoder_dim": 12, "encoder_widths": [4, 8, 8], "num_groups": 6, "group_size": 5}
+    folder, code = run("colored", *where, backbone=backbone)
+    assert code == 0
+    paths = [tmp_path / "color.npz"]
+    clouds = list(clouds_of(paths[0], "color"))
+    assert len(clouds) == 24 and clouds[3][1].shape == (24, 6)
+    np.testing.assert_allclose(clouds[3][1], points[3], atol=1e-6)
+    with pytest.raises(UsageError, match="this network reads places alone"):
+        dapt.create_backbone("point_mae")(torch.rand(1, 2048, 6))

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dapt.data.arrays import open_arrays
+from dapt.data.channels import COLUMNS, Channels, beside, check_channels
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
@@ -23,9 +24,9 @@ ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
 @register("npz")
 @dataclass(kw_only=True)
 class Npz(FileDataset):
-    """`points` float [S, N, 3] and `labels` [S], whole numbers from 0 on or names; optional
-    `class_names`, `part_labels` [S, N] and `part_names`. The first two may be called `data` and
-    `label`, and the file may be an .h5.
+    """`points` float [S, N, 3], or with what `channels` says beside, and `labels` [S], whole
+    numbers from 0 on or names; optional `class_names`, `part_labels` [S, N] and `part_names`. The
+    first two may be called `data` and `label`, and the file may be an .h5.
 
     Args:
         train: The training file; it says how many classes and part labels there are.
@@ -34,15 +35,19 @@ class Npz(FileDataset):
             backbones were pre-trained on.
         ignore_label: Clouds with this label are left out; points with it count in no loss and no
             score.
+        channels: What a point has beside its place, for backbones that read it: color for
+            `points` [S, N, 6], normal for color and normal [S, N, 9].
     """
 
     train: Path
     test: Path | None = None
     up: Literal["x", "y", "z"] = "y"
     ignore_label: int | None = None
+    channels: Channels = "xyz"
 
     def __post_init__(self):
         super().__post_init__()
+        check_channels(self.channels)
         check_up(self.up)
 
     def _path(self, split: str) -> Path:
@@ -66,10 +71,17 @@ class Npz(FileDataset):
         arrays = training if path == self.train else self._labels(path)
         points, where = _read(path, "points"), f"points of {path}"  # [S, N, 3]
         labels, parts = arrays.labels, arrays.parts
-        if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind not in "fiu":
-            more = ": keep the first three columns" if points.shape[2:] > (3,) else ""
+        columns = COLUMNS[self.channels]
+        if points.ndim != 3 or points.shape[2] != columns or points.dtype.kind not in "fiu":
+            more = ""
+            if points.shape[2:] > (3,) and columns == 3:
+                more = (
+                    ": keep points[..., :3], or, for a backbone that reads them, set "
+                    "data.channels to color (6 columns) or normal (9)"
+                )
             raise DataError(
-                f"{where} must be numbers [S, N, 3], got {points.dtype} {list(points.shape)}{more}"
+                f"{where} must be numbers [S, N, {columns}], got {points.dtype} "
+                f"{list(points.shape)}{more}"
             )
         if labels.shape != points.shape[:1]:
             raise DataError(
@@ -100,15 +112,22 @@ class Npz(FileDataset):
             samples=(
                 Sample(
                     where=f"cloud {row} of {path}",
-                    points=upright(points[row], self.up),
+                    points=upright(points[row, :, :3], self.up),
                     label=int(labels[row]),
                     part_labels=None if parts is None else parts[row],
+                    channels=self._channels_of(f"cloud {row} of {path}", points[row]),
                 )
                 for row in rows
             ),
             part_names=part_names,
             class_parts=class_parts,
         )
+
+    def _channels_of(self, where: str, cloud: np.ndarray) -> np.ndarray | None:
+        if self.channels == "xyz":
+            return None
+        normals = upright(cloud[:, 6:], self.up) if self.channels == "normal" else None
+        return beside(where, self.channels, len(cloud), cloud[:, 3:6], normals)
 
     def _labels(self, path: Path) -> "_Labels":
         labels, parts = _read(path, "labels"), _read(path, "part_labels")

@@ -12,7 +12,7 @@ import torch
 
 from dapt.adapters import AdaptedModel
 from dapt.data.arrays import Npz
-from dapt.data.channels import beside, lacks, read_beside
+from dapt.data.channels import COLUMNS, beside, lacks, read_beside
 from dapt.data.clouds import check_cloud, read_cloud
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError, listed, reading
@@ -91,6 +91,9 @@ def _clouds_of_npz(path: Path, channels: str) -> Iterator[Cloud]:
             raise DataError(f"{path} must hold 'points', it holds {listed(file) or 'nothing'}")
         points = file["points"]
         known = {name: file[name] for name in ("colors", "normals") if name in file}
+    if channels != "xyz" and points.ndim in (2, 3) and points.shape[-1] == COLUMNS[channels]:
+        points, *beside_them = np.split(points, range(3, points.shape[-1], 3), axis=-1)
+        known = dict(zip(("colors", "normals"), beside_them, strict=False))
     if points.ndim not in (2, 3) or points.shape[-1] != 3 or points.dtype.kind not in "fiu":
         raise DataError(
             f"points of {path} must be numbers [S, N, 3] or [N, 3], "

@@ -128,6 +128,11 @@ class Tokenizer(nn.Module):
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
     ) -> dapt_ext.Groups:
         """The patches that a network sees, or others of the same kind in number and size."""
+        if points.dim() == 3 and points.shape[2] > 3:
+            raise UsageError(
+                f"points must be [B, N, 3], got {list(points.shape)}: this network reads places "
+                "alone, so give it points[..., :3]"
+            )
         G, K = num_groups or self.num_groups, group_size or self.group_size
         return dapt_ext.group(points, G, K, near_origin=self.near_origin)
 

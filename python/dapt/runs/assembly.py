@@ -94,6 +94,12 @@ def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) ->
             f"num_points must be at most the {dataset.num_points} points of the clouds, "
             f"got {num_points}"
         )
+    columns, read = dataset.batch([0])["points"].shape[-1], backbone.tokenizers[0].in_channels
+    if columns > read:
+        raise UsageError(
+            f"the clouds have {columns} numbers a point and this backbone reads {read}: set "
+            "data.channels to xyz, or take a backbone that reads color, uni3d_* or ptv3_*"
+        )
     check_groups(num_points, backbone)
 
 
