@@ -148,3 +148,109 @@ def test_arrays_come_back_as_they_were(tmp_path):
     with H5(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["points"], arrays["points"])
         assert file["names"].tolist() == ["a", "bc"] and not file["packed"].any()
+
+
+TRIANGLES = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n"
+FACES = "3 0 1 2\n3 0 1 3\n"
+PLY = (
+    "ply\nformat ascii 1.0\nelement vertex {}\nproperty float x\nproperty float y\n"
+    "property float z\nelement face {}\nproperty list uchar int vertex_indices\nend_header\n"
+)
+PCD = (
+    "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {0}\nHEIGHT 1\nPOINTS {0}\nDATA {1}\n"
+)
+
+
+def las(count=3, tables=0, records=3):
+    import laspy
+
+    path = laspy.LasHeader(point_format=0, version="1.2")
+    content = bytearray(227)
+    content[:4], content[24], content[25] = b"LASF", 1, 2
+    content[94:111] = (
+        np.array([227], "<u2").tobytes()
+        + np.array([227, tables], "<u4").tobytes()
+        + bytes([0, 20, 0])
+        + np.array([count], "<u4").tobytes()
+    )
+    assert path.point_format.size == 20
+    content[131:155] = np.ones(3).tobytes()
+    return bytes(content) + bytes(20 * records)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.ply", PLY.format(4, 2) + TRIANGLES + "3 0 1 2\n", "promises 6 lines and 5"),
+        ("a.ply", PLY.format(3, 2) + TRIANGLES + FACES, "promises 5 lines and 6"),
+        ("a.ply", PLY.format(4, 0) + TRIANGLES[:-6], "promises 4 lines and 3"),
+        ("a.ply", PLY.format(4, 1) + TRIANGLES + "3 0 1 9\n", "corner"),
+        ("a.ply", PLY.format(4, 1).replace("ascii", "binary_little_endian") + "x", "do not fit"),
+        ("a.ply", PLY.format(10**12, 0) + TRIANGLES, "promises"),
+        ("a.ply", PLY.format(4, 0) + TRIANGLES.replace("1 0 0", "1 0"), "has 2 numbers, not 3"),
+        ("a.off", "OFF\n4 2 0\n" + TRIANGLES + "3 0 1 2\n", "promises 4 points and 2 faces"),
+        ("a.off", "OFF\n4 1 0\n" + TRIANGLES + FACES, "promises 4 points and 1 faces"),
+        ("a.off", "OFF\n4 1 0\n" + TRIANGLES + "3 0 1\n", "lacks corners"),
+        ("a.off", "OFF\n99999999999 1 0\n" + TRIANGLES, "promises"),
+        ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n", "corner|index|out of bounds"),
+        ("a.pcd", PCD.format(2, "binary") + "x" * 36, "promises 2 points and 3"),
+        ("a.pcd", PCD.format(2, "ascii") + "1 2 3\n1 2 3\n4 5 6\n", "promises 2 points and 3"),
+        ("a.pcd", PCD.format(1, "ascii") + "1 2 3 4\n", "promises 3 numbers a line, got 4"),
+        ("a.pcd", PCD.format(-1, "binary"), "below 0"),
+        ("a.pcd", PCD.replace("COUNT 1", "COUNT 2").format(1, "binary") + "x" * 16, "COUNT"),
+        ("a.las", las(count=4_000_000_000), "promises 4000000000 points and 3"),
+        ("a.las", las(tables=4_000_000_000), "promises 4000000000 tables"),
+        ("a.las", las()[:100], "no header"),
+    ],
+)
+def test_a_cloud_has_what_its_header_says(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("latin1"))
+    refused(message, dapt.data.read_cloud, path)
+
+
+def test_whole_files_are_read(tmp_path):
+    wholes = {"a.ply": PLY.format(4, 2) + TRIANGLES + FACES, "a.las": las()}
+    wholes["a.off"] = "OFF # a comment\n4 2 0\n\n" + TRIANGLES + FACES
+    wholes["b.off"] = "OFF\n5 1 0\n" + TRIANGLES + "1 1 0\n5 0 1 4 2 3\n"
+    for name, content in wholes.items():
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert len(dapt.data.read_cloud(path, 50)) == (3 if name == "a.las" else 50)
+
+
+def test_many_materials_cost_nothing(tmp_path):
+    path = tmp_path / "a.obj"
+    points = "".join(f"v {i} {i * i} 0\nvt 0 0\n" for i in range(6002))
+    faces = "".join(f"usemtl m{i}\nf {i + 1}/1 {i + 2}/2 {i + 3}/3\n" for i in range(6000))
+    path.write_text("mtllib /etc/passwd\n" + points + faces)
+    assert len(dapt.data.read_cloud(path, 50)) == 50
+
+
+def test_points_that_unfold_from_next_to_nothing(tmp_path):
+    path = tmp_path / "a.pcd"
+    head = PCD.format(2**28, "binary_compressed").encode()
+    path.write_bytes(head + np.array([8, 12 * 2**28], "<u4").tobytes() + bytes(8))
+    refused("unfold to", dapt.data.read_cloud, path)
+
+
+def test_names_and_labels_that_are_none(tmp_path):
+    path = tmp_path / "a.npz"
+    clouds = np.random.default_rng().normal(size=(3, 9, 3))
+    labels = np.array([0, 1, 2])
+    np.savez(path, points=clouds, labels=np.array([0, 1, 2**64 - 1], np.uint64))
+    refused("at most 2", dapt.data.load, "npz", {"train": path}, "train")
+    np.savez(path, points=clouds, labels=labels, class_names=np.array(["a", "b", "a"]))
+    refused("'a' is there twice", dapt.data.load, "npz", {"train": path}, "train")
+    np.savez(path, points=clouds, labels=labels, class_names=np.array([b"\xff", b"b", b"c"]))
+    assert dapt.data.load("npz", {"train": path}, "train").class_names == ["\ufffd", "b", "c"]
+
+
+def test_one_label_far_away_is_no_long_list(tmp_path, caplog):
+    path = tmp_path / "a.npz"
+    names = np.array([f"class {i}" for i in range(100_001)])
+    clouds = np.random.default_rng().normal(size=(2, 9, 3))
+    np.savez(path, points=clouds, labels=np.array([0, 100_000]), class_names=names)
+    dapt.data.load("npz", {"train": path}, "train")
+    [warning] = [each.getMessage() for each in caplog.records if "no cloud of" in each.getMessage()]
+    assert "class 20 and 99,979 more" in warning and len(warning) < 600

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine
+from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine, shown
 from dapt.runs.children import end_with_parent
 from dapt.version import __version__
 
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dapt {__version__}")
         return 0
     command, *rest = argv
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Shown("%(message)s"))
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that train together
     logging.getLogger("dapt").setLevel(logging.INFO if is_first else logging.ERROR)
     end_with_parent()
@@ -83,20 +85,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class _Shown(logging.Formatter):
+    """Names in messages come from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            args = (shown(each) if isinstance(each, str) else each for each in record.args)
+            record = logging.makeLogRecord(vars(record) | {"args": tuple(args)})
+        return "\n".join(map(shown, super().format(record).split("\n")))
+
+
 def _own_words(error: DaptError) -> str:
     """The sentence alone, also of an error that comes out of a process that loads data."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2] if text.startswith("Caught ") else text
 
 
-def _shown(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _say(command: str, sentence: str, code: int) -> int:
     sentence = " ".join(sentence.split())
     if len(sentence) > LONGEST:
         sentence = f"{sentence[: LONGEST * 2 // 3]} ... {sentence[-LONGEST // 3 :]}"
-    print(f"dapt {command[:LONGEST]}: {_shown(sentence)}", file=sys.stderr)
+    print(shown(f"dapt {command[:LONGEST]}: {sentence}"), file=sys.stderr)
     return code

@@ -3,6 +3,7 @@
 import json
 
 from dapt.cli.parsing import Parser, a_path, add_votes
+from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
@@ -34,11 +35,11 @@ def run(argv: list[str]) -> None:
 
 
 def _show_classes(result: dict) -> None:
-    width = max(len(row["class"]) for row in result["per_class"])
+    width = max(len(shown(row["class"])) for row in result["per_class"])
     columns = [column for column in result["per_class"][0] if column != "class"]
     print(f"{'class':{width}}", *(f"{column:>9}" for column in columns))
     for row in result["per_class"]:
-        print(f"{row['class']:{width}}", *(f"{_cell(row[column]):>9}" for column in columns))
+        print(f"{shown(row['class']):{width}}", *(f"{_cell(row[column]):>9}" for column in columns))
     votes = f", {result['votes']} votes" if result["votes"] > 1 else ""
     scores = ", ".join(
         f"{name.replace('_', ' ')} {value:.4f}"

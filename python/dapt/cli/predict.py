@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, a_path, add_votes, length
-from dapt.errors import DataError, UsageError
+from dapt.errors import DataError, UsageError, shown
 
 log = logging.getLogger("dapt")
 
@@ -97,7 +97,7 @@ def _label_clouds(model, trained, args: Namespace) -> int:
     if args.out:
         prediction.write(predictions, args.out)
     for each in predictions:
-        print(f"{each['file']}: {each['label']} ({each['probability']:.3f})")
+        print(shown(f"{each['file']}: {each['label']} ({each['probability']:.3f})"))
     return left_out
 
 
@@ -121,7 +121,7 @@ def _label_points(model, trained, args: Namespace) -> int:
         for scan in label_points(model, clouds, trained, *how):
             written = labeling.write(scan, args.out or args.run / "predictions")
             shares = ", ".join(f"{name} {share:.1%}" for name, share in scan.shares().items())
-            print(f"{scan.name}: {len(scan.points):,} points: {shares}")
-            print(f"  {' '.join(map(str, written))}")
+            print(shown(f"{scan.name}: {len(scan.points):,} points: {shares}"))
+            print(shown(f"  {' '.join(map(str, written))}"))
 
     return _file_by_file(args.files, trained.channels, work)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dapt.data.arrays import load_npy
+from dapt.data.las import open_las
 from dapt.data.pcd import read_columns
 
 COLORS = (
@@ -133,9 +134,7 @@ def _read_pcd(path: Path) -> Columns:
 
 
 def _read_las(path: Path) -> Columns:
-    import laspy
-
-    file = laspy.read(path)
+    file = open_las(path)
     present = set(file.point_format.dimension_names)
     wanted = present & {"red", "green", "blue", "classification", "intensity"}
     wanted |= set(file.point_format.extra_dimension_names)

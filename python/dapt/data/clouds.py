@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dapt.data.arrays import load_npy
+from dapt.data.geometry import read_geometry
+from dapt.data.las import read_las
 from dapt.data.pcd import read_pcd
 from dapt.errors import DataError, UsageError, reading
 
@@ -63,27 +65,6 @@ def _has_words(fields: list[str]) -> bool:
         return True
 
 
-def _read_las(path: Path) -> np.ndarray:
-    import laspy
-
-    return laspy.read(path).xyz
-
-
-def _read_geometry(path: Path):
-    """Points of a cloud, or a trimesh mesh; no other file that it names is opened."""
-    import trimesh
-
-    with open(path, "rb") as file:
-        geometry = trimesh.load(
-            file, file_type=path.suffix[1:].lower(), process=False, skip_materials=True
-        )
-    if isinstance(geometry, trimesh.Scene):
-        geometry = geometry.to_mesh()
-    if len(getattr(geometry, "faces", ())) == 0:
-        return np.asarray(geometry.vertices)
-    return geometry
-
-
 def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
     import trimesh
 
@@ -94,12 +75,12 @@ def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
 
 READERS = {
     ".csv": read_table,
-    ".las": _read_las,
+    ".las": read_las,
     ".npy": load_npy,
-    ".obj": _read_geometry,
-    ".off": _read_geometry,
+    ".obj": read_geometry,
+    ".off": read_geometry,
     ".pcd": read_pcd,
-    ".ply": _read_geometry,
+    ".ply": read_geometry,
     ".txt": read_table,
     ".xyz": read_table,
 }

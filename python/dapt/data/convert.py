@@ -13,7 +13,7 @@ import torch
 
 import dapt_ext
 from dapt.data.clouds import check_finite, unit_ball
-from dapt.data.labels import IGNORED
+from dapt.data.labels import IGNORED, check_distinct
 from dapt.errors import DataError
 from dapt.progress import watched
 
@@ -43,6 +43,8 @@ class Source:
 
 def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
     """Streams the samples to `folder`, each one checked: memory holds one cloud at a time."""
+    check_distinct(f"the class names of {source.where}", source.class_names)
+    check_distinct(f"the part names of {source.where}", source.part_names)
     arrays: dict[str, _ArrayWriter] = {}
     with ExitStack() as files:
         for sample in watched(source.samples, "converting, once", source.length):

@@ -18,6 +18,8 @@ def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
         what: What an error calls them: "labels of a.npz".
     """
     if labels.dtype.kind in "iub":
+        if labels.dtype.kind == "u" and labels.max(initial=0) > np.iinfo(np.int64).max:
+            raise DataError(f"{what} must be at most 2^63 - 1, got {labels.max()}")
         return labels.astype(np.int64)
     if labels.dtype.kind == "f":
         whole = np.isfinite(labels) & (labels == np.rint(labels)) & (np.abs(labels) < 2**53)
@@ -30,7 +32,24 @@ def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
 
 def as_names(names: np.ndarray) -> list[str]:
     """The entries as text."""
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names.ravel()]
+    return [
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        for name in np.ravel(names)
+    ]
+
+
+def check_distinct(what: str, names: Sequence[str]) -> None:
+    """That no two of the names are the same: predictions are told apart by them.
+
+    Args:
+        what: What an error calls them: "class_names".
+        names: All of them.
+    """
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{what} must differ, and {name!r:.60} is there twice")
+        seen.add(name)
 
 
 def is_named(labels: np.ndarray) -> bool:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import check_expansion
+
+MOST_EXPANSION = 20  # of compressed points
+
 
 def read_pcd(path: Path) -> np.ndarray:
     """points [N, 3]; in an organized cloud the NaN points, which mean "no return", are left out."""
@@ -20,9 +24,15 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     kind = header["DATA"][0]
     record = _record(header)
     count = int(header["POINTS"][0])
+    if count < 0 or not {"x", "y", "z"} <= set(record.names):
+        raise ValueError("its POINTS is below 0, or the COUNT of x, y or z is not 1")
     if kind == "ascii":
         columns = _ascii(body, record)
     elif kind == "binary":
+        if not 0 <= len(body) - count * record.itemsize < record.itemsize:
+            raise ValueError(
+                f"its header promises {count} points and {len(body) // record.itemsize} are there"
+            )
         columns = np.frombuffer(body, record, count)
     elif kind == "binary_compressed":
         columns = _compressed(body, record, count)
@@ -60,7 +70,7 @@ def _record(header: dict[str, list[str]]) -> np.dtype:
         zip(header["FIELDS"], header["TYPE"], header["SIZE"], counts, strict=True)
     ):
         number = f"<{kind.lower()}{size}"
-        if name in ("x", "y", "z"):
+        if name in ("x", "y", "z") and int(count) == 1:
             fields.append((name, number))
         else:
             fields.append((f"{place}:{name}", number, (int(count),)))
@@ -70,6 +80,9 @@ def _record(header: dict[str, list[str]]) -> np.dtype:
 def _ascii(body: bytes, record: np.dtype) -> dict[str, np.ndarray]:
     table = np.loadtxt(body.decode("ascii").splitlines(), dtype=np.float64, ndmin=2)
     start, columns = 0, {}
+    width = sum(int(np.prod(record[name].shape)) for name in record.names)
+    if table.shape[1] != width:
+        raise ValueError(f"its header promises {width} numbers a line, got {table.shape[1]}")
     for name in record.names:
         columns[name] = table[:, start]
         start += int(np.prod(record[name].shape))
@@ -81,6 +94,7 @@ def _compressed(body: bytes, record: np.dtype, count: int) -> dict[str, np.ndarr
     compressed, size = struct.unpack_from("<II", body)
     if size != count * record.itemsize or compressed > len(body) - 8:
         raise ValueError("its compressed data does not fit its header")
+    check_expansion("it", compressed, size, MOST_EXPANSION)
     data = _lzf_decompress(body[8 : 8 + compressed], size)
     start, columns = 0, {}
     for name in record.names:

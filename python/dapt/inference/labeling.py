@@ -11,7 +11,7 @@ import torch
 from dapt.adapters import AdaptedModel
 from dapt.data.clouds import check_cloud
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import UsageError, listed
+from dapt.errors import UsageError, listed, shown
 from dapt.files import write_atomically
 from dapt.inference.prediction import Cloud
 from dapt.inference.rooms import PointLabels, label_room, probabilities
@@ -125,7 +125,7 @@ def ply(scan: Scan) -> bytes:
     rows["label"], rows["confidence"] = scan.result.labels, scan.result.confidence
     types = {"<f8": "double", "u1": "uchar", "<i4": "int", "<f4": "float"}
     header = ["ply", "format binary_little_endian 1.0"]
-    header += [f"comment label {i}: {name}" for i, name in enumerate(scan.label_names)]
+    header += [f"comment label {i}: {shown(name)}" for i, name in enumerate(scan.label_names)]
     header += [f"element vertex {len(rows)}"]
     header += [f"property {types[kind]} {name}" for name, kind in columns.items()]
     return "\n".join([*header, "end_header", ""]).encode() + rows.tobytes()

@@ -52,6 +52,11 @@ def predict(
         trained.compare(where, reduction(num_points)(cloud, None))
         generator = torch.Generator().manual_seed(seed)
         logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
+        if logs.isnan().any():
+            raise DataError(
+                f"{where} gets no probabilities that are numbers: its coordinates are too large "
+                "for the network, or the model's weights are damaged"
+            )
         yield _prediction(where, logs[0].exp().tolist(), names)
 
 

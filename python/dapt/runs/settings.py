@@ -232,8 +232,15 @@ def settings_in(folder: Path, flags: Sequence[str] = ()) -> Settings:
         flags: In place of what the run was begun with: --data.test other.npz.
     """
     tree = _tree_of(folder)
+    try:
+        settings = Settings.of(tree)
+    except UsageError as error:
+        raise UsageError(f"{folder / 'config.yaml'} is damaged: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UsageError(f"{folder / 'config.yaml'} is damaged: {reason}") from None
     if not flags:
-        return Settings.of(tree)
+        return settings
     sections = ADAPTATION if "method" in tree else PRETRAINING
     return parse("dapt", [f"--config={dump(tree)}", *flags], sections)
 

@@ -11,6 +11,7 @@ from dapt.errors import UsageError, look_up
 
 Tree = dict[str, Any]
 RECIPES = Path(__file__).parents[1] / "configs"  # those that come with the package
+MOST_ENTRIES = 100_000  # of a config, aliases unfolded
 NAMED = ("data", "backbone", "method", "task")  # sections whose name decides their other fields
 
 
@@ -29,13 +30,49 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(text: str) -> Any:
-    """YAML in which a section may be given by its name alone, and 1e-3 is a number."""
-    tree = yaml.load(text, Loader=_Loader)
+    """YAML in which a section may be given by its name alone, and 1e-3 is a number.
+
+    What no settings are is a yaml.YAMLError, whatever went wrong.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _unfolded(node, {})
+        tree = loader.construct_document(node)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except Exception as error:  # a date of the 40th, a number of 5,000 digits
+        raise yaml.YAMLError(f"a value cannot be: {str(error):.200}") from None
     return spelled_out(tree) if isinstance(tree, dict) else tree
 
 
+def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """The entries below a node once aliases stand for themselves; too many are refused."""
+    if id(node) in sizes:
+        if sizes[id(node)] is None:
+            raise yaml.YAMLError("an alias stands for what it is a part of")
+        return sizes[id(node)]
+    sizes[id(node)] = None
+    size = 1
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for each in child if isinstance(child, tuple) else (child,):
+            size += _unfolded(each, sizes)
+    if size > MOST_ENTRIES:
+        raise yaml.YAMLError(f"its aliases unfold to more than {MOST_ENTRIES:,} entries")
+    sizes[id(node)] = size
+    return size
+
+
 def spelled_out(tree: Tree) -> Tree:
-    """`method: dapt` is short for `method: {name: dapt}`."""
+    """`method: dapt` is short for `method: {name: dapt}`; an empty section is none."""
+    tree = {key: value for key, value in tree.items() if key not in NAMED or value is not None}
+    for key in NAMED:
+        if key in tree and not isinstance(tree[key], str | Mapping):
+            raise UsageError(f"{key} must be a name or settings by name, got {tree[key]!r:.40}")
     return {
         key: {"name": value} if key in NAMED and isinstance(value, str) else value
         for key, value in tree.items()

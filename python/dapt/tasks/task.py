@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dapt.data import PointDataset
+from dapt.data.labels import check_distinct
 from dapt.errors import UsageError
 from dapt.models import Features
 from dapt.tasks.metrics import Scores
@@ -99,3 +100,4 @@ def set_names(task: Task, field: str, kind: str, count: int) -> None:
     object.__setattr__(task, field, tuple(names))
     if len(names) != count:
         raise UsageError(f"{field} must name {count} {kind}, got {len(names)}")
+    check_distinct(field, names)

@@ -1,0 +1,71 @@
+"""Configs that are no settings end in a sentence."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from dapt import cli
+from dapt.cli import main
+from dapt.errors import UsageError, shown
+from dapt.runs.folder import RunFolder
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (BOMB, "aliases unfold"),
+        ("a: &a [*a]\n", "part of"),
+        ("a: &a {<<: *a}\n", "part of|merg"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: " + "{b: " * 5000 + "}" * 5000, "nested too deeply"),
+        ("method: 5\n", "method must be a name"),
+        ("method: [dapt]\n", "method must be a name"),
+        ("data: 2024-99-99\n", "a value cannot be"),
+        ("epochs: " + "9" * 5000, "a value cannot be"),
+        ("method:\n", "data"),  # an empty section is none; what is missing then is the data
+        ("seed: 18446744073709551616\n", "seed"),
+        ("a: !!python/object/apply:os.system [x]\n", "not YAML"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_a_config_that_is_none(tmp_path, capsys, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    more = [] if "data" in message else ["--data.train", "a.npz"]
+    assert main(["train", "--config", str(path), "--out", str(tmp_path / "run"), *more]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 1500
+    assert re.search(message, said), said
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    "text", ["a: 1\n", "method: dapt\n", "data: {}\nmethod: {}\n", "epochs: 3\ndata:\n", ""]
+)
+def test_a_damaged_run(tmp_path, capsys, command, text):
+    (tmp_path / "config.yaml").write_text(text)
+    np.save(tmp_path / "a.npy", np.zeros((9, 3)))
+    files = [str(tmp_path / "a.npy")] if command == "predict" else []
+    assert main([command, str(tmp_path), *files]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "config" in said
+    with pytest.raises(UsageError):
+        RunFolder(tmp_path).settings()
+
+
+def test_names_do_not_reach_the_terminal_raw(capsys, caplog):
+    assert shown("a\x1b[2J\nb\u202e\udc80é") == "a\\x1b[2J\\nb\\u202e\\udc80é"
+    assert main(["evil\x1b[31m"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    assert (
+        cli._Shown("%(message)s").format(
+            logging.LogRecord("x", 30, "", 0, "a %s", ("\x1b[2J\nb",), None)
+        )
+        == "a \\x1b[2J\\nb"
+    )
