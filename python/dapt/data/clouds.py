@@ -59,10 +59,16 @@ def read_table(path: Path, columns: int = 3) -> np.ndarray:
 
 
 def _has_words(fields: list[str]) -> bool:
-    try:
-        return not [float(field) for field in fields if field]
-    except ValueError:
+    """Whether a line names columns: none of its fields is a number."""
+
+    def is_number(field: str) -> bool:
+        try:
+            float(field)
+        except ValueError:
+            return False
         return True
+
+    return not any(map(is_number, fields))
 
 
 def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
