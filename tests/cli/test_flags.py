@@ -65,6 +65,12 @@ def test_an_empty_folder_is_not_the_current_one(attack, monkeypatch, tmp_path, c
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["evaluate", "predict", "view", "report"])
+def test_two_dashes_are_no_value(attack, command):
+    outcome = attack.call([command, str(attack.folder / "run"), str(attack.cloud), "--out=--"])
+    assert outcome.code == 2 and "--out has no value" in outcome.said
+
+
 def test_control_characters_and_long_sentences_do_not_reach_the_terminal(capsys):
     assert cli.main(["train", "--method", "\x1b[31mred" + "x" * 5000]) == 2
     said = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """How commands read their arguments: a wrong one is answered with a sentence."""
 
 import math
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,18 @@ class Parser(ArgumentParser):
 
     def __init__(self, command: str, description: str):
         super().__init__(prog=f"dapt {command}", description=description)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, which takes `--out=--` for no value at all.
+
+        Args:
+            args: The words; those of the process by default.
+            namespace: Where the values go.
+        """
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"{word[:-3]} has no value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """What argparse would print, as an error of one sentence."""
