@@ -122,6 +122,87 @@ def test_blocks_of_others(lins, class_token):
         assert torch.equal(value, before[entry]), entry
 
 
+class TheirNorm(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.module = nn.BatchNorm1d(dim)
+
+    def forward(self, x):
+        return self.module(x)
+
+
+class TheirLinear(nn.Module):
+    """As that of torch-geometric, which is none of torch's."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        plain = nn.Linear(inputs, outputs)
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class TheirTwoLayers(nn.Module):
+    """As the MLP of torch-geometric."""
+
+    def __init__(self, *dims, norm=True, act=nn.functional.relu):
+        super().__init__()
+        pairs = zip(dims, dims[1:], strict=False)
+        self.lins = nn.ModuleList(TheirLinear(i, o) for i, o in pairs)
+        self.norms = nn.ModuleList([TheirNorm(dims[1]) if norm else nn.Identity()])
+        self.act = act
+
+    def forward(self, x):
+        return self.lins[1](self.act(self.norms[0](self.lins[0](x))))
+
+
+class TheirPointMae(nn.Module):
+    """As torch-pointcloud writes its classifier."""
+
+    num_groups, group_size = 11, 9
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.local_mlp = TheirTwoLayers(channels, 16, 24)
+        self.encoder.global_mlp = TheirTwoLayers(48, 32, DIM)
+        self.pos_embed = TheirTwoLayers(3, 20, DIM, norm=False, act=nn.functional.gelu)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, DIM))
+        self.cls_pos = nn.Parameter(torch.randn(1, 1, DIM))
+        self.blocks = nn.Module()
+        self.blocks.blocks = nn.ModuleList([TheirBlock(True), TheirBlock(True)])
+        self.norm_f = nn.LayerNorm(DIM)
+
+    def tokens(self, patches, centers):
+        B, G, K, _ = patches.shape
+        points = self.encoder.local_mlp(patches.flatten(0, 2)).view(B * G, K, -1)
+        overall = points.amax(1, keepdim=True).expand(-1, K, -1)
+        x = self.encoder.global_mlp(torch.cat([overall, points], 2).flatten(0, 1))
+        x = x.view(B * G, K, -1).amax(1).view(B, G, -1)
+        x = torch.cat([self.cls_token.expand(B, -1, -1), x], 1)
+        positions = torch.cat([self.cls_pos.expand(B, -1, -1), self.pos_embed(centers)], 1)
+        for block in self.blocks.blocks:
+            x = block(x + positions)
+        return self.norm_f(x)
+
+
+def test_a_classifier_of_torch_pointcloud():
+    theirs = TheirPointMae().eval()
+    backbone = VitBackbone.of_torch_pointcloud(theirs).eval()
+    points = torch.randn(2, 80, 3)
+    groups = backbone.tokenizer.group(points)
+    wanted = theirs.tokens(groups.patches, groups.centers)
+    got = backbone(points)
+    torch.testing.assert_close(got.patches, wanted[:, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.cls, wanted[:, 0], atol=1e-5, rtol=1e-5)
+    train_steps(dapt.attach(backbone, dapt.Dapt(rank=4), dapt.Classification(5)))
+    with pytest.raises(UsageError, match="must read places alone, .* got 6 channels"):
+        VitBackbone.of_torch_pointcloud(TheirPointMae(6))
+    with pytest.raises(UsageError, match="a Linear has no 'encoder': it is no Point-MAE"):
+        VitBackbone.of_torch_pointcloud(nn.Linear(2, 2))
+
+
 def test_an_adapter_for_blocks_of_others_reloads(tmp_path):
     torch.manual_seed(3)
     backbone = wrapped([TheirBlock()])

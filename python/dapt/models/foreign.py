@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
-from dapt.models.tokenizer import Tokenizer
+from dapt.models.tokenizer import PatchEncoder, Tokenizer
 from dapt.models.transformer import Block, BlockStack, PointTransformer
 
 
@@ -85,11 +85,64 @@ class VitBackbone(PointTransformer):
             positions_once,
         )
 
+    @classmethod
+    def of_torch_pointcloud(cls, model: nn.Module) -> "VitBackbone":
+        """A classifier of the package torch-pointcloud, of the kind of its PointMAEClassification
+        for points without features, `in_channels` 0; its layers are taken over, but not its head.
+
+        Args:
+            model: The classifier.
+        """
+        names = ("encoder", "blocks", "norm_f", "pos_embed", "cls_token", "cls_pos", "num_groups")
+        for name in (*names, "group_size"):
+            if getattr(model, name, None) is None:
+                raise UsageError(f"a {type(model).__name__} has no '{name}': it is no Point-MAE")
+        encoder = _encoder_of(model.encoder)
+        tokenizer = Tokenizer(model.num_groups, model.group_size, encoder, nn.Identity())
+        return cls(
+            list(model.blocks.blocks),
+            tokenizer,
+            model.pos_embed,
+            model.norm_f,
+            model.cls_token,
+            model.cls_pos,
+            positions_once=False,
+        )
+
     def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         x, positions = super()._with_front(x, positions)
         if not self.config.positions_once:
             return x, positions
         return x + positions, positions.new_zeros(1).expand_as(positions)
+
+
+def _encoder_of(theirs: nn.Module) -> PatchEncoder:
+    """The layers of a PointPatchEmbed of torch-pointcloud, in an encoder of ours."""
+    halves = theirs.local_mlp, theirs.global_mlp
+    first, second = ([_linear(layer) for layer in half.lins] for half in halves)
+    if first[0].in_features != 3 or len(first) != 2 or len(second) != 2:
+        raise UsageError(
+            "the patch encoder must read places alone, in two layers and two, got "
+            f"{first[0].in_features} channels in {len(first)} layers and {len(second)}"
+        )
+    widths = (first[0].out_features, first[1].out_features, second[0].out_features)
+    with torch.device("meta"):  # of this shell no layer stays
+        encoder = PatchEncoder(3, widths, second[1].out_features)
+    for ours, layers, half in zip(
+        (encoder.first, encoder.second), (first, second), halves, strict=True
+    ):
+        ours[0], ours[1], ours[3] = layers[0], half.norms[0].module, layers[1]
+    return encoder
+
+
+def _linear(theirs: nn.Module) -> nn.Linear:
+    """A layer of torch-geometric, which is a Linear of its own, as one of torch on its weights."""
+    if isinstance(theirs, nn.Linear):
+        return theirs
+    rows, columns = theirs.weight.shape
+    layer = nn.Linear(columns, rows, theirs.bias is not None, "meta")
+    layer.weight, layer.bias = theirs.weight, theirs.bias
+    return layer
 
 
 def _block_of(block: nn.Module, number: int) -> Block:
@@ -101,7 +154,7 @@ def _block_of(block: nn.Module, number: int) -> Block:
         if not isinstance(getattr(theirs, name, None), nn.Identity | None):
             raise UsageError(f"block {number}: attention with a {name} is not known here")
     lins = getattr(mlp, "lins", None)
-    fc1, fc2 = (mlp.fc1, mlp.fc2) if lins is None else (lins[0], lins[1])
+    fc1, fc2 = (mlp.fc1, mlp.fc2) if lins is None else map(_linear, lins)
     act = _part(mlp, number, "act")
     dim = qkv.in_features
     if fc1.out_features != fc2.in_features:
