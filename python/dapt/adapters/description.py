@@ -26,9 +26,14 @@ def describe(folder: str | os.PathLike) -> dict[str, str]:
     loading = f"model = dapt.load_adapter({str(folder)!r}, backbone).eval()"
     numbers = sum(value.numel() for value in file.state.values())
     stored = (Path(folder) / adapter_files.WEIGHTS).stat().st_size
+    made_ready = {}
+    if file.preprocessing is not None:
+        fields = dataclasses.asdict(file.preprocessing)
+        made_ready["clouds"] = _settings("as in training", fields)
     return {
         "method": _settings(file.method.name, dataclasses.asdict(file.method)),
         "task": _task(file),
+        **made_ready,
         "backbone": _settings(file.backbone.kind, file.backbone.config),
         "fingerprint": f"{file.backbone.fingerprint} of the pre-trained weights",
         "size": f"{stored / 1e6:.2f} MB, {numbers:,} numbers in {len(file.state)} tensors",

@@ -1,6 +1,7 @@
 """Models as files that run elsewhere: a package of torch's compiler, or ONNX."""
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -101,7 +102,9 @@ def _program(adapter: Attachment, num_points: int | None) -> torch.export.Export
 
 def _notes(adapter: Attachment, num_points: int | None) -> dict[str, str]:
     """What the file says of itself."""
+    ready = adapter.preprocessing
     return {
+        "preprocessing": json.dumps(None if ready is None else dataclasses.asdict(ready)),
         "written_by": f"dapt {__version__}",
         "method": adapter.method.name,
         "task": adapter.task.name,

@@ -159,18 +159,22 @@ class RunFolder:
         """Data and scores of the run, as far as they are written here: nothing where no run is."""
         told = {}
         if self.config.is_file():
-            data = read_yaml(self.config).get("data", {})
-            fields = {k: v for k, v in data.items() if v is not None and k != "name"}
-            listed = ", ".join(f"{key}={value}" for key, value in fields.items())
-            told["data"] = f"{data.get('name')}: {listed}"
-        if self.result.is_file():
+            data = read_yaml(self.config).get("data")
+            if isinstance(data, dict):
+                fields = {k: v for k, v in data.items() if v is not None and k != "name"}
+                listed = ", ".join(f"{key}={value}" for key, value in fields.items())
+                told["data"] = f"{data.get('name')}: {listed}"
+        score = self._score()
+        return told | ({"score": score} if score else {})
+
+    def _score(self) -> str | None:
+        """That of the result, None where there is none that is whole."""
+        try:
             result = json.loads(self.result.read_text())
-            scores = {k: v for k, v in result.items() if k == result.get("metric")}
-            told["score"] = ", ".join(
-                f"{name} {value:.4f} on the {result['split']} split, seed {result.get('seed')}"
-                for name, value in scores.items()
-            )
-        return told
+            name, split, seed = (result[key] for key in ("metric", "split", "seed"))
+            return f"{name} {result[name]:.4f} on the {split} split, seed {seed}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def append_metrics(self, line: Mapping) -> None:
         """Add an epoch's line, on the disk when this returns."""
