@@ -34,6 +34,7 @@ def attack(tmp_path_factory):
         ("--backbone.depth -1", "depth must be at least 1"),
         ("--backbone.dim 99999999999999999999", "dim must be at most"),
         ("--method.rank 99999999999999999999", "rank must be"),
+        ("--backbone.encoder_widths [1]", "encoder_widths must be at least two numbers"),
         ("--out=", "--out has an empty value"),
         ("--epochs [[[", "epochs"),
         ("--out /dev/null/x", "cannot write /dev/null/x"),

@@ -28,6 +28,8 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.in_dim = in_dim
         self.out_dim = out_dim
+        if len(widths) < 2:
+            raise UsageError(f"encoder_widths must be at least two numbers, got {list(widths)}")
         *inner, middle, last = widths
         layers = []
         for width in inner:
