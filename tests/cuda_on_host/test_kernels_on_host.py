@@ -126,6 +126,18 @@ def test_knn_in_any_dimension_by_several_passes():
     check(points_on_host.knn, expected, points[:, :2], points, 1050)
 
 
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_knn_costs_no_more_for_points_in_one_place(k):
+    """By count of accesses to shared memory: each point is looked at once, and later ones of the
+    same distance are not among the nearest."""
+    apart, counts = torch.randn(1, 1500, 3), []
+    for points in (apart, apart[:, :1].repeat(1, 1500, 1), apart[:, torch.arange(1500) % 7]):
+        before = on_host.accesses_watched()
+        points_on_host.knn(points[:, :20].contiguous(), points, k)
+        counts.append(on_host.accesses_watched() - before)
+    assert 0 < max(counts[1:]) <= 1.1 * counts[0], counts
+
+
 @pytest.mark.parametrize("warp_per_query", [False, True])
 @pytest.mark.parametrize("tile, splits", [(128, 1), (256, 1), (1024, 1)])
 def test_knn_by_plan(warp_per_query, tile, splits):
