@@ -1,5 +1,6 @@
 """A newcomer's first hour: help that explains, runs that move, files of all kinds, mistakes."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -167,6 +168,20 @@ def test_predict_with_a_run_of_folds_names_one(run, tmp_path, capsys):
     assert cli.main(["predict", str(folder), str(tmp_path / "b.npz")]) == 2
     assert said(capsys).endswith(f"name one, {folder}/fold_0")
     assert cli.main(["predict", str(folder / "fold_0"), str(tmp_path / "b.npz")]) == 0
+
+
+def test_a_logger_by_name_gets_every_epoch_and_the_loss_of_steps(run, capsys):
+    folder, code = run("x", "--logger", "csv", batch_size=2, epochs=1)
+    assert code == 0
+    [table] = folder.rglob("metrics.csv")
+    rows = list(csv.DictReader(table.open()))
+    losses = {int(row["step"]): float(row["step_loss"]) for row in rows if row.get("step_loss")}
+    assert list(losses) == [10]
+    assert any(row.get("validation_accuracy") for row in rows)
+    capsys.readouterr()
+    for name in ("nothing", "nowhere.Logger"):
+        folder, code = run("y", "--logger", name, epochs=1)
+        assert code == 2 and name in said(capsys) and not folder.exists()
 
 
 MISTAKES = {

@@ -47,6 +47,8 @@ class TrainOptions:
         num_workers: Processes that load data, for datasets that compute their clouds.
         checkpoint_seconds: Time between two checkpoints within an epoch.
         tensorboard: Write TensorBoard events.
+        logger: Another logger beside it, by name: csv, wandb, mlflow, comet, neptune, or a class of
+            Lightning's kind as package.module.Class.
     """
 
     out: Path
@@ -74,10 +76,11 @@ class TrainOptions:
     num_workers: int = 0
     checkpoint_seconds: float = 300.0
     tensorboard: bool = True
+    logger: str | None = None
 
     # what may change when a run goes on: it does not touch the result
     FREE: ClassVar[tuple[str, ...]] = (
-        *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard"),
+        *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard", "logger"),
     )
 
     def __post_init__(self):

@@ -8,6 +8,9 @@ from dapt.progress import Bar, say, whole
 from dapt.runs.folder import RunFolder
 from dapt.runs.options import TrainOptions
 from dapt.training.events import Events
+from dapt.training.loggers import create_logger
+
+TOLD_EVERY = 10  # steps from one reading of the loss to the next
 
 
 class Progress:
@@ -27,6 +30,8 @@ class Progress:
         self.events = None
         if self.speaks and options.tensorboard:
             self.events = Events(folder.tensorboard)
+        named = self.speaks and options.logger
+        self.logger = create_logger(options.logger, folder.path) if named else None
         self.bar = Bar("training", self.steps * self.epochs, shown=self.speaks, patience=0)
         self.whole = whole(self.speaks)  # of a comparison, which this run is a part of
         self.done_before = self.whole.done
@@ -39,18 +44,27 @@ class Progress:
     def __exit__(self, *_) -> None:
         self.bar.__exit__()
         self.whole.__exit__()
+        if self.logger:
+            self.logger.finalize("success")
 
     def start_epoch(self, epoch: int, step: int) -> None:
         """Show the epoch, from the step that it goes on at."""
+        self.step, self.read = epoch * self.steps + step, None if step else (0.0, 0.0)
         self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
 
     def advance(self, totals: Tensor) -> None:
         """One step more, with the sum of losses and the number of steps."""
         self.bar.advance()
         self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
-        if not self.bar.shown or int(self.bar.done) % 10:
+        self.step += 1
+        listens = self.bar.shown or self.events or self.logger
+        if not listens or self.step % TOLD_EVERY:
             return
         loss, steps = totals.tolist()
+        if self.read:
+            before, earlier = self.read
+            self._log(self.step, {"step_loss": (loss - before) / (steps - earlier)})
+        self.read = (loss, steps)
         rate = self.bar.speed * self.points_per_step
         self.bar.update(note=f"{rate:,.0f} points/s, loss {loss / max(steps, 1):.3f}")
 
@@ -58,8 +72,13 @@ class Progress:
         """Print an epoch's line and hand it to TensorBoard."""
         if self.speaks:
             say(epoch_line(line, self.epochs, is_best))
+        self._log(line["step"], line)
+
+    def _log(self, step: int, values: dict) -> None:
         if self.events:
-            self.events.add(line["step"], line)
+            self.events.add(step, values)
+        if self.logger:
+            self.logger.log_metrics(values, step)
 
 
 SHORT = {"accuracy": "acc", "miou": "mIoU", "instance_miou": "mIoU"}
