@@ -174,11 +174,11 @@ def test_clouds_that_differ_much_are_pointed_out(caplog, normalize, seen, words)
     if normalize:
         seen = trained.ready(seen[0].numpy())
     trained.compare("scan.ply", seen)
-    assert [record.message for record in caplog.records] == [] if words is None else True
+    assert [record.getMessage() for record in caplog.records] == [] if words is None else True
     if words:
         [record] = caplog.records
-        assert record.message.startswith("scan.ply ") and words in record.message
-        assert "\n" not in record.message
+        assert record.getMessage().startswith("scan.ply ") and words in record.getMessage()
+        assert "\n" not in record.getMessage()
 
 
 @pytest.mark.parametrize(

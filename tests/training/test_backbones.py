@@ -116,7 +116,7 @@ def test_scenes_with_color_from_file_to_label(scenes, caplog, capsys):
         assert cli.main(["predict", str(scenes / "run"), str(scan)]) == 0
         got = np.load(scenes / "run" / "predictions" / "scan_labels.npy")
         assert (got == labels).mean() > 0.85, suffix
-        said = [r.message for r in caplog.records if "zeros stand in" in r.message]
+        said = [r.getMessage() for r in caplog.records if "zeros stand in" in r.getMessage()]
         if suffix in (".npz", ".npy"):
             assert not said
         else:
