@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -119,7 +121,7 @@ def main() -> None:
             flush=True,
         )
     if args.json:
-        write_json(args.json, "python benchmarks/adapters.py", "cpu", rows)
+        write_json(args.json, shlex.join(["python", *sys.argv]), "cpu", rows)
 
 
 if __name__ == "__main__":
