@@ -167,6 +167,23 @@ def test_dynamic_adapter(B, T, C, r, memory, dtype):
     near(on_device(gradients(adapter), *tensors), gradients(adapter)(*tensors), ROUNDING[dtype])
 
 
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_dynamic_adapters(dtype):
+    A, B, T, C, r = 3, 5, 67, 96, 12
+    x, mlp_out, residual = (torch.randn(B, T, C, dtype=dtype) for _ in range(3))
+    shapes = ((A, r, C), (A, r), (A, C, r), (A, C), (A, C), (A, C), (A, 1, C), (A, 1))
+    weights = [0.05 * torch.randn(shape) for shape in shapes]
+
+    def adapters(x, mlp_out, residual, which, down, down_b, up, up_b, norm, norm_b, scale, scale_b):
+        return dapt_ext.dynamic_adapters(
+            x, which, down, down_b, up, up_b, norm_weight=1 + norm, norm_bias=norm_b,
+            scale_weight=scale, scale_bias=0.5 + scale_b, mlp_out=mlp_out, residual=residual,
+        )  # fmt: skip
+
+    tensors = x, mlp_out, residual, torch.tensor([2, 0, 2, 1, 0]), *weights
+    near(on_device(adapters, *tensors), adapters(*tensors), ROUNDING[dtype])
+
+
 def test_scale_shift():
     x, scale, shift = torch.randn(3, 65, 48), 1 + 0.1 * torch.randn(96), torch.randn(96)
     weight, bias = torch.randn(96, 48) / 7, torch.randn(96)
