@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,25 @@ def test_a_logger_by_name_gets_every_epoch_and_the_loss_of_steps(run, capsys):
     for name in ("nothing", "nowhere.Logger"):
         folder, code = run("y", "--logger", name, epochs=1)
         assert code == 2 and name in said(capsys) and not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "line, wanted",
+    [
+        ("dapt ev", {"evaluate "}),
+        ("dapt evaluate --spl", {"--split "}),
+        ("dapt train --epo", {"--epochs "}),
+    ],
+)
+def test_the_shell_completes(line, wanted, tmp_path):
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "IFS": " "}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"), "_ARGCOMPLETE_IFS": "|"}
+    subprocess.run([sys.executable, "-m", "dapt"], env=os.environ | asked, check=False)
+    assert set((tmp_path / "words").read_text().split("|")) == wanted
+
+
+def test_train_alone_says_what_it_needs(capsys):
+    assert cli.main(["train"]) == 2 and "required: out, data.train" in said(capsys)
 
 
 MISTAKES = {

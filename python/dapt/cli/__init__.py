@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 
+from dapt.cli.completion import is_asked, words_so_far
 from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine, shown
 from dapt.runs.children import end_with_parent
 from dapt.version import __version__
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The command and its arguments; None for those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if is_asked():
+        argv = words_so_far(COMMANDS)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import NoReturn
 
+from dapt.cli.completion import complete, is_asked
 from dapt.errors import UsageError
 
 MOST_VOTES = 1000
@@ -30,6 +31,8 @@ class Parser(ArgumentParser):
             args: The words; those of the process by default.
             namespace: Where the values go.
         """
+        if is_asked():
+            complete(self)
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.endswith("=--"):
                 self.error(f"{word[:-3]} has no value")

@@ -1,10 +1,13 @@
 """`dapt pretrain`: train a backbone by hiding patches."""
 
-from dapt.runs.settings import PRETRAINING, parse
+from dapt.cli.completion import complete, is_asked
+from dapt.runs.settings import PRETRAINING, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
     """`dapt pretrain`."""
+    if is_asked():
+        complete(parser_of("dapt pretrain", argv, PRETRAINING))
     settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")
     from dapt.runs.processes import is_first_process
     from dapt.training.loop import train

@@ -1,10 +1,13 @@
 """`dapt train`: adapt a backbone to a dataset."""
 
-from dapt.runs.settings import Settings, parse
+from dapt.cli.completion import complete, is_asked
+from dapt.runs.settings import ADAPTATION, Settings, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
     """`dapt train`."""
+    if is_asked():
+        complete(parser_of("dapt train", argv, ADAPTATION))
     settings = parse("dapt train", argv, description="Adapt a backbone to a dataset.")
     from dapt.runs.processes import is_first_process
     from dapt.training.loop import train

@@ -215,13 +215,19 @@ def parse(
     """
     check_given(argv)
     argv = _with_configs([_as_named(word) for word in argv])
-    names = find_names(argv, sections)
-    kind = TrainOptions if sections == ADAPTATION else PretrainOptions
-    parser = build_parser(prog, names, kind, description)
+    parser = parser_of(prog, argv, sections, description)
     try:
         return Settings.of(parser.parse_args(argv).as_dict())
     except ArgumentError as error:
         raise UsageError(hint(str(error), parser._option_string_actions)) from None
+
+
+def parser_of(
+    prog: str, argv: list[str], sections: tuple[str, ...], description: str = ""
+) -> ArgumentParser:
+    """The parser of these arguments, with the options of the names that they choose."""
+    kind = TrainOptions if sections == ADAPTATION else PretrainOptions
+    return build_parser(prog, find_names(argv, sections), kind, description)
 
 
 def settings_in(folder: Path, flags: Sequence[str] = ()) -> Settings:
@@ -283,7 +289,7 @@ def _is_text(config: str) -> bool:
 
 def check_given(argv: Sequence[str]) -> None:
     """That no flag has an empty value, which for a path would be the current folder."""
-    for word, following in zip(argv, [*argv[1:], "-"], strict=True):
+    for word, following in zip(argv, [*argv[1:], "-"], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("--") and not (value if equals else following).strip():
             raise UsageError(f"{flag} has an empty value")
@@ -321,7 +327,7 @@ def find_names(argv: Sequence[str], sections: tuple[str, ...]) -> dict[str, str]
     """The name of every section by the default, the config files and the flags, in this order."""
     names = {section: DEFAULT_NAMES[section] for section in sections}
     chosen = {}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         value = value if equals else following
         if flag == "--config":
