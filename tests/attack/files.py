@@ -356,9 +356,7 @@ def _ended(read: Callable, path: Path) -> tuple[str, object]:
         sentence = " ".join(str(error).split())
         return ("refused", sentence) if sentence else ("broken", "is refused without a word")
     except BaseException as error:
-        return "broken", f"ends in {type(error).__name__}: {error:.200}" if str(error) else repr(
-            error
-        )
+        return "broken", f"ends in {error!r:.200}"
 
 
 class Watched:

@@ -30,6 +30,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
         ("epochs: " + "9" * 5000, "a value cannot be"),
         ("method:\n", "data"),  # an empty section is none; what is missing then is the data
         ("seed: 18446744073709551616\n", "seed"),
+        ("learning_rate:\n", "learning_rate must have a value"),
         ("a: !!python/object/apply:os.system [x]\n", "not YAML"),
         ("\x00", "not YAML"),
     ],

@@ -34,8 +34,7 @@ def _check_header(path: Path) -> None:
             raise ValueError("its header is cut off")
         begin, extended = struct.unpack_from("<QI", head, 235)
         (count,) = struct.unpack_from("<Q", head, 247)
-        if extended and begin + 60 * extended > size:
-            raise ValueError(f"its header promises {extended} further tables, which do not fit")
+        _check_tables(path, begin, extended, size)
     if not header <= offset <= size or 54 * tables > offset - header:
         raise ValueError(f"its header promises {tables} tables, which do not fit")
     if kind & COMPRESSED:
@@ -43,3 +42,15 @@ def _check_header(path: Path) -> None:
     if count * record > size - offset:
         found = (size - offset) // record
         raise ValueError(f"its header promises {count} points and {found} are there")
+
+
+def _check_tables(path: Path, begin: int, count: int, size: int) -> None:
+    """That the tables after the points, each of a length of its own, end with the file."""
+    with open(path, "rb") as file:
+        for _ in range(count):
+            if begin + 60 > size:
+                raise ValueError(f"its header promises {count} further tables, which do not fit")
+            file.seek(begin + 20)
+            begin += 60 + int.from_bytes(file.read(8), "little")
+    if count and begin > size:
+        raise ValueError(f"its header promises {count} further tables, which do not fit")

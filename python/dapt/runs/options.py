@@ -84,6 +84,9 @@ class TrainOptions:
     )
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is None and "None" not in str(field.type):
+                raise UsageError(f"{field.name} must have a value, got none")
         object.__setattr__(self, "out", Path(self.out))
         check_at_least(self, epochs=1, batch_size=1, accumulate=1, devices=1, evaluate_every=1)
         check_at_least(self, seed=0, clip_norm=0, warmup_epochs=0, weight_decay=0, ema=0)
