@@ -101,7 +101,8 @@ def test_accumulation_is_the_larger_batch(run):
 
 
 def test_patience_stops_early(run):
-    folder, _ = run("x", "--epochs", "60", "--patience", "2", "--learning_rate", "1e-9")
+    still = ["--learning_rate", "1e-9", "--min_learning_rate", "0"]
+    folder, _ = run("x", "--epochs", "60", "--patience", "2", *still)
     result = json.loads((folder / "result.json").read_text())
     assert result["epochs"] < 60 and result["epochs"] >= result["best_epoch"] + 3
 
