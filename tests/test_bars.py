@@ -14,8 +14,9 @@ import dapt
 from dapt import progress
 from dapt.data import ArrayDataset
 from dapt.data.convert import Sample, Source, write_arrays
+from dapt.data.preprocessing import Preprocessing
 from dapt.inference.labeling import label_rooms
-from dapt.inference.prediction import predict
+from dapt.inference.prediction import clouds_of_all, predict
 from dapt.inference.probe import linear_probe
 from dapt.inference.score import score
 
@@ -72,17 +73,17 @@ def test_prediction_counts_the_clouds_of_all_files(bars, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "a.npz", points=rng.normal(size=(3, 32, 3)).astype(np.float32))
     np.save(tmp_path / "b.npy", rng.normal(size=(32, 3)))
-    found = predict(
-        small_model(dapt.Classification(2)), [tmp_path / "a.npz", tmp_path / "b.npy"], 32
-    )
-    assert len(found) == 4 and bars == [("clouds", 4, 4)]
+    clouds = clouds_of_all([tmp_path / "a.npz", tmp_path / "b.npy"])
+    found = predict(small_model(dapt.Classification(2)), clouds, Preprocessing(32))
+    assert len(list(found)) == 4 and bars == [("clouds", 4, 4)]
 
 
 def test_scenes(bars, tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "room.npy", rng.random((400, 3)) * [2, 2, 1])
     model = small_model(dapt.SemanticSegmentation(2))
-    list(label_rooms(model, [tmp_path / "room.npy"], 32, block=1.0, stride=1.0, up="z"))
+    clouds = clouds_of_all([tmp_path / "room.npy"])
+    list(label_rooms(model, clouds, Preprocessing(32, up="z"), block=1.0, stride=1.0))
     assert bars == [("clouds", 1, 1), ("blocks", 4, 4)]
 
 

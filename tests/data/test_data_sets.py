@@ -218,7 +218,7 @@ def test_folder_of_clouds_and_meshes(tmp_path, rng, pattern):
             (folder / "a.off").write_text(
                 "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n3 0 1 2\n3 0 2 3\n"
             )
-            (folder / "notes.txt").write_text("not a cloud")
+            (folder / "notes.md").write_text("not a cloud")
     options = {
         "train": tmp_path / "objects" / pattern.format(split="train"),
         "test": tmp_path / "objects" / pattern.format(split="test"),

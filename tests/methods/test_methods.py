@@ -368,8 +368,10 @@ def test_registration_fails_on_a_wrong_name():
     finally:
         del METHODS["test_methods"]
     assert all(METHODS[name].name == name for name in METHODS)
-    with pytest.raises(UsageError, match="unknown method 'lora': choose one of adapter, dapt,"):
+    with pytest.raises(UsageError, match="unknown method 'lora': did you mean peft:lora"):
         dapt.methods.method_class("lora")
+    with pytest.raises(UsageError, match="unknown method 'dapr': choose one of adapter, dapt,"):
+        dapt.methods.method_class("dapr")
 
 
 @pytest.mark.parametrize("claim", ["norm.weight", "pos_embed.0.weight"])

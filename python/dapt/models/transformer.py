@@ -289,9 +289,9 @@ class TransformerSize(Storage):
     def __post_init__(self):
         super().__post_init__()
         check_choice(self, near_origin=get_args(NearOrigin))
-        if self.num_heads < 1 or self.dim % self.num_heads:
-            raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
         check_sizes(self)
+        if self.dim % self.num_heads:
+            raise UsageError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 
 
 @dataclass(frozen=True)
