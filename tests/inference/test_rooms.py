@@ -225,6 +225,14 @@ def test_a_trained_model_labels_a_new_room_right(tmp_path, rng):
     assert (got == labels).mean() > 0.75  # a third by chance
 
 
+def test_labels_of_no_probability_are_refused(small_backbone, rng):
+    model = model_of(small_backbone)
+    with torch.no_grad():
+        next(model.adapter.head.parameters()).fill_(torch.nan)
+    with pytest.raises(DataError, match="attic gets no probabilities that are numbers"):
+        label_room(model, rng.random((300, 3)) * [2, 2, 1], 64, where="attic")
+
+
 def test_stride_is_checked_in_python_too(small_backbone, rng):
     with pytest.raises(UsageError, match="stride must be above 0"):
         label_room(model_of(small_backbone), rng.uniform(0, 3, (99, 3)), 64, stride=2.0)

@@ -138,6 +138,10 @@ def test_labels_of_points(tmp_path):
         model.predict(points)
     with pytest.raises(UsageError, match="votes are for models that label whole clouds"):
         model.predict(points, votes=2, category="cup")
+    with torch.no_grad():
+        next(model.adapter.head.parameters()).fill_(torch.nan)
+    with pytest.raises(DataError, match="no probabilities that are numbers"):
+        model.predict(points, category="plate")
 
 
 # --- what differs much

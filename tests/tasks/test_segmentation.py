@@ -244,6 +244,10 @@ def test_weights_of_the_loss_are_cube_roots_of_rarity():
     task = dapt.SemanticSegmentation.of(dataset)
     assert task.class_weights == pytest.approx((1, 2, 4)) and task.class_names[1] == "chair"
     assert dapt.SemanticSegmentation.of(dataset, weighted=False).class_weights is None
+    assert dapt.SemanticSegmentation(3, class_weights=(1, 1, 2)).class_weights == (1, 1, 2)
+    for wrong in ((1, 1), (1, -1, 1), (1, float("nan"), 1)):
+        with pytest.raises(UsageError, match="class_weights must be 3 numbers of at least 0"):
+            dapt.SemanticSegmentation(3, class_weights=wrong)
     output = torch.randn(2, 5, 3)
     labels = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 1, 0]])
     logs, weight = output.log_softmax(2), torch.tensor([1.0, 2.0])[labels]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import AdapterFile, BackboneRecord
+from dapt.errors import shown
 from dapt.models import BACKBONES, create_backbone
 from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 
@@ -41,16 +42,13 @@ def describe(folder: str | os.PathLike) -> dict[str, str]:
     }
 
 
-def printable(text: object) -> str:
-    """Without what would move a terminal's cursor: files are written by anyone."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
-
-
 def lines(description: dict[str, str]) -> str:
     """The description as a table."""
     width = max(map(len, description)) + 2
     return "\n".join(
-        textwrap.indent(printable(value), " " * width).replace(" " * width, f"{name:{width}}", 1)
+        textwrap.indent("\n".join(map(shown, value.split("\n"))), " " * width).replace(
+            " " * width, f"{name:{width}}", 1
+        )
         for name, value in description.items()
     )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, at_least_one
+from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
@@ -26,4 +27,4 @@ def run(argv: list[str]) -> None:
     folder = RunFolder(args.run)
     out = args.out or folder.path / f"model.{args.format or 'pt2'}"
     path = export(restore_model(folder), out, args.format, args.num_points)
-    print(f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+    print(shown(f"{path}, {path.stat().st_size / 1e6:.1f} MB"))

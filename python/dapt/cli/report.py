@@ -1,6 +1,7 @@
 """`dapt report`: runs in one page, and their tables for papers and READMEs."""
 
 from dapt.cli.parsing import Parser, a_path, at_least_one
+from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
@@ -31,4 +32,4 @@ def run(argv: list[str]) -> None:
     report = Report.of(args.runs, args.samples, look=not args.files_only, say=print)
     out = args.out or args.runs[0] / "report.html"
     for path in report.write(out, args.markdown, args.latex):
-        print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
+        print(shown(f"{path}: {path.stat().st_size / 1e3:,.0f} kB"))

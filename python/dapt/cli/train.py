@@ -1,6 +1,7 @@
 """`dapt train`: adapt a backbone to a dataset."""
 
 from dapt.cli.completion import complete, is_asked
+from dapt.errors import shown
 from dapt.runs.settings import ADAPTATION, Settings, parse, parser_of
 
 
@@ -34,4 +35,4 @@ def _show(settings: Settings, result: dict) -> None:
         print(f"of the epoch best on the test split, as papers often report: {by_test:.4f}")
     trained, total = result["trainable_parameters"], result["total_parameters"]
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
-    print(f"run folder: {settings.training.out}")
+    print(shown(f"run folder: {settings.training.out}"))

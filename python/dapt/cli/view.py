@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, a_path, at_least_one, length
-from dapt.errors import UsageError
+from dapt.errors import UsageError, shown
 
 
 def run(argv: list[str]) -> None:
@@ -47,7 +47,8 @@ def run(argv: list[str]) -> None:
     write_atomically(args.out, page)
     points = sum(len(cloud.points) for cloud in clouds)
     count = f"{len(clouds)} cloud{'s' if len(clouds) > 1 else ''}"
-    print(f"{args.out}: {count}, {points:,} points, {len(page) / 1e6:.1f} MB; open it in a browser")
+    size = f"{len(page) / 1e6:.1f} MB"
+    print(shown(f"{args.out}: {count}, {points:,} points, {size}; open it in a browser"))
 
 
 def _clouds(args) -> tuple[list, dict]:

@@ -15,7 +15,7 @@ from dapt.errors import UsageError, listed, shown
 from dapt.files import write_atomically
 from dapt.inference.prediction import Cloud
 from dapt.inference.rooms import PointLabels, label_room, probabilities
-from dapt.inference.score import reduction
+from dapt.inference.score import check_probabilities, reduction
 from dapt.tasks import PartSegmentation
 
 
@@ -90,6 +90,7 @@ def label_objects(
         ready = trained.ready(points)
         trained.compare(where, reduction(trained.num_points)(ready, None))
         chances = probabilities(model, ready[0].numpy(), trained.num_points, False, number)
+        check_probabilities(where, chances)
         labels = np.where(own, chances, -1.0).argmax(1)
         best = chances[np.arange(len(labels)), labels]
         best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)

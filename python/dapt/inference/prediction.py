@@ -17,7 +17,7 @@ from dapt.data.clouds import check_cloud, read_cloud
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError, listed, reading
 from dapt.files import write_atomically
-from dapt.inference.score import log_probabilities, reduction
+from dapt.inference.score import check_probabilities, log_probabilities, reduction
 from dapt.progress import Bar
 
 Prediction = dict[str, object]
@@ -52,11 +52,7 @@ def predict(
         trained.compare(where, reduction(num_points)(cloud, None))
         generator = torch.Generator().manual_seed(seed)
         logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
-        if logs.isnan().any():
-            raise DataError(
-                f"{where} gets no probabilities that are numbers: its coordinates are too large "
-                "for the network, or the model's weights are damaged"
-            )
+        check_probabilities(where, logs.cpu().numpy())
         yield _prediction(where, logs[0].exp().tolist(), names)
 
 

@@ -15,6 +15,7 @@ from dapt.data.clouds import check_cloud, check_up
 from dapt.data.preprocessing import Preprocessing
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
+from dapt.inference.score import check_probabilities
 from dapt.progress import watched
 
 CHUNK = 4096  # points that the head labels at a time
@@ -68,6 +69,7 @@ def label_room(
         after_block(index)
     if compared:
         trained.compare(where, torch.cat(compared))
+    check_probabilities(where, votes)
     labels = votes.argmax(1)
     best = votes[np.arange(len(votes)), labels]
     return PointLabels(labels, best / votes.sum(1))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dapt.adapters import AdaptedModel
 from dapt.data import BatchSampler, PointDataset, loader
 from dapt.data.transforms import Compose, FarthestPoints, RandomPoints, Scale
+from dapt.errors import DataError
 from dapt.progress import watched
 from dapt.tasks.metrics import Scores
 
@@ -39,6 +41,20 @@ def test_batches(
     for batch in watched(batches, what, len(sampler), shown=fabric.is_global_zero):
         if len(batch["labels"]):
             yield {key: values.to(fabric.device) for key, values in batch.items()}
+
+
+def check_probabilities(where: str, values: np.ndarray) -> None:
+    """That what a network says of a cloud are numbers.
+
+    Args:
+        where: Name of the cloud.
+        values: Probabilities, or their logarithms.
+    """
+    if np.isnan(values).any():
+        raise DataError(
+            f"{where} gets no probabilities that are numbers: its coordinates are too large for "
+            "the network, or the model's weights are damaged"
+        )
 
 
 @torch.no_grad()

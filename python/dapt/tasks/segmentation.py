@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dapt.data import PointDataset
 from dapt.data.labels import IGNORED
-from dapt.errors import UsageError, check_at_least, check_rates
+from dapt.errors import UsageError, check_at_least, check_rates, listed
 from dapt.models.ptv3 import Ptv3
 from dapt.tasks.metrics import PartScores, PointScores, Scores
 from dapt.tasks.scene_heads import DecoderSceneHead, LinearSceneHead, lovasz_loss
@@ -149,7 +149,14 @@ class SemanticSegmentation(Task):
         if self.head not in ("auto", "linear", "decoder"):
             raise UsageError(f"head must be auto, linear or decoder, got {self.head!r}")
         set_names(self, "class_names", "classes", self.num_classes)
-        set_names(self, "class_weights", "classes", self.num_classes)
+        if self.class_weights is not None:
+            weights = tuple(self.class_weights)
+            object.__setattr__(self, "class_weights", weights)
+            if len(weights) != self.num_classes or not all(weight >= 0 for weight in weights):
+                raise UsageError(
+                    f"class_weights must be {self.num_classes} numbers of at least 0, "
+                    f"got {listed(weights)}"
+                )
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from dapt.errors import shown
+
 ASSETS = files("dapt.view") / "page"
 VIEWER = ("three.min.js", "dom.js", "clouds.js", "colors.js", "stage.js", "viewer.js")
 
@@ -80,17 +82,12 @@ def _json(content: dict) -> str:
 def _visible(content):
     """The same with every text visible."""
     if isinstance(content, str):
-        return visible(content)
+        return shown(content)
     if isinstance(content, Mapping):
         return {key: _visible(value) for key, value in content.items()}
     return [_visible(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def visible(words: str) -> str:
-    """Characters that steer a terminal or turn the direction of writing, as their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-
-
 def text(words: object) -> str:
     """Anything as text of a page, in an element or in an attribute."""
-    return html.escape(visible(str(words)))
+    return html.escape(shown(words))

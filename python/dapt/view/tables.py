@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dapt.view.page import text, visible
+from dapt.errors import shown
+from dapt.view.page import text
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _bar(share: float) -> str:
 
 
 def _for_markdown(words: str) -> str:
-    escaped = visible(words).replace("\\", "\\\\")
+    escaped = shown(words).replace("\\", "\\\\")
     for mark in "|*_`[]<>":
         escaped = escaped.replace(mark, f"\\{mark}")
     return escaped
@@ -204,7 +205,7 @@ _LATEX = {
 
 
 def _for_latex(words: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in visible(words))
+    return "".join(_LATEX.get(letter, letter) for letter in shown(words))
 
 
 def _label(name: str) -> str:
