@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dapt_ext import build_info
+from support.awkward import KINDS
 
 pytest_plugins = ["support.browser", "support.fixtures"]
 
@@ -48,52 +49,6 @@ def scans() -> dict[str, torch.Tensor]:
         pytest.skip("the real scans are not at hand")
     with np.load(SCANS) as file:
         return {name: torch.from_numpy(file[name])[None] for name in file.files}
-
-
-def _random(B, N, rng):
-    return torch.randn(B, N, 3, generator=rng)
-
-
-def _lattice(B, N, rng):
-    """Whole numbers, shuffled: nearly every distance is a tie."""
-    side = int(np.ceil(N ** (1 / 3)))
-    grid = torch.cartesian_prod(*[torch.arange(side)] * 3)[:N].float()
-    return torch.stack([grid[torch.randperm(len(grid), generator=rng)] for _ in range(B)])
-
-
-def _repeated(B, N, rng):
-    """Every point about four times."""
-    few = torch.randn(B, max(1, N // 4), 3, generator=rng)
-    return few[:, torch.randint(few.shape[1], (N,), generator=rng)]
-
-
-def _one_point(B, N, rng):
-    return torch.randn(B, 1, 3, generator=rng).repeat(1, N, 1)
-
-
-def _collinear(B, N, rng):
-    return torch.rand(B, N, 1, generator=rng) * torch.tensor([1.0, -2.0, 0.5])
-
-
-def _huge(B, N, rng):
-    """Squares overflow."""
-    return _random(B, N, rng) * 1e30
-
-
-def _tiny(B, N, rng):
-    """Squares underflow to zero."""
-    return _random(B, N, rng) * 1e-30
-
-
-def _denormal(B, N, rng):
-    """Squares are denormal numbers."""
-    return _random(B, N, rng) * 1e-21
-
-
-KINDS = {
-    kind.__name__[1:]: kind
-    for kind in (_random, _lattice, _repeated, _one_point, _collinear, _huge, _tiny, _denormal)
-}
 
 
 @pytest.fixture(params=KINDS)
