@@ -287,3 +287,13 @@ def test_several_processes_print_once(run, tmp_path):
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder:") == 1 and done.stderr.count("machine: cpu x 2") == 1
+
+
+def test_several_processes_refuse_once(run, tmp_path):
+    run("x", epochs=1)
+    words = ["train", "--config", str(tmp_path / "x.yaml"), "--out", str(tmp_path / "both")]
+    words += ["--data.train", str(tmp_path / "none.npz"), "--accelerator", "cpu", "--devices", "3"]
+    command = [sys.executable, "-m", "dapt", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("dapt train: cannot read") == 1
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 
 from dapt.cli.completion import is_asked, words_so_far
 from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine, shown
@@ -27,6 +28,7 @@ COMMANDS = {
 }
 
 LONGEST = 1000  # characters of a sentence
+AFTER_FIRST = 3.0  # seconds: what all processes meet, the first one says, and all end with it
 RESUMED = ("train", "pretrain")
 
 USAGE = f"""\
@@ -59,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Shown("%(message)s"))
-    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that train together
-    logging.getLogger("dapt").setLevel(logging.INFO if is_first else logging.ERROR)
+    logging.getLogger("dapt").setLevel(logging.INFO if _is_first() else logging.ERROR)
     end_with_parent()
     try:
         look_up("command", command, COMMANDS)
@@ -104,7 +105,14 @@ def _own_words(error: DaptError) -> str:
     return text.rpartition(f"{type(error).__name__}: ")[2] if text.startswith("Caught ") else text
 
 
+def _is_first() -> bool:
+    """Whether this process speaks for those that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+
+
 def _say(command: str, sentence: str, code: int) -> int:
+    if not _is_first():
+        time.sleep(AFTER_FIRST)
     sentence = " ".join(sentence.split())
     if len(sentence) > LONGEST:
         sentence = f"{sentence[: LONGEST * 2 // 3]} ... {sentence[-LONGEST // 3 :]}"
