@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dapt
+from dapt.adapters.mixture import named
 from dapt.errors import UsageError
 from support.methods import FAMILY, randomize
 
@@ -211,3 +212,10 @@ def test_a_deleted_adapter_leaves_nothing_behind(small_backbone):
     model.delete_adapter("a")
     gc.collect()
     assert gone() is None
+
+
+def test_names_of_many_adapters_are_cut():
+    table = {f"adapter-{number}": None for number in range(1000)}
+    with pytest.raises(UsageError, match="adapter-19 and 980 more") as error:
+        named(table, "mine")
+    assert len(str(error.value)) < 400

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_t
 from torch import Tensor, nn
 
 from dapt.adapters.plan import Plan, set_mode
-from dapt.errors import UsageError
+from dapt.errors import UsageError, listed
 from dapt.methods.dapt import Dapt
 
 
@@ -191,7 +191,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         points = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         if len(names) != len(points) or not set(names) <= self.plans.keys():
             raise ValueError(
-                f"adapter_names must name one of {', '.join(self.plans)} for each of the "
+                f"adapter_names must name one of {listed(self.plans)} for each of the "
                 f"{len(points)} clouds, got {list(names)} (without an adapter there are no "
                 "prompts, so __base__ is not for a batch)"
             )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dapt.adapters.attachment import Attachment
-from dapt.errors import UsageError
+from dapt.errors import UsageError, listed
 from dapt.methods.method import METHODS, Method, is_packed
 from dapt.methods.side_by_side import SideBySide
 from dapt.models import Features
@@ -149,6 +149,5 @@ def chosen(
 def named(table: Mapping[str, Attachment], name: str) -> Attachment:
     """The adapter of that name, which has to be there."""
     if name not in table:
-        carried = ", ".join(table)
-        raise UsageError(f"the model carries no adapter named '{name}'; it carries {carried}")
+        raise UsageError(f"the model carries no adapter named '{name}'; it carries {listed(table)}")
     return table[name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dapt.cli.parsing import Parser, a_path, add_votes, length
-from dapt.errors import DataError, UsageError, shown
+from dapt.errors import DataError, UsageError, listed, shown
 
 log = logging.getLogger("dapt")
 
@@ -120,7 +120,7 @@ def _label_points(model, trained, args: Namespace) -> int:
     def work(clouds: Iterable) -> None:
         for scan in label_points(model, clouds, trained, *how):
             written = labeling.write(scan, args.out or args.run / "predictions")
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in scan.shares().items())
+            shares = listed(f"{name} {share:.1%}" for name, share in scan.shares().items())
             print(shown(f"{scan.name}: {len(scan.points):,} points: {shares}"))
             print(shown(f"  {' '.join(map(str, written))}"))
 
