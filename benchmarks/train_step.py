@@ -104,7 +104,7 @@ def published_arithmetic() -> Iterator[None]:
         mock.patch.object(dapt_ext, "scale_shift_linear", naive_linear),
         mock.patch.object(dapt_ext, "scale_shift_norm", naive_norm),
         mock.patch.object(PatchEncoder, "forward", naive_patch_encoder),
-        mock.patch.object(dapt.models.transformer, "of_kept", naive_of_kept),
+        mock.patch.object(dapt.models.blocks, "of_kept", naive_of_kept),
         mock.patch.object(dapt.methods.dapt, "of_kept", naive_of_kept),
         mock.patch.object(dapt_ext, "attention", naive_attention),
     ):

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 import dapt
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models import BACKBONES, MaskedAutoencoder, count_parameters, transformer
-from dapt.models.transformer import Features, add_branch, drop_path_factor, of_kept
+from dapt.models import BACKBONES, MaskedAutoencoder, blocks, count_parameters
+from dapt.models.blocks import add_branch, drop_path_factor, of_kept
+from dapt.models.transformer import Features
 from dapt.tasks.heads import ClassificationHead, Pool
 from dapt_ext.compat.knn_cuda import KNN
 from dapt_ext.compat.pointnet2_ops import pointnet2_utils
@@ -240,7 +241,7 @@ def test_drop_path_grows_with_depth(small_backbone, monkeypatch):
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
     drop_all = torch.zeros(2)
-    monkeypatch.setattr(transformer, "drop_path_factor", lambda *args: drop_all)
+    monkeypatch.setattr(blocks, "drop_path_factor", lambda *args: drop_all)
     x, positions = torch.randn(2, 2, 12, 48)
     assert torch.equal(backbone.blocks[0](x, positions), x + positions)
 

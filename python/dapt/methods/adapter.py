@@ -9,7 +9,7 @@ from dapt.errors import UsageError
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
-from dapt.models.transformer import Block
+from dapt.models.blocks import Block
 
 
 @register("adapter")

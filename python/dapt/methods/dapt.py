@@ -13,7 +13,7 @@ from dapt.errors import UsageError
 from dapt.methods.method import Method, is_packed, register
 from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements, own_class_token
 from dapt.methods.scale_shift import ScaleShift, put_scale_shift
-from dapt.models.transformer import (
+from dapt.models.blocks import (
     Block,
     drop_path_factor,
     drop_path_rates,

@@ -13,7 +13,7 @@ from dapt.methods.on_top import OnTop
 from dapt.methods.replacements import Replacements
 from dapt.methods.reversible import ReversibleStack
 from dapt.methods.scale_shift import ScaleShift, ScaleShiftLinear
-from dapt.models.transformer import Mlp
+from dapt.models.blocks import Mlp
 
 THRESHOLDS = (0.0, 1e-3, 1e-2)  # an activation counts as active where its size is above
 # A sparse product is the faster one below this share of active units, of so many units at least.

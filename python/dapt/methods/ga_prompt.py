@@ -14,13 +14,9 @@ from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, own_class_token, place_of
+from dapt.models.blocks import After, BlockStack, drop_path_factor
 from dapt.models.tokenizer import NearOrigin, near_origin_of
-from dapt.models.transformer import (
-    After,
-    BlockStack,
-    Features,
-    drop_path_factor,
-)
+from dapt.models.transformer import Features
 
 SHAPE_SHARE = 0.5  # of the shape's feature in prompts and adapters
 ADAPTER_SCALE = 0.7

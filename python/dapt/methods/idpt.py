@@ -11,7 +11,7 @@ import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.transformer import After, BlockStack, widen_mask
+from dapt.models.blocks import After, BlockStack, widen_mask
 
 SLOPE = 0.2  # of the activations below zero
 

@@ -12,7 +12,7 @@ import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.transformer import After, BlockStack, drop_path_factor
+from dapt.models.blocks import After, BlockStack, drop_path_factor
 
 CELLS = 100  # to one unit of length, along each axis, for the order on a curve
 BITS = 16  # of a cell's number

@@ -22,13 +22,9 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
+from dapt.models.blocks import After, Attention, BlockStack
 from dapt.models.tokenizer import as_weights
-from dapt.models.transformer import (
-    After,
-    Attention,
-    BlockStack,
-    Features,
-)
+from dapt.models.transformer import Features
 
 SECOND_SCALE = 0.25  # weight of its entropy to the first one's
 

@@ -18,17 +18,17 @@ from dapt.errors import UsageError
 from dapt.methods.bottleneck import Bottleneck
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.tokenizer import NearOrigin, near_origin_of
-from dapt.models.transformer import (
+from dapt.models.blocks import (
     After,
     Block,
     BlockStack,
-    Features,
     add_branch,
     drop_path_factor,
     of_kept,
     widen_mask,
 )
+from dapt.models.tokenizer import NearOrigin, near_origin_of
+from dapt.models.transformer import Features
 from dapt.models.views import sharing_copy
 
 FEED_FORWARD_SCALE = 0.7

@@ -19,12 +19,9 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
+from dapt.models.blocks import After, BlockStack
 from dapt.models.tokenizer import as_weights
-from dapt.models.transformer import (
-    After,
-    BlockStack,
-    Features,
-)
+from dapt.models.transformer import Features
 
 
 @register("ppt")

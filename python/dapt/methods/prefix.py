@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, place_of
-from dapt.models.transformer import (
-    After,
-    Attention,
-    Block,
-    BlockStack,
-    widen_mask,
-)
+from dapt.models.blocks import After, Attention, Block, BlockStack, widen_mask
 
 
 @register("prefix")

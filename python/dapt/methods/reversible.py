@@ -31,8 +31,8 @@ from dapt.methods.streams import (
     off_grid,
     on_grid,
 )
+from dapt.models.blocks import Block, BlockStack
 from dapt.models.tokenizer import as_weights
-from dapt.models.transformer import Block, BlockStack
 
 WINDOW = 12
 DIVISORS = {1: (10, 1), 2: (1, 10), 3: (10, 10)}  # 1/λ and 1/β by variant

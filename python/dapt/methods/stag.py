@@ -18,7 +18,7 @@ from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, place_of
-from dapt.models.transformer import After, BlockStack
+from dapt.models.blocks import After, BlockStack
 
 
 @register("stag")

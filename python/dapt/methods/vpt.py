@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
-from dapt.models.transformer import Block, widen_mask
+from dapt.models.blocks import Block, widen_mask
 
 
 @register("vpt")

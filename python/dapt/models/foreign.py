@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
+from dapt.models.blocks import Block, BlockStack
 from dapt.models.tokenizer import PatchEncoder, Tokenizer
-from dapt.models.transformer import Block, BlockStack, PointTransformer
+from dapt.models.transformer import PointTransformer
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_choice, check_sizes
+from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
 from dapt.models.compression import Storage
 from dapt.models.tokenizer import (
     NearOrigin,
@@ -17,13 +18,7 @@ from dapt.models.tokenizer import (
     as_weights,
     position_embedding,
 )
-from dapt.models.transformer import (
-    Block,
-    BlockStack,
-    Features,
-    drop_path_rates,
-    init_weights,
-)
+from dapt.models.transformer import Features
 
 
 @dataclass(frozen=True)

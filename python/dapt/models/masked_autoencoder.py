@@ -5,14 +5,9 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
+from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
 from dapt.models.tokenizer import as_weights, position_embedding
-from dapt.models.transformer import (
-    Block,
-    BlockStack,
-    PointTransformer,
-    drop_path_rates,
-    init_weights,
-)
+from dapt.models.transformer import PointTransformer
 
 
 class Decoder(nn.Module):

@@ -9,13 +9,8 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models.transformer import (
-    PointTransformer,
-    PointTransformerConfig,
-    add_branch,
-    drop_path_factor,
-    drop_path_rates,
-)
+from dapt.models.blocks import add_branch, drop_path_factor, drop_path_rates
+from dapt.models.transformer import PointTransformer, PointTransformerConfig
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dapt.models.blocks import Attention, Block, add_branch, of_kept
 from dapt.models.tokenizer import WalkPositions, WalkTokenizer
-from dapt.models.transformer import (
-    Attention,
-    Block,
-    PointTransformer,
-    PointTransformerConfig,
-    add_branch,
-    in_front,
-    of_kept,
-)
+from dapt.models.transformer import PointTransformer, PointTransformerConfig, in_front
 
 LARGE_ENCODER = (256, 512, 1024, 2048)
 

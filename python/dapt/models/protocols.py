@@ -11,7 +11,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.models.transformer import BlockStack, Features
+from dapt.models.blocks import BlockStack
+from dapt.models.transformer import Features
 
 
 class Tokenizer(Protocol):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_sizes
+from dapt.models.blocks import drop_path_rates, init_weights
 from dapt.models.compression import Storage
 from dapt.models.ptv3_geometry import Cells, Geometry
 from dapt.models.ptv3_layers import Pooling, SceneStack, scene_stack
-from dapt.models.transformer import drop_path_rates, init_weights
 
 CHANNELS = 9  # of a point: its place, its color in 0 to 1, its normal
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.models.blocks import Mlp, add_branch, drop_path_factor
 from dapt.models.ptv3_geometry import Geometry, Patches
-from dapt.models.transformer import Mlp, add_branch, drop_path_factor
 
 
 class PatchAttention(nn.Module):

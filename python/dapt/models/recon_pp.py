@@ -16,6 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
+from dapt.models.blocks import (
+    Attention,
+    Block,
+    Mlp,
+    add_branch,
+    drop_path_factor,
+    drop_path_rates,
+    init_weights,
+)
 from dapt.models.tokenizer import (
     ColorTokenizer,
     PatchEncoder,
@@ -26,18 +35,11 @@ from dapt.models.tokenizer import (
     position_embedding,
 )
 from dapt.models.transformer import (
-    Attention,
-    Block,
     Features,
-    Mlp,
     PointTransformer,
     TransformerSize,
-    add_branch,
     class_token,
-    drop_path_factor,
-    drop_path_rates,
     in_front,
-    init_weights,
 )
 from dapt.models.weight_files import State
 

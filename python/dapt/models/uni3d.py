@@ -12,14 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
+from dapt.models.blocks import Attention, Block, Mlp
 from dapt.models.tokenizer import ColorTokenizer, PatchEncoder, position_embedding
-from dapt.models.transformer import (
-    Attention,
-    Block,
-    Mlp,
-    PointTransformer,
-    TransformerSize,
-)
+from dapt.models.transformer import PointTransformer, TransformerSize
 
 EPS = 1e-6  # of all norms
 

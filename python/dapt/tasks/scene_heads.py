@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
+from dapt.models.blocks import drop_path_rates, init_weights
 from dapt.models.ptv3 import Ptv3Config, SceneFeatures
 from dapt.models.ptv3_layers import Unpooling, scene_stack
-from dapt.models.transformer import drop_path_rates, init_weights
 
 DECODER_WIDTH = 64  # of the finest scale, at most
 

@@ -20,7 +20,7 @@ from dapt.inference.rooms import label_room, probabilities
 from dapt.inference.score import log_probabilities
 from dapt.methods.dapt import DynamicAdapter
 from dapt.models import Features
-from dapt.models.transformer import Attention
+from dapt.models.blocks import Attention
 
 
 class Watch:
