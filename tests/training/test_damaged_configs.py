@@ -10,6 +10,7 @@ from dapt import cli
 from dapt.cli import main
 from dapt.errors import UsageError, shown
 from dapt.runs.folder import RunFolder
+from dapt.runs.paths import found
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(20)
@@ -70,3 +71,9 @@ def test_names_do_not_reach_the_terminal_raw(capsys, caplog):
         )
         == "a \\x1b[2J\\nb"
     )
+
+
+def test_a_path_that_no_disk_can_hold_is_looked_for_like_others(tmp_path):
+    long = "x" * 300
+    tree = found({"data": {"train": long}, "out": "y"}, tmp_path)
+    assert tree["data"]["train"].endswith(long)

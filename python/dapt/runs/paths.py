@@ -34,9 +34,9 @@ def found(tree: Tree, folder: Path) -> Tree:
     tree["out"] = os.path.abspath(folder)
     for part, key in _paths(tree):
         path = Path(part[key])
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, false for a name that no disk can hold
             places = _places(path, home, Path(tree["out"]))
-            other = next((place for place in places if place.exists()), None)
+            other = next(filter(os.path.exists, places), None)
             if other is not None:
                 _say(path, other)
                 part[key] = str(other)
