@@ -103,7 +103,8 @@ def test_recipes_of_scenes():
         settings = parse("dapt train", [*words, "--method", method])
         assert settings.backbone.name == "ptv3_sonata_small" and settings.backbone.get("center")
         assert settings.task.get("head") == head and settings.data.get("channels") == "normal"
-        assert settings.training.learning_rate == (2e-4 if method == "full" else 2e-3)
+        assert settings.training.learning_rate == 2e-3
+        assert settings.training.rates == ({"scales": 0.1} if method == "full" else {})
     lora = settings.method.get("settings")
     assert (lora["r"], lora["lora_alpha"], lora["target_modules"]) == (8, 16, ["qkv"])
     decoder = parse("dapt train", [*words, "--task.head", "decoder"])

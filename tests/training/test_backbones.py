@@ -39,9 +39,17 @@ def small(name):
     return {"name": name, **plain, **fields}
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name):
-    fields = {"backbone": small(name), "epochs": 2, "batch_size": 14, "checkpoint_seconds": 0.0}
+FULL = {"method": "full", "rates": {"scales": 0.1}, "schedule": "one_cycle"}
+
+
+@pytest.mark.parametrize(("name", "fields"), [*((n, {}) for n in SMALL), ("ptv3_tiny", FULL)])
+def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name, fields):
+    fields = fields | {
+        "backbone": small(name),
+        "epochs": 2,
+        "batch_size": 14,
+        "checkpoint_seconds": 0.0,
+    }
     whole, code = run("whole", **fields)
     assert code == 0 and np.isfinite(lines(whole)[-1]["train_loss"])
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -27,6 +27,11 @@ class TrainOptions:
         learning_rate: At the top of the schedule.
         min_learning_rate: At the start of the warm-up and at the end of the cosine.
         warmup_epochs: Epochs in which the learning rate rises.
+        schedule: cosine, which rises along a line and falls along a cosine; or one_cycle, which
+            rises along a cosine, too, from a tenth, while AdamW's first beta goes from 0.95 to
+            0.85 and back.
+        rates: Factors of the learning rate for weights whose name contains a word, the first that
+            fits: {scales: 0.1} for the blocks of PTv3's fine-tuning, say.
         weight_decay: For matrices; none for biases, other 1-D parameters and tokens.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points of each cloud that the network sees; all by default.
@@ -60,6 +65,8 @@ class TrainOptions:
     learning_rate: float = 5e-4
     min_learning_rate: float = 1e-6
     warmup_epochs: float = 10
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
     weight_decay: float = 0.05
     clip_norm: float = 10.0
     num_points: int | None = None
@@ -101,6 +108,11 @@ class TrainOptions:
                 f"min_learning_rate must be at most the learning_rate of {self.learning_rate}, "
                 f"got {self.min_learning_rate}"
             )
+        for word, rate in self.rates.items():
+            if not 0 <= rate < math.inf:
+                raise UsageError(
+                    f"rates: that of {word!r} must be 0 or more and finite, got {rate}"
+                )
         if self.seed > LARGEST_SEED:
             raise UsageError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
         check_rates(self, "ema", "validation")

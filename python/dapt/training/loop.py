@@ -27,7 +27,7 @@ from dapt.runs.processes import any_process, choose_precision, launch, synchroni
 from dapt.runs.settings import Settings
 from dapt.training.folds import is_of_folds, train_folds
 from dapt.training.jobs import Adaptation, Job, Pretraining
-from dapt.training.optimization import RunningMean, adamw, learning_rate
+from dapt.training.optimization import RunningMean, adamw, learning_rate, set_schedule
 from dapt.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -220,8 +220,7 @@ class Trainer:
             return
         if options.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, options.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step / len(self.sampler), options)
+        set_schedule(self.optimizer, step / len(self.sampler), options)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.mean:
@@ -244,7 +243,8 @@ class Trainer:
         if (epoch + 1) % self.options.evaluate_every == 0 or epoch + 1 == self.options.epochs:
             line |= self.job.evaluate(epoch, self.fabric)
         line |= self.job.probe(epoch, self.fabric)
-        line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        last = ((epoch + 1) * len(self.sampler) - 1) / len(self.sampler)
+        line["learning_rate"] = learning_rate(last, self.options)
         line["seconds"] = round(seconds, 3)
         line["points_per_second"] = round(steps * self._sees() / max(seconds, 1e-9))
         if self._is_better(line):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dapt.errors import UsageError, listed
 from dapt.runs.options import TrainOptions
 
 
@@ -16,24 +17,53 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 
 
 def adamw(named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices alone."""
+    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so."""
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
+        members.setdefault((decays(name, weight), _rate(name, options)), []).append(weight)
+    for word in options.rates:
+        if not any(word in name for name, _ in named):
+            there = listed(sorted({name.rpartition(".")[0] for name, _ in named}), most=8)
+            raise UsageError(f"rates: no name of what trains contains {word!r}; there is {there}")
     groups = [
-        {"params": [w for n, w in named if decays(n, w)], "weight_decay": options.weight_decay},
-        {"params": [w for n, w in named if not decays(n, w)], "weight_decay": 0.0},
+        {"params": weights, "weight_decay": options.weight_decay if decay else 0.0, "rate": rate}
+        for (decay, rate), weights in members.items()
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=options.learning_rate, fused=True
-    )
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def _rate(name: str, options: TrainOptions) -> float:
+    return next((rate for word, rate in options.rates.items() if word in name), 1.0)
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainOptions) -> None:
+    """Set what an optimizer steps by at a time in epochs."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(epoch, options) * group.get("rate", 1.0)
+        if options.schedule == "one_cycle":
+            group["betas"] = (0.95 - 0.1 * _height(epoch, options), group["betas"][1])
 
 
 def learning_rate(epoch: float, options: TrainOptions) -> float:
-    """At a time in epochs: up along a line, then down along a cosine."""
+    """At a time in epochs: up, then down along a cosine."""
     low, high = options.min_learning_rate, options.learning_rate
-    warmup = min(options.warmup_epochs, options.epochs / 2)  # a short run warms up, too
+    if options.schedule == "one_cycle" and epoch < _warmup(options):
+        low = high / 10
+    return low + (high - low) * _height(epoch, options)
+
+
+def _warmup(options: TrainOptions) -> float:
+    return min(options.warmup_epochs, options.epochs / 2)  # a short run warms up, too
+
+
+def _height(epoch: float, options: TrainOptions) -> float:
+    """How far up the schedule is, 0 to 1."""
+    warmup = _warmup(options)
     if epoch < warmup:
-        return low + (high - low) * epoch / warmup
+        progress = epoch / warmup
+        return progress if options.schedule == "cosine" else (1 - math.cos(math.pi * progress)) / 2
     progress = (epoch - warmup) / (options.epochs - warmup)
-    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
 class RunningMean:
