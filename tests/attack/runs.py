@@ -48,7 +48,8 @@ class RunsAttack:
         config = TINY | {"epochs": epochs, "checkpoint_seconds": 0.0}
         (folder / "run.yaml").write_text(yaml.safe_dump(config))
         self.whole = folder / "whole"
-        assert self._train(self.whole) == 0
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert self._train(self.whole) == 0
         self.calls = self._count_calls()
         self.half = folder / "half"  # stopped in its second epoch
         self._in_child(lambda: self._die_at(self.half, self.calls * 2 // 3))
