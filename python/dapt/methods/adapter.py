@@ -52,7 +52,12 @@ class Adapter(Method):
 
 
 class AdapterBlock(nn.Module):
-    """A frozen block with an adapter beside its MLP."""
+    """A frozen block with an adapter beside its MLP.
+
+    Args:
+        frozen: the backbone's block.
+        adapter: beside its MLP.
+    """
 
     def __init__(self, frozen: Block, adapter: Bottleneck):
         super().__init__()

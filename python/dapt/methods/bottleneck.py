@@ -11,6 +11,14 @@ class Bottleneck(nn.Module):
     """scale * up(dropout(activation(down(x)))), where x may be normalized first.
 
     The up-projection starts at zero, so that a fresh bottleneck changes nothing.
+
+    Args:
+        dim: C, of x and of the output.
+        rank: hidden units.
+        scale: of the output.
+        dropout: rate, on the hidden units.
+        activation: "gelu", "relu" or "quickgelu".
+        normalize: whether a LayerNorm comes first.
     """
 
     def __init__(

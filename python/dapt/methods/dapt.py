@@ -106,7 +106,14 @@ class Dapt(Method):
 
 
 class DynamicAdapter(nn.Module):
-    """A bottleneck beside the frozen MLP, scaled token by token."""
+    """A bottleneck beside the frozen MLP, scaled token by token.
+
+    Args:
+        dim: C, the width of the tokens.
+        rank: hidden units.
+        dropout: rate, on the hidden units.
+        memory: as in `Dapt`: "low" computes again in the backward pass instead of keeping.
+    """
 
     def __init__(self, dim: int, rank: int, dropout: float, memory: str):
         super().__init__()
@@ -148,11 +155,15 @@ class DynamicAdapter(nn.Module):
 
 
 class DaptBlock(nn.Module):
-    """A frozen block with the adapter in its second half and a prompt token more at its end.
+    """A frozen block with the adapter in its second half and one more prompt token at its end.
 
-    ``add_positions``: DAPT adds them once, before the first block, unless blocks make them
-    themselves. ``prompt_at``: the index at
-    which the prompt is inserted, None for no prompt.
+    Args:
+        frozen: the backbone's block; its layers already carry their scale and shift.
+        config: of the method.
+        drop_path: rate of this block.
+        add_positions: whether the block adds the positions: DAPT adds them once, before the first
+            block, unless blocks make them themselves.
+        prompt_at: where among the tokens the prompt is inserted; None for no prompt.
     """
 
     def __init__(

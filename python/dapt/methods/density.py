@@ -93,7 +93,13 @@ def _metered(backbone: nn.Module) -> list["MeteredActivation"]:
 
 
 class MeteredActivation(nn.Module):
-    """With gradients the loss of each pass is kept, without them the active units are counted."""
+    """An activation that meters its output: with gradients it keeps the loss of each pass, without
+    them it counts the active units.
+
+    Args:
+        activation: the backbone's own.
+        epsilon: `density_epsilon` of `Density`.
+    """
 
     def __init__(self, activation: nn.Module, epsilon: float):
         super().__init__()
@@ -154,7 +160,11 @@ def _precise(a: Tensor) -> Tensor:
 
 
 class SparseInput(nn.Module):
-    """A Linear that multiplies only the active units where few are, at inference on a CPU."""
+    """A Linear that multiplies only the active units where few are, at inference on a CPU.
+
+    Args:
+        dense: a frozen Linear.
+    """
 
     def __init__(self, dense: nn.Module):
         super().__init__()

@@ -116,7 +116,13 @@ class GaPrompt(Method):
 
 
 class Geometry(nn.Module):
-    """Points to shifted points and more of them, and the feature of their shape."""
+    """Points to shifted points and more of them, and the feature of their shape.
+
+    Args:
+        tokenizer: the backbone's, whose numbers of groups and neighbors count.
+        dim: C, the width of the shape feature.
+        config: of the method.
+    """
 
     def __init__(self, tokenizer: nn.Module, dim: int, config: GaPrompt):
         super().__init__()
@@ -143,7 +149,13 @@ class Geometry(nn.Module):
 
 
 class ShiftNetwork(nn.Module):
-    """PointNet++'s way down to two levels of centers and up again: a factor for each coordinate."""
+    """PointNet++'s way down to two levels of centers and up again: a factor for each coordinate.
+
+    Args:
+        tokenizer: the backbone's; the finer level has its groups.
+        coarse: groups of the coarser level.
+        config: of the method.
+    """
 
     def __init__(self, tokenizer: nn.Module, coarse: int, config: GaPrompt):
         super().__init__()
@@ -181,7 +193,11 @@ class ShiftNetwork(nn.Module):
 
 
 def embedded(points: Tensor) -> Tensor:
-    """[x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...]"""
+    """[x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...], side by side in the last dimension.
+
+    Args:
+        points: [..., 3].
+    """
     waves = [wave(2**k * points) for k in range(FREQUENCIES) for wave in (torch.sin, torch.cos)]
     return torch.cat([points, *waves], -1)
 
@@ -204,14 +220,27 @@ class Layers(nn.Module):
 
 
 class Neighborhoods(NamedTuple):
-    """Of coarse centers among the patches' centers; the same for all blocks."""
+    """Coarse centers among the patches' centers, and the patches around them; the same for all
+    blocks.
+
+    Args:
+        centers: [B, G, 3], of the patches.
+        groups: [B, M] coarse centers, [B, M, K] patches around each.
+    """
 
     centers: Tensor  # [B, G, 3]
     groups: dapt_ext.Groups
 
 
 class GaPromptStack(nn.Module):
-    """Frozen blocks, with prompts in the first of them and an adapter in each."""
+    """Frozen blocks, with prompts in the first of them and an adapter in each.
+
+    Args:
+        frozen: the backbone's blocks.
+        config: of the method.
+        neighbors: K, patches around a coarse center.
+        near_origin: how the backbone's tokenizer samples near the origin.
+    """
 
     def __init__(
         self, frozen: BlockStack, config: GaPrompt, neighbors: int, near_origin: NearOrigin
@@ -316,7 +345,13 @@ class GaPromptStack(nn.Module):
 
 
 class BlockAdapter(nn.Module):
-    """What one block has of its own: prompts, and the adapter."""
+    """What one block has of its own: prompts, and the adapter.
+
+    Args:
+        dim: C, the width of the tokens.
+        config: of the method.
+        has_prompts: whether this block has prompts of its own.
+    """
 
     def __init__(self, dim: int, config: GaPrompt, has_prompts: bool):
         super().__init__()
@@ -344,7 +379,11 @@ class BlockAdapter(nn.Module):
 
 
 class Unused(nn.Module):
-    """What the released blocks have and never use: a scale by token, and two numbers."""
+    """What the released blocks have and never use: a scale by token, and two numbers.
+
+    Args:
+        dim: C, the width of the tokens.
+    """
 
     def __init__(self, dim: int):
         super().__init__()

@@ -73,7 +73,13 @@ class Idpt(Method):
 
 
 class IdptStack(nn.Module):
-    """Frozen blocks; from one of them on a prompt stands before the patches."""
+    """Frozen blocks; from one of them on, a prompt stands in front of the patches.
+
+    Args:
+        frozen: the backbone's blocks.
+        config: of the method.
+        prompt_layer: the block before which the prompt is made.
+    """
 
     def __init__(self, frozen: BlockStack, config: Idpt, prompt_layer: int):
         super().__init__()
@@ -119,7 +125,13 @@ def _inserted(x: Tensor, row: Tensor, at: int) -> Tensor:
 
 
 class PromptNetwork(nn.Module):
-    """Tokens to one prompt, DGCNN's way: each graph joins tokens with alike features."""
+    """Tokens to one prompt, the way DGCNN does it: each graph joins tokens with similar features.
+
+    Args:
+        dim: C, the width of the tokens.
+        edge_convs: how many; with 0 the prompt is made of the tokens themselves.
+        neighbors: k, of each token in a graph.
+    """
 
     def __init__(self, dim: int, edge_convs: int, neighbors: int):
         super().__init__()
@@ -140,6 +152,10 @@ class EdgeConvolution(nn.Module):
     """max over neighbors k of leaky(norm(W [x_k - x_j, x_j])) for each token j.
 
     W's two halves are multiplied once a token, not once an edge.
+
+    Args:
+        dim: C, the width of the tokens.
+        neighbors: k, of each token.
     """
 
     def __init__(self, dim: int, neighbors: int):

@@ -143,7 +143,11 @@ METHODS: dict[str, type[Method]] = {}
 
 
 def is_packed(backbone: nn.Module) -> bool:
-    """Whether it keeps the tokens of all clouds in one row, among which none can be put."""
+    """Whether a backbone keeps the tokens of all clouds in one row, so that none can be inserted.
+
+    Args:
+        backbone: of `dapt.models` or of someone else.
+    """
     return getattr(backbone, "packed", False)
 
 

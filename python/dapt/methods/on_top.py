@@ -32,6 +32,11 @@ class OnTop(Method):
 
     @classmethod
     def on(cls, method: Method, **settings) -> Method:
-        """On top of a method with the settings that it has."""
+        """This method on top of another one, which keeps its settings.
+
+        Args:
+            method: the method below.
+            settings: of this one.
+        """
         fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
         return cls.over(method.name)(**fields, **settings)

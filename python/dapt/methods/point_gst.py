@@ -53,7 +53,15 @@ class PointGst(Method):
 
 
 class Basis(NamedTuple):
-    """Eigenvectors of the graphs of the centers, in columns; the same for all blocks of a stack."""
+    """Eigenvectors of the graphs of the centers, in columns; the same for all blocks of a stack.
+
+    Args:
+        whole: [B, 1, G, G], of the graph of all centers.
+        runs: [B, G / L, L, L], of the graphs of runs of L centers; the last run by itself if it is
+            shorter.
+        order: int64 [B, G], the centers along a curve.
+        rank: int64 [B, G], where on the curve a center is.
+    """
 
     whole: Tensor  # [B, 1, G, G]
     runs: tuple[Tensor, ...]  # [B, G / L, L, L], and the last run's where it is shorter
@@ -65,7 +73,15 @@ class Basis(NamedTuple):
 def basis_of(
     centers: Tensor, local: int, published: bool, transform: str, dtype: torch.dtype
 ) -> Basis:
-    """The basis of each run's graph, by the centers."""
+    """The basis of each run's graph.
+
+    Args:
+        centers: [B, G, 3].
+        local: L, centers in a run.
+        published: as in `PointGst`.
+        transform: "U" or "Ut", as in `PointGst`.
+        dtype: of the basis.
+    """
     order = curve_codes(centers).argsort(dim=1, stable=True)
     runs = cut(dapt_ext.gather(centers, order), local)
     [whole], runs = graph_bases([centers[:, None]], published), graph_bases(runs, published)
@@ -76,7 +92,12 @@ def basis_of(
 
 
 def cut(rows: Tensor, length: int) -> list[Tensor]:
-    """Rows [B, G, D] in runs [B, G / L, L, D], and the rest of them as one run more."""
+    """Rows [B, G, D] in runs [B, G / L, L, D], and the rest of them as one run more.
+
+    Args:
+        rows: [B, G, D].
+        length: L, rows in a run.
+    """
     length = min(length, rows.shape[1])
     at = rows.shape[1] // length * length
     runs = [rows[:, :at].unflatten(1, (-1, length)), rows[:, None, at:]]
@@ -115,7 +136,11 @@ def _basis(distance: Tensor, smallest: Tensor) -> Tensor:  # [B, R, L, L]
 
 
 def curve_codes(centers: Tensor) -> Tensor:
-    """Numbers along a z-order curve, int64 [B, G]; of the axes y has the most significant bit."""
+    """Positions on a z-order curve, int64 [B, G]; of the axes, y has the most significant bit.
+
+    Args:
+        centers: [B, G, 3].
+    """
     x, y, z = (CELLS * centers).trunc().long().unbind(-1)  # negative ones by two's complement
     code = torch.zeros_like(x)
     for bit in range(BITS):
@@ -125,7 +150,12 @@ def curve_codes(centers: Tensor) -> Tensor:
 
 
 class PointGstStack(nn.Module):
-    """Frozen blocks with an adapter beside each MLP."""
+    """Frozen blocks with an adapter beside each MLP.
+
+    Args:
+        frozen: the backbone's blocks.
+        config: of the method.
+    """
 
     def __init__(self, frozen: BlockStack, config: PointGst):
         super().__init__()
@@ -161,7 +191,12 @@ class PointGstStack(nn.Module):
 
 
 class SpectralAdapter(nn.Module):
-    """A bottleneck whose hidden units are mixed over the whole graph and over its runs."""
+    """A bottleneck whose hidden units are mixed over the whole graph and over its runs.
+
+    Args:
+        dim: C, the width of the tokens.
+        rank: hidden units.
+    """
 
     def __init__(self, dim: int, rank: int):
         super().__init__()

@@ -126,7 +126,13 @@ class PointLora(Method):
 
 
 class LowRankLinear(nn.Module):
-    """A frozen layer, its low-rank update, and a share of a bottleneck that others have, too."""
+    """A frozen layer, its low-rank update, and a share of a bottleneck common to several layers.
+
+    Args:
+        linear: the frozen layer.
+        rank: of the update.
+        scale: by which the update is multiplied.
+    """
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float):
         super().__init__()
@@ -162,7 +168,11 @@ def _copy_of(linear: nn.Linear) -> nn.Linear:
 
 
 class Choice(nn.Module):
-    """The probability of each token that it is chosen."""
+    """The probability that a token is chosen, for each token.
+
+    Args:
+        dim: C, the width of the tokens.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -174,7 +184,12 @@ class Choice(nn.Module):
 
 
 class PointLoraStack(nn.Module):
-    """Frozen blocks, the adapters that they share, and the choice of patches."""
+    """Frozen blocks, the adapters that they share, and the choice of patches.
+
+    Args:
+        frozen: the backbone's blocks, whose layers already have their low-rank updates.
+        config: of the method.
+    """
 
     def __init__(self, frozen: BlockStack, config: PointLora):
         super().__init__()
@@ -278,7 +293,13 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 class SharedBottleneck(nn.Module):
-    """up(GELU(down(x))), as wide as a layer's output."""
+    """up(GELU(down(x))), as wide as a layer's output.
+
+    Args:
+        dim: of the input.
+        hidden: units in between.
+        out_dim: of the output.
+    """
 
     def __init__(self, dim: int, hidden: int, out_dim: int):
         super().__init__()

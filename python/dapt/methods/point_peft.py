@@ -131,7 +131,13 @@ def _of_all_processes(rows: Tensor) -> Tensor:
 
 
 class Memory(nn.Module):
-    """What the pre-trained network made of the training clouds, and what it makes of others."""
+    """What the pre-trained network made of the training clouds, to compare other clouds with.
+
+    Args:
+        pretrained: the backbone as it was before the adapter.
+        prompts: P, rows of what it gives: a cloud's own feature, the mean of the nearest, the P - 2
+            nearest.
+    """
 
     def __init__(self, pretrained: nn.Module, prompts: int):
         super().__init__()
@@ -146,7 +152,11 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def feature(self, points: Tensor) -> Tensor:  # [B, N, 3] -> [B, C]
-        """The maximum over a cloud's patches, in the pre-trained network."""
+        """The maximum over a cloud's patches, in the pre-trained network.
+
+        Args:
+            points: [B, N, 3].
+        """
         return self.pretrained(points).patches.amax(1).to(self.bank.dtype)
 
     @torch.no_grad()
@@ -172,14 +182,27 @@ class Memory(nn.Module):
 
 
 class Geometry(NamedTuple):
-    """Where the tokens are, and their neighborhoods: the same for all blocks of a stack."""
+    """Where the tokens are, and their neighborhoods: the same for all blocks of a stack.
+
+    Args:
+        coordinates: [B, T, 3], of the tokens.
+        groups: [B, M] centers among the tokens, [B, M, K] tokens around each.
+    """
 
     coordinates: Tensor  # [B, T, 3]
     groups: dapt_ext.Groups  # [B, M] centers among the tokens, [B, M, K] tokens around each
 
 
 class PointPeftStack(nn.Module):
-    """Frozen blocks, their adapters, and what these share."""
+    """Frozen blocks, their adapters, and what these share.
+
+    Args:
+        frozen: the backbone's blocks.
+        config: of the method.
+        prompt_depth: blocks, from the first on, that have prompts.
+        prompt_at: where among the tokens they stand.
+        near_origin: how the backbone's tokenizer samples near the origin.
+    """
 
     def __init__(
         self,
@@ -290,7 +313,13 @@ class PointPeftStack(nn.Module):
 
 
 class SharedAdapter(nn.Module):
-    """One small attention within neighborhoods for all blocks, and where the prompts are."""
+    """One small attention within neighborhoods for all blocks, and the prompts' coordinates.
+
+    Args:
+        dim: C, the width of the tokens.
+        config: of the method.
+        with_prompts: whether there are prompts, which need coordinates.
+    """
 
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
         super().__init__()
@@ -315,7 +344,13 @@ class SharedAdapter(nn.Module):
 
 
 class BlockAdapter(nn.Module):
-    """What one block has of its own: what makes its prompts, and the adapters."""
+    """What one block has of its own: what makes its prompts, and the adapters.
+
+    Args:
+        dim: C, the width of the tokens.
+        config: of the method.
+        with_prompts: whether this block has prompts.
+    """
 
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
         super().__init__()
@@ -336,7 +371,11 @@ class BlockAdapter(nn.Module):
         self.after_geometry = bottleneck(config.rank)
 
     def prompts(self, prior: Tensor) -> Tensor:  # [B, P, C]
-        """The block's prompts for each cloud."""
+        """The block's prompts for each cloud.
+
+        Args:
+            prior: [B, P, C], what the memory gives for each cloud.
+        """
         learnt = self.prompt_tokens.expand(len(prior), -1, -1)
         return F.dropout(learnt, self.dropout, self.training) + self.from_prior(
             prior, residual=prior

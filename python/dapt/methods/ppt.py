@@ -88,7 +88,14 @@ class Ppt(Method):
 
 
 class PptStack(nn.Module):
-    """Frozen blocks that share three adapters: of patches, of prompts and of all tokens."""
+    """Frozen blocks that share three adapters: of patches, of prompts and of all tokens.
+
+    Args:
+        frozen: the backbone's blocks.
+        rank: hidden units of each adapter.
+        has_own_patches: whether prompts come from patches of their own, given at each call;
+            otherwise the backbone's patches serve.
+    """
 
     def __init__(self, frozen: BlockStack, rank: int, has_own_patches: bool):
         super().__init__()

@@ -59,7 +59,12 @@ class Prefix(Method):
 
 
 class PrefixBlock(nn.Module):
-    """A frozen block whose tokens attend to a prefix: keys and values [2, p, C]."""
+    """A frozen block whose tokens also attend to a prefix.
+
+    Args:
+        frozen: the backbone's block.
+        prefix: keys and values, [2, p, C]; None where each pass is given its own.
+    """
 
     def __init__(self, frozen: Block, prefix: Tensor | None = None):
         super().__init__()
@@ -81,7 +86,13 @@ class PrefixBlock(nn.Module):
         return x + positions
 
     def attend(self, x: Tensor, mask: Tensor | None = None, prefix: Tensor | None = None) -> Tensor:
-        """The first half, with the prefix among keys and values."""
+        """The first half, with the prefix among keys and values.
+
+        Args:
+            x: [B, T, C].
+            mask: which tokens see each other.
+            prefix: of this pass, [2, p, C] or one for each cloud, [B, 2, p, C].
+        """
         prefix, block = self.prefix if prefix is None else prefix, self.frozen
         return block.attend(
             x,
@@ -98,10 +109,16 @@ class PrefixBlock(nn.Module):
 def attend_with_prefix(
     attention: Attention, x: Tensor, prefix: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """What the attention gives where its keys and values begin with those of the prefix.
+    """The attention's output where the keys and values begin with those of the prefix.
 
-    The prefix goes along as p more tokens, whose own outputs are thrown away: so the attention
-    that runs is the one for tokens alone.
+    The prefix goes along as p more tokens whose own outputs are thrown away, so the attention that
+    runs is the one for tokens alone.
+
+    Args:
+        attention: the block's.
+        x: [B, T, C].
+        prefix: [2, p, C], or [B, 2, p, C].
+        mask: which tokens see each other; all see the prefix.
     """
     p = prefix.shape[-2]  # [2, p, C], or [B, 2, p, C] with one for each cloud
     queries = torch.zeros_like(prefix[..., :1, :, :])
@@ -113,7 +130,14 @@ def attend_with_prefix(
 
 
 class MadePrefix(nn.Module):
-    """The prefixes of all blocks of a stack, made by one small network."""
+    """The prefixes of all blocks of a stack, made by one small network.
+
+    Args:
+        prefixes: p, rows of each prefix.
+        hidden: units of the network.
+        dim: C, the width of the tokens.
+        depth: blocks, each with a prefix of its own.
+    """
 
     def __init__(self, prefixes: int, hidden: int, dim: int, depth: int):
         super().__init__()
@@ -130,7 +154,12 @@ class MadePrefix(nn.Module):
 
 
 class PrefixStack(nn.Module):
-    """Frozen blocks whose prefixes are made at each pass."""
+    """Frozen blocks whose prefixes are made at each pass.
+
+    Args:
+        frozen: the backbone's blocks.
+        prefix: what makes them.
+    """
 
     def __init__(self, frozen: BlockStack, prefix: MadePrefix):
         super().__init__()

@@ -23,43 +23,78 @@ class Replacements:
         self._done: list[_Replacement] = []
 
     def put(self, parent: nn.Module, name: str, substitute: nn.Module | Tensor) -> None:
-        """Put a module, parameter or buffer in the place of ``parent.name``."""
+        """Put a module, parameter or buffer in the place of ``parent.name``.
+
+        Args:
+            parent: a module of the backbone.
+            name: of its child, parameter or buffer.
+            substitute: what stands there from now on.
+        """
         original = getattr(parent, name)
         self._done.append(_Replacement(parent, name, original, substitute))
         setattr(parent, name, substitute)
 
     def add(self, parent: nn.Module, name: str, module: nn.Module) -> None:
-        """Give ``parent`` a module that it did not have."""
+        """Give ``parent`` a module that it did not have.
+
+        Args:
+            parent: a module of the backbone.
+            name: not taken yet.
+            module: the new child.
+        """
         if hasattr(parent, name):
             raise NameError(f"{type(parent).__name__} already has a '{name}'")
         self._done.append(_Replacement(parent, name, None, module))
         setattr(parent, name, module)
 
     def note(self, parent: nn.Module, name: str, original: nn.Module) -> None:
-        """Something that another library has put in place of the original already."""
+        """Record what another library has already put in the original's place.
+
+        Args:
+            parent: a module of the backbone.
+            name: of the child that was replaced.
+            original: what stood there before.
+        """
         self._done.append(_Replacement(parent, name, original, getattr(parent, name)))
 
     def own(self, parent: nn.Module, name: str) -> None:
-        """Put a copy of a parameter or buffer in its place, for the adapter to change."""
+        """Put a copy of a parameter or buffer in its place, for the adapter to change.
+
+        Args:
+            parent: a module of the backbone.
+            name: of its parameter or buffer.
+        """
         original = getattr(parent, name)
         copy = original.detach().clone()
         self.put(parent, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
 
     def own_parameters(self, network: nn.Module) -> None:
-        """Put copies of all its parameters in their places."""
+        """Put copies of all its parameters in their places.
+
+        Args:
+            network: a part of the backbone.
+        """
         for module in network.modules():
             for name, _ in list(module.named_parameters(recurse=False)):
                 self.own(module, name)
 
     def own_batch_norm_statistics(self, network: nn.Module) -> None:
-        """Put copies of the statistics of all its batch norms in their places."""
+        """Put copies of the statistics of all its batch norms in their places.
+
+        Args:
+            network: a part of the backbone.
+        """
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for name in BATCH_NORM_STATISTICS:
                     self.own(module, name)
 
     def undo(self, device: torch.device) -> None:
-        """Give back what was there before."""
+        """Give back what was there before.
+
+        Args:
+            device: to which the originals move, should the network have moved meanwhile.
+        """
         for step in reversed(self._done):
             if step.original is None:
                 delattr(step.parent, step.name)
@@ -67,13 +102,22 @@ class Replacements:
                 setattr(step.parent, step.name, _on(step.original, device))
 
     def redo(self, device: torch.device) -> None:
-        """Put everything in place again."""
+        """Put everything in place again.
+
+        Args:
+            device: to which the substitutes move, should the network have moved meanwhile.
+        """
         for step in self._done:
             setattr(step.parent, step.name, _on(step.substitute, device))
 
 
 def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
-    """(parent, name) of a module in a network."""
+    """(parent, name) of a module in a network.
+
+    Args:
+        network: where to look.
+        module: a child of the network or of a module in it.
+    """
     return next(
         (parent, name)
         for parent in network.modules()
@@ -83,14 +127,24 @@ def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
-    """Let the class token and its position train, where there are such."""
+    """Let the class token and its position train, where the backbone has them.
+
+    Args:
+        backbone: whose token it is.
+        replacements: where the copies are recorded.
+    """
     for name in ("cls_token", "cls_pos"):
         if getattr(backbone, name, None) is not None:
             replacements.own(backbone, name)
 
 
 def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
-    """Let the first half of the patch encoder and the network of the positions train."""
+    """Let the first half of the patch encoder and the position embedding train.
+
+    Args:
+        backbone: whose they are.
+        replacements: where the copies are recorded.
+    """
     replacements.own_parameters(backbone.tokenizer.encoder.first)
     replacements.own_parameters(backbone.pos_embed)
 

@@ -102,7 +102,14 @@ def _small(bottleneck: Bottleneck) -> Bottleneck:
 
 @dataclass
 class Trace:
-    """What a block leaves behind going forward, so that it can be gone through backward."""
+    """What a block leaves behind going forward, so that it can be gone through backward.
+
+    Args:
+        num_tokens: T of the block's input; an inner method's prompt comes on top.
+        before_f: the random state before the first function.
+        before_g: the random state before the second.
+        remainders: of the division of the first stream and of the second, uint8 [B, T, C].
+    """
 
     num_tokens: int
     before_f: Chance
@@ -111,7 +118,14 @@ class Trace:
 
 
 class ReversibleBlock(nn.Module):
-    """F and G of one block. An inner method's prompt enters both streams where it is made."""
+    """F and G of one block. The prompt of an inner method enters both streams where it is made.
+
+    Args:
+        block: frozen, or an inner method's.
+        beside: the adapter that trains.
+        variant: 1, 2 or 3, as in `Reversible`.
+        prompt_at: where among the tokens an inner method puts its prompt.
+    """
 
     def __init__(self, block: nn.Module, beside: Bottleneck, variant: int, prompt_at: int):
         super().__init__()
@@ -121,7 +135,12 @@ class ReversibleBlock(nn.Module):
         self.prompt_at = prompt_at
 
     def f(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What is added to the first stream, of the second."""
+        """What is added to the first stream.
+
+        Args:
+            x: [B, T, C], the second stream's tokens.
+            positions: [B, T, C].
+        """
         if self.variant == 1:
             return self.block(x, positions)
         if self.variant == 2:
@@ -129,7 +148,12 @@ class ReversibleBlock(nn.Module):
         return self.beside(x, residual=self.block.attend(self.block.place(x, positions)))
 
     def g(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What is added to the second stream, of the new first."""
+        """What is added to the second stream.
+
+        Args:
+            x: [B, T, C], the new first stream's tokens.
+            positions: [B, T, C].
+        """
         if self.variant == 1:
             return self.beside(x)
         if self.variant == 2:
@@ -139,7 +163,14 @@ class ReversibleBlock(nn.Module):
     def step(
         self, x: Streams, positions: Tensor, dtype: torch.dtype, again: Trace | None = None
     ) -> tuple[Streams, Trace]:
-        """y and its trace; that of an earlier run repeats what was left to chance."""
+        """The block's output streams, and the trace from which `step_back` recovers its input.
+
+        Args:
+            x: the input streams.
+            positions: [B, T, C].
+            dtype: in which the block computes.
+            again: the trace of an earlier run, to draw the same random numbers.
+        """
         by_one, by_two = DIVISORS[self.variant]
         num_tokens = x.one.shape[1]
         chances = (None, None) if again is None else (again.before_f, again.before_g)
@@ -163,7 +194,14 @@ class ReversibleBlock(nn.Module):
     def step_back(
         self, y: Streams, grad: Streams, positions: Tensor, trace: Trace
     ) -> tuple[Streams, Streams, Tensor, list[Tensor | None]]:
-        """x, and the gradients of x, of the positions and of the weights."""
+        """The input streams, and the gradients of the streams, of the positions and of the weights.
+
+        Args:
+            y: the output streams.
+            grad: their gradients.
+            positions: [B, T, C].
+            trace: of the step forward.
+        """
         by_one, by_two = DIVISORS[self.variant]
         num_tokens, (left_of_one, left_of_two) = trace.num_tokens, trace.remainders
         if self.variant != 3:
@@ -234,7 +272,11 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class ReversibleStack(nn.Module):
-    """Blocks in a row that keep what the last `WINDOW` of them need to be gone through backward."""
+    """Blocks in a row that keep what the last `WINDOW` of them need to be gone through backward.
+
+    Args:
+        blocks: in their order.
+    """
 
     def __init__(self, blocks: Sequence[ReversibleBlock]):
         super().__init__()
@@ -260,7 +302,13 @@ class ReversibleStack(nn.Module):
     def steps(
         self, x: Tensor, positions: Tensor, traces: Sequence["Trace | None"]
     ) -> Iterator[tuple[Streams, Trace]]:
-        """The streams after each block, and its trace; `traces` of an earlier run repeat it."""
+        """The streams after each block, and its trace.
+
+        Args:
+            x: [B, T, C], the tokens before the first block.
+            positions: [B, T, C].
+            traces: of an earlier run, one a block, to repeat it; None draws anew.
+        """
         streams = Streams(on_grid(x), on_grid(x))
         for block, trace in zip(self.blocks, traces, strict=False):
             streams, trace = block.step(streams, positions, x.dtype, trace)

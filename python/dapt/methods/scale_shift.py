@@ -8,7 +8,11 @@ from dapt.methods.replacements import Replacements
 
 
 class ScaleShift(nn.Module):
-    """scale * x + shift."""
+    """scale * x + shift, both learned per channel.
+
+    Args:
+        dim: C, channels of x.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -22,7 +26,11 @@ class ScaleShift(nn.Module):
 
 
 class ScaleShiftLinear(ScaleShift):
-    """A frozen Linear, scaled and shifted without a pass of its own."""
+    """A frozen Linear, scaled and shifted without a pass of its own.
+
+    Args:
+        frozen: the layer whose output is scaled and shifted.
+    """
 
     def __init__(self, frozen: nn.Linear):
         super().__init__(frozen.out_features)
@@ -45,7 +53,11 @@ class ScaleShiftLinear(ScaleShift):
 
 
 class ScaleShiftNorm(ScaleShift):
-    """A frozen LayerNorm, scaled and shifted without a pass of its own."""
+    """A frozen LayerNorm, scaled and shifted without a pass of its own.
+
+    Args:
+        frozen: the norm whose output is scaled and shifted.
+    """
 
     def __init__(self, frozen: nn.LayerNorm):
         super().__init__(*frozen.normalized_shape)
@@ -69,8 +81,15 @@ class ScaleShiftNorm(ScaleShift):
 
 
 def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) -> None:
-    """Let a learnt scale and shift follow each of the named layers of ``parent``; one that does
-    nothing passes on what is as wide as the parent's tokens."""
+    """Let a learned scale and shift follow each of the named layers.
+
+    A layer that does nothing (`nn.Identity`) counts as one as wide as the parent's tokens.
+
+    Args:
+        replacements: where the changes are recorded.
+        parent: a module of the backbone.
+        names: of its layers.
+    """
     for name in names:
         layer = getattr(parent, name)
         if isinstance(layer, nn.Identity):

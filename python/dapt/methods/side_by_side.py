@@ -107,7 +107,11 @@ class _Twin(nn.Module):
 
 
 class CloudScaleShift(_Twin):
-    """A scale and shift of each cloud's own."""
+    """A scale and shift of each cloud's own.
+
+    Args:
+        single: of one adapter.
+    """
 
     def __init__(self, single: ScaleShift):
         super().__init__()
@@ -122,7 +126,11 @@ class CloudScaleShift(_Twin):
 
 
 class CloudLinear(_Twin):
-    """A layer that is an adapter's own."""
+    """A layer that is an adapter's own.
+
+    Args:
+        single: of one adapter.
+    """
 
     def __init__(self, single: nn.Linear):
         super().__init__()
@@ -163,7 +171,11 @@ class CloudAdapter(_PerCloud):
 
 
 class CloudBottleneck(_PerCloud):
-    """A bottleneck of each cloud's own."""
+    """A bottleneck of each cloud's own.
+
+    Args:
+        single: of one adapter.
+    """
 
     def __init__(self, single: Bottleneck):
         super().__init__(single)

@@ -88,7 +88,11 @@ class Stag(Method):
 
 
 class LeftOut(nn.Module):
-    """A frozen layer that is not applied."""
+    """A frozen layer that is not applied.
+
+    Args:
+        frozen: the layer.
+    """
 
     def __init__(self, frozen: nn.Module):
         super().__init__()
@@ -99,7 +103,13 @@ class LeftOut(nn.Module):
 
 
 class StagStack(nn.Module):
-    """Frozen blocks, and the side network that reads the tokens of all and moves those of some."""
+    """Frozen blocks, and a side network that reads the tokens after every block and moves those of
+    some.
+
+    Args:
+        frozen: the backbone's blocks.
+        config: of the method.
+    """
 
     def __init__(self, frozen: BlockStack, config: Stag):
         super().__init__()
@@ -154,7 +164,16 @@ class StagStack(nn.Module):
 
 
 class SideNetwork(nn.Module):
-    """Projections into the state, and graph convolutions under their numbers in released files."""
+    """Projections into the state, and graph convolutions, keyed by the block numbers of released
+    files.
+
+    Args:
+        dim: C, the width of the tokens.
+        config: of the method.
+        num_downs: projections.
+        num_graphs: graph convolutions.
+        number_from: the key of the first graph convolution.
+    """
 
     def __init__(self, dim: int, config: Stag, num_downs: int, num_graphs: int, number_from: int):
         super().__init__()
@@ -168,7 +187,13 @@ class SideNetwork(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """The next state, and by how much it moves each patch's token."""
+    """The next state, and by how much it moves each patch's token.
+
+    Args:
+        dim: C, the width of the tokens.
+        rank: of the state.
+        zero_start: whether a fresh one moves no token.
+    """
 
     def __init__(self, dim: int, rank: int, zero_start: bool):
         super().__init__()

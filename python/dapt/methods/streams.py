@@ -16,7 +16,12 @@ GRID = 2.0**32  # steps to one; float64 counts up to 2**53 of them exactly, so v
 
 
 class Streams(NamedTuple):
-    """The two streams, whole numbers in float64, each [B, T, C]; or their gradients."""
+    """The two streams, or their gradients.
+
+    Args:
+        one: [B, T, C], whole numbers in float64: steps of the grid.
+        two: likewise.
+    """
 
     one: Tensor
     two: Tensor
@@ -26,22 +31,40 @@ class Streams(NamedTuple):
         return Streams(self.two, self.one)
 
     def mean(self, dtype: torch.dtype) -> Tensor:
-        """The tokens that the two streams stand for."""
+        """The tokens that the two streams stand for.
+
+        Args:
+            dtype: of the tokens, [B, T, C].
+        """
         return off_grid((self.one + self.two) / 2, dtype)
 
 
 def on_grid(values: Tensor) -> Tensor:
-    """As whole steps of the grid."""
+    """Numbers as whole steps of the grid, in float64.
+
+    Args:
+        values: of any shape and dtype.
+    """
     return (values.double() * GRID).round()
 
 
 def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers that steps stand for."""
+    """The numbers that steps stand for; the reverse of `on_grid`.
+
+    Args:
+        steps: whole numbers in float64.
+        dtype: of the result.
+    """
     return (steps / GRID).to(dtype)
 
 
 def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
-    """The quotient, and the remainder where there can be one."""
+    """The quotient, and the remainder (uint8), or None when dividing by one.
+
+    Args:
+        steps: whole numbers in float64.
+        by: a small positive whole number.
+    """
     if by == 1:
         return steps, None
     quotient = torch.floor(steps / by)
@@ -49,12 +72,22 @@ def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
 
 
 def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
-    """The reverse of `divided`."""
+    """The reverse of `divided`.
+
+    Args:
+        quotient: whole numbers in float64.
+        by: what was divided by.
+        remainder: of that division; None stands for zero.
+    """
     return quotient if remainder is None else quotient * by + remainder
 
 
 class Chance:
-    """The random state that a computation began with, to repeat it."""
+    """The random state that a computation began with, to repeat it.
+
+    Args:
+        device: where the computation runs; its random state is kept beside the CPU's.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -78,7 +111,14 @@ def by_chance(
     positions: Tensor,
     chance: Chance | None,
 ) -> tuple[Tensor, Chance]:
-    """The function's value, and the random state that it began with, which may be given."""
+    """The function's value, and the random state that it began with.
+
+    Args:
+        function: of ``x`` and ``positions``; it may draw random numbers.
+        x: [B, T, C].
+        positions: [B, T, C].
+        chance: the state of an earlier call, to repeat it; None draws anew.
+    """
     if chance is None:
         chance = Chance(x.device)
         return function(x, positions), chance

@@ -42,7 +42,14 @@ class Vpt(Method):
 
 
 class PromptedBlock(nn.Module):
-    """A frozen block that sees learnt tokens, with positions of their own, and drops them after."""
+    """A frozen block that sees learned tokens with positions of their own, and drops them
+    afterwards.
+
+    Args:
+        frozen: the backbone's block.
+        prompts: learned tokens.
+        prompt_at: where among the tokens they are inserted.
+    """
 
     def __init__(self, frozen: Block, prompts: int, prompt_at: int):
         super().__init__()

@@ -19,7 +19,13 @@ import dapt_ext
 
 
 def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
-    """Stochastic depth: 0 or 1 / (1 - rate) per cloud, [B]; None where nothing is dropped."""
+    """Stochastic depth: 0 or 1 / (1 - rate) per cloud, [B]; None where nothing is dropped.
+
+    Args:
+        x: [B, ...], for its batch size, dtype and device.
+        rate: probability that a cloud is dropped.
+        training: nothing is dropped otherwise.
+    """
     if rate == 0.0 or not training:
         return None
     keep = 1.0 - rate
@@ -27,7 +33,13 @@ def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
 
 
 def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
-    """x + factor * branch, with one factor per cloud."""
+    """x + factor * branch.
+
+    Args:
+        x: [B, T, C].
+        branch: [B, T, C].
+        factor: one for each cloud, [B]; None for 1.
+    """
     return x + branch if factor is None else x + factor[:, None, None] * branch
 
 
@@ -36,7 +48,13 @@ def of_kept(
 ) -> Tensor:
     """branch(x), with zeros for the clouds whose factor is 0.
 
-    On the CPU these clouds are not computed. Elsewhere they are: to know them would need a sync.
+    On the CPU these clouds are not computed. Elsewhere they are: finding them would need a sync.
+
+    Args:
+        branch: a function of tokens, cloud by cloud.
+        x: [B, T, C].
+        factor: drop-path's, [B]; None where nothing is dropped.
+        mask: of the attention; with one, all clouds are computed.
     """
     skips = factor is not None and mask is None and x.is_cpu and not torch.compiler.is_compiling()
     kept = factor.nonzero()[:, 0] if skips else None
@@ -49,8 +67,14 @@ def of_kept(
 
 
 def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
-    """The mask of the patches, for all tokens: those in front see everything and are seen. What is
-    no tensor is for networks that take no more tokens."""
+    """The mask of the patches, widened to all tokens: those in front see everything and are seen by
+    all.
+
+    Args:
+        mask: [B, G, G], True = attend; anything but a tensor is given back as it is (for networks
+            that take no more tokens).
+        num_tokens: T, patches included.
+    """
     if not isinstance(mask, Tensor):
         return mask
     more = num_tokens - mask.shape[-1]
@@ -87,16 +111,31 @@ class Attention(nn.Module):
         return self.scaled(self.proj(self.mixed(self.qkv(x), mask)))
 
     def mixed(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:  # [B, T, 3 C]
-        """What the tokens see of each other, before the projection."""
+        """What the tokens see of each other, before the projection.
+
+        Args:
+            qkv: [B, T, 3 C].
+            mask: [B, T, T], True = attend.
+        """
         return dapt_ext.attention(qkv, self.num_heads, mask, causal=self.causal)
 
     def scaled(self, out: Tensor) -> Tensor:
-        """The projection's output, times the layer scale where there is one."""
+        """The projection's output, times the layer scale where there is one.
+
+        Args:
+            out: [B, T, C].
+        """
         return out if self.gamma is None else self.gamma * out
 
 
 class Mlp(nn.Module):
-    """fc2(GELU(fc1(x))); ``layer_scale`` is a learned factor per channel of that."""
+    """fc2(GELU(fc1(x))).
+
+    Args:
+        dim: C, of x and of the output.
+        hidden: units in between.
+        layer_scale: whether the output has a learned factor per channel.
+    """
 
     def __init__(self, dim: int, hidden: int, layer_scale: bool = False):
         super().__init__()
@@ -149,7 +188,12 @@ class Block(nn.Module):
         return self.transform(self.attend(x, mask, self.path_factor(x)))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The tokens with their positions."""
+        """The tokens with their positions.
+
+        Args:
+            x: [B, T, C].
+            positions: [B, T, C].
+        """
         return x + positions
 
     def attend(
@@ -172,12 +216,20 @@ class Block(nn.Module):
         return add_branch(x, branch, factor)
 
     def transform(self, x: Tensor) -> Tensor:
-        """The second half."""
+        """The second half.
+
+        Args:
+            x: [B, T, C].
+        """
         factor = self.path_factor(x)
         return add_branch(x, of_kept(lambda x: self.mlp(self.norm2(x)), x, factor), factor)
 
     def path_factor(self, x: Tensor) -> Tensor | None:
-        """Drop-path's factor of a half, [B]; None where nothing is dropped."""
+        """Drop-path's factor of a half, [B]; None where nothing is dropped.
+
+        Args:
+            x: [B, T, C], for its batch size, dtype and device.
+        """
         return drop_path_factor(x, self.drop_path, self.training)
 
 
@@ -213,12 +265,21 @@ class BlockStack(nn.ModuleList):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth grows linearly from 0 in the first block to ``last`` in the last."""
+    """Rates of stochastic depth, one a block; they grow linearly from 0 in the first.
+
+    Args:
+        last: rate of the last block.
+        depth: blocks.
+    """
     return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def init_weights(network: nn.Module) -> None:
-    """As the published networks start."""
+    """Initialize linear layers as the published networks do, in place.
+
+    Args:
+        network: any module.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -124,7 +124,13 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layout:
-    """The first of the layouts that a file has."""
+    """The first of the layouts that a file matches.
+
+    Args:
+        state: the tensors of the file by their keys.
+        layouts: candidates, in order of preference.
+        source: the file's name, for the error.
+    """
     for layout in layouts:
         if layout.matches(state):
             return layout

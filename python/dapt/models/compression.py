@@ -78,7 +78,11 @@ def _layers(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
 
 @torch.no_grad()
 def compress(backbone: nn.Module) -> None:
-    """Prune and quantize the layers of the blocks, in place, as the backbone's config says."""
+    """Prune and quantize the layers of the blocks, in place, as the backbone's config says.
+
+    Args:
+        backbone: whose ``config`` is a `Storage`, too.
+    """
     storage = backbone.config
     layers = _layers(backbone)
     weights = [layer.weight for *_, layer in layers]
@@ -107,12 +111,21 @@ class Quantizer:
 
     @staticmethod
     def can(storage: Storage) -> bool:
-        """Whether each weight can be compressed by itself."""
+        """Whether each weight can be compressed by itself.
+
+        Args:
+            storage: the settings.
+        """
         return storage.weights != "float" and (storage.two_of_four or not storage.sparsity)
 
     @torch.no_grad()
     def take(self, entry: str, weight: Tensor) -> bool:
-        """Put a weight in its place if it is one that is quantized."""
+        """Put a weight in its place, compressed, and say whether it was one to compress.
+
+        Args:
+            entry: its name in the network's state.
+            weight: as the file has it.
+        """
         if entry not in self._layers:
             return False
         parent, name, layer = self._layers[entry]
@@ -126,7 +139,12 @@ class Quantizer:
 
 
 def prune_smallest(weights: list[Tensor], share: float) -> None:
-    """Zero the smallest of all weights together."""
+    """Zero the smallest of all weights taken together, in place.
+
+    Args:
+        weights: of any shapes.
+        share: from 0 to 1, of the weights that become zero.
+    """
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     count = round(share * len(sizes))
     if not count:
@@ -138,7 +156,11 @@ def prune_smallest(weights: list[Tensor], share: float) -> None:
 
 
 def prune_two_of_four(weight: Tensor) -> None:
-    """Zero the two smaller of each four weights along a row."""
+    """Zero the two smaller of every four weights along a row, in place.
+
+    Args:
+        weight: [out, in]; 4 divides in.
+    """
     if weight.shape[1] % GROUP_OF_FOUR:
         raise UsageError(
             f"two_of_four needs layers whose inputs come in fours, got one of {weight.shape[1]}"
@@ -149,9 +171,13 @@ def prune_two_of_four(weight: Tensor) -> None:
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen layer whose weight is kept in eight or four bits, and is made anew where it is used.
+    """A frozen layer whose weight is kept in eight or four bits and decoded wherever it is used.
 
     To whoever reads it, `weight` is a float tensor.
+
+    Args:
+        layer: whose weight is taken.
+        kind: "int8", "int4" or "nf4".
     """
 
     def __init__(self, layer: nn.Linear, kind: str):
@@ -214,6 +240,10 @@ def quantized(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
     Eight bits: int8 [out, in] and a scale a row. Four bits: two codes a byte, uint8, and a scale
     for each `BLOCK` weights, row after row.
+
+    Args:
+        weight: [out, in].
+        kind: "int8", "int4" or "nf4".
     """
     if kind == "int8":
         scales = weight.abs().amax(1, keepdim=True) / 127
@@ -229,7 +259,14 @@ def quantized(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def dequantized(codes: Tensor, scales: Tensor, kind: str, shape: tuple[int, int]) -> Tensor:
-    """The weight that codes and scales stand for, in the scales' dtype."""
+    """The weight that codes and scales stand for, in the scales' dtype.
+
+    Args:
+        codes: as `quantized` gives them.
+        scales: likewise.
+        kind: "int8", "int4" or "nf4".
+        shape: (out, in), of the weight.
+    """
     if kind == "int8":
         return codes.to(scales.dtype) * scales
     levels = torch.tensor(LEVELS[kind], dtype=scales.dtype, device=scales.device)

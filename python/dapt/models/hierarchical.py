@@ -70,7 +70,14 @@ class PointM2aeConfig(Storage):
 
 
 class Scale(nn.Module):
-    """One scale: tokens of patches, then blocks in which a center sees those within a radius."""
+    """One scale: tokens of patches, then blocks in which a center sees those within a radius.
+
+    Args:
+        tokenizer: of this scale.
+        blocks: of this scale.
+        dim: C, the width of its tokens.
+        radius: within which a center sees others.
+    """
 
     def __init__(self, tokenizer: Tokenizer, blocks: BlockStack, dim: int, radius: float):
         super().__init__()

@@ -38,18 +38,31 @@ class Layout:
     license: str | None = None
 
     def matches(self, state: State) -> bool:
-        """Whether a file with these tensors has this layout."""
+        """Whether a file with these tensors has this layout.
+
+        Args:
+            state: the tensors of a file by their keys.
+        """
         marked = all(any(re.match(mark, key) for key in state) for mark in self.marks)
         return marked and self.like(state)
 
     def key(self, entry: str) -> str:
-        """The file's key of an entry, as a whole."""
+        """The file's key of an entry, as a whole.
+
+        Args:
+            entry: a name in our network's state.
+        """
         for pattern, replacement in self.renames:
             entry = re.sub(pattern, replacement, entry)
         return entry
 
     def keys(self, entry: str, state: State) -> tuple[str | None, ...]:
-        """The keys whose tensors make up an entry, as this file has them."""
+        """The keys whose tensors make up an entry in this file; None stands for zeros.
+
+        Args:
+            entry: a name in our network's state.
+            state: the tensors of a file by their keys.
+        """
         whole = self.key(entry)
         ways = [(whole,)]
         for pattern, parts in self.otherwise:
@@ -61,5 +74,9 @@ class Layout:
         return max(ways, key=lambda way: sum(key in state for key in way))
 
     def reason(self, key: str) -> str | None:
-        """Why a key of the file is left over, where that is known."""
+        """Why a key of the file is left over, where the layout knows.
+
+        Args:
+            key: of the file.
+        """
         return next((why for pattern, why in self.reasons if re.match(pattern, key)), None)

@@ -7,7 +7,11 @@ from dapt.models.weight_files import State
 
 
 def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
-    """Our names of a plain transformer to those of Point-MAE's files."""
+    """Our names of a plain transformer to those of Point-MAE's files.
+
+    Args:
+        prefix: of all keys of the file.
+    """
     return (
         (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
         (r"^tokenizer\.project", "reduce_dim"),

@@ -11,7 +11,15 @@ from dapt.models.transformer import PointTransformer
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens, of which the hidden ones come out."""
+    """Blocks over all tokens; it returns the hidden ones.
+
+    Args:
+        dim: C, the width of the tokens.
+        depth: blocks.
+        num_heads: divides C.
+        mlp_ratio: hidden units of an MLP to C.
+        drop_path: rate of the last block.
+    """
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: int, drop_path: float):
         super().__init__()

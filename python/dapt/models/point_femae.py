@@ -86,7 +86,13 @@ class PointFemae(PointTransformer):
 
 
 class LocalModule(nn.Module):
-    """Edges from a patch to its nearest, [x_j - x_i, x_i], of which the largest count."""
+    """Edges from a patch to its nearest, [x_j - x_i, x_i], and the maximum over them.
+
+    Args:
+        dim: C, the width of the tokens.
+        reduction: C to the channels of an edge.
+        drop_path: rate of this module.
+    """
 
     def __init__(self, dim: int, reduction: int, drop_path: float):
         super().__init__()

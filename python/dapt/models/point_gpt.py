@@ -86,7 +86,12 @@ class PointGpt(PointTransformer):
 
 
 class GptBlock(Block):
-    """Its first half adds to the normed tokens, not to the tokens."""
+    """A causal block whose first half adds to the normed tokens, not to the tokens.
+
+    Args:
+        config: of the network.
+        drop_path: rate of this block.
+    """
 
     def __init__(self, config: PointTransformerConfig, drop_path: float):
         attn = Attention(config.dim, config.num_heads, qkv_bias=True, causal=True)

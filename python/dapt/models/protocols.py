@@ -33,10 +33,20 @@ class Tokenizer(Protocol):
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
     ) -> dapt_ext.Groups:
-        """Points [B, N, D] to patches [B, G, K, D] around centers [B, G, 3]."""
+        """Patches [B, G, K, D] around centers [B, G, 3].
+
+        Args:
+            points: [B, N, D].
+            num_groups: G; None for the tokenizer's own.
+            group_size: K; None for the tokenizer's own.
+        """
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Patches [B, G, K, D] to tokens [B, G, C]."""
+        """Tokens [B, G, C].
+
+        Args:
+            patches: [B, G, K, D].
+        """
 
 
 class Block(Protocol):
@@ -53,13 +63,27 @@ class Block(Protocol):
         """Tokens [B, T, C] without their positions to tokens."""
 
     def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
-        """The first half, of tokens that have their positions; factor is drop-path's, [B]."""
+        """The first half.
+
+        Args:
+            x: [B, T, C], tokens that have their positions.
+            mask: which tokens see each other.
+            factor: drop-path's, [B].
+        """
 
     def transform(self, x: Tensor) -> Tensor:
-        """The second half."""
+        """The second half.
+
+        Args:
+            x: [B, T, C].
+        """
 
     def path_factor(self, x: Tensor) -> Tensor | None:
-        """Drop-path's factor of a half, [B]; None where nothing is dropped."""
+        """Drop-path's factor of a half, [B]; None where nothing is dropped.
+
+        Args:
+            x: [B, T, C], for its batch size, dtype and device.
+        """
 
 
 class Backbone(Protocol):
@@ -100,7 +124,12 @@ class Head(Protocol):
 
 
 def missing(candidate: object, protocol: type) -> list[str]:
-    """The names of a protocol that a candidate lacks."""
+    """The names that a protocol asks for and a candidate lacks.
+
+    Args:
+        candidate: a module, say.
+        protocol: a class of this file.
+    """
     names = [*protocol.__annotations__, *vars(protocol)]
     wanted = (name for name in names if name == "__call__" or not name.startswith("_"))
     return [name for name in wanted if not hasattr(candidate, name)]

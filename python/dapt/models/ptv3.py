@@ -95,7 +95,11 @@ class Ptv3Config(Storage):
 
 
 class CellEmbedding(nn.Module):
-    """Points to the tokens of cells: the first point of each speaks for it."""
+    """Points to the tokens of cells: the first point of each speaks for it.
+
+    Args:
+        config: of the network.
+    """
 
     def __init__(self, config: Ptv3Config):
         super().__init__()

@@ -98,8 +98,15 @@ class Geometry:
     def of(
         cls, cells: Cells, curves: Sequence[str], patch_size: int, alike: bool = False
     ) -> "Geometry":
-        """Curves and neighbors of cells; with ``alike`` no patch is larger than the smallest scene,
-        so that all patches of a batch are equally large."""
+        """Curves and neighbors of cells.
+
+        Args:
+            cells: of all scenes of a batch.
+            curves: their names, one patch order each.
+            patch_size: cells in a patch.
+            alike: whether no patch may be larger than the smallest scene, so that all patches of a
+                batch are equally large.
+        """
         sizes = cells.sizes()
         if alike and sizes:
             patch_size = max(1, min(patch_size, *sizes))

@@ -60,7 +60,11 @@ class PatchAttention(nn.Module):
 
 
 class SubmanifoldConv(nn.Module):
-    """A convolution of 3 x 3 x 3 cells whose output has the cells of its input."""
+    """A convolution of 3 x 3 x 3 cells whose output has the cells of its input.
+
+    Args:
+        dim: C, channels of input and output.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -75,7 +79,11 @@ class SubmanifoldConv(nn.Module):
 
 
 class NeighborEmbedding(nn.Module):
-    """The position of a cell, told by what is around it."""
+    """The position of a cell, as its surroundings tell it.
+
+    Args:
+        dim: C, the width of the tokens.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -159,7 +167,12 @@ class SceneStack(nn.ModuleList):
 
 
 class Pooling(nn.Module):
-    """Up to eight cells become one, the maximum of what is made of them."""
+    """Up to eight cells become one, the maximum of what is made of them.
+
+    Args:
+        dim: channels of the finer cells.
+        out_dim: channels of the coarser ones.
+    """
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
@@ -175,7 +188,13 @@ class Pooling(nn.Module):
 
 
 class Unpooling(nn.Module):
-    """Cells with what the coarser ones around them know."""
+    """Cells, with the features of the coarser ones around them.
+
+    Args:
+        coarse_dim: channels of the coarser cells.
+        dim: channels of the finer ones.
+        out_dim: channels of the result.
+    """
 
     def __init__(self, coarse_dim: int, dim: int, out_dim: int):
         super().__init__()
@@ -193,5 +212,13 @@ class Unpooling(nn.Module):
 def scene_stack(
     dim: int, num_heads: int, mlp_ratio: int, rates: Sequence[float], rope_base: float | None
 ) -> SceneStack:
-    """Blocks, one for each rate of drop-path."""
+    """A stack of blocks.
+
+    Args:
+        dim: C, the width of the tokens.
+        num_heads: divides C.
+        mlp_ratio: hidden units of an MLP to C.
+        rates: of drop-path, one for each block.
+        rope_base: of rotary positions; None for none.
+    """
     return SceneStack(SceneBlock(dim, num_heads, mlp_ratio, rate, rope_base) for rate in rates)

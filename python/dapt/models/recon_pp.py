@@ -200,7 +200,12 @@ class ReconPp(PointTransformer):
 
 
 class Asking:
-    """What happens after each block: the queries look at the tokens, which stay as they are."""
+    """What happens after each block: the queries look at the tokens, which stay as they are.
+
+    Args:
+        blocks: one `QueryBlock` for each block of the backbone.
+        queries: [B, Q, C].
+    """
 
     def __init__(self, blocks: nn.ModuleList, queries: Tensor):
         self.blocks = blocks
@@ -212,7 +217,12 @@ class Asking:
 
 
 class QueryBlock(nn.Module):
-    """Queries look at tokens, then think. One norm serves both."""
+    """Queries look at tokens, then think. One norm serves both.
+
+    Args:
+        config: of the network.
+        drop_path: rate of this block.
+    """
 
     def __init__(self, config: ReconPpConfig, drop_path: float):
         super().__init__()
@@ -233,7 +243,13 @@ class QueryBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries attend to tokens."""
+    """Queries attend to tokens.
+
+    Args:
+        dim: C, the width of queries and tokens.
+        num_heads: divides C.
+        layer_scale: whether the output has a learned factor per channel.
+    """
 
     def __init__(self, dim: int, num_heads: int, layer_scale: bool):
         super().__init__()

@@ -8,8 +8,12 @@ HUB = "hf://"
 
 
 def local_file(checkpoint: str | os.PathLike) -> str:
-    """The path of a checkpoint; one that is named ``hf://owner/repository/file@revision`` is
-    fetched into the hub's cache. Without a revision it is the newest."""
+    """The path of a checkpoint on this machine; a file of a hub is fetched into the hub's cache.
+
+    Args:
+        checkpoint: a path, or ``hf://owner/repository/file@revision``; without a revision, the
+            newest.
+    """
     source = os.fspath(checkpoint)
     if not source.startswith(HUB):
         return source

@@ -11,7 +11,12 @@ from dapt.errors import UsageError
 
 
 def as_weights(x: Tensor, module: nn.Module) -> Tensor:
-    """In the dtype that a module was cast to: places are float32 whatever the points are."""
+    """A tensor in the dtype of a module's weights: coordinates are float32 whatever the points are.
+
+    Args:
+        x: any tensor.
+        module: one with parameters.
+    """
     return x.to(next(module.parameters()).dtype)
 
 
@@ -129,7 +134,13 @@ class Tokenizer(nn.Module):
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
     ) -> dapt_ext.Groups:
-        """The patches that a network sees, or others of the same kind in number and size."""
+        """The patches that the network sees, or similar ones in another number and size.
+
+        Args:
+            points: [B, N, 3].
+            num_groups: G; None for the network's own.
+            group_size: K; None for the network's own.
+        """
         if points.dim() == 3 and points.shape[2] > 3:
             raise UsageError(
                 f"points must be [B, N, 3], got {list(points.shape)}: this network reads places "
@@ -139,7 +150,11 @@ class Tokenizer(nn.Module):
         return dapt_ext.group(points, G, K, near_origin=self.near_origin)
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
-        """The tokens of patches."""
+        """The tokens of patches.
+
+        Args:
+            patches: [B, G, K, D].
+        """
         return self.project(self.encoder(patches))
 
     @property
@@ -159,7 +174,11 @@ class Tokenizer(nn.Module):
 
 
 def near_origin_of(tokenizer: nn.Module) -> NearOrigin:
-    """How a tokenizer, maybe someone else's, samples: for what a method samples beside it."""
+    """How a tokenizer samples near the origin, for methods that sample beside it.
+
+    Args:
+        tokenizer: of `dapt.models` or of someone else, which then samples all points alike.
+    """
     return getattr(tokenizer, "near_origin", "keep")
 
 
@@ -214,7 +233,12 @@ class WalkTokenizer(Tokenizer):
 
 @torch.no_grad()
 def walk(centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G]
-    """From the first on, always to the nearest not yet visited; ties go to the lowest index."""
+    """An order of the centers, int64 [B, G]: from the first one on, always to the nearest not yet
+    visited; ties go to the lowest index.
+
+    Args:
+        centers: [B, G, 3].
+    """
     B, G, _ = centers.shape
     distance = (centers[:, :, None] - centers[:, None]).square().sum(-1)  # [B, G, G]
     rows = torch.arange(B, device=centers.device)
@@ -232,6 +256,9 @@ class WalkPositions(nn.Module):
 
     PointGPT and ReCon++ call an encoding of many frequencies with a temperature of one, so that all
     frequencies are the same: six numbers describe a center.
+
+    Args:
+        dim: C, the width to be filled.
     """
 
     def __init__(self, dim: int):
@@ -253,6 +280,9 @@ class SinCosEmbedding(nn.Sequential):
 
     C/6 frequencies, 10000^(-k / (C/6)); per axis all sines, then all cosines; the coordinates are
     not scaled.
+
+    Args:
+        dim: C, the width of the tokens; 6 divides it.
     """
 
     def __init__(self, dim: int):
@@ -267,5 +297,10 @@ class SinCosEmbedding(nn.Sequential):
 
 
 def position_embedding(hidden: int, dim: int) -> nn.Sequential:
-    """Two layers over the centers, as Point-MAE has them."""
+    """Two layers over the centers, as Point-MAE has them.
+
+    Args:
+        hidden: units of the first layer.
+        dim: C, the width of the tokens.
+    """
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))

@@ -223,14 +223,24 @@ class PointTransformer(nn.Module):
 
 
 def in_front(token: Tensor, x: Tensor) -> Tensor:
-    """The same token or tokens [1, T, C] in front of those of each cloud [B, G, C]."""
+    """Put the same tokens in front of those of each cloud.
+
+    Args:
+        token: [1, T, C].
+        x: [B, G, C].
+    """
     return torch.cat([token.expand(x.shape[0], -1, -1), x], 1)
 
 
 def class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Token and position, the same in every process: Point-MAE's files hold none, and an adapter
-    trained on a backbone must find the same backbone again. They exist even where the rest of a
-    network is only planned (on the device "meta")."""
+    """A fresh class token and its position, each [1, 1, C], the same in every process.
+
+    Point-MAE's files hold none, and an adapter trained on a backbone must find the same backbone
+    again. They exist even where the rest of a network is only planned (on the device "meta").
+
+    Args:
+        dim: C, the width of the tokens.
+    """
     generator = torch.Generator().manual_seed(0)
     token, position = (
         nn.init.trunc_normal_(torch.empty(1, 1, dim, device="cpu"), std=0.02, generator=generator)

@@ -105,7 +105,13 @@ class Uni3d(PointTransformer):
 
 
 class GatedMlp(Mlp):
-    """fc2(norm(SiLU(a) * b)), where [a, b] = fc1(x)."""
+    """fc2(norm(SiLU(a) * b)), where [a, b] = fc1(x).
+
+    Args:
+        dim: C, the width of the tokens.
+        hidden: units after the gate.
+        norm: whether a LayerNorm follows the gate.
+    """
 
     def __init__(self, dim: int, hidden: int, norm: bool):
         super().__init__(dim, hidden)

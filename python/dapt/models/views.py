@@ -31,7 +31,12 @@ class View:
 
 
 def sharing_copy(network: nn.Module) -> nn.Module:
-    """Both move together, because modules move their parameters in place."""
+    """A network whose modules are new and whose tensors are the given one's; both move together,
+    because modules move their parameters in place.
+
+    Args:
+        network: left as it is.
+    """
     return View(network).network
 
 

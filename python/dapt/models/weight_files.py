@@ -22,6 +22,9 @@ def read_state(path: str | os.PathLike) -> State:
     """The tensors of a .pth or safetensors file, without the prefix that DDP adds to their names.
 
     Nothing but tensors, numbers, strings and plain containers is ever unpickled.
+
+    Args:
+        path: of the file; its kind is told by its first bytes, not by its name.
     """
     source = os.fspath(path)
     start = _first_bytes(source)
