@@ -32,8 +32,8 @@ METHODS = {
 
 def carrying(backbone: str, method: dapt.methods.Method, count: int) -> dapt.AdaptedModel:
     torch.manual_seed(0)
-    given = {"checkpoint": "shipped"} if backbone == "point_mae_tiny" else {}
-    network = dapt.create_backbone(backbone, **given)
+    weights = "shipped" if backbone == "point_mae_tiny" else "none"
+    network = dapt.create_backbone(backbone, weights)
     model = dapt.attach(network, method, dapt.Classification(15), "0")
     for number in range(1, count):
         model.add_adapter(str(number), method, dapt.Classification(15))

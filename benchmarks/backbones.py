@@ -76,7 +76,7 @@ def measure(name: str, steps: int) -> dict[str, object]:
     points, fields = input_of(plain)
     if name != plain:
         fields = {**fields, "weights": "int8"}
-    backbone = dapt.create_backbone(plain, **fields)
+    backbone = dapt.create_backbone(plain, "none", **fields)
     model = dapt.attach(
         backbone, dapt.Dapt(rank=64), dapt.Classification(CLASSES, head="linear")
     ).train()

@@ -41,7 +41,7 @@ METHODS = {
 def build(method: dapt.methods.Method, weights: str) -> dapt.AdaptedModel:
     torch.manual_seed(0)
     fields = {"num_groups": 128, "drop_path": 0.0, "weights": weights}
-    backbone = dapt.create_backbone("point_mae", **fields)
+    backbone = dapt.create_backbone("point_mae", "none", **fields)
     model = dapt.attach(backbone, method, dapt.Classification(15))
     model.prepare(torch.rand(16, 2048, 3))
     return model.train()

@@ -36,7 +36,7 @@ def main() -> None:
     for title, (name, fields) in sets.items():
         train, test = (load(name, fields, split) for split in ("train", "test"))
         torch.manual_seed(0)
-        random = dapt.create_backbone(options.backbone)
+        random = dapt.create_backbone(options.backbone, "none")
         trained = dapt.create_backbone(options.backbone, checkpoint=options.checkpoint)
         table[title] = {
             weights: round(linear_probe(backbone, train, test), 4)

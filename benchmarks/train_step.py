@@ -119,7 +119,7 @@ class Step:
         torch.manual_seed(0)
         chances = {} if chance else {"dropout": 0.0, "drop_path": 0.0}
         method = dapt.Dapt(memory=memory, **chances)
-        backbone = dapt.create_backbone("point_mae", num_groups=groups)
+        backbone = dapt.create_backbone("point_mae", "none", num_groups=groups)
         task = dapt.Classification(CLASSES, dropout=0.5 if chance else 0.0)
         self.model = dapt.attach(backbone, method, task=task).to(device).train()
         with torch.no_grad():  # a fresh adapter adds nothing

@@ -47,7 +47,7 @@ def bars(monkeypatch):
 
 
 def small_model(task, **options):
-    backbone = dapt.create_backbone("point_mae_tiny", num_groups=8, group_size=8, depth=2)
+    backbone = dapt.create_backbone("point_mae_tiny", "none", num_groups=8, group_size=8, depth=2)
     return dapt.attach(backbone, options.get("method", dapt.Linear()), task=task)
 
 
@@ -64,7 +64,7 @@ def test_evaluation(bars):
 
 
 def test_linear_probe(bars):
-    backbone = dapt.create_backbone("point_mae_tiny", num_groups=8, group_size=8, depth=2)
+    backbone = dapt.create_backbone("point_mae_tiny", "none", num_groups=8, group_size=8, depth=2)
     linear_probe(backbone, clouds(10), clouds(4), batch_size=4)
     assert bars == [("linear probe", 3, 3), ("linear probe", 1, 1)]
 

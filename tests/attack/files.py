@@ -173,8 +173,8 @@ def _pickled() -> list[bytes]:
 def _config() -> bytes:
     return (
         b"data: {name: npz, train: a.npz, up: z}\nmethod:\n  name: dapt\n  rank: 8\n"
-        b"task: classification\nbackbone: {name: point_mae, num_groups: 8}\nepochs: 3\n"
-        b"learning_rate: 1e-3\nseed: 5\nmethods: {linear: {epochs: 2}}\n"
+        b"task: classification\nbackbone: {name: point_mae, checkpoint: none, num_groups: 8}\n"
+        b"epochs: 3\nlearning_rate: 1e-3\nseed: 5\nmethods: {linear: {epochs: 2}}\n"
     )
 
 

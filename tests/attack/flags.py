@@ -142,7 +142,8 @@ class FlagsAttack:
             plain_size = {} if "dims" in SMALL[backbone] else {"num_groups": 11, "group_size": 9}
             if plain_size:
                 plain_size |= {"dim": 12, "depth": 1, "num_heads": 2}
-            words = [*bare, "--backbone", backbone, "--method", "linear"]
+            words = [*bare, "--backbone", backbone, "--backbone.checkpoint", "none"]
+            words += ["--method", "linear"]
             for name, value in (plain_size | SMALL[backbone]).items():
                 words += [f"--backbone.{name}", str(list(value) if type(value) is tuple else value)]
             yield Kind("train", words, _flags(names | {"backbone": backbone}, "--backbone."))

@@ -46,7 +46,8 @@ def test_it_says_what_loads_it(shipped, capsys):
 
 
 def test_other_weights_are_not_called_shipped(tmp_path, capsys):
-    model = dapt.attach(dapt.create_backbone("point_mae_tiny"), dapt.Vpt(), dapt.Classification(2))
+    backbone = dapt.create_backbone("point_mae_tiny", checkpoint="none")
+    model = dapt.attach(backbone, dapt.Vpt(), dapt.Classification(2))
     model.save_adapter(tmp_path)
     text = said(capsys, tmp_path)
     assert '"point_mae_tiny", checkpoint="pretrain.pth")' in text

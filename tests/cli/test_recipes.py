@@ -35,6 +35,7 @@ TRAINED = {
 
 def settings_of(config, method):
     argv = ["--config", str(CONFIGS / f"{config}.yaml"), "--method", method, "--out", "x"]
+    argv += ["--backbone.checkpoint", "none"]
     needed = {"npz": "--data.train", "synthetic": None}.get(config, "--data.root")
     return parse("dapt train", argv if needed is None else [*argv, needed, "x"])
 
@@ -98,6 +99,7 @@ def test_small_recipes_run(config, method):
 
 def test_recipes_of_scenes():
     words = ["--config", str(CONFIGS / "scenes.yaml"), "--data.train", "x", "--out", "x"]
+    words += ["--backbone.checkpoint", "none"]
     heads = {"linear": "linear", "full": "decoder", "dapt": "linear", "peft:lora": "linear"}
     for method, head in heads.items():
         settings = parse("dapt train", [*words, "--method", method])

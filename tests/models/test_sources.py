@@ -8,10 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 import dapt
+from dapt import cli
 from dapt.errors import DaptError, UsageError
 from dapt.models.sources import local_file
+from support.runs import TINY
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -74,6 +77,21 @@ def test_a_file_of_a_hub(hub, small_backbone):
     assert "\n" not in str(error.value)
 
 
+def test_a_run_begins_with_a_file_of_a_hub(hub, run, tmp_path, monkeypatch):
+    sizes = {k: v for k, v in TINY["backbone"].items() if k not in ("name", "checkpoint")}
+    state = dapt.create_backbone("point_mae", "none", **sizes).state_dict()
+    hub["/someone/points/resolve/v1/small.safetensors"] = safetensors.torch.save(state)
+    source = "hf://someone/points/small.safetensors@v1"
+    folder, code = run("x", "--backbone.checkpoint", source, epochs=1, num_points=20)
+    assert code == 0
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert stored["backbone"]["checkpoint"] == source  # and no path of this machine
+    monkeypatch.chdir(tmp_path.parent)
+    assert cli.main(["evaluate", str(folder), "--split", "validation"]) == 0
+    trained = dapt.detach(dapt.load_run(folder)).state_dict()
+    assert all(torch.equal(trained[entry], value) for entry, value in state.items())
+
+
 def test_names_of_hub_files(monkeypatch):
     assert local_file("dir/a@b.pth") == "dir/a@b.pth"  # a file of one's own
     for wrong in ("hf://", "hf://file.pth", "hf://owner/file.pth", "hf:///x/y"):
@@ -87,7 +105,7 @@ def test_names_of_hub_files(monkeypatch):
 PEAK = """
 import resource, sys, dapt
 sizes = dict(depth=8, dim=1024, num_heads=16, encoder_dim=1024)
-dapt.create_backbone("point_mae", depth=1)  # what is loaded but once
+dapt.create_backbone("point_mae", "none", depth=1)  # what is loaded but once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 network = dapt.create_backbone("point_mae", checkpoint=sys.argv[1], **sizes)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

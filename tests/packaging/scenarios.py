@@ -98,6 +98,7 @@ def train() -> None:
     small = [f"--backbone.{key}={value}" for key, value in SMALL.items()]
     argv = [
         "--backbone=point_mae",
+        "--backbone.checkpoint=none",
         *small,
         "--method.rank=3",
         "--epochs=1",

@@ -56,7 +56,7 @@ def small_backbone():
         storage = {field: fields.pop(field) for field in STORAGE if field in fields}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            backbone = dapt.create_backbone(name, **fields)
+            backbone = dapt.create_backbone(name, "none", **fields)
             for module in backbone.modules():  # as if pre-trained: every part has its say
                 if isinstance(module, torch.nn.Linear):
                     torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)

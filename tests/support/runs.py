@@ -8,6 +8,7 @@ import torch
 TINY = {
     "backbone": {
         "name": "point_mae",
+        "checkpoint": "none",
         "dim": 12,
         "depth": 2,
         "num_heads": 2,

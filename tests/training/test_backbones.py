@@ -36,7 +36,7 @@ def small(name):
     fields = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL[name].items()}
     if "local_blocks" in fields:
         fields["local_blocks"] = [0, 1]
-    return {"name": name, **plain, **fields}
+    return {"name": name, "checkpoint": "none", **plain, **fields}
 
 
 FULL = {"method": "full", "rates": {"scales": 0.1}, "schedule": "one_cycle"}

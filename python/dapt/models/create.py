@@ -15,7 +15,7 @@ from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder
 from dapt.models.point_femae import PointFemaeConfig
 from dapt.models.point_gpt import LARGE_ENCODER, PointGptConfig
-from dapt.models.pretrained import SHIPPED, shipped_checkpoint
+from dapt.models.pretrained import RANDOM, SHIPPED, is_shipped, shipped_checkpoint
 from dapt.models.ptv3 import Ptv3Config
 from dapt.models.recon_pp import ReconPpConfig
 from dapt.models.sources import local_file
@@ -96,19 +96,31 @@ def create_backbone(
     """A backbone by the name of its size.
 
     With a checkpoint every weight must be found in it, in its shape. What became of each tensor
-    is in ``backbone.load_report`` and in the log of "dapt" at level INFO.
+    is in ``backbone.load_report`` and in the log of "dapt" at level INFO. Without one the weights
+    are those that come with the package, where they fit; else they are random, which a warning
+    says unless the checkpoint is "none".
 
     Args:
         name: a key of `BACKBONES`.
         checkpoint: a .pth or safetensors file; hf://owner/repository/file@revision is one of a
-            hub; "shipped" is the one that comes with the package, where there is one of this size.
+            hub; "shipped" is the one that comes with the package, where there is one of this size;
+            "none" means random weights.
         **fields: of the config of this size, in place of its own.
     """
     config = backbone_config(name, **fields)
+    if checkpoint is None and is_shipped(name) and _fits(config, name):
+        checkpoint = SHIPPED
     if checkpoint is None:
+        _log.warning(
+            "%s has random weights: checkpoint= names pre-trained ones, and 'none' says that "
+            "random ones are meant",
+            name,
+        )
+    if checkpoint in (None, RANDOM):
         return _compressed(config.build())
     if os.fspath(checkpoint) == SHIPPED:
         checkpoint = shipped_checkpoint(name)
+        _check_fits(config, name)
     checkpoint = local_file(checkpoint)
     if hasattr(config, "fitted"):
         config = config.fitted(read_state(checkpoint), fields)
@@ -122,6 +134,31 @@ def create_backbone(
     backbone.load_report = report
     _log.info("%s", report)
     return backbone
+
+
+def _fits(config: BackboneConfig, name: str) -> bool:
+    """Whether weights of the network of this name are in the shapes of this config."""
+    return _shapes(config) == _shapes(BACKBONES[name])
+
+
+def _shapes(config: BackboneConfig) -> dict[str, torch.Size]:
+    """Of what a file of its weights holds: no class token is in any."""
+    with torch.device("meta"):
+        state = config.build().state_dict()
+    return {entry: value.shape for entry, value in state.items() if not entry.startswith("cls_")}
+
+
+def _check_fits(config: BackboneConfig, name: str) -> None:
+    ours = BACKBONES[name]
+    if _fits(config, name):
+        return
+    fields = (field.name for field in dataclasses.fields(config))
+    other = [key for key in fields if getattr(config, key) != getattr(ours, key)]
+    told = ", ".join(f"{key}={getattr(config, key)}" for key in other)
+    raise UsageError(
+        f"the weights that come with the package are of {name} as it is, not with {told}: name a "
+        f"checkpoint, or take checkpoint {RANDOM} for random weights"
+    )
 
 
 def _compressed(backbone: nn.Module) -> nn.Module:
@@ -142,7 +179,7 @@ def create_autoencoder(
 
     Args:
         name: Of the backbone.
-        checkpoint: Weights to start from.
+        checkpoint: Weights to start from; none, as "none", means random ones.
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: Blocks of the decoder.
         fields: Other sizes of the backbone.
@@ -152,7 +189,7 @@ def create_autoencoder(
         raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
     backbone = config.build()
     autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
-    if checkpoint is not None:
+    if checkpoint not in (None, RANDOM):
         report = load_weights(autoencoder, local_file(checkpoint), AUTOENCODER_LAYOUTS)
         _log.info("%s", report)
     return autoencoder

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from dapt.data.file_dataset import FileDataset
-from dapt.models.pretrained import SHIPPED
+from dapt.models.pretrained import RANDOM, SHIPPED
 from dapt.models.sources import HUB
 from dapt.runs.trees import Tree
 
@@ -30,6 +30,9 @@ def found(tree: Tree, folder: Path) -> Tree:
         folder: Where the run is now. What lay beside it when it was begun may have come along.
     """
     tree = absolute(tree)
+    backbone = tree.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("checkpoint") is None:
+        backbone["checkpoint"] = RANDOM  # which to say nothing meant in earlier versions
     home = tree.get("out")
     tree["out"] = os.path.abspath(folder)
     for part, key in _paths(tree):
@@ -65,7 +68,8 @@ def _paths(tree: Tree) -> Iterator[tuple[Tree, str]]:
     data, backbone = tree.get("data", {}), tree.get("backbone", {})
     yield from ((data, key) for key in FileDataset.PATHS if isinstance(data.get(key), str))
     checkpoint = backbone.get("checkpoint")
-    if isinstance(checkpoint, str) and checkpoint != SHIPPED and HUB not in checkpoint:
+    is_file = isinstance(checkpoint, str) and checkpoint not in (SHIPPED, RANDOM)
+    if is_file and not checkpoint.startswith(HUB):
         yield backbone, "checkpoint"
     if isinstance(tree.get("out"), str):
         yield tree, "out"

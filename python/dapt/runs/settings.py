@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, set_loader
 from dapt import data, methods, models, tasks
 from dapt.data import registry
 from dapt.errors import UsageError
+from dapt.models.pretrained import RANDOM, SHIPPED, is_shipped
 from dapt.runs.help import SettingsHelp, describe, hint
 from dapt.runs.options import PretrainOptions, TrainOptions
 from dapt.runs.paths import found
@@ -79,7 +80,8 @@ class Settings:
     Args:
         training: What stands at the top of a config.
         data: The dataset.
-        backbone: The network; its option `checkpoint` is a file of weights.
+        backbone: The network; its option `checkpoint` is a file of weights, or "none" for random
+            ones. An adaptation has to say which, but for a backbone whose weights are shipped.
         method: How it is adapted; None in pre-training.
         task: What it learns; None in pre-training.
     """
@@ -89,6 +91,10 @@ class Settings:
     backbone: Section
     method: Section | None = None
     task: Section | None = None
+
+    def __post_init__(self):
+        if not self.is_pretraining:
+            object.__setattr__(self, "backbone", _with_weights(self.backbone))
 
     @classmethod
     def of(cls, tree: Mapping) -> "Settings":
@@ -112,6 +118,18 @@ class Settings:
     def but(self, **options) -> "Settings":
         """The same with other values of options of the training."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **options))
+
+
+def _with_weights(backbone: Section) -> Section:
+    """The backbone with its weights named: nobody adapts a random network unawares."""
+    if backbone.get("checkpoint") is not None:
+        return backbone
+    if is_shipped(backbone.name):
+        return backbone.but(checkpoint=SHIPPED)
+    raise UsageError(
+        f"backbone {backbone.name} needs weights: --backbone.checkpoint FILE names pre-trained "
+        f"ones, and --backbone.checkpoint {RANDOM} says that random ones are meant"
+    )
 
 
 def build_parser(
@@ -178,7 +196,7 @@ def _add_backbone(parser: ArgumentParser, name: str) -> type:
         "--backbone.checkpoint",
         type=str | None,
         help="Pre-trained weights: a .pth or .safetensors file, hf://owner/repository/file, or "
-        "`shipped`, where the package has some of this size.",
+        "`shipped`, the default of point_mae_tiny. `none` for random ones.",
     )
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     parser.set_defaults({f"backbone.{field}": value for field, value in values.items()})
@@ -314,7 +332,10 @@ def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Sec
         complete = parser.parse_object(tree).as_dict()
     except ArgumentError as error:
         raise UsageError(str(error)) from None
-    return {name: Section.of(complete[name]) for name in sections}
+    found = {name: Section.of(complete[name]) for name in sections}
+    if found["backbone"].get("checkpoint") is None:  # what is counted does not depend on weights
+        found["backbone"] = found["backbone"].but(checkpoint=RANDOM)
+    return found
 
 
 def _as_named(word: str) -> str:

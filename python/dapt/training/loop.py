@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
 from dapt.errors import DaptError, Interrupted, UsageError
+from dapt.models.pretrained import RANDOM
 from dapt.runs.children import on_signals
 from dapt.runs.folder import RunFolder
 from dapt.runs.memory import CountSaved, peak_memory
@@ -154,6 +155,12 @@ class Trainer:
         what = f"{method.name} on {self.settings.backbone.name}" if method else "all weights"
         share = f"{trained / total:.2%}"
         log.info("%s: trains %s of %s parameters (%s)", what, f"{trained:,}", f"{total:,}", share)
+        if method and self.settings.backbone.get("checkpoint") == RANDOM:
+            whole = trained == total
+            log.warning(
+                "the backbone has random weights, %s",
+                "and all of them train: from scratch" if whole else "and keeps them: it is frozen",
+            )
 
     def _sees(self) -> int:
         """Points in a step."""

@@ -1,6 +1,7 @@
 """Backbones that come with the package: half-precision weights, and a card that says what they are.
 
-`create_backbone(name, checkpoint="shipped")` takes them; scripts/ship_backbone.py makes them.
+`create_backbone(name, checkpoint="shipped")` takes them, as no checkpoint does for a network of the
+same sizes; scripts/ship_backbone.py makes them.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 from dapt.errors import UsageError
 
 SHIPPED = "shipped"
+RANDOM = "none"  # in place of a checkpoint: random weights are meant
 _FOLDER = Path(__file__).parent
 
 
@@ -23,6 +25,15 @@ def shipped_checkpoint(name: str) -> Path:
         known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.safetensors")))
         raise UsageError(f"no weights of '{name}' come with the package: those of {known} do")
     return path
+
+
+def is_shipped(name: str) -> bool:
+    """Whether weights of this backbone come with the package.
+
+    Args:
+        name: Of the backbone.
+    """
+    return (_FOLDER / f"{name}.safetensors").is_file()
 
 
 def card(name: str) -> dict:
