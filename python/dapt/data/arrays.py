@@ -31,7 +31,11 @@ def check_expansion(where: object, packed: int, unpacked: int, most: int = MOST_
 
 
 def load_npy(path: str | Path) -> np.ndarray:
-    """The array of an .npy file, which must end where the array does."""
+    """The array of an .npy file, which must end where the array does.
+
+    Args:
+        path: of the file.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -118,7 +122,11 @@ class H5(Mapping):
         self._dataset = h5py.Dataset
 
     def dataset(self, name: str):
-        """The open h5py.Dataset, of which rows can be read, checked."""
+        """The open h5py.Dataset, checked, to read rows from.
+
+        Args:
+            name: of the array in the file.
+        """
         if not isinstance(self._h5.get(name, getlink=True), self._hard):
             raise DataError(f"its {name!r} is a link, which is refused: it may lead to any file")
         found = self._h5[name]
@@ -164,5 +172,9 @@ def _refers(dtype: np.dtype) -> bool:
 
 
 def open_arrays(path: str | Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
-    """An .npz file, or one of .h5 or .hdf5."""
+    """The arrays of a file, to be read one by one.
+
+    Args:
+        path: of an .npz, .h5 or .hdf5 file.
+    """
     return H5(path) if Path(path).suffix.lower() in (".h5", ".hdf5") else Npz(path)

@@ -56,7 +56,12 @@ class Attributes:
 
 
 def read_attributes(path: str | Path, count: int) -> Attributes:
-    """Those of a file whose `count` points could be read; none of a mesh or of an odd file."""
+    """The attributes of a file's points; none of a mesh or of an odd file.
+
+    Args:
+        path: of a file whose points could be read.
+        count: how many they are.
+    """
     path = Path(path)
     read = _COLUMNS.get(path.suffix.lower())
     if read is None:
@@ -70,7 +75,12 @@ def read_attributes(path: str | Path, count: int) -> Attributes:
 
 
 def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]) -> Attributes:
-    """Attributes from columns [N] by their names in the file."""
+    """Attributes from the columns of a file.
+
+    Args:
+        columns: [N] each, by their names in the file.
+        label_names: names of labels, if the file has some.
+    """
     left = {name.lower(): column for name, column in columns.items() if column.dtype.kind in "fiub"}
     for axis in POSITIONS:
         left.pop(axis, None)
@@ -83,7 +93,11 @@ def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]
 
 
 def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
-    """uint8, from shares of one, bytes or 16 bits."""
+    """Colors as uint8; None if these are none.
+
+    Args:
+        rgb: [N, 3 or more], from 0 to 1, bytes, or 16 bits.
+    """
     if rgb is None or rgb.ndim != 2 or rgb.shape[1] < 3 or not np.isfinite(rgb).all():
         return None
     rgb, top = rgb[:, :3].astype(np.float64), rgb[:, :3].max(initial=0)
@@ -94,7 +108,11 @@ def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
 
 
 def as_labels(labels: np.ndarray) -> np.ndarray | None:  # [N]
-    """int64 where the values are whole numbers of a moderate size."""
+    """Labels as int64, if they are whole numbers of moderate size; else None.
+
+    Args:
+        labels: [N], of any dtype.
+    """
     labels = labels.astype(np.float64)
     if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
         return None
@@ -153,8 +171,12 @@ def _read_table(path: Path) -> Columns:
 
 
 def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
-    """Columns that have no names: xyz, then colors, normals or both, then a label, as most have
-    them."""
+    """Names for columns without any: xyz, then colors, normals or both, then a label, as most files
+    have them.
+
+    Args:
+        table: [N, 3 or more].
+    """
     more = table[:, 3:].astype(np.float64)
     columns = {}
     if more.shape[1] >= 3:

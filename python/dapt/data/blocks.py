@@ -15,10 +15,15 @@ from dapt.errors import DataError, UsageError
 
 
 def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> Iterator[np.ndarray]:
-    """Indices of the points [N, 3] over each square of the ground that has any, in order.
+    """Indices of the points over each square of the ground that has any, in order.
 
-    The squares begin every `stride` and the last ones end with the scene, so that each point is in
-    one at least.
+    The last squares end with the scene, so that every point is in at least one.
+
+    Args:
+        points: [N, 3].
+        size: side of a square.
+        stride: from one square to the next.
+        up: the axis that points up.
     """
     check_grid(size, stride)
     check_up(up)
@@ -34,7 +39,12 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
 
 
 def check_grid(size: float, stride: float) -> None:
-    """Refuse blocks that would leave points out."""
+    """Refuse blocks that would leave points out.
+
+    Args:
+        size: side of a square.
+        stride: from one square to the next.
+    """
     if not 0 < stride <= size:
         raise UsageError(
             f"stride must be above 0 and at most the block of {size}, or points would be left out, "
@@ -63,7 +73,12 @@ def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[sli
 
 
 def at_least(index: np.ndarray, count: int) -> np.ndarray:
-    """The same points, over and over where there are fewer than `count` of them."""
+    """The same indices, repeated until there are enough.
+
+    Args:
+        index: [n], at least one.
+        count: how many are wanted at least.
+    """
     return np.resize(index, max(len(index), count))
 
 
@@ -71,10 +86,12 @@ class Scene(NamedTuple):
     """A labeled scene.
 
     Args:
-        where: What errors call it.
+        where: what errors call it.
         points: [N, 3].
         labels: [N].
-        kind: Which class of scenes it belongs to.
+        kind: the class of scenes that it belongs to.
+        colors: [N, 3], from 0 to 1 or from 0 to 255.
+        normals: [N, 3].
     """
 
     where: str
@@ -117,7 +134,12 @@ class BlockDataset(FileDataset):
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
     def blocks(self, scenes: Iterable[Scene], split: str) -> Iterator[Sample]:
-        """Samples cut out of scenes, each as large as the dataset's clouds."""
+        """Samples cut out of scenes, each as large as the dataset's clouds.
+
+        Args:
+            scenes: read as they are asked for.
+            split: "train" takes overlapping blocks.
+        """
         stride = self.stride if split == "train" else self.block
         for number, scene in enumerate(scenes):
             points, labels = _checked(scene)
@@ -131,7 +153,11 @@ class BlockDataset(FileDataset):
                 yield Sample(where, block, scene.kind, labels[index], number, of_block)
 
     def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, 3 or 6]
-        """What a network is told of each point; what the scene does not know is zero."""
+        """What a network is told of each point, [N, 3 or 6]; what the scene does not know is zero.
+
+        Args:
+            scene: one with its colors and normals, if it has any.
+        """
         if self.channels == "xyz":
             return None
         known = beside(scene.where, self.channels, len(scene.points), scene.colors, scene.normals)
@@ -154,5 +180,9 @@ def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_name(paths: Iterable[Path]) -> list[Path]:
-    """By name, the same on every machine."""
+    """Paths in the order of their names, the same on every machine.
+
+    Args:
+        paths: in any order.
+    """
     return sorted(paths, key=lambda path: path.as_posix())

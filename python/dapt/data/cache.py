@@ -39,10 +39,16 @@ def load_converted(
     chosen: Path | None,
     convert: Callable[[Path], None],
 ) -> ArrayDataset:
-    """The copy of `files` that `convert(folder)` makes, from where it lies or made now.
+    """The converted copy of files, opened or made now.
 
-    options: what else the copy depends on. label: the readable part of its name. It lies in the
-    folder `chosen`, else in `dapt_cache` in the folder `home`, else in the user's cache.
+    Args:
+        files: the sources; when one changes, the copy is made anew.
+        options: what else the copy depends on.
+        label: the readable part of its name.
+        home: its folder `dapt_cache` is where the copy lies, if it can be written; else the user's
+            cache.
+        chosen: a folder for the copy, in place of these.
+        convert: fills the empty folder that it is given.
     """
     home = home.resolve()
     files = list(dict.fromkeys(files))

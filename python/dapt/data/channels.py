@@ -17,7 +17,11 @@ COLUMNS: dict[str, int] = {"xyz": 3, "color": 6, "normal": 9}  # D
 
 
 def check_channels(channels: str) -> None:
-    """Refuse channels that are not known."""
+    """Refuse unknown channels.
+
+    Args:
+        channels: "xyz", "color" or "normal".
+    """
     if channels not in COLUMNS:
         raise UsageError(f"channels must be xyz, color or normal, got {channels!r}")
 
@@ -71,21 +75,39 @@ def _vectors(where: str, name: str, values: np.ndarray | None, count: int) -> np
 
 
 def read_beside(path: Path, channels: str, count: int) -> tuple[np.ndarray, list[str]]:
-    """([N, D - 3] of a file of `count` points, what the file does not tell)."""
+    """What a file tells of its points beside their places [N, D - 3], and the names of what it
+    lacks.
+
+    Args:
+        path: of the file.
+        channels: "xyz", "color" or "normal".
+        count: points of the file.
+    """
     known = read_attributes(path, count)
     lacking = lacks(channels, known.colors, known.normals)
     return beside(str(path), channels, count, known.colors, known.normals), lacking
 
 
 def lacks(channels: str, colors: np.ndarray | None, normals: np.ndarray | None) -> list[str]:
-    """The names of what a network wants to be told and nobody knows."""
+    """The names of what a network wants to be told and a file does not have.
+
+    Args:
+        channels: "xyz", "color" or "normal".
+        colors: None where there are none.
+        normals: None where there are none.
+    """
     wanted = {"colors": colors, "normals": normals}
     names = {"xyz": (), "color": ("colors",), "normal": ("colors", "normals")}[channels]
     return [name for name in names if wanted[name] is None]
 
 
 def all_upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., D]
-    """Places and normals turned so that the axis `up` becomes y; colors stay."""
+    """Places and normals turned so that the axis `up` becomes y; colors stay.
+
+    Args:
+        points: [..., D].
+        up: "x", "y" or "z".
+    """
     parts = [upright(points[..., :3], up)]
     if points.shape[-1] > 3:
         parts.append(points[..., 3:6])

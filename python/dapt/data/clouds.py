@@ -93,7 +93,12 @@ READERS = {
 
 
 def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
-    """Turned so that the axis `up` becomes y, which points up in the field's data."""
+    """Points turned so that the axis `up` becomes y, which points up in most datasets.
+
+    Args:
+        points: [..., 3].
+        up: "x", "y" or "z".
+    """
     if up == "y":
         return points
     x, y, z = np.moveaxis(points.astype(np.float64), -1, 0)
@@ -101,13 +106,23 @@ def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
 
 
 def unit_ball(points: np.ndarray) -> np.ndarray:  # [N, 3]
-    """Moved so that their mean is the origin, and scaled so that the farthest is 1 away from it."""
+    """Points moved so that their mean is the origin, and scaled so that the farthest is 1 away from
+    it.
+
+    Args:
+        points: [N, 3].
+    """
     points = points - points.mean(0)
     return points / (np.linalg.norm(points, axis=1).max() or 1)
 
 
 def check_finite(where: str, points: np.ndarray) -> None:  # [N, 3]
-    """That each coordinate is a number that float32 holds."""
+    """Refuse a coordinate that is not a number which float32 holds.
+
+    Args:
+        where: what the error calls the cloud.
+        points: [N, 3].
+    """
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
     if len(bad):
@@ -117,7 +132,13 @@ def check_finite(where: str, points: np.ndarray) -> None:  # [N, 3]
 
 
 def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
-    """That a network which sees `num_points` can see these points [N, 3]."""
+    """Refuse points that a network could not see.
+
+    Args:
+        where: what the error calls the cloud.
+        points: [N, 3].
+        num_points: how many the network sees.
+    """
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")
     if len(points) < num_points:
@@ -129,6 +150,10 @@ def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
 
 
 def check_up(up: str) -> None:
-    """Refuse what is no axis."""
+    """Refuse what is not an axis.
+
+    Args:
+        up: "x", "y" or "z".
+    """
     if up not in ("x", "y", "z"):
         raise UsageError(f"up must be x, y or z, got {up!r}")

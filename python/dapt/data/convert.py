@@ -19,7 +19,16 @@ from dapt.progress import watched
 
 
 class Sample(NamedTuple):
-    """One cloud of the source, as it is there."""
+    """One cloud of the source, unchanged.
+
+    Args:
+        where: what an error calls it: "cloud 3 of train.npz", "chair/chair_0001.off".
+        points: [N, 3].
+        label: its class.
+        part_labels: [N].
+        scene: the number of the scene that it is cut from.
+        channels: [N, 3 or 6], colors from 0 to 1, then normals.
+    """
 
     where: str  # what an error calls it: "cloud 3 of train.npz", "chair/chair_0001.off"
     points: np.ndarray  # [N, 3]
@@ -31,7 +40,16 @@ class Sample(NamedTuple):
 
 @dataclass
 class Source:
-    """What is being read: what is known at once, and its samples one by one."""
+    """What is being read: what is known at once, and its samples one by one.
+
+    Args:
+        where: the file or folder that an error about the whole of it names.
+        class_names: in the order of the labels.
+        length: how many samples; None if that is known only at the end.
+        samples: read as they are asked for.
+        part_names: in the order of the part labels.
+        class_parts: the parts of each class; None where every class may have all.
+    """
 
     where: Path  # the file or folder that an error about the whole of it names
     class_names: list[str]
@@ -42,7 +60,14 @@ class Source:
 
 
 def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
-    """Streams the samples to `folder`, each one checked: memory holds one cloud at a time."""
+    """Check the samples and stream them to a folder: memory holds one cloud at a time.
+
+    Args:
+        source: what is read.
+        num_points: of each cloud, that are kept; None for all.
+        normalize: whether each cloud is moved and scaled to the unit ball.
+        folder: where the arrays are written.
+    """
     check_distinct(f"the class names of {source.where}", source.class_names)
     check_distinct(f"the part names of {source.where}", source.part_names)
     arrays: dict[str, _ArrayWriter] = {}

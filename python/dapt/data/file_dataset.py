@@ -35,22 +35,42 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
 
     @abstractmethod
     def files(self, split: str) -> list[Path]:
-        """The source files: when one of them changes, the copy is made anew."""
+        """The source files: when one of them changes, the copy is made anew.
+
+        Args:
+            split: "train" or "test".
+        """
 
     @abstractmethod
     def read(self, split: str) -> Source:
-        """What the files hold."""
+        """What the files hold.
+
+        Args:
+            split: "train" or "test".
+        """
 
     def home(self, split: str) -> Path:
-        """The folder of the source, in which the copy lies by default."""
+        """The folder of the source, in which the copy lies by default.
+
+        Args:
+            split: "train" or "test".
+        """
         return self.root
 
     def label(self, split: str) -> str:
-        """The readable part of the copy's name."""
+        """The readable part of the copy's name.
+
+        Args:
+            split: "train" or "test".
+        """
         return f"{self.name}-{split}"
 
     def load(self, split: str) -> ArrayDataset:
-        """The split, from the copy that was converted once."""
+        """The split, from the copy that was converted once.
+
+        Args:
+            split: "train" or "test".
+        """
         return load_converted(
             files=self.files(split),
             options={key: value for key, value in vars(self).items() if key not in self.PATHS},
@@ -64,7 +84,11 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list of names, without the blank ones."""
+    """The lines of a list of names, without the blank ones.
+
+    Args:
+        path: of a text file.
+    """
     with reading(path):
         lines = [line.strip() for line in path.read_text().splitlines()]
     lines = [line for line in lines if line]

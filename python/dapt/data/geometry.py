@@ -9,7 +9,11 @@ import numpy as np
 
 
 def read_geometry(path: Path):
-    """Points of a cloud, or a trimesh mesh; no other file that it names is opened."""
+    """A cloud's points, or a trimesh mesh; no other file that it names is opened.
+
+    Args:
+        path: of a .ply, .off or .obj file.
+    """
     import trimesh
 
     kind = path.suffix[1:].lower()

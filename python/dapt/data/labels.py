@@ -31,7 +31,11 @@ def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
 
 
 def as_names(names: np.ndarray) -> list[str]:
-    """The entries as text."""
+    """Names as text.
+
+    Args:
+        names: an array of strings or bytes.
+    """
     return [
         name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
         for name in np.ravel(names)
@@ -53,7 +57,11 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
 
 
 def is_named(labels: np.ndarray) -> bool:
-    """Whether labels are names instead of numbers."""
+    """Whether labels are names instead of numbers.
+
+    Args:
+        labels: [N].
+    """
     return labels.dtype.kind in "US"
 
 

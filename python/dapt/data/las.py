@@ -9,12 +9,20 @@ COMPRESSED = 0x80  # bit of the point format
 
 
 def read_las(path: Path) -> np.ndarray:
-    """points [N, 3]"""
+    """The points of a .las or .laz file, [N, 3].
+
+    Args:
+        path: of the file.
+    """
     return np.asarray(open_las(path).xyz)
 
 
 def open_las(path: Path):
-    """A laspy.LasData whose records are all there."""
+    """A laspy.LasData whose records are all there.
+
+    Args:
+        path: of the file.
+    """
     import laspy
 
     _check_header(path)

@@ -11,13 +11,23 @@ MOST_EXPANSION = 20  # of compressed points
 
 
 def read_pcd(path: Path) -> np.ndarray:
-    """points [N, 3]; in an organized cloud the NaN points, which mean "no return", are left out."""
+    """The points [N, 3]; in an organized cloud the NaN points, which mean "no return", are left
+    out.
+
+    Args:
+        path: of the file.
+    """
     columns = read_columns(path)
     return np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Every field of one number [N], by its name in the file; of the same points as `read_pcd`."""
+    """Every field that holds one number per point [N], by its name in the file; for the same points
+    as `read_pcd`.
+
+    Args:
+        path: of the file.
+    """
     with open(path, "rb") as file:
         header = _header(file)
         body = file.read()

@@ -21,7 +21,12 @@ PLAIN = (str, bytes, int, float, bool, type(None))  # what is quick to compare a
 
 
 def load_pickle(path: str | Path):
-    """The content: numbers, strings, None, list, tuple, dict, set and numeric numpy arrays."""
+    """The content of a pickle: numbers, strings, None, list, tuple, dict, set and numeric numpy
+    arrays.
+
+    Args:
+        path: of the file.
+    """
     try:
         with open(path, "rb") as file:
             return _Unpickler(file).content()

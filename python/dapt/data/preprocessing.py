@@ -53,12 +53,21 @@ class Preprocessing:
 
     @classmethod
     def of(cls, options: Mapping[str, object], num_points: int) -> "Preprocessing":
-        """As the options of a dataset say."""
+        """As the options of a dataset say.
+
+        Args:
+            options: of a run's `data` section.
+            num_points: that the network sees.
+        """
         fields = ("normalize", "up", "channels", "block")
         return cls(num_points, **{name: options[name] for name in fields if name in options})
 
     def measured(self, dataset: PointDataset) -> "Preprocessing":
-        """With the size and the spacing of a training set's clouds."""
+        """The same, with the size and the spacing of a training set's clouds.
+
+        Args:
+            dataset: the training set.
+        """
         rows = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
         seen = FarthestPoints(self.num_points)(dataset.batch(rows)["points"], None)
         extent, spacing = measures(seen)
@@ -70,14 +79,23 @@ class Preprocessing:
         return COLUMNS[self.channels]
 
     def ready(self, points: np.ndarray) -> Tensor:  # [N, D] -> [1, N, D]
-        """All points of a cloud, as the network knows them."""
+        """All points of a cloud as the network knows them, [1, N, D].
+
+        Args:
+            points: [N, D], as the file has them.
+        """
         points = all_upright(np.asarray(points, np.float64), self.up)
         if self.normalize:
             points = np.concatenate([unit_ball(points[:, :3]), points[:, 3:]], 1)
         return torch.from_numpy(points.astype(np.float32))[None]
 
     def compare(self, where: str, seen: Tensor) -> None:  # [B, N, D]
-        """Say in a sentence that clouds differ much from those of the training."""
+        """Warn if clouds differ much from those of the training.
+
+        Args:
+            where: what the warning calls them.
+            seen: [B, N, D], as the network sees them.
+        """
         if self.extent is None or not seen.numel():
             return
         extent, spacing = measures(seen)
@@ -101,7 +119,11 @@ class Preprocessing:
 
 
 def measures(clouds: Tensor) -> tuple[float, float]:  # [B, N, D]
-    """(extent, spacing): medians over the clouds."""
+    """(extent, spacing): medians over clouds.
+
+    Args:
+        clouds: [B, N, D].
+    """
     place = clouds[..., :3].float()
     extent = (place - place.mean(1, keepdim=True)).norm(dim=2).amax(1)
     some = place[:, :_POINTS_MEASURED].contiguous()

@@ -18,10 +18,15 @@ from dapt.errors import UsageError, look_up
 
 @dataclass
 class Share:
-    """A generator of which each process keeps its part, for the transforms in place of a plain one.
+    """A generator of which each process uses its part; transforms take it in place of a plain one.
 
-    Each process draws for the whole batch and keeps its own rows, so that W processes with the
-    same seed together draw what a single one draws. The processes' batches are equally large.
+    Each process draws for the whole batch and keeps its own rows, so that W processes with the same
+    seed together draw what a single one draws. All processes' batches are equally large.
+
+    Args:
+        generator: seeded alike in all processes.
+        rank: of this process.
+        world_size: W, processes.
     """
 
     generator: torch.Generator
@@ -84,7 +89,13 @@ def _turned(points: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
 
 @dataclass
 class Scale:
-    """Multiplies by one random factor per axis, or by one for all three."""
+    """Multiplies by one random factor per axis, or by one for all three.
+
+    Args:
+        low: least factor.
+        high: largest factor.
+        per_axis: whether each axis has a factor of its own.
+    """
 
     low: float = 2 / 3
     high: float = 3 / 2
@@ -98,7 +109,11 @@ class Scale:
 
 @dataclass
 class Translate:
-    """Shifts each cloud by up to `limit` along every axis."""
+    """Shifts each cloud by up to `limit` along every axis.
+
+    Args:
+        limit: largest shift along an axis.
+    """
 
     limit: float = 0.2
 
@@ -109,7 +124,12 @@ class Translate:
 
 @dataclass
 class Rotate:
-    """Turns each cloud about one axis by up to `max_angle` radians; the field's data is y up."""
+    """Turns each cloud about one axis; in most datasets y points up.
+
+    Args:
+        axis: "x", "y" or "z".
+        max_angle: radians, to either side.
+    """
 
     axis: str = "y"
     max_angle: float = math.pi
@@ -152,7 +172,12 @@ class RotateFreely:
 
 @dataclass
 class Jitter:
-    """Moves every point by Gaussian noise, cut off at `clip`."""
+    """Moves every point by Gaussian noise.
+
+    Args:
+        sigma: its standard deviation.
+        clip: largest shift along an axis.
+    """
 
     sigma: float = 0.01
     clip: float = 0.05
@@ -165,7 +190,11 @@ class Jitter:
 
 @dataclass
 class FarthestPoints:
-    """The field's reduction at test time: `num_points` by farthest point sampling."""
+    """The usual reduction at test time: farthest point sampling.
+
+    Args:
+        num_points: of each cloud, that are kept.
+    """
 
     num_points: int
 
@@ -179,10 +208,13 @@ class FarthestPoints:
 
 @dataclass
 class Resample:
-    """The field's reduction in training: farthest point sampling, then a random choice of it.
+    """The usual reduction in training: farthest point sampling, then a random choice from it.
 
-    The first step keeps 75/64 of `num_points` (1200 for 1024, 2400 for 2048, 4800 for 4096), or
-    the whole cloud where it has no more than that.
+    The first step keeps 75/64 of `num_points` (1200 for 1024, 2400 for 2048, 4800 for 4096), or the
+    whole cloud if it has no more than that.
+
+    Args:
+        num_points: of each cloud, that are kept.
     """
 
     num_points: int
@@ -191,7 +223,12 @@ class Resample:
         return dapt_ext.gather(points, self.indices(points, generator))
 
     def indices(self, points: Tensor, generator) -> Tensor:
-        """The chosen points [B, num_points], for labels that belong to points."""
+        """The chosen points [B, num_points], for labels that belong to points.
+
+        Args:
+            points: [B, N, D].
+            generator: a plain one or a `Share`.
+        """
         _check_enough(self.num_points, points)
         batch, total = points.shape[:2]
         pool = min(self.num_points * 75 // 64, total)
@@ -208,7 +245,11 @@ class Resample:
 
 @dataclass
 class RandomPoints:
-    """A random choice of `num_points`, as in pre-training."""
+    """A random choice of points, as in pre-training.
+
+    Args:
+        num_points: of each cloud, that are kept.
+    """
 
     num_points: int
 
@@ -237,5 +278,9 @@ AUGMENTATIONS = {
 
 
 def augmentation(name: str) -> Compose:
-    """One of the recipes that the field's tables differ by."""
+    """One of the recipes that published tables differ by.
+
+    Args:
+        name: of `AUGMENTATIONS`.
+    """
     return look_up("augmentation", name, AUGMENTATIONS)

@@ -27,7 +27,12 @@ class Block:
         self.entries: list[dict] = []
 
     def add(self, name: str, values: np.ndarray) -> str:
-        """Append an array; gives its name."""
+        """Append an array; gives its name.
+
+        Args:
+            name: under which the page finds it.
+            values: numbers of any shape.
+        """
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
         self.content += bytes(-len(self.content) % 4)
         entry = {"name": name, "type": values.dtype.str[1:], "start": len(self.content)}
@@ -56,17 +61,31 @@ class Channel(ABC):
 
     @abstractmethod
     def pack(self, block: Block, order: np.ndarray) -> dict:
-        """Put the values into the block, in an order of the points; gives what describes them."""
+        """Put the values into the block; gives what describes them.
+
+        Args:
+            block: of the cloud.
+            order: of the points, [N].
+        """
 
     def header(self, block: Block, order: np.ndarray) -> dict:
-        """What the page is told of it."""
+        """What the page is told of the channel.
+
+        Args:
+            block: of the cloud.
+            order: of the points, [N].
+        """
         head = {"key": self.key, "title": self.title, **self.pack(block, order)}
         return head | ({"note": self.note} if self.note else {})
 
 
 @dataclass(frozen=True)
 class Colors(Channel):
-    """The file's own colors: rgb [N, 3] uint8."""
+    """The file's own colors.
+
+    Args:
+        rgb: [N, 3], uint8.
+    """
 
     rgb: np.ndarray
 
@@ -76,7 +95,11 @@ class Colors(Channel):
 
 @dataclass(frozen=True)
 class Normals(Channel):
-    """Directions [N, 3], of any length."""
+    """Directions, of any length.
+
+    Args:
+        normals: [N, 3].
+    """
 
     normals: np.ndarray
 
@@ -88,7 +111,12 @@ class Normals(Channel):
 
 @dataclass(frozen=True)
 class Classes(Channel):
-    """A class for each point [N], from 0, by its place in one of the page's tables of names."""
+    """A class for each point.
+
+    Args:
+        classes: [N], from 0, rows of the table of names.
+        names: the key of one of the page's tables of names.
+    """
 
     classes: np.ndarray
     names: str
@@ -101,9 +129,11 @@ class Classes(Channel):
 
 @dataclass(frozen=True)
 class Values(Channel):
-    """A number for each point [N], on one of the maps of `style`.
+    """A number for each point.
 
     Args:
+        values: [N].
+        map: one of the maps of `style`.
         range: The numbers at the ends of the map; by default the least and the largest value.
         percent: Whether they are shares.
     """
@@ -121,7 +151,13 @@ class Values(Channel):
 
 @dataclass(frozen=True)
 class Tokens(Channel):
-    """A number for each token and block [L, T], and which token each point belongs to [N]."""
+    """A number for each token and block.
+
+    Args:
+        values: [L, T].
+        token: [N], the token to which each point belongs.
+        map: one of the maps of `style`.
+    """
 
     values: np.ndarray
     token: np.ndarray
@@ -169,9 +205,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Cloud:
-    """points [N, 3] in the file's own coordinates, by what they can be colored, what is known.
+    """One cloud of a page.
 
     Args:
+        name: its title.
+        points: [N, 3], in the file's own coordinates.
+        channels: by what it can be colored, beside its height.
+        up: the axis that points up.
+        facts: what is known of it.
         first: The key of the channel that is shown first.
     """
 
@@ -212,7 +253,12 @@ class Cloud:
 
 
 def spacing(points: np.ndarray, samples: int = 2000) -> float:
-    """The usual distance of a point [N, 3] to its nearest neighbors."""
+    """The usual distance of a point to its nearest neighbors.
+
+    Args:
+        points: [N, 3].
+        samples: about how many points are measured.
+    """
     if len(points) < 2:
         return 1.0
     points = points - points.mean(0)

@@ -64,7 +64,12 @@ class Evidence:
 
 
 def dataset_of(folder: RunFolder, limit: int | None) -> tuple[str, PointDataset]:
-    """(name, samples) of the split that scores a run: test, or validation where there is none."""
+    """(name, samples) of the split that scores a run: test, or validation where there is no test.
+
+    Args:
+        folder: of the run.
+        limit: most samples, spread evenly; all by default.
+    """
     _, validation, test = load_splits(folder.settings())
     split, dataset = ("test", test) if test is not None else ("validation", validation)
     if limit is not None and len(dataset) > limit:
@@ -74,7 +79,14 @@ def dataset_of(folder: RunFolder, limit: int | None) -> tuple[str, PointDataset]
 
 
 def gather(folder: RunFolder, dataset: PointDataset, split: str) -> Evidence:
-    """From the file that an earlier report left in the run folder, or by a pass of the model."""
+    """The evidence that an earlier report left in the run folder, or else that of a new pass of the
+    model.
+
+    Args:
+        folder: of the run.
+        dataset: what the model looks at.
+        split: the name of that split.
+    """
     path = folder.path / KEPT
     about = _fingerprint(folder, dataset, split)
     found = _read(path, about)
@@ -109,7 +121,14 @@ def _read(path: Path, about: str) -> Evidence | None:
 def measure(
     model: AdaptedModel, dataset: PointDataset, num_points: int | None, fabric: Fabric
 ) -> Evidence:
-    """One pass of the model over all samples."""
+    """One pass of the model over all samples.
+
+    Args:
+        model: a trained one.
+        dataset: what it looks at.
+        num_points: of each cloud, that the network sees; None for all.
+        fabric: for device and precision.
+    """
     task = model.adapter.task
     model.to(fabric.device).eval()
     counts = _Counts(len(task.label_names))
@@ -201,7 +220,11 @@ class _Counts:
 
 
 def embedding(features: np.ndarray) -> tuple[str, np.ndarray]:
-    """(how, [E, 2]): by t-SNE where scikit-learn is installed, else by principal components."""
+    """(how, [E, 2]): by t-SNE where scikit-learn is installed, else by principal components.
+
+    Args:
+        features: [E, C].
+    """
     features = features - features.mean(0)
     features = features / max(features.std(), 1e-12)
     try:

@@ -33,7 +33,9 @@ class Findings:
         metric: The score that they have in common.
         evidence: By the names of the groups whose model could look at its data.
         class_names: Of the clouds or points that the models tell apart.
-        split: Which data the evidence is of, and how many samples.
+        split: Which data the evidence is of.
+        samples: How many samples the models looked at.
+        of_samples: How many the split has.
         memory: (method, bytes kept for the backward, whether it was trained), of one batch.
         gallery: Clouds with what the model of a group says.
         names: Tables of names of the gallery.
@@ -60,7 +62,11 @@ class Findings:
         return self.metric.endswith("miou")
 
     def series(self, group: Group) -> int:
-        """The color of a group in all charts."""
+        """The number of a group's color in all charts.
+
+        Args:
+            group: one of `groups`.
+        """
         return [each.name for each in self.groups].index(group.name)
 
 
@@ -159,7 +165,12 @@ def _fill_gallery(findings: Findings, limit: int | None, say: Say) -> None:
 
 
 def chosen(evidence: Evidence) -> list[int]:
-    """Half of them wrong, the surest first; half of them right, from different classes."""
+    """Samples for the gallery: half of them wrong, the surest first; half right, of different
+    classes.
+
+    Args:
+        evidence: of a model.
+    """
     if (evidence.predicted < 0).all():  # of points: from the worst to the best
         order = np.argsort(evidence.right, kind="stable")
         places = np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)

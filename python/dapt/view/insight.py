@@ -28,6 +28,9 @@ class Watch:
 
     Of a network with one stack of blocks; of others the features alone. Not for a model that
     another thread uses meanwhile: its passes are seen, too.
+
+    Args:
+        model: a trained one.
     """
 
     def __init__(self, model: AdaptedModel):
@@ -92,7 +95,13 @@ class Watch:
 
 @torch.no_grad()
 def token_scales(model: AdaptedModel, points: Tensor) -> Tensor:  # [B, N, 3] -> [L, B, N]
-    """Per block the dynamic adapter's scale at each point: that of the nearest patch's token."""
+    """The dynamic adapter's scale at each point and block, [L, B, N]: that of the nearest patch's
+    token.
+
+    Args:
+        model: with dynamic adapters in a plain transformer.
+        points: [B, N, 3].
+    """
     was_training = model.training
     model.eval()
     try:
@@ -220,7 +229,19 @@ def look_at_room(
     where: str = "the room",
     after_block: Callable[[np.ndarray], None] = lambda index: None,
 ) -> Insight:
-    """Of a scene [N, 3] of any size, which the network sees block by block."""
+    """What a model makes of a scene of any size, which it sees block by block.
+
+    Args:
+        model: one that labels points.
+        points: [N, 3].
+        num_points: of a block, that the network sees at a time.
+        normalize: whether each block is scaled to the unit ball.
+        block: side of a square block, in the scene's unit.
+        stride: from block to block.
+        up: the axis that points up.
+        where: what errors call the scene.
+        after_block: is given the indices of a block's points once it is done.
+    """
     with Watch(model) as watch:
         blocks = _Blocks(points, up, normalize, watch)
 

@@ -18,7 +18,11 @@ VIEWER = ("three.min.js", "dom.js", "clouds.js", "colors.js", "stage.js", "viewe
 
 
 def asset(name: str) -> str:
-    """The text of a file of the page."""
+    """The text of a file of the page.
+
+    Args:
+        name: of a file in `view/page`.
+    """
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
@@ -89,5 +93,9 @@ def _visible(content):
 
 
 def text(words: object) -> str:
-    """Anything as text of a page, in an element or in an attribute."""
+    """Anything as text of a page, safe in an element and in an attribute.
+
+    Args:
+        words: shown by `str`, cut where it is long.
+    """
     return html.escape(shown(words))

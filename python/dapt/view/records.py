@@ -41,7 +41,11 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        """From a run folder."""
+        """From a run folder.
+
+        Args:
+            path: of a run folder.
+        """
         folder = RunFolder(path)
         settings = folder.settings()
         result = None
@@ -89,22 +93,38 @@ class Group:
         return [record for record in self.records if record.result is not None]
 
     def mean(self, key: str) -> float | None:
-        """Of a number of the results."""
+        """The mean of a number over the complete runs; None where none has it.
+
+        Args:
+            key: of the number in a run's result.
+        """
         known = [r.result[key] for r in self.complete if isinstance(r.result.get(key), int | float)]
         return fmean(known) if known else None
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation over seeds; of a single run that over its folds, where it has any."""
+        """Standard deviation over seeds; of a single run, the one over its folds, if it has any.
+
+        Args:
+            key: of the number in a run's result.
+        """
         known = [r.result[key] for r in self.complete if isinstance(r.result.get(key), int | float)]
         return stdev(known) if len(known) > 1 else self.mean(f"{key}_std")
 
     def cost(self, key: str) -> float | None:
-        """One number for what the runs took."""
+        """One number for what the runs took; None where it is not known.
+
+        Args:
+            key: of `COSTS`.
+        """
         known = [r.result[key] for r in self.complete if r.result.get(key) is not None]
         return COSTS[key](known) if known else None
 
     def curve(self, key: str) -> list[tuple[int, float, float, float]]:
-        """(epoch, mean, least, most) over the runs, for the epochs that have the number."""
+        """(epoch, mean, least, most) over the runs, for the epochs that have the number.
+
+        Args:
+            key: of the number in a line of metrics.
+        """
         values: dict[int, list[float]] = {}
         for record in self.records:
             for line in record.lines:
@@ -114,7 +134,11 @@ class Group:
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
-    """The runs in these folders: each is one, or holds some, as a comparison does."""
+    """The runs in these folders, in their order.
+
+    Args:
+        paths: each is a run folder or holds some, as a comparison does.
+    """
     found: dict[Path, Record] = {}
     for path in paths:
         folders = list(_run_folders(path, DEPTH))
@@ -137,7 +161,11 @@ def _run_folders(path: Path, depth: int):
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """By settings without the seed; the best group first, in the order of their scores."""
+    """Runs that differ only in their seed together; the best group first.
+
+    Args:
+        records: of runs with the same score.
+    """
     groups: dict[str, list[Record]] = {}
     kept: dict[str, dict] = {}
     for record in records:
@@ -170,7 +198,11 @@ def _name(key: str, groups: dict[str, list[Record]], kept: dict[str, dict]) -> s
 
 
 def comparable(records: Sequence[Record]) -> str:
-    """The metric that all complete runs have; an error where they have different ones."""
+    """The metric that all complete runs share; an error where they have different ones.
+
+    Args:
+        records: of any runs.
+    """
     metrics = {record.metric for record in records if record.metric is not None}
     if len(metrics) > 1:
         raise UsageError(

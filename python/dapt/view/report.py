@@ -38,7 +38,14 @@ class Report:
         look: bool = True,
         say: Callable[[str], None] = lambda what: None,
     ) -> "Report":
-        """Of runs, or of folders that hold runs; for the arguments see `findings.find`."""
+        """The report of runs.
+
+        Args:
+            paths: run folders, or folders that hold runs.
+            limit: most samples for each model to look at; all by default.
+            look: whether the models look at their data at all.
+            say: is told what takes its time.
+        """
         findings = find(paths, limit, look, say)
         return cls(findings, all_sections(findings))
 
@@ -109,7 +116,13 @@ class Report:
         return "\n".join(table.latex() for section in self.sections for table in section.tables)
 
     def write(self, out: Path, markdown: bool = False, latex: bool = False) -> list[Path]:
-        """Leave the page at `out`, and the tables beside it; gives the paths."""
+        """Write the page, and the tables beside it; gives the paths.
+
+        Args:
+            out: of the page.
+            markdown: whether the tables are written as Markdown, too.
+            latex: whether they are written as LaTeX, too.
+        """
         written = {out: self.page()}
         if markdown:
             written[out.with_suffix(".md")] = self.markdown()

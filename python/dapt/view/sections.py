@@ -20,7 +20,14 @@ MOST_NAMED = 40  # classes, in a confusion matrix
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what stands under it, and the tables that papers and READMEs take from it."""
+    """A heading, what stands under it, and the tables that papers and READMEs take from it.
+
+    Args:
+        key: its place on the page.
+        title: the heading.
+        body: HTML under it.
+        tables: those that the Markdown and LaTeX files take.
+    """
 
     key: str
     title: str
@@ -29,40 +36,48 @@ class Section:
 
 
 def all_sections(findings: Findings) -> list[Section]:
-    """Those that have something to say."""
+    """The sections that have something to say.
+
+    Args:
+        findings: of the runs.
+    """
     writers: Sequence[Callable[[Findings], Section | None]] = (
-        summary,
-        learning,
-        trade_off,
-        costs,
-        classes,
-        confusion,
-        calibration,
-        scales,
-        density,
-        features,
-        gallery,
-        settings,
+        _summary,
+        _learning,
+        _trade_off,
+        _costs,
+        _classes,
+        _confusion,
+        _calibration,
+        _scales,
+        _density,
+        _features,
+        _gallery,
+        _settings,
     )
     return [section for write in writers if (section := write(findings)) is not None]
 
 
-def figure(drawing: str, caption: str, kind: str = "") -> str:
+def _figure(drawing: str, caption: str, kind: str = "") -> str:
     """A drawing with a caption below it."""
     return f'<figure class="{kind}">{drawing}<figcaption>{text(caption)}</figcaption></figure>'
 
 
-def titled(drawing: str, title: str) -> str:
+def _titled(drawing: str, title: str) -> str:
     """A drawing below its title."""
     return f"<figure><figcaption><b>{text(title)}</b></figcaption>{drawing}</figure>"
 
 
 def words(metric: str) -> str:
-    """A metric's name in words."""
+    """A metric's name in words.
+
+    Args:
+        metric: "mean_class_accuracy", say.
+    """
     return metric.replace("_", " ").replace("miou", "mIoU")
 
 
-def summary(findings: Findings) -> Section:
+def _summary(findings: Findings) -> Section:
     """The methods in one table."""
     table = summary_table(findings)
     kept = "Best values are bold. "
@@ -77,7 +92,11 @@ def summary(findings: Findings) -> Section:
 
 
 def summary_table(findings: Findings) -> Table:
-    """A row a method: scores and costs."""
+    """One row per method: scores and costs.
+
+    Args:
+        findings: of the runs.
+    """
     metric, validation = findings.metric, f"validation_{findings.metric}"
     columns = [
         Column("method"),
@@ -135,7 +154,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def learning(findings: Findings) -> Section | None:
+def _learning(findings: Findings) -> Section | None:
     """Curves of the loss and of the scores, epoch by epoch."""
     metric = findings.metric
     kinds = [
@@ -157,7 +176,7 @@ def learning(findings: Findings) -> Section | None:
                 lines.append(Line(group.name, points, findings.series(group), band=band))
         if lines:
             chart = Chart(title, Axis("epoch"), Axis(format=write), lines=lines)
-            figures.append(titled(chart.svg(), title))
+            figures.append(_titled(chart.svg(), title))
     if not figures:
         return None
     several = any(len(group.records) > 1 for group in findings.groups)
@@ -165,7 +184,7 @@ def learning(findings: Findings) -> Section | None:
     return Section("learning", "Learning curves", _grid(figures) + _paragraph(said))
 
 
-def trade_off(findings: Findings) -> Section | None:
+def _trade_off(findings: Findings) -> Section | None:
     """Score against trained parameters, of several methods."""
     dots = []
     for group in findings.groups:
@@ -185,10 +204,10 @@ def trade_off(findings: Findings) -> Section | None:
         dots=dots,
     )
     caption = "Up and to the left is better: a higher score from fewer trained parameters."
-    return Section("trade-off", "Score and size", figure(chart.svg(), caption, "wide"))
+    return Section("trade-off", "Score and size", _figure(chart.svg(), caption, "wide"))
 
 
-def costs(findings: Findings) -> Section | None:
+def _costs(findings: Findings) -> Section | None:
     """Memory and time, and the paper's comparison of memory."""
     figures = []
     for key, factor, unit, title in (
@@ -202,7 +221,7 @@ def costs(findings: Findings) -> Section | None:
             if group.cost(key) is not None
         ]
         if rows:
-            figures.append(titled(bars(title, rows, unit), title))
+            figures.append(_titled(bars(title, rows, unit), title))
     if findings.memory:
         names = {group.name: findings.series(group) for group in findings.groups}
         rows = [
@@ -210,11 +229,11 @@ def costs(findings: Findings) -> Section | None:
             for name, size, trained in sorted(findings.memory, key=lambda row: -row[1])
         ]
         title = f"Kept for the backward of one batch of {COUNTED_BATCH} clouds"
-        figures.append(titled(bars(title, rows, "MiB"), f"{title}, side by side"))
+        figures.append(_titled(bars(title, rows, "MiB"), f"{title}, side by side"))
     return Section("costs", "Memory and time", _grid(figures)) if figures else None
 
 
-def classes(findings: Findings) -> Section | None:
+def _classes(findings: Findings) -> Section | None:
     """The score of each class, by method."""
     scored = [g for g in findings.groups if g.complete and g.complete[0].result.get("per_class")]
     if not scored:
@@ -247,7 +266,7 @@ def classes(findings: Findings) -> Section | None:
     return Section("classes", "Class by class", body, [table])
 
 
-def confusion(findings: Findings) -> Section | None:
+def _confusion(findings: Findings) -> Section | None:
     """Which classes are taken for which."""
     names = findings.class_names
     if not findings.evidence or not 2 <= len(names) <= MOST_NAMED:
@@ -259,7 +278,7 @@ def confusion(findings: Findings) -> Section | None:
         if len(counts) != len(names):
             continue
         drawn = heatmap(f"Confusion matrix of {group.name}", names, counts)
-        panels.append((group.name, figure(drawn, _confused(names, counts), "wide")))
+        panels.append((group.name, _figure(drawn, _confused(names, counts), "wide")))
     body = (
         f"<p>{text(_looked_at(findings))} Rows are the truth; cells count {what}, and are shaded "
     )
@@ -282,14 +301,14 @@ def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     return f"Taken most often: {', '.join(told)}."
 
 
-def calibration(findings: Findings) -> Section | None:
+def _calibration(findings: Findings) -> Section | None:
     """How often predictions are right, by how sure they are."""
     if not findings.evidence:
         return None
     figures = []
     for group in _with_evidence(findings):
         evidence = findings.evidence[group.name]
-        figures.append(figure(_reliability(group.name, evidence), _calibrated(group, evidence)))
+        figures.append(_figure(_reliability(group.name, evidence), _calibrated(group, evidence)))
     said = "On the diagonal the model is as often right as it says. "
     said += f"{BINS} bins of equal width; bars are how often answers of that confidence are right."
     return Section("calibration", "Calibration", f"<p>{text(said)}</p>{_grid(figures)}")
@@ -322,7 +341,7 @@ def _calibrated(group: Group, evidence: Evidence) -> str:
     )
 
 
-def scales(findings: Findings) -> Section | None:
+def _scales(findings: Findings) -> Section | None:
     """The dynamic scale by block: figure 4 of the paper."""
     dynamic = [g for g in _with_evidence(findings) if findings.evidence[g.name].scale_mean.size]
     if not dynamic:
@@ -340,13 +359,13 @@ def scales(findings: Findings) -> Section | None:
         blocks = max(len(line.points) for line in lines)
         x = Axis("block", ticks=range(1, blocks + 1)) if blocks <= 24 else Axis("block")
         chart = Chart(title, x, axis, lines=lines)
-        figures.append(titled(chart.svg(), title))
+        figures.append(_titled(chart.svg(), title))
     said = "A token whose scale is 0 passes a block's adapter untouched. "
     said += f"Means over the patches of {findings.samples:,} samples."
     return Section("scales", "Dynamic scales", f"<p>{text(said)}</p>{_grid(figures)}")
 
 
-def density(findings: Findings) -> Section | None:
+def _density(findings: Findings) -> Section | None:
     """The share of active units in each block, where a method counts it."""
     lines = []
     for group in findings.groups:
@@ -366,10 +385,10 @@ def density(findings: Findings) -> Section | None:
     ticks = [x for x, _ in max(lines, key=lambda line: len(line.points)).points]
     chart = Chart(title, Axis("block", ticks=ticks), axis, lines=lines)
     caption = "Share of hidden units whose size is above 0.001, by block."
-    return Section("density", "Density", figure(chart.svg(), caption))
+    return Section("density", "Density", _figure(chart.svg(), caption))
 
 
-def features(findings: Findings) -> Section | None:
+def _features(findings: Findings) -> Section | None:
     """What the heads read, in two dimensions, by method."""
     if findings.is_of_points:
         return None
@@ -381,7 +400,7 @@ def features(findings: Findings) -> Section | None:
         how, points = embedding(evidence.features)
         truth = evidence.truth[: len(points)]
         drawn = scatter(f"Features of {group.name}", points.tolist(), truth.tolist())
-        figures.append(titled(drawn, group.name))
+        figures.append(_titled(drawn, group.name))
     if not figures:
         return None
     present = sorted(set(truth.tolist()))
@@ -396,7 +415,7 @@ def features(findings: Findings) -> Section | None:
     return Section("features", "Features", body)
 
 
-def gallery(findings: Findings) -> Section | None:
+def _gallery(findings: Findings) -> Section | None:
     """Samples in 3D, with what the model says of them."""
     if not findings.gallery:
         return None
@@ -410,7 +429,7 @@ def gallery(findings: Findings) -> Section | None:
     return Section("gallery", "Gallery", f'<p>{text(said)}</p><div id="cards"></div>')
 
 
-def settings(findings: Findings) -> Section:
+def _settings(findings: Findings) -> Section:
     """What was run: what differs, the rest, versions, and the command to repeat it."""
     flat = {
         group.name: flatten(group.first.settings.tree()) | {"runs": len(group.records)}

@@ -46,7 +46,12 @@ def server(page: bytes, port: int) -> ThreadingHTTPServer:
 
 
 def serve(page: bytes, port: int) -> None:
-    """Serve until Ctrl-C."""
+    """Serve a page until Ctrl-C.
+
+    Args:
+        page: HTML.
+        port: 0 for any free one.
+    """
     with server(page, port) as running:
         print(f"http://{LOOPBACK}:{running.server_port}/ until Ctrl-C", flush=True)
         try:

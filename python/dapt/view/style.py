@@ -18,7 +18,12 @@ RIGHT, WRONG = "#2a9d8f", "#d1495b"
 
 
 def ramp(name: str, values: np.ndarray) -> np.ndarray:
-    """Colors [..., 3] uint8 of values from 0 to 1 [...] on one of the maps."""
+    """Colors [..., 3] uint8 of values on a map.
+
+    Args:
+        name: of one of `MAPS`.
+        values: [...], from 0 to 1.
+    """
     stops = np.array([_rgb(stop) for stop in MAPS[name]], np.float64)  # [stops, 3]
     at = np.clip(np.nan_to_num(values), 0, 1) * (len(stops) - 1)
     left = np.minimum(at.astype(np.int64), len(stops) - 2)
@@ -28,7 +33,11 @@ def ramp(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def hex_of(color: np.ndarray) -> str:
-    """A color as CSS writes it."""
+    """A color as CSS writes it.
+
+    Args:
+        color: [3], from 0 to 255.
+    """
     return "#" + "".join(f"{int(channel):02x}" for channel in color)
 
 

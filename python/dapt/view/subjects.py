@@ -52,7 +52,12 @@ class Subject:
 
 
 def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
-    """One subject of a file of points; of an .npz file as many as it has clouds."""
+    """The subjects in a file of points: one, or of an .npz file as many as it has clouds.
+
+    Args:
+        path: of the file.
+        up: the axis that points up; found from the points by default.
+    """
     path = Path(path)
     if path.suffix.lower() == ".npz":
         found = _of_npz(path)
@@ -65,13 +70,23 @@ def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
 
 
 def of_dataset(dataset: PointDataset, limit: int) -> Iterator[Subject]:
-    """Samples of a dataset, spread evenly over it."""
+    """Samples of a dataset, spread evenly over it.
+
+    Args:
+        dataset: of any kind.
+        limit: most samples.
+    """
     count = min(limit, len(dataset))
     yield from of_rows(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int))
 
 
 def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
-    """Samples of a dataset; their points are upright."""
+    """Samples of a dataset by their numbers; their points are upright.
+
+    Args:
+        dataset: of any kind.
+        rows: numbers of samples.
+    """
     names = dict(enumerate(dataset.part_names))
     for row in rows:
         batch = dataset.batch([row])
@@ -84,7 +99,12 @@ def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
 
 
 def probable_up(points: np.ndarray) -> str:
-    """z for what is wide and flat along z, as scans of the ground are; else y, as the field's."""
+    """z for what is wide and flat along z, as scans of the ground are; else y, as most datasets
+    have it.
+
+    Args:
+        points: [N, 3].
+    """
     extent = np.ptp(points, axis=0)
     return "z" if 2 * extent[2] < min(extent[0], extent[1]) else "y"
 
@@ -183,7 +203,12 @@ class Observer:
         return self.up or self.settings.data.get("up", "z" if self.is_for_rooms else "y")
 
     def look(self, subject: Subject, is_sample: bool = False) -> Insight:
-        """What the model makes of a subject; a sample of a dataset is normalized, and a block."""
+        """What the model makes of a subject.
+
+        Args:
+            subject: a cloud or a room.
+            is_sample: whether it comes from a dataset, so that it is already normalized and cut.
+        """
         num_points = self.settings.training.num_points
         normalize = bool(self.settings.data.get("normalize", True)) and not is_sample
         if self.is_for_rooms and not is_sample:
@@ -218,7 +243,12 @@ class Observer:
 
 
 class Portrayal:
-    """Turns subjects and insights into clouds of one page, and collects its tables of names."""
+    """Turns subjects and insights into clouds of one page, and collects its tables of names.
+
+    Args:
+        label_names: what the model tells apart, in its order.
+        max_points: a larger cloud is thinned at random to so many.
+    """
 
     def __init__(self, label_names: Sequence[str] = (), max_points: int = 500_000):
         self.max_points = max_points
@@ -233,7 +263,12 @@ class Portrayal:
         return {"labels": [("unlabeled", UNLABELED), *table], "outcome": OUTCOME}
 
     def cloud(self, subject: Subject, insight: Insight | None = None) -> Cloud:
-        """A subject as the page shows it, with what the model makes of it."""
+        """A subject as the page shows it.
+
+        Args:
+            subject: what is shown.
+            insight: what the model makes of it, if one has looked.
+        """
         keep = slice(None)
         if len(subject.points) > self.max_points:
             order = np.random.default_rng(0).permutation(len(subject.points))

@@ -17,7 +17,11 @@ Format = Callable[[float], str]
 
 
 def plain_number(value: float) -> str:
-    """1234567 -> 1.23 M"""
+    """A number in few characters: 1234567 -> 1.23 M.
+
+    Args:
+        value: any number.
+    """
     for size, suffix in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= size:
             return f"{value / (1e3 if suffix == ' k' else size):.3g}{suffix}"
@@ -25,7 +29,11 @@ def plain_number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage."""
+    """A share as a percentage.
+
+    Args:
+        value: from 0 to 1.
+    """
     return f"{100 * value:.3g} %"
 
 
@@ -50,7 +58,12 @@ class Axis:
     ticks: Sequence[float] | None = None
 
     def over(self, values: Sequence[float], margin: float) -> "Scale":
-        """The scale that holds the values, with some room at both ends."""
+        """The scale that holds the values, with some room at both ends.
+
+        Args:
+            values: to be shown.
+            margin: room at each end, as a share of their range.
+        """
         known = [value for value in values if math.isfinite(value)]
         low = min(known, default=0.0) if self.low is None else self.low
         high = max(known, default=1.0) if self.high is None else self.high
@@ -85,14 +98,22 @@ class Scale:
     log: bool
 
     def share(self, value: float) -> float:
-        """0 at the low end, 1 at the high one."""
+        """Where a value lies: 0 at the low end, 1 at the high one.
+
+        Args:
+            value: on the axis.
+        """
         if self.log:
             value = max(value, 1e-12)
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int) -> list[float]:
-        """Round numbers along it, about as many as that."""
+        """Round numbers along the scale.
+
+        Args:
+            most: about how many.
+        """
         if not self.log:
             step = _round_step((self.high - self.low) / most)
             first = math.ceil(self.low / step - 1e-9)
@@ -164,6 +185,10 @@ class Chart:
         width: Pixels; the page may show it smaller.
         height: Pixels.
         direct: Whether lines are named at their right ends.
+        lines: Drawn over the axes.
+        dots: Likewise, each with its name.
+        diagonal: Whether a dashed line runs from corner to corner.
+        bars: (from x, to x, height) of each bar, behind the lines.
     """
 
     title: str
@@ -304,7 +329,14 @@ class Chart:
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places, moved as little as it takes to stand `gap` apart, within bounds."""
+    """Ascending places, moved as little as it takes to keep them apart and within bounds.
+
+    Args:
+        places: in ascending order.
+        gap: least distance between two.
+        low: lower bound.
+        high: upper bound.
+    """
     moved = list(places)
     for i in range(1, len(moved)):
         moved[i] = max(moved[i], moved[i - 1] + gap)
@@ -400,7 +432,14 @@ def heatmap(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -
 def scatter(
     title: str, points: Sequence[tuple[float, float]], classes: Sequence[int], size: int = 300
 ) -> str:
-    """Points without axes, a color for each class: the page colors `c0`, `c1` and so on."""
+    """Points without axes, a color for each class: the page colors `c0`, `c1` and so on.
+
+    Args:
+        title: for those who do not see it.
+        points: (x, y) of each.
+        classes: the number of each.
+        size: of the square drawing, in pixels.
+    """
     xs, ys = [x for x, _ in points], [y for _, y in points]
     wide, high = (max(v, default=1) - min(v, default=0) for v in (xs, ys))
     span = max(wide, high) or 1.0
@@ -419,12 +458,24 @@ def scatter(
 
 
 def shortened(name: str, most: int = 22) -> str:
-    """A name that is too long, cut off."""
+    """A name, cut off where it is too long.
+
+    Args:
+        name: to be shown.
+        most: characters.
+    """
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def drawing(title: str, width: float, height: float, marks: str) -> str:
-    """An SVG element around marks."""
+    """An SVG element around marks.
+
+    Args:
+        title: for those who do not see it.
+        width: pixels.
+        height: pixels.
+        marks: SVG.
+    """
     return (
         f'<svg class="chart" role="img" aria-label="{text(title)}" viewBox="0 0 {width:.0f} '
         f'{height:.0f}" width="{width:.0f}" height="{height:.0f}" '

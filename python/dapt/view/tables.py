@@ -33,7 +33,13 @@ class Column:
         return f"{self.title}, {unit}" if unit else self.title
 
     def write(self, value: object, spread: float | None, plus_minus: str = " ± ") -> str:
-        """A cell in words."""
+        """A cell as text.
+
+        Args:
+            value: None where it is not known.
+            spread: standard deviation, if there is one.
+            plus_minus: between the two.
+        """
         if value is None:
             return "–"
         if self.kind == "text":
@@ -88,7 +94,11 @@ class Table:
         return marked
 
     def written(self, plus_minus: str = " ± ") -> list[list[str]]:
-        """All cells in words."""
+        """All cells as text.
+
+        Args:
+            plus_minus: between a value and its spread.
+        """
         return [
             [
                 column.write(_value(cell), _spread(cell), plus_minus)
@@ -98,7 +108,11 @@ class Table:
         ]
 
     def html(self, bars: Sequence[int] = ()) -> str:
-        """Markup; `bars` are the columns of shares that are drawn, too."""
+        """The table as HTML.
+
+        Args:
+            bars: numbers of the columns of shares that are drawn as bars, too.
+        """
         heads = "".join(
             f'<th scope="col" class="{"" if column.kind == "text" else "number"}">'
             f'<button type="button">{text(column.heading)}</button></th>'

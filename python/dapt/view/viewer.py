@@ -10,7 +10,12 @@ Names = Mapping[str, Sequence[tuple[str, str]]]  # tables of (name, color)
 
 
 def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
-    """What the scripts of the viewer read: the page's JSON, and the blocks of the clouds."""
+    """What the scripts of the viewer read: the page's JSON, and the packed blocks of the clouds.
+
+    Args:
+        clouds: to be shown.
+        names: tables of names and colors that channels refer to.
+    """
     packed = [cloud.pack() for cloud in clouds]
     tables = {
         table: [{"name": name, "color": color} for name, color in entries]
@@ -21,7 +26,12 @@ def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
 
 
 def viewer_page(clouds: Sequence[Cloud], names: Names) -> str:
-    """The page that shows clouds, whole."""
+    """The whole page that shows clouds.
+
+    Args:
+        clouds: at least one.
+        names: tables of names and colors that channels refer to.
+    """
     content, blocks = content_of(clouds, names)
     title = f"{clouds[0].name} – dapt view"
     body = '<body class="whole"><div id="here"></div>'
