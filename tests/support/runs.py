@@ -5,6 +5,8 @@ import json
 import numpy as np
 import torch
 
+from dapt.training import loop
+
 TINY = {
     "backbone": {
         "name": "point_mae",
@@ -76,3 +78,19 @@ def labeled(path, samples=36, size=40, seed=0, **changed):
     content["class_names"] = np.array(["cup", "plate", "lamp"])
     np.savez(path, **content | changed)
     return path
+
+
+class Killed(BaseException):
+    """As SIGKILL does: nothing after it is run by the loop."""
+
+
+def kill_at(monkeypatch, step):
+    """The process ends when the loop comes to this step, counted over all epochs."""
+    whole = loop.Trainer._step
+
+    def until(self, at, batch):
+        if at == step:
+            raise Killed
+        whole(self, at, batch)
+
+    monkeypatch.setattr(loop.Trainer, "_step", until)

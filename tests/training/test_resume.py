@@ -14,25 +14,9 @@ import torch
 import dapt
 from dapt.runs.folder import RunFolder
 from dapt.training import loop as training
-from support.runs import TINY, assert_same_run, clouds
+from support.runs import TINY, Killed, assert_same_run, clouds, kill_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Killed(BaseException):
-    """As SIGKILL does: nothing after it is run by the loop."""
-
-
-def kill_at(monkeypatch, step):
-    """The process ends when the loop comes to this step, counted over all epochs."""
-    whole = training.Trainer._step
-
-    def until(self, at, batch):
-        if at == step:
-            raise Killed
-        whole(self, at, batch)
-
-    monkeypatch.setattr(training.Trainer, "_step", until)
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 8])  # three steps make an epoch

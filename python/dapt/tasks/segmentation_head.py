@@ -106,9 +106,11 @@ class SegmentationHead(nn.Module):
                 f"categories must be [{len(tokens)}], one number from 0 to "
                 f"{self.num_categories - 1} for each cloud, got {got}"
             )
-        known = torch.compiler.is_compiling() or not len(categories)
-        if not known and not 0 <= categories.min() <= categories.max() < self.num_categories:
+        # elsewhere than on the CPU it would wait for the device
+        checks = categories.is_cpu and len(categories) and not torch.compiler.is_compiling()
+        if checks and not 0 <= categories.min() <= categories.max() < self.num_categories:
             raise UsageError(
                 f"categories must lie in 0 to {self.num_categories - 1}, got {categories.tolist()}"
             )
-        return self.category(F.one_hot(categories, self.num_categories).to(tokens.dtype))
+        each = torch.arange(self.num_categories, device=categories.device)
+        return self.category((categories[:, None] == each).to(tokens.dtype))

@@ -60,17 +60,8 @@ class Job(ABC):
         """The batch as one training step sees it."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
-        """Of
-        one
-        step,
-        through
-        the
-        network
-        as
-        Fabric
-        wrapped
-        it."""
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Of one view, through the network as Fabric wrapped it."""
 
     @abstractmethod
     def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
@@ -163,7 +154,7 @@ class Adaptation(Job):
         view["points"] = self._augment(view["points"], share)
         return view
 
-    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         output = network(batch["points"], *self.task.inputs(batch))
         loss = self.task.loss(output, batch)
         extra = self.model.extra_loss()
@@ -251,18 +242,18 @@ class Pretraining(Job):
         self.model.load_state_dict(state)
 
     def views(self, batch: Batch, share: transforms.Share) -> Batch:
-        return {**batch, "points": self._views(batch["points"], share)}
+        points = self._views(batch["points"], share)
+        return {**batch, "points": points, "hidden": self._hidden(points, share)}
 
-    def loss(self, network: nn.Module, batch: Batch, share: transforms.Share) -> Tensor:
-        points = batch["points"]
-        return network(points, self._mask(len(points), share).to(points.device))
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        return network(batch["points"], batch["hidden"])
 
-    def _mask(self, rows: int, share: transforms.Share) -> Tensor:  # [B, G]
+    def _hidden(self, points: Tensor, share: transforms.Share) -> Tensor:  # [B, G]
         """Of the whole batch, so that several processes hide what one process hides."""
-        groups = self.model.backbone.config.num_groups
+        rows, groups = len(points), self.model.backbone.config.num_groups
         chance = torch.rand(rows * share.world_size, groups, generator=share.generator)
         rank = chance[rows * share.rank : rows * (share.rank + 1)].argsort(1).argsort(1)
-        return rank < self.model.num_masked
+        return (rank < self.model.num_masked).to(points.device)
 
     @torch.no_grad()
     def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
@@ -273,7 +264,8 @@ class Pretraining(Job):
         for batch in test_batches(self.validation, EVALUATION_BATCH, fabric, "validation"):
             points = reduction(self.num_points)(batch["points"], None)
             with fabric.autocast():
-                loss = self.loss(self.model, {"points": points}, share)
+                view = {"points": points, "hidden": self._hidden(points, share)}
+                loss = self.loss(self.model, view)
             totals += torch.stack([loss.double() * len(points), totals.new_tensor(len(points))])
         self.model.train()
         total, samples = fabric.all_reduce(totals, reduce_op="sum").tolist()

@@ -27,9 +27,16 @@ from dapt.runs.memory import CountSaved, peak_memory
 from dapt.runs.processes import any_process, choose_precision, launch, synchronize_batch_norms
 from dapt.runs.settings import Settings
 from dapt.training.folds import is_of_folds, train_folds
-from dapt.training.jobs import Adaptation, Job, Pretraining
-from dapt.training.optimization import RunningMean, adamw, learning_rate, set_schedule
+from dapt.training.jobs import Adaptation, Batch, Job, Pretraining
+from dapt.training.optimization import (
+    RunningMean,
+    adamw,
+    learning_rate,
+    load_optimizer,
+    set_schedule,
+)
 from dapt.training.progress import Progress
+from dapt.training.step_graph import StepGraph, check_graph, check_keeps_activations
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +57,8 @@ def train(settings: Settings) -> dict:
     folder = RunFolder(settings.training.out)
     settings = settings.but(precision=_precision(settings, folder))
     fabric = launch(settings.training)
+    if settings.training.cuda_graph:
+        check_graph(settings.training, fabric.device, fabric.world_size)
     job = Pretraining(settings) if settings.is_pretraining else Adaptation(settings)
     settings = settings.but(num_points=job.num_points)
     with folder.locked() if fabric.is_global_zero else nullcontext():
@@ -97,7 +106,7 @@ class Trainer:
         job.model.to(fabric.device)
         self.named = job.parameters()
         self.weights = [weight for _, weight in self.named]
-        self.optimizer = adamw(self.named, options)
+        self.optimizer = adamw(self.named, options, fabric.device)
         self.mean = RunningMean(self.weights, options.ema) if options.ema else None
 
         self.epoch = 0
@@ -110,6 +119,9 @@ class Trainer:
         self.weights_of_best = job.best(folder)
         self.best_digest: str | None = None  # of the file of the best epoch's weights
         self.stop_asked = False
+        self.graph: StepGraph | None = None
+        if options.cuda_graph:
+            check_keeps_activations(job.model)
 
     def run(self) -> dict:
         """Train to the end, or until asked to stop; gives the result."""
@@ -119,6 +131,8 @@ class Trainer:
         self.job.model.train()
         module = torch.compile(self.job.model) if self.options.compile else self.job.model
         self.network = self.fabric.setup_module(module)
+        if self.options.cuda_graph:
+            self.graph = StepGraph(self._whole_step, self.fabric.device)
         self._announce()
         with Progress(self.options, self.sampler, self._sees(), self.fabric, self.folder) as bar:
             with on_signals(self._ask_to_stop):
@@ -204,30 +218,40 @@ class Trainer:
         return (step + 1) % self.options.accumulate == 0
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
-        options, fabric = self.options, self.fabric
+        options = self.options
         share = self._seed(step)
-        batch = {key: values.to(fabric.device) for key, values in batch.items()}
+        batch = {key: values.to(self.fabric.device) for key, values in batch.items()}
         batch = self.job.views(batch, share)
+        set_schedule(self.optimizer, step / len(self.sampler), options)
+        if self.graph is not None:
+            self.graph(batch)
+            return
         in_epoch = step % len(self.sampler)
         first = in_epoch - in_epoch % options.accumulate
         together = min(options.accumulate, len(self.sampler) - first)
         complete = in_epoch + 1 == first + together
+        with self.fabric.no_backward_sync(self.network, enabled=not complete):
+            self._differentiate(batch, together)
+        if complete:
+            self._update()
 
-        with fabric.no_backward_sync(self.network, enabled=not complete):
-            if step == 0:
-                count = CountSaved(self.job.model)
-                with count:
-                    loss = self.job.loss(self.network, batch, share)
-                self.activation_bytes = count.bytes
-            else:
-                loss = self.job.loss(self.network, batch, share)
-            fabric.backward(loss / together)
+    def _whole_step(self, batch: Batch) -> None:
+        self._differentiate(batch, together=1)
+        self._update()
+
+    def _differentiate(self, batch: Batch, together: int) -> None:
+        """Gradients of a batch, of those that make an update together."""
+        count = nullcontext() if self.activation_bytes else CountSaved(self.job.model)
+        with count:
+            loss = self.job.loss(self.network, batch)
+        if isinstance(count, CountSaved):
+            self.activation_bytes = count.bytes
+        self.fabric.backward(loss / together)
         self.totals += torch.stack([loss.detach().double(), torch.ones_like(self.totals[0])])
-        if not complete:
-            return
-        if options.clip_norm:
-            nn.utils.clip_grad_norm_(self.weights, options.clip_norm)
-        set_schedule(self.optimizer, step / len(self.sampler), options)
+
+    def _update(self) -> None:
+        if self.options.clip_norm:
+            nn.utils.clip_grad_norm_(self.weights, self.options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.mean:
@@ -340,7 +364,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             self._check_best(self.weights_of_best.restore(self.best_digest))
         self.job.load_state(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.mean:
             self.mean.load(state["mean"])
         self.totals.copy_(state["totals"])

@@ -16,8 +16,11 @@ def decays(name: str, weight: nn.Parameter) -> bool:
     return weight.ndim > 1 and own != "bias" and "token" not in own
 
 
-def adamw(named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so."""
+def adamw(
+    named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions, device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so; for
+    a CUDA graph the rates are tensors on the device."""
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
         members.setdefault((decays(name, weight), _rate(name, options)), []).append(weight)
@@ -29,7 +32,11 @@ def adamw(named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions) -> t
         {"params": weights, "weight_decay": options.weight_decay if decay else 0.0, "rate": rate}
         for (decay, rate), weights in members.items()
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+    for group in groups if options.cuda_graph else ():
+        group["lr"] = torch.tensor(options.learning_rate, device=device)
+    return torch.optim.AdamW(
+        groups, lr=options.learning_rate, fused=True, capturable=options.cuda_graph
+    )
 
 
 def _rate(name: str, options: TrainOptions) -> float:
@@ -37,11 +44,24 @@ def _rate(name: str, options: TrainOptions) -> float:
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainOptions) -> None:
-    """Set what an optimizer steps by at a time in epochs."""
+    """Set what an optimizer steps by at a time in epochs; rates in float32, as which a CUDA graph
+    reads them."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(epoch, options) * group.get("rate", 1.0)
+        rate = torch.tensor(learning_rate(epoch, options) * group.get("rate", 1.0))
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"] = rate.item()
         if options.schedule == "one_cycle":
             group["betas"] = (0.95 - 0.1 * _height(epoch, options), group["betas"][1])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Take up the state of a checkpoint; whether it can be captured stays as it is."""
+    own = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)
 
 
 def learning_rate(epoch: float, options: TrainOptions) -> float:

@@ -1,0 +1,188 @@
+"""A training step as one CUDA graph: launched once, in place of each of its kernels by itself.
+
+A graph repeats what was launched when it was captured, on the same memory and with the same
+numbers of Python. So batches are copied to where the first one lay, what changes from step to step
+(the learning rate, torch's seed) is read from the device, and a step may neither look at values nor
+draw numbers on the host. Whether it does is found out in steps that run before as they are.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dapt.errors import DaptError, UsageError
+from dapt.runs.options import TrainOptions
+
+Batch = Mapping[str, Tensor]
+
+WARM_UP = 3  # steps: the first makes the optimizer's state, the others have to be alike
+OFF = "leave cuda_graph out"
+# their outputs are as large as the values say
+SIZED_BY_VALUES = ("dapt::unique_cells",)
+INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+MASKS = (torch.bool, torch.uint8)
+COPIES = ("aten::_to_copy", "aten::copy_")
+
+
+def check_graph(options: TrainOptions, device: torch.device, processes: int) -> None:
+    """That the steps of a run with these options can be one graph.
+
+    Args:
+        options: Of the run, `cuda_graph` among them.
+        device: Where it trains.
+        processes: That train together.
+    """
+    if device.type != "cuda":
+        raise UsageError(f"cuda_graph needs a GPU, and this run is on the {device.type}: {OFF}")
+    if processes > 1:
+        raise UsageError(f"cuda_graph takes one process, and this run has {processes}: {OFF}")
+    if options.accumulate > 1:
+        raise UsageError(
+            f"cuda_graph makes each batch an update, and accumulate is {options.accumulate}: {OFF}"
+        )
+    if options.schedule == "one_cycle":
+        raise UsageError(f"cuda_graph keeps the momentum, and schedule one_cycle moves it: {OFF}")
+    if options.compile:
+        raise UsageError("cuda_graph and compile exclude each other: leave one of them out")
+
+
+def check_keeps_activations(model: torch.nn.Module) -> None:
+    """That no block is run a second time in the backward: torch does that outside graphs alone.
+
+    Args:
+        model: What trains.
+    """
+    if any(getattr(module, "keeps_only_input", False) for module in model.modules()):
+        raise UsageError(
+            "cuda_graph needs what the backward reads to be kept, and the method has memory=low: "
+            f"{OFF}, or take memory=default"
+        )
+
+
+class StepGraph:
+    """A step that runs as it is for `WARM_UP` batches, and as one graph from then on.
+
+    Args:
+        step: Reads a batch and updates the weights; gives nothing.
+        device: Where.
+    """
+
+    def __init__(self, step: Callable[[Batch], None], device: torch.device):
+        self.step, self.device = step, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.batch: dict[str, Tensor] = {}  # where every batch is put
+        self.seen: list[list[str]] = []  # what each warm-up step launched
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        """One step.
+
+        Args:
+            batch: Of the first one's shapes.
+        """
+        self._place(batch)
+        if len(self.seen) < WARM_UP:
+            watch = Watch()
+            with self._beside(), watch:
+                self.step(self.batch)
+            self.seen.append(watch.calls)
+            return
+        if self.replay is None:
+            self._check_alike(*self.seen[-2:])
+            self.replay = capture(lambda: self.step(self.batch))
+        self.replay()
+
+    def _place(self, batch: Batch) -> None:
+        if not self.batch:
+            self.batch = {name: values.clone() for name, values in batch.items()}
+            return
+        for name, values in self.batch.items():
+            if values.shape != batch[name].shape:
+                raise DaptError(
+                    f"cuda_graph needs batches of one shape: {name} is {list(batch[name].shape)} "
+                    f"after {list(values.shape)}; {OFF}"
+                )
+            values.copy_(batch[name])
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """On a stream of its own, where torch wants the steps before a capture."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            # an optimizer that can be captured and is not yet
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturab")
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def _check_alike(self, one: list[str], other: list[str]) -> None:
+        if one == other:
+            return
+        pairs = zip([*one, "the end"], [*other, "the end"], strict=False)
+        before, after = next((a, b) for a, b in pairs if a != b)
+        raise DaptError(
+            f"the steps of this method are not alike, one has {before} where the next has {after}, "
+            f"so they cannot be one CUDA graph: {OFF}"
+        )
+
+
+def capture(step: Callable[[], None]) -> Callable[[], None]:
+    """What repeats a step that has run before, as one launch.
+
+    Args:
+        step: To be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DaptError(f"the step cannot be one CUDA graph ({reason}): {OFF}") from error
+    return graph.replay
+
+
+class Watch(TorchDispatchMode):
+    """Writes down what a step launches, and refuses what a graph cannot repeat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.name().split(".")[0]
+        if _looks_at_values(function, name, args) or _leaves_device(name, args, result):
+            raise DaptError(f"{name} waits for values, which no CUDA graph can: {OFF}")
+        leaves = tree_leaves((args, kwargs))
+        self.calls.append(f"{name}({', '.join(map(_described, leaves))})")
+        return result
+
+
+def _looks_at_values(function, name: str, args: tuple) -> bool:
+    if name in INDEXED:  # by numbers is well; a mask is asked how many of it are true
+        return any(index is not None and index.dtype in MASKS for index in args[1])
+    by_values = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return name in SIZED_BY_VALUES or not by_values.isdisjoint(function.tags)
+
+
+def _leaves_device(name: str, args: tuple, result: object) -> bool:
+    if name not in COPIES:
+        return False
+    source = args[1] if name == "aten::copy_" else args[0]
+    return source.device.type != result.device.type
+
+
+def _described(leaf: object) -> str:
+    if not isinstance(leaf, Tensor):
+        return str(leaf)
+    return f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}"
