@@ -50,7 +50,7 @@ $(BUILT): $(READY) $(NATIVE)
 	touch $@
 
 $(TESTABLE): $(READY)
-	$(PIP) --no-build-isolation -e '.[train,files,peft,export,view,browser,test,dev]'
+	$(PIP) --no-build-isolation -e '.[train,files,hub,serve,peft,export,view,browser,test,dev]'
 	touch $@
 
 demo: $(READY) $(BUILT)

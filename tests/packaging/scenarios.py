@@ -91,6 +91,9 @@ def bare() -> None:
     asks_for("hub", refused(dapt.create_backbone, "point_mae", "hf://a/b/c.pth"))
     asks_for("peft", refused(lambda: adapted(dapt.Peft.of("lora"))))
     asks_for("export", refused(dapt.export, adapted(dapt.Dapt(rank=3)), "model.onnx"))
+    code, printed = command("serve", "run")
+    assert code == 1
+    asks_for("serve", printed)
 
 
 def train() -> None:
@@ -153,6 +156,14 @@ def hub() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     sentence = refused(dapt.create_backbone, "point_mae", "hf://a/b/c.pth")
     assert "cannot be fetched" in sentence, sentence
+    every_command_helps_or_says_what_it_needs()
+
+
+def serve() -> None:
+    from dapt.inference.serving.app import create_app
+    from dapt.inference.serving.shelf import Shelf
+
+    assert "/predict" in create_app(Shelf()).openapi()["paths"]
     every_command_helps_or_says_what_it_needs()
 
 

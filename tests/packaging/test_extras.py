@@ -12,7 +12,7 @@ import project
 import pytest
 
 HERE = Path(__file__).parent
-SCENARIOS = {name: [name] for name in ("train", "files", "hub", "peft", "export")}
+SCENARIOS = {name: [name] for name in ("train", "files", "hub", "serve", "peft", "export")}
 SCENARIOS |= {"bare": [], "view": ["train", "view"]}  # the report is of a training's run
 
 

@@ -137,13 +137,13 @@ def _rows_of(features: Features, rows: list[int], levels: Sequence[int]) -> Feat
 
 
 def chosen(
-    table: Mapping[str, Attachment], names: Sequence[str | None], points: Tensor
+    table: Mapping[str, Attachment], names: Sequence[str | Attachment | None], points: Tensor
 ) -> list[Attachment | None]:
-    """The adapters of a model by name, one for each cloud."""
+    """The adapters of a model by name, one for each cloud; those that are given themselves stay."""
     if isinstance(names, str) or len(names) != len(points):
         got = repr(names) if isinstance(names, str) else len(names)
         raise UsageError(f"adapters must name one for each of {len(points)} clouds, got {got}")
-    return [None if name is None else named(table, name) for name in names]
+    return [named(table, name) if isinstance(name, str) else name for name in names]
 
 
 def named(table: Mapping[str, Attachment], name: str) -> Attachment:

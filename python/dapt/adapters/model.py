@@ -79,7 +79,7 @@ class AdaptedModel(nn.Module):
         points: Tensor,
         *inputs: Tensor,
         queries: Tensor | None = None,
-        adapters: Sequence[str | None] | None = None,
+        adapters: Sequence[str | Attachment | None] | None = None,
     ) -> Tensor | list[Tensor]:
         """Logits of the active adapter, or of an adapter for each cloud.
 
@@ -93,7 +93,8 @@ class AdaptedModel(nn.Module):
             points: [B, N, 3], or with the channels that the backbone reads.
             inputs: What the task's head asks for beside the points.
             queries: [B, M, 3], the points to label where they are not those that the network sees.
-            adapters: The name of each cloud's adapter, or None for a cloud without one: then the
+            adapters: The name of each cloud's adapter, or one of `model.adapters` itself, which
+                may have been deleted meanwhile; or None for a cloud without one: then the
                 pre-trained network's tokens are given, pooled as its own heads read them.
 
         Returns:

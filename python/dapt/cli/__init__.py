@@ -23,6 +23,7 @@ COMMANDS = {
     "view": "show clouds in 3D, and what a run's model makes of them",
     "report": "tell of runs in one page: scores, curves, classes, memory, a gallery",
     "export": "write a run's model as one file for Python and C++, or for ONNX",
+    "serve": "answer requests over HTTP with runs' models",
     "info": "explain an adapter folder, or count a model's parameters, memory and arithmetic",
     "doctor": "say what is installed, and what is missing for what",
 }

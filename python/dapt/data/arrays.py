@@ -1,6 +1,7 @@
 """Arrays in .npy, .npz and .h5 files. What a header promises is held against the file before any
 room is made for it."""
 
+import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,13 +31,13 @@ def check_expansion(where: object, packed: int, unpacked: int, most: int = MOST_
         raise DataError(f"{where} is refused: its {packed:,} bytes unfold to {unpacked:,}")
 
 
-def load_npy(path: str | Path) -> np.ndarray:
+def load_npy(source: str | Path | io.BytesIO) -> np.ndarray:
     """The array of an .npy file, which must end where the array does.
 
     Args:
-        path: of the file.
+        source: The file, or its content.
     """
-    with open(path, "rb") as file:
+    with source if isinstance(source, io.BytesIO) else open(source, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         return _array(file, size)

@@ -96,26 +96,32 @@ class Preprocessing:
             where: what the warning calls them.
             seen: [B, N, D], as the network sees them.
         """
+        remark = self.remark(where, seen)
+        if remark is not None:
+            log.warning("%s", remark)
+
+    def remark(self, where: str, seen: Tensor) -> str | None:
+        """How clouds differ from those of the training, if they do so much that labels suffer.
+
+        Args:
+            where: What the sentence calls them.
+            seen: [B, N, D], as the network sees them.
+        """
         if self.extent is None or not seen.numel():
-            return
+            return None
         extent, spacing = measures(seen)
         larger, wider = _times(extent, self.extent), _times(spacing, self.spacing)
         if not self.normalize and not 1 / MUCH <= larger <= MUCH:
-            log.warning(
-                "%s is %s as the training's clouds were: labels may be wrong, "
-                "give it in the training's unit",
-                where,
-                _said(larger, "as large"),
+            return (
+                f"{where} is {_said(larger, 'as large')} as the training's clouds were: labels "
+                "may be wrong, give it in the training's unit"
             )
-        elif not 1 / MUCH <= wider <= MUCH:
-            log.warning(
-                "%s has points %s as the training's clouds had (%.2g for %.2g): labels may be "
-                "wrong",
-                where,
-                _said(wider, "as far apart"),
-                spacing,
-                self.spacing,
+        if not 1 / MUCH <= wider <= MUCH:
+            return (
+                f"{where} has points {_said(wider, 'as far apart')} as the training's clouds had "
+                f"({spacing:.2g} for {self.spacing:.2g}): labels may be wrong"
             )
+        return None
 
 
 def measures(clouds: Tensor) -> tuple[float, float]:  # [B, N, D]

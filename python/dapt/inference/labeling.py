@@ -76,6 +76,11 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
     return categories.index(category)
 
 
+def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P]
+    """Whether each part is one of the category's."""
+    return task.own_parts(torch.device("cpu"))[category_number(task, category)].numpy()
+
+
 def label_objects(
     model: AdaptedModel, clouds: Iterable[Cloud], trained: Preprocessing, category: str | None
 ) -> Iterator[Scan]:
@@ -83,18 +88,29 @@ def label_objects(
     task = model.adapter.task
     number = torch.tensor([category_number(task, category)], device=model.device)
     names = task.label_names
-    own = task.own_parts(torch.device("cpu"))[number.cpu()[0]].numpy()  # [P]
+    own = own_parts(task, category)
     model.eval()
     for where, points in clouds:
         check_cloud(where, points[:, :3], trained.num_points)
         ready = trained.ready(points)
         trained.compare(where, reduction(trained.num_points)(ready, None))
         chances = probabilities(model, ready[0].numpy(), trained.num_points, False, number)
-        check_probabilities(where, chances)
-        labels = np.where(own, chances, -1.0).argmax(1)
-        best = chances[np.arange(len(labels)), labels]
-        best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
-        yield Scan(where, points[:, :3], PointLabels(labels, best), names)
+        yield Scan(where, points[:, :3], best_of(where, chances, own), names)
+
+
+def best_of(where: str, chances: np.ndarray, own: np.ndarray) -> PointLabels:
+    """The likeliest of a category's parts for each point, and its share of their probability.
+
+    Args:
+        where: Name of the cloud.
+        chances: [N, P], of all parts.
+        own: [P], whether a part is one of the category's.
+    """
+    check_probabilities(where, chances)
+    labels = np.where(own, chances, -1.0).argmax(1)
+    best = chances[np.arange(len(labels)), labels]
+    best = best / np.maximum(chances[:, own].sum(1), np.finfo(chances.dtype).tiny)
+    return PointLabels(labels, best)
 
 
 def _file_name(where: str) -> str:

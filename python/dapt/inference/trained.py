@@ -93,7 +93,7 @@ class TrainedModel(AdaptedModel):
         if votes > 1:
             raise UsageError("votes are for models that label whole clouds, and not points")
         return [
-            _answer(scan) for scan in label_points(self, named, trained, category, block, stride)
+            answer_of(scan) for scan in label_points(self, named, trained, category, block, stride)
         ]
 
 
@@ -112,7 +112,8 @@ def label_points(
     return labeling.label_rooms(model, clouds, trained, block, stride or block / 2)
 
 
-def _answer(scan: labeling.Scan) -> Answer:
+def answer_of(scan: labeling.Scan) -> Answer:
+    """What was said of a cloud whose points were labeled."""
     shares = dict.fromkeys(scan.label_names, 0.0) | scan.shares()
     labels, chances = scan.result
     return Answer(scan.where, max(shares, key=shares.__getitem__), shares, labels, chances)

@@ -1,6 +1,7 @@
 """What the settings of a run describe, put together: its data, its model."""
 
 import os
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -61,6 +62,38 @@ def build_model(backbone: Section, method: Section, task: Task, seed: int) -> Ad
 
 def restore_model(folder: RunFolder) -> TrainedModel:
     """The trained model of a run: its backbone made anew, its adapter from the folder."""
+    settings = _settings_of_model(folder)
+    model = load_adapter(folder.adapter, _restored_backbone(settings))
+    model.fallback = _fallback(settings)
+    return model
+
+
+def restore_together(
+    folders: Mapping[str, RunFolder], device: str = "cpu"
+) -> Iterator[tuple[str, TrainedModel, Preprocessing | None]]:
+    """The models of several runs, those on one backbone in one model: (name, model, what was done
+    to the training's clouds where the adapter's file does not say).
+
+    Args:
+        folders: By what the adapters will be called.
+        device: Where the models go.
+    """
+    models: dict[str, TrainedModel] = {}
+    for name, folder in folders.items():
+        settings = _settings_of_model(folder)
+        backbone = settings.backbone
+        of_chance = None if backbone.get("checkpoint") else settings.training.seed
+        network = repr((backbone.name, sorted(backbone.options.items()), of_chance))
+        if network in models:
+            models[network].load_adapter(folder.adapter, name, activate=False)
+        else:
+            model = load_adapter(folder.adapter, _restored_backbone(settings).to(device), name)
+            models[network] = model.eval()
+        yield name, models[network], _fallback(settings)
+
+
+def _settings_of_model(folder: RunFolder) -> Settings:
+    """Of a run that has left a model."""
     settings = folder.settings()
     if settings.is_pretraining:
         raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
@@ -69,13 +102,18 @@ def restore_model(folder: RunFolder) -> TrainedModel:
         raise UsageError(
             f"{folder.path} holds a run for each of its folds: name one, {folder.path}/fold_0"
         )
-    # a backbone without a checkpoint is a matter of the seed
-    torch.manual_seed(settings.training.seed)
-    model = load_adapter(folder.adapter, build_backbone(settings.backbone))
-    if settings.training.num_points:  # the adapters of older runs do not say it themselves
-        options = settings.data.options
-        model.fallback = Preprocessing.of(options, settings.training.num_points)
-    return model
+    return settings
+
+
+def _restored_backbone(settings: Settings) -> nn.Module:
+    torch.manual_seed(settings.training.seed)  # which one without a checkpoint is a matter of
+    return build_backbone(settings.backbone)
+
+
+def _fallback(settings: Settings) -> Preprocessing | None:
+    """For the adapters of older runs, which do not say it themselves."""
+    options, num_points = settings.data.options, settings.training.num_points
+    return Preprocessing.of(options, num_points) if num_points else None
 
 
 def load_run(folder: str | os.PathLike) -> TrainedModel:

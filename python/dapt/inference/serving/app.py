@@ -1,0 +1,237 @@
+"""The routes."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from swagger_ui_bundle import swagger_ui_path
+
+from dapt.errors import UsageError, listed, shown
+from dapt.inference.serving.answers import TYPES, check_answer
+from dapt.inference.serving.intake import KINDS
+from dapt.inference.serving.limits import Limits, Refused
+from dapt.inference.serving.service import Service, refusal_of
+from dapt.inference.serving.shelf import Shelf
+from dapt.version import __version__
+
+SHORTEST_TOKEN = 16
+PAGE_FILES = {  # of the OpenAPI page, which asks no other server for anything
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self' data: 'unsafe-inline'",
+}
+AnswerKind = Enum("AnswerKind", {kind: kind for kind in TYPES}, type=str)
+
+REFUSALS = {
+    413: "More bytes, points or clouds than the server takes",
+    422: "A body or an option that cannot be used",
+    429: "Too many requests are under way",
+    503: "Not answered in time, or short of memory",
+}
+
+
+def create_app(
+    shelf: Shelf,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: frozenset[str] | None = None,
+) -> FastAPI:
+    """The server as an ASGI application.
+
+    Args:
+        shelf: The adapters to serve.
+        limits: What it takes on.
+        token: Whoever has it may load and unload adapters; None where nobody may.
+        hosts: The names that requests may call this server by, or any. A page of the web that
+            gives its own name to this machine is kept out by them.
+    """
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise UsageError(f"the token must have at least {SHORTEST_TOKEN} characters")
+    service = Service(shelf, limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="dapt",
+        version=__version__,
+        description="Labels of point clouds by adapters of one frozen backbone.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.openapi_version = "3.0.3"  # which the page's script reads
+    app.state.service = service
+    _add_bounds(app, hosts)
+    _add_prediction(app, service)
+    _add_adapters(app, shelf, token)
+    _add_observation(app, service)
+    return app
+
+
+def _add_bounds(app: FastAPI, hosts: frozenset[str] | None) -> None:
+    """What holds for every request, and how each is refused."""
+
+    @app.middleware("http")
+    async def bounds(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        if hosts is not None and request.url.hostname not in hosts:
+            name = shown(request.url.hostname)[:100]
+            response = _said(Refused(400, f"this server is not called {name!r}"))
+        else:
+            response = await call(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return _said(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def mistaken(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = " ".join(str(part) for part in first["loc"])
+        return _said(Refused(422, shown(f"{where}: {first['msg']}")[:300]))
+
+
+def _said(error: Refused) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, error.status, error.headers)
+
+
+def _add_prediction(app: FastAPI, service: Service) -> None:
+    body = {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["points"],
+                "properties": {"points": {"type": "array", "items": {}}},
+            },
+            "example": {"points": [[0.0, 0.0, 0.0], [0.1, 0.2, 0.3]]},
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        },
+    }
+
+    @app.post(
+        "/predict",
+        response_class=Response,
+        openapi_extra={"requestBody": {"required": True, "content": body}},
+        responses={
+            200: {"content": {kind: {} for kind in TYPES.values()}},
+            **{status: {"description": what} for status, what in REFUSALS.items()},
+        },
+    )
+    async def predict(
+        request: Request,
+        adapter: Annotated[
+            str, Query(description="its name; without one the only adapter", max_length=100)
+        ] = "",
+        format: Annotated[
+            str, Query(description=f"of the body where nothing else tells: {listed(KINDS)}")
+        ] = "",
+        category: Annotated[
+            str, Query(description="of objects whose parts are labeled", max_length=200)
+        ] = "",
+        answer: Annotated[
+            AnswerKind, Query(description="json, or a file of labeled points")
+        ] = AnswerKind.json,
+    ) -> Response:
+        """Label clouds: a file as the body or in a form, a .npy array, or JSON with `points`."""
+        check_answer(answer.value, service.shelf.get(adapter).adapter.task.labels_points)
+        content = await service.predict(request, adapter, format, category, answer.value)
+        return Response(content, media_type=TYPES[answer.value])
+
+
+def _add_adapters(app: FastAPI, shelf: Shelf, token: str | None) -> None:
+    bearer = HTTPBearer(auto_error=False, description="the server's token")
+
+    def may_change(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> None:
+        if token is None:
+            raise Refused(403, "adapters are loaded and unloaded only where the server has a token")
+        told = "" if given is None else given.credentials
+        if not hmac.compare_digest(told.encode(), token.encode()):
+            raise Refused(
+                401,
+                "this needs the server's token: Authorization: Bearer ...",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    @app.get("/adapters")
+    def list_adapters() -> list[dict]:
+        """What each adapter is: its task, its labels, what its clouds have to be."""
+        return [served.describe() for served in shelf]
+
+    @app.put("/adapters/{name}", dependencies=[Depends(may_change)])
+    def load_adapter(name: str) -> dict:
+        """Load an adapter from the server's folder, or load it anew; calls under way go on."""
+        return _answered(lambda: shelf.load(name).describe())
+
+    @app.delete(
+        "/adapters/{name}",
+        dependencies=[Depends(may_change)],
+        status_code=204,
+        response_class=Response,
+    )
+    def unload_adapter(name: str) -> None:
+        """Unload an adapter; calls under way go on."""
+        _answered(lambda: shelf.unload(name))
+
+
+def _answered(work: Callable[[], object]) -> object:
+    try:
+        return work()
+    except Exception as error:
+        raise refusal_of(error) from error
+
+
+def _add_observation(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> dict:
+        """That the server answers, and for how many adapters."""
+        return {"status": "ok", "adapters": len(service.shelf)}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/docs", include_in_schema=False)
+    async def page() -> Response:
+        script, style, icon = (f"docs/{name}" for name in PAGE_FILES)
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="dapt",
+            swagger_js_url=script,
+            swagger_css_url=style,
+            swagger_favicon_url=icon,
+        )
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    def page_file(name: str) -> Response:
+        if name not in PAGE_FILES:
+            raise HTTPException(404)
+        content = (swagger_ui_path / name).read_bytes()
+        return Response(content, media_type=PAGE_FILES[name])
