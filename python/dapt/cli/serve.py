@@ -63,7 +63,11 @@ def run(argv: list[str]) -> None:
 
 
 def named(words: list[str]) -> dict[str, Path]:
-    """The run folders by their names: the last part of the path, or what stands before =."""
+    """The run folders by their names: the last part of the path, or what stands before =.
+
+    Args:
+        words: As the user wrote them.
+    """
     folders: dict[str, Path] = {}
     for word in words:
         given = re.match(r"([A-Za-z0-9][\w.-]*)=(.+)", word)

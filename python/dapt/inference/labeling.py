@@ -77,7 +77,12 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
 
 
 def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P]
-    """Whether each part is one of the category's."""
+    """Whether each part is one of the category's.
+
+    Args:
+        task: Of the model.
+        category: Its name.
+    """
     return task.own_parts(torch.device("cpu"))[category_number(task, category)].numpy()
 
 

@@ -113,7 +113,11 @@ def label_points(
 
 
 def answer_of(scan: labeling.Scan) -> Answer:
-    """What was said of a cloud whose points were labeled."""
+    """What was said of a cloud whose points were labeled.
+
+    Args:
+        scan: The cloud.
+    """
     shares = dict.fromkeys(scan.label_names, 0.0) | scan.shares()
     labels, chances = scan.result
     return Answer(scan.where, max(shares, key=shares.__getitem__), shares, labels, chances)

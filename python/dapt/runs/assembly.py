@@ -13,6 +13,7 @@ from dapt.errors import UsageError
 from dapt.inference.trained import TrainedModel, load_adapter
 from dapt.methods import method_class
 from dapt.models import create_backbone
+from dapt.models.pretrained import RANDOM
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Section, Settings
 from dapt.tasks import FewShot, Task
@@ -82,8 +83,9 @@ def restore_together(
     for name, folder in folders.items():
         settings = _settings_of_model(folder)
         backbone = settings.backbone
-        of_chance = None if backbone.get("checkpoint") else settings.training.seed
-        network = repr((backbone.name, sorted(backbone.options.items()), of_chance))
+        is_random = backbone.get("checkpoint") in (None, RANDOM)
+        seed = settings.training.seed if is_random else None
+        network = repr((backbone.name, sorted(backbone.options.items()), seed))
         if network in models:
             models[network].load_adapter(folder.adapter, name, activate=False)
         else:

@@ -82,7 +82,11 @@ class Batcher:
                 self._change.notify()
 
     def submit(self, ticket: Ticket) -> "Future[Tensor]":
-        """Line a ticket up."""
+        """Line a cloud up.
+
+        Args:
+            ticket: The cloud.
+        """
         with self._change:
             self._waiting.append(ticket)
             self._change.notify()
@@ -117,7 +121,11 @@ class Batcher:
 
 
 def run(tickets: list[Ticket]) -> None:
-    """Answer tickets of a kin; where a batch fails, each has its own answer or its own error."""
+    """Answer tickets of a kin; where a batch fails, each has its own answer or its own error.
+
+    Args:
+        tickets: Some may have been cancelled.
+    """
     tickets = [ticket for ticket in tickets if ticket.result.set_running_or_notify_cancel()]
     if not tickets:
         return

@@ -35,14 +35,22 @@ class Limits:
         return self.megabytes * 2**20
 
     def check_points(self, count: int) -> None:
-        """Refuse more points than a request may have."""
+        """Refuse more points than a request may have.
+
+        Args:
+            count: Of all its clouds so far.
+        """
         if count > self.points:
             raise Refused(
                 413, f"the request has {count:,} points and this server takes {self.points:,}"
             )
 
     def check_clouds(self, count: int) -> None:
-        """Refuse more clouds than a request may have."""
+        """Refuse more clouds than a request may have.
+
+        Args:
+            count: How many it has.
+        """
         if count > MOST_CLOUDS:
             raise Refused(413, f"a request may hold {MOST_CLOUDS} clouds: send several requests")
 

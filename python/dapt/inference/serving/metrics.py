@@ -45,7 +45,12 @@ class Metrics:
         Gauge("dapt_adapters", "Adapters at hand", registry=registry).set_function(adapters)
 
     def observe_batch(self, clouds: int, adapters: int) -> None:
-        """Count a batch."""
+        """Count a batch.
+
+        Args:
+            clouds: How many it had.
+            adapters: Of how many adapters.
+        """
         self._clouds.observe(clouds)
         self._adapters.observe(adapters)
 

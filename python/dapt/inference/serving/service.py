@@ -178,7 +178,11 @@ async def within(seconds: float) -> AsyncIterator[None]:
 
 
 def refusal_of(error: Exception) -> Refused:
-    """How an error is told to whoever asked."""
+    """How an error is told to whoever asked.
+
+    Args:
+        error: What went wrong; the server's own faults go to its log.
+    """
     if isinstance(error, Refused):
         return error
     if isinstance(error, TimeoutError):

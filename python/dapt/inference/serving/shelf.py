@@ -48,7 +48,11 @@ class Served:
         return self
 
     def features(self, points: Tensor) -> Features:  # [B, N, D]
-        """What the adapted network makes of clouds."""
+        """What the adapted network makes of clouds.
+
+        Args:
+            points: [B, N, D].
+        """
         return self.adapter.features(points)
 
     def describe(self) -> dict[str, object]:
@@ -89,7 +93,11 @@ class Shelf:
         return len(self._served)
 
     def get(self, name: str) -> Served:
-        """The adapter of that name; without one the only adapter that there is."""
+        """An adapter by its name.
+
+        Args:
+            name: If it is empty the only adapter that there is is meant.
+        """
         served = self._served
         if not name and len(served) != 1:
             raise Refused(422, f"say which adapter: {listed(served) or 'none is loaded'}")
@@ -165,7 +173,11 @@ class Shelf:
         return found if is_adapter else found / "adapter"
 
     def unload(self, name: str) -> None:
-        """Take an adapter off the shelf; requests that found it are answered by it."""
+        """Take an adapter off the shelf; requests that found it are answered by it.
+
+        Args:
+            name: Of the adapter.
+        """
         with self._changing:
             served = self.get(name)
             self._served = {n: each for n, each in self._served.items() if n != name}

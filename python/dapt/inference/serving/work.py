@@ -40,7 +40,11 @@ class Stopped(Exception):
 
 
 class Noted:
-    """The preprocessing of a training, which keeps what it remarks in place of saying it."""
+    """The preprocessing of a training, which keeps what it remarks in place of saying it.
+
+    Args:
+        served: The adapter.
+    """
 
     def __init__(self, served: Served):
         self._trained = served.preprocessing
@@ -50,7 +54,12 @@ class Noted:
         return getattr(self._trained, name)
 
     def compare(self, where: str, seen: Tensor) -> None:
-        """Note that clouds [B, N, D] differ much from those of the training."""
+        """Note that clouds differ much from those of the training.
+
+        Args:
+            where: What the remark calls them.
+            seen: [B, N, D], as the network sees them.
+        """
         remark = self._trained.remark(where, seen)
         if remark is not None:
             self.remarks.append(remark)
@@ -79,8 +88,12 @@ class Ready:
     category: str | None
     remark: str | None
 
-    def labeled(self, logits: Tensor) -> Labeled:  # [classes] or [N, labels]
-        """The answer."""
+    def labeled(self, logits: Tensor) -> Labeled:
+        """The answer.
+
+        Args:
+            logits: [classes], or [N, labels].
+        """
         task = self.ticket.served.adapter.task
         chances = logits.softmax(-1).numpy()
         if not task.labels_points:
@@ -95,7 +108,12 @@ class Ready:
 
 def goes_alone(served: Served, clouds: Sequence[Cloud]) -> bool:
     """Whether clouds are no part of a batch: scenes are cut into blocks, large objects into rows of
-    points."""
+    points.
+
+    Args:
+        served: The adapter that they are for.
+        clouds: Of a request.
+    """
     task = served.adapter.task
     if task.name == "part_segmentation":
         return any(len(points) > CHUNK for _, points in clouds)
@@ -103,7 +121,12 @@ def goes_alone(served: Served, clouds: Sequence[Cloud]) -> bool:
 
 
 def check_category(served: Served, category: str | None) -> None:
-    """That a category is named where parts are labeled, and nowhere else."""
+    """That a category is named where parts are labeled, and nowhere else.
+
+    Args:
+        served: The adapter.
+        category: What the request says.
+    """
     task = served.adapter.task
     if task.name == "part_segmentation":
         labeling.category_number(task, category)
