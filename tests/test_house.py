@@ -23,7 +23,7 @@ FLOORS = (
     {"models"},
     {"synthetic"},
     {"data"},
-    {"files", "progress"},
+    {"files", "plugins", "progress"},
     {"errors"},
     {"version"},
 )

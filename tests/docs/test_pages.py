@@ -47,7 +47,7 @@ def names(paths):
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def desk(tmp_path, monkeypatch, own_names):
     """A folder with the files that snippets name."""
     monkeypatch.chdir(tmp_path)
     torch.save(dapt.create_backbone("point_mae").state_dict(), "pretrain.pth")

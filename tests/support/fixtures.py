@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,20 @@ def run(tmp_path):
         return tmp_path / out, cli.main([command, *words, *flags])
 
     return dapt
+
+
+@pytest.fixture
+def own_names(tmp_path):
+    """What a test registers, and modules of its own folder, are forgotten after it."""
+    tables = (dapt.methods.METHODS, dapt.data.DATASETS, dapt.models.BACKBONES, dapt.tasks.TASKS)
+    before, modules = [dict(table) for table in tables], set(sys.modules)
+    yield
+    for table, known in zip(tables, before, strict=True):
+        table.clear()
+        table.update(known)
+    for name in set(sys.modules) - modules:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import DaptError
+from dapt.errors import DaptError, UsageError
 from dapt.files import write_folder
 from dapt.methods.method import Method, method_class
 from dapt.models import Storage
+from dapt.plugins import OPTION
 from dapt.tasks import Task, task_class
 
 CONFIG = "adapter_config.json"
@@ -102,6 +103,8 @@ def write(
 ) -> None:
     """Leave an adapter's two files in a folder, each written atomically."""
     check_finite(state, f"the adapter for {folder}")
+    _check_named("method", method, method_class)
+    _check_named("task", task, task_class)
     weights = safetensors.torch.save({k: v.detach().contiguous() for k, v in state.items()})
     config = AdapterConfig(
         format_version=FORMAT_VERSION,
@@ -193,10 +196,31 @@ def _read_config(path: Path) -> AdapterConfig:
     return _from_fields(AdapterConfig, config, str(path))
 
 
+def _check_named(kind: str, settings: Method | Task, class_of: Callable[[str], type]) -> None:
+    """That whoever reads the name finds the class by it."""
+    cls, name = type(settings), getattr(settings, "name", None)
+    try:
+        known = name is not None and class_of(name) is cls
+    except UsageError:
+        known = False
+    if not known:
+        raise UsageError(
+            f"{cls.__name__} cannot be saved, for it has no name by which it is found again: put "
+            f'@dapt.{kind}s.register("{cls.__name__.lower()}") above the class'
+        )
+
+
 def _build(class_of: Callable[[str], type], record: dict, where: str) -> Method | Task:
     name = record.get("name")
     fields = {field: value for field, value in record.items() if field != "name"}
-    return _from_fields(class_of(str(name)), fields, where)
+    try:
+        cls = class_of(str(name))
+    except UsageError as error:
+        raise UsageError(
+            f"{where}: {error}; one of its owner's own is known once the module that registers it "
+            f"is imported, by {OPTION} on the command line"
+        ) from None
+    return _from_fields(cls, fields, where)
 
 
 def _from_fields(cls: type, record: dict, where: str) -> object:

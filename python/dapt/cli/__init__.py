@@ -11,6 +11,7 @@ import time
 
 from dapt.cli.completion import is_asked, words_so_far
 from dapt.errors import DaptError, look_up, missing_package, said_of_the_machine, shown
+from dapt.plugins import import_module, noted, taken
 from dapt.runs.children import end_with_parent
 from dapt.version import __version__
 
@@ -31,6 +32,7 @@ COMMANDS = {
 LONGEST = 1000  # characters of a sentence
 AFTER_FIRST = 3.0  # seconds: what all processes meet, the first one says, and all end with it
 RESUMED = ("train", "pretrain")
+NOTING = (*RESUMED, "compare")  # commands whose runs note what they need
 
 USAGE = f"""\
 usage: dapt COMMAND [options]
@@ -40,6 +42,7 @@ Adapt a frozen, pre-trained point-cloud transformer by training a few percent of
 commands:
 {"".join(f"  {name:10} {what}{chr(10)}" for name, what in COMMANDS.items())}
 dapt COMMAND --help shows the options of a command, dapt --version the version.
+dapt COMMAND --import MODULE imports methods, datasets, backbones or tasks of your own.
 """
 
 
@@ -66,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     end_with_parent()
     try:
         look_up("command", command, COMMANDS)
+        rest, modules = taken(rest)
+        modules = [import_module(module) for module in modules]
+        if modules and command in NOTING:
+            rest.append(noted(modules))
         importlib.import_module(f"dapt.cli.{command}").run(rest)
     except DaptError as error:
         return _say(command, _own_words(error), error.exit_code)

@@ -8,6 +8,7 @@ import torch
 import dapt_ext
 from dapt.cli.parsing import Parser
 from dapt.errors import extras
+from dapt.plugins import KINDS, installed
 
 PURPOSES = {
     "train": "training and its commands, h5 files, charts",
@@ -39,6 +40,11 @@ def lines() -> list[str]:
     for extra, packages in extras().items():
         if extra not in DEVELOPMENT:
             told.append(_extra(extra, packages))
+    told += [
+        f"plug-in: {kind} {name}, of {point.dist.name} {point.dist.version}"
+        for kind in KINDS
+        for name, point in sorted(installed(kind).items())
+    ]
     return told
 
 

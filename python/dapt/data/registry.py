@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Mapping
 
 from dapt.data.dataset import PointDataset
-from dapt.errors import UsageError, look_up
+from dapt.errors import UsageError
+from dapt.plugins import entry, installed
 
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
@@ -22,7 +23,7 @@ def register(name: str):
     """
 
     def add(options: type) -> type:
-        if name in DATASETS:
+        if name in DATASETS and options.__module__ != "__main__":  # a cell may run again
             raise ValueError(f"dataset {name!r} is registered twice")
         if not dataclasses.is_dataclass(options) or not callable(getattr(options, "load", None)):
             raise TypeError(f"dataset {name!r} must be a dataclass with a method load(split)")
@@ -39,15 +40,15 @@ def options_of(name: str) -> type:
     Args:
         name: Of the dataset.
     """
-    look_up("dataset", name, DATASETS | ELSEWHERE)
     if name not in DATASETS:
-        importlib.import_module(ELSEWHERE[name])
-    return DATASETS[name]
+        for module in ELSEWHERE.values():
+            importlib.import_module(module)
+    return entry("dataset", name, DATASETS)
 
 
 def names() -> list[str]:
     """Of all datasets."""
-    return sorted(DATASETS.keys() | ELSEWHERE.keys())
+    return sorted({*DATASETS, *ELSEWHERE, *installed("dataset")})
 
 
 def load(name: str, options, split: str) -> PointDataset:

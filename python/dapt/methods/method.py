@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dapt.errors import UsageError, look_up
+from dapt.errors import UsageError
 from dapt.methods.replacements import Replacements
 from dapt.models.transformer import Features
+from dapt.plugins import entry, installed
 
 
 class Method:
@@ -154,15 +155,19 @@ def is_packed(backbone: nn.Module) -> bool:
 def register(name: str) -> Callable[[type[Method]], type[Method]]:
     """Enter a method's class in the table; a name that is not its file's fails at import.
 
+    A notebook has no file: there the name is free, and a cell may run again.
+
     Args:
         name: What `method.name` calls it.
     """
 
     def enter(cls: type[Method]) -> type[Method]:
-        file = Path(sys.modules[cls.__module__].__file__).stem
-        if name != file:
+        is_of_notebook = cls.__module__ == "__main__"
+        file = None if is_of_notebook else Path(sys.modules[cls.__module__].__file__).stem
+        if name != file and not is_of_notebook:
             raise NameError(f"method '{name}' must have the name of its file, '{file}'")
-        if name in METHODS:
+        known = METHODS.get(name)
+        if known is not None and not (is_of_notebook and known.__module__ == "__main__"):
             raise NameError(f"method '{name}' is registered twice")
         if not (issubclass(cls, Method) and dataclasses.is_dataclass(cls)):
             raise TypeError(f"method '{name}' must be a dataclass derived from Method")
@@ -179,9 +184,8 @@ def _rebuild(name: str, fields: dict) -> Method:
 
 def names() -> list[str]:
     """Of all methods; of those that build on another's name an example."""
-    return sorted(
-        {"density:dapt", "peft:lora", "reversible:dapt"} | METHODS.keys() - {"peft", "density"}
-    )
+    known = {*METHODS, *installed("method")} - {"peft", "density"}
+    return sorted({"density:dapt", "peft:lora", "reversible:dapt"} | known)
 
 
 def method_class(name: str) -> type[Method]:
@@ -195,5 +199,5 @@ def method_class(name: str) -> type[Method]:
         for outer, kind in METHODS.items():
             if first in kind.builds_on:
                 raise UsageError(f"unknown method {name!r}: did you mean {outer}:{first}?")
-        look_up("method", name, METHODS)
-    return METHODS[first].over(rest) if colon else METHODS[first]
+    kind = entry("method", first, METHODS)
+    return kind.over(rest) if colon else kind

@@ -7,6 +7,8 @@ from dapt.models.create import (
     backbone_config,
     create_autoencoder,
     create_backbone,
+    names,
+    register,
 )
 from dapt.models.foreign import VitBackbone
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
@@ -44,5 +46,7 @@ __all__ = [
     "count_parameters",
     "create_autoencoder",
     "create_backbone",
+    "names",
+    "register",
     "weight_bytes",
 ]

@@ -7,7 +7,7 @@ import os
 import torch
 from torch import nn
 
-from dapt.errors import UsageError, look_up
+from dapt.errors import UsageError
 from dapt.models.checkpoints import load_weights
 from dapt.models.compression import Quantizer, Storage, compress
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
@@ -22,6 +22,7 @@ from dapt.models.sources import local_file
 from dapt.models.transformer import PointTransformer, PointTransformerConfig
 from dapt.models.uni3d import Uni3dConfig
 from dapt.models.weight_files import read_state
+from dapt.plugins import entry, installed
 
 BackboneConfig = (
     PointTransformerConfig
@@ -88,6 +89,25 @@ BACKBONES: dict[str, BackboneConfig] = {
 }
 
 _log = logging.getLogger("dapt")
+
+
+def names() -> list[str]:
+    """Of all backbones."""
+    return sorted({*BACKBONES, *installed("backbone")})
+
+
+def register(name: str, config: BackboneConfig) -> None:
+    """Enter a backbone in the table, under the name of its size.
+
+    Args:
+        name: What `backbone.name` calls it.
+        config: A dataclass of its sizes, whose `build()` gives the network.
+    """
+    if name in BACKBONES and type(config).__module__ != "__main__":
+        raise NameError(f"backbone '{name}' is registered twice")
+    if not (dataclasses.is_dataclass(config) and callable(getattr(config, "build", None))):
+        raise TypeError(f"backbone '{name}' must be a dataclass of sizes with a method build()")
+    BACKBONES[name] = config
 
 
 def create_backbone(
@@ -202,7 +222,7 @@ def backbone_config(name: str, **fields) -> BackboneConfig:
         name: Of the backbone.
         fields: Other sizes.
     """
-    config = look_up("backbone", name, BACKBONES)
+    config = entry("backbone", name, BACKBONES)
     known = [field.name for field in dataclasses.fields(config)]
     for field in fields:
         if field not in known:

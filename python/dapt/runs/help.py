@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from dapt.plugins import OPTION
+
 _WORDS = {"bool": "{true,false}", "int": "N", "float": "X", "Path": "PATH", "str": "TEXT"}
 
 
@@ -27,6 +29,8 @@ class SettingsHelp(DefaultHelpFormatter):
         return next((_WORDS[word] for word in words if word in _WORDS), "VALUE")
 
     def _format_action_invocation(self, action: Action) -> str:
+        if action.dest == "imports":
+            return f"{OPTION} MODULE"
         text = super()._format_action_invocation(action)
         return text.replace(".name", "", 1) if action.dest.endswith(".name") else text
 

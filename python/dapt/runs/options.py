@@ -57,6 +57,8 @@ class TrainOptions:
         tensorboard: Write TensorBoard events.
         logger: Another logger beside it, by name: csv, wandb, mlflow, comet, neptune, or a class of
             Lightning's kind as package.module.Class.
+        imports: A module of methods, datasets, backbones or tasks of your own, or its .py file. A
+            run notes it, and needs it again: it is imported where this option names it, alone.
     """
 
     out: Path
@@ -88,11 +90,13 @@ class TrainOptions:
     checkpoint_seconds: float = 300.0
     tensorboard: bool = True
     logger: str | None = None
+    imports: tuple[str, ...] = ()
 
     # what may change when a run goes on: it does not touch the result
     FREE: ClassVar[tuple[str, ...]] = (
         *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard", "logger"),
         "cuda_graph",
+        "imports",
     )
 
     def __post_init__(self):

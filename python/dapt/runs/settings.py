@@ -16,8 +16,9 @@ from jsonargparse import ArgumentParser, set_loader
 
 from dapt import data, methods, models, tasks
 from dapt.data import registry
-from dapt.errors import UsageError
+from dapt.errors import UsageError, shown
 from dapt.models.pretrained import RANDOM, SHIPPED, is_shipped
+from dapt.plugins import OPTION
 from dapt.runs.help import SettingsHelp, describe, hint
 from dapt.runs.options import PretrainOptions, TrainOptions
 from dapt.runs.paths import found
@@ -164,9 +165,9 @@ def _recipe(tree: object, names: Mapping[str, str]) -> object:
 
 _CHOICES = {
     "data": ("The dataset", registry.names),
-    "backbone": ("The pre-trained network", lambda: sorted(models.BACKBONES)),
+    "backbone": ("The pre-trained network", models.names),
     "method": ("How it is adapted", methods.names),
-    "task": ("What it learns", lambda: sorted(tasks.TASKS)),
+    "task": ("What it learns", tasks.names),
 }
 
 
@@ -273,7 +274,32 @@ def _tree_of(folder: Path) -> Tree:
     config = folder / "config.yaml"
     if not config.is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.yaml")
-    return found(read_yaml(config), folder)
+    tree = found(read_yaml(config), folder)
+    _check_imports(tree, folder)
+    return tree
+
+
+_LOOK_UP = {
+    "data": data.options_of,
+    "backbone": models.backbone_config,
+    "method": methods.method_class,
+    "task": tasks.task_class,
+}
+
+
+def _check_imports(tree: Tree, folder: Path) -> None:
+    """That what a run was begun with is here; it is never imported because a file says so."""
+    if not tree.get("imports"):
+        return
+    for section, name in _names_in(tree, tuple(_LOOK_UP)).items():
+        try:
+            _LOOK_UP[section](name)
+        except UsageError:
+            flags = " ".join(f"{OPTION} {shown(module)}" for module in tree["imports"])
+            raise UsageError(
+                f"the {section} {name} of {folder} is in a module of its owner's: add {flags}, "
+                "or in Python import it first"
+            ) from None
 
 
 def _with_configs(argv: Sequence[str]) -> list[str]:
