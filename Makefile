@@ -1,5 +1,7 @@
 # make demo   set-up, then DAPT on the shipped backbone beside a linear probe and full fine-tuning
-# make test   set-up, then every check but those of `make package`
+# make test   set-up, then every check but those below
+# make slow   tests that compile or wait a lot (marked `slow`)
+# make sanitize   the kernels once more, under AddressSanitizer and UBSan
 # make cuda   compile and link every CUDA source; table of registers and shared memory, no spills
 # make package   wheel and sdist, each installed and used in environments of their own
 # make lock   constraints.txt anew, for what pyproject.toml asks
@@ -17,7 +19,7 @@ NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
 ON_HOST := $(wildcard tests/cuda_on_host/*.* tests/cuda_on_host/*/*.*)
 CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
 
-.PHONY: setup demo test package lint sanitize cuda docs bench lock format clean
+.PHONY: setup demo test slow package lint sanitize cuda docs bench lock format clean
 
 # A stamp is the last thing that a step makes: one that failed is done again.
 TOOLS := $(VENV)/.tools
@@ -58,11 +60,14 @@ demo: $(READY) $(BUILT)
 
 test: setup lint
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST)
-	$(MAKE) --no-print-directory sanitize
 	@echo "make test: all checks passed"
 
+slow: setup
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST) -m slow --ignore $(WHEELS)
+
+WHEELS := tests/packaging/test_wheel.py
 package: setup
-	$(PY) -m pytest tests/packaging -m slow
+	$(PY) -m pytest -m slow $(WHEELS)
 
 lint: $(TESTABLE)
 	$(VENV)/bin/ruff check .
@@ -77,7 +82,8 @@ format: $(TESTABLE)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
 
-# The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan.
+# The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan. What only
+# differentiates or compiles reads and writes no other memory.
 SANITIZED := $(abspath build/sanitized)
 sanitize: setup
 	$(VENV)/bin/cmake -S . -B $(SANITIZED) -G Ninja -DDAPT_SANITIZE=ON \
@@ -89,8 +95,9 @@ sanitize: setup
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) \
 	  $$($${CXX:-g++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  OMP_NUM_THREADS=1 DAPT_HOST_SANITIZE=1 DAPT_LIBRARIES=$(SANITIZED) \
-	  $(PYTEST) tests/ops tests/cuda_on_host/test_*_on_host.py -k "not compile and not opcheck and not files_are_cuda" \
-	  --ignore tests/cuda_on_host/test_cuda_on_host.py
+	  $(PYTEST) tests/ops tests/cuda_on_host/test_kernels_on_host.py \
+	  tests/cuda_on_host/test_tokens_on_host.py --ignore tests/ops/test_derivatives.py \
+	  -k "not compile and not opcheck and not gradcheck"
 
 cuda: $(TOOLS)
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }

@@ -156,7 +156,7 @@ def test_bad_data_is_one_sentence(run, tmp_path, capsys, changed, words):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("head", ["point_mae", "linear"])
+@pytest.mark.parametrize("head", ["point_mae", pytest.param("linear", marks=pytest.mark.slow)])
 def test_two_processes_train_and_evaluate_as_one(run, tmp_path, head):
     # with a batch norm over eight rows and a rate of 1e-2, a change of the weights by 1e-7 changes
     # one process's own loss by a percent in the second epoch: the rate is small there

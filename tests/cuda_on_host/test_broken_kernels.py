@@ -10,6 +10,8 @@ from host_build import CSRC, compile_altered, compile_host, compile_objects, lin
 
 from dapt_ext import reference
 
+pytestmark = pytest.mark.slow  # each test compiles a kernel anew
+
 EXPORT = """
 #include <list>
 #include <vector>

@@ -353,6 +353,7 @@ def line_with(name, start):
     return next(line for line in (KERNELS / name).read_text().splitlines() if start in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", [1, 2])
 def test_a_missing_barrier_shows(tmp_path, random, barrier):
     line = line_with("block.cu", f"__syncthreads();  // {barrier}:")
@@ -361,6 +362,7 @@ def test_a_missing_barrier_shows(tmp_path, random, barrier):
     assert seeds_that_notice(library, lambda: row_sums(library, values), values.sum(1)) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", [1, 2, 3])
 def test_a_missing_warp_barrier_shows(tmp_path, random, barrier):
     line = line_with("block.cu", f"__syncwarp();  // {barrier}:")
@@ -370,6 +372,7 @@ def test_a_missing_warp_barrier_shows(tmp_path, random, barrier):
     assert seeds_that_notice(library, lambda: reversed_and_swapped(library, values), expected) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", ["cluster_sync();  // 1:", "cluster_arrive();", "cluster_wait();  // 2:"]
 )
@@ -380,6 +383,7 @@ def test_a_missing_cluster_barrier_shows(tmp_path, random, start):
     assert seeds_that_notice(library, lambda: rotated(library, values, 2, 4, 5), [expected] * 2) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", [1, 2])
 def test_a_missing_grid_barrier_shows(tmp_path, random, barrier):
     line = line_with("gangs.cu", f"grid_sync();  // {barrier}:")
@@ -501,6 +505,7 @@ def sanitized():
     return lambda code: run_sanitized("-c", SANITIZED + code, library)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("places", "error"),
     [
@@ -521,6 +526,7 @@ def test_an_index_off_by_one_is_caught(sanitized, places, error):
         assert finished.stdout == "passed\n", finished.stderr
 
 
+@pytest.mark.slow
 def test_memory_of_a_block_that_ended_is_caught(sanitized):
     finished = sanitized(
         "for seed in range(16):\n"
@@ -530,6 +536,7 @@ def test_memory_of_a_block_that_ended_is_caught(sanitized):
     assert "use-after-poison" in finished.stderr
 
 
+@pytest.mark.slow
 def test_the_sanitizer_bears_threads_that_never_end(sanitized):
     finished = sanitized(
         "for name in (b'barrier_missed_by_exit', b'grid_barrier_missed', b'trap_in_thread') * 3:\n"
@@ -541,6 +548,7 @@ def test_the_sanitizer_bears_threads_that_never_end(sanitized):
 # Under nvcc.
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 @pytest.mark.parametrize("name", ["gangs.cu", "lanes.cu"])
 def test_the_same_files_are_cuda(tmp_path, name):

@@ -3,11 +3,11 @@ results to rounding, and the same bits in every order."""
 
 import pytest
 import torch
-from host_module import fields, on_host, plans
+from host_module import SANITIZE, fields, on_host, plans
 
 import dapt_ext
 
-SEEDS = (0, 1)
+SEEDS = (0,) if SANITIZE else (0, 1)
 DTYPES = {
     "float64": (torch.float64, 1e-13),
     "float32": (torch.float32, 1e-5),
@@ -33,7 +33,7 @@ def run(kernel, outputs, *leading, **given):
         results.append({n: out.clone() for n, out in outputs.items() if out is not None})
     for name, out in results[0].items():
         bits = torch.uint8
-        assert torch.equal(out.view(bits), results[1][name].view(bits)), name
+        assert torch.equal(out.view(bits), results[-1][name].view(bits)), name
     return results[0]
 
 

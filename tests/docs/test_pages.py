@@ -111,6 +111,7 @@ def without(words, *flags):
     return kept
 
 
+@pytest.mark.slow
 def test_the_walk_through_as_a_newcomer_takes_it(desk):
     """docs/start.md in its order: Python in one session, commands as processes."""
     session = {"__name__": "__main__"}

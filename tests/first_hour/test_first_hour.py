@@ -279,6 +279,7 @@ def test_attach_says_what_it_wants(small_backbone, method, task, words):
     assert words in str(error.value)
 
 
+@pytest.mark.slow
 def test_several_processes_print_once(run, tmp_path):
     run("x", epochs=1)
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dapt"]

@@ -51,11 +51,16 @@ def assert_like(model, run, shapes=SHAPES, *more):
     "method, backbone",
     [
         ("dapt", "point_mae"),
-        ("vpt", "point_bert"),
-        ("prefix", "point_mae"),
-        ("point_lora", "point_mae"),
-        ("adapter", "point_m2ae"),
-        ("linear", "point_gpt_s"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (
+                ("vpt", "point_bert"),
+                ("prefix", "point_mae"),
+                ("point_lora", "point_mae"),
+                ("adapter", "point_m2ae"),
+                ("linear", "point_gpt_s"),
+            )
+        ),
     ],
 )
 def test_onnx_says_what_the_model_says(small_backbone, tmp_path, method, backbone):
@@ -67,6 +72,7 @@ def test_onnx_says_what_the_model_says(small_backbone, tmp_path, method, backbon
     assert_like(model.eval(), lambda points: in_onnxruntime(path, points), shapes)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_knows_its_labels_and_needs_no_torch(small_backbone, tmp_path):
     task = dapt.Classification(3, class_names=("bag", "bin", "cup"))
@@ -95,6 +101,7 @@ print(json.dumps({"labels": json.loads(notes["labels"]), "logits": logits.tolist
         )
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_of_hard_clouds(small_backbone, tmp_path):
     """Ties and coincident points: the centers and neighbors are those of the kernels."""
@@ -109,6 +116,7 @@ def test_onnx_of_hard_clouds(small_backbone, tmp_path):
             )
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("kind", ["part", "semantic"])
 def test_onnx_labels_points(small_backbone, tmp_path, kind):
@@ -133,6 +141,7 @@ def package(tmp_path_factory):
     return model.eval(), dapt.export(model, path)
 
 
+@pytest.mark.slow
 def test_a_package_says_what_the_model_says(package):
     model, path = package
     loaded = torch._inductor.aoti_load_package(str(path))

@@ -104,7 +104,7 @@ def test_names_of_hub_files(monkeypatch):
 
 PEAK = """
 import resource, sys, dapt
-sizes = dict(depth=8, dim=1024, num_heads=16, encoder_dim=1024)
+sizes = dict(depth=4, dim=1024, num_heads=16, encoder_dim=1024)
 dapt.create_backbone("point_mae", "none", depth=1)  # what is loaded but once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 network = dapt.create_backbone("point_mae", checkpoint=sys.argv[1], **sizes)
@@ -116,8 +116,8 @@ print(grown / sum(w.nbytes for w in network.state_dict().values()))
 @pytest.mark.skipif(sys.platform == "darwin", reason="counts in other units there")
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_a_large_network_is_in_memory_once(tmp_path, form):
-    """400 MB of weights; a second copy would double what is needed."""
-    sizes = {"depth": 8, "dim": 1024, "num_heads": 16, "encoder_dim": 1024}
+    """200 MB of weights; a second copy would double what is needed."""
+    sizes = {"depth": 4, "dim": 1024, "num_heads": 16, "encoder_dim": 1024}
     with torch.device("meta"):
         planned = dapt.models.backbone_config("point_mae", **sizes).build()
     state = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in planned.state_dict().items()}

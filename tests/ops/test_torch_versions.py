@@ -80,6 +80,7 @@ def sources_of(backend):
     return ["checks.cpp", *(f"{stem}.cpp" for stem in listed.split())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_ops_compile(torch_wheel, backend, tmp_path):
     wheel, include = torch_wheel

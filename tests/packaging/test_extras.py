@@ -37,6 +37,7 @@ def run(metadata, folder, extras, script, *arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_extra_alone(metadata, tmp_path, name):
     done = run(metadata, tmp_path, SCENARIOS[name], HERE / "scenarios.py", name)
@@ -48,6 +49,7 @@ def test_every_extra_of_users_has_a_scenario():
     assert project.EXTRAS.keys() - project.DEVELOPMENT == SCENARIOS.keys() - {"bare"}
 
 
+@pytest.mark.slow
 def test_the_demo_needs_what_make_demo_installs(metadata, tmp_path):
     done = run(metadata, tmp_path, ["train"], project.ROOT / "examples" / "demo.py", "--help")
     assert done.returncode == 0 and "usage: demo.py" in done.stdout, done.stderr

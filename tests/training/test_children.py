@@ -82,7 +82,13 @@ def comparison(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who is alive is read from /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGKILL)),
+    ],
+)
 def test_a_comparison_that_is_stopped(comparison, number):
     """It lets its training save; where it could not, the training ends by itself."""
     process, run = comparison

@@ -110,6 +110,7 @@ def test_mistakes_are_found_before_the_first_run(
     assert not started
 
 
+@pytest.mark.slow
 def test_real_processes(comparison, tmp_path, capfd):
     assert comparison("linear", seeds=1) == 0
     assert "| linear | " in capfd.readouterr().out
