@@ -16,7 +16,7 @@ import torch
 from dapt_ext import build_info
 from support.awkward import KINDS
 
-pytest_plugins = ["support.browser", "support.fixtures"]
+pytest_plugins = ["support.browser", "support.fixtures", "support.hub"]
 
 SCANS = Path(__file__).parents[2] / "shared" / "data" / "scans.npz"
 

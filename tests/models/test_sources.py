@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import safetensors.torch
@@ -15,48 +13,6 @@ from dapt import cli
 from dapt.errors import DaptError, UsageError
 from dapt.models.sources import local_file
 from support.runs import TINY
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A stub of the hub: {"/path": bytes}, served from the loopback address."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    files = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self._answer(with_content=False)
-
-        def do_GET(self):
-            self._answer(with_content=True)
-
-        def _answer(self, with_content):
-            content = files.get(self.path)
-            self.send_response(404 if content is None else 200)
-            content = content or b""
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:x}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.end_headers()
-            if with_content:
-                self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    yield files
-    server.shutdown()
 
 
 def test_a_file_of_a_hub(hub, small_backbone):

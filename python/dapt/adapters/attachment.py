@@ -35,6 +35,7 @@ class Attachment:
         head: What reads its features.
         fixed: Own parameters that the method made without a gradient.
         preprocessing: What was done to the clouds that it was trained on, where that is known.
+        source: Where on a hub its files are, at which commit; None for others.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Attachment:
     head: nn.Module
     fixed: frozenset[str]
     preprocessing: Preprocessing | None = None
+    source: str | None = None
 
     @classmethod
     def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":

@@ -6,6 +6,8 @@ import os
 import textwrap
 from pathlib import Path
 
+from torch import nn
+
 from dapt.adapters import adapter_files
 from dapt.adapters.adapter_files import AdapterFile, BackboneRecord
 from dapt.errors import shown
@@ -66,8 +68,25 @@ def _task(file: AdapterFile) -> str:
 
 
 def _creation(file: AdapterFile) -> str:
-    """The call that makes the backbone: of the names whose config is nearest, the first."""
-    record, best = file.backbone, None
+    """The call that makes the backbone."""
+    named = named_backbone(file.backbone)
+    if named is None:
+        return f"backbone = ...  # a {file.backbone.kind} of its own: ask whoever made the adapter"
+    name, fields = named
+    checkpoint = SHIPPED if shipped_backbone(file) is not None else "pretrain.pth"
+    given = [f'"{name}"', f'checkpoint="{checkpoint}"']
+    given += [f"{key}={value!r}" for key, value in fields.items()]
+    return f"backbone = dapt.create_backbone({', '.join(given)})"
+
+
+def named_backbone(record: BackboneRecord) -> tuple[str, dict[str, object]] | None:
+    """(name, fields that differ): of the names whose config is nearest, the first; None where no
+    name is near.
+
+    Args:
+        record: Of a file.
+    """
+    best = None
     for name, config in BACKBONES.items():
         own = json.loads(json.dumps(dataclasses.asdict(config)))
         if not record.config.keys() <= own.keys():
@@ -75,20 +94,20 @@ def _creation(file: AdapterFile) -> str:
         other = {key: value for key, value in record.config.items() if own[key] != value}
         if best is None or len(other) < len(best[1]):
             best = name, other
-    if best is None:
-        return f"backbone = ...  # a {record.kind} of its own: ask whoever made the adapter"
-    name, fields = best
-    given = [f'"{name}"', f"checkpoint={_checkpoint(file, name, fields)}"]
-    given += [f"{key}={value!r}" for key, value in fields.items()]
-    return f"backbone = dapt.create_backbone({', '.join(given)})"
+    return best
 
 
-def _checkpoint(file: AdapterFile, name: str, fields: dict[str, object]) -> str:
-    """The shipped weights where they have the fingerprint; else whoever loads it has to know."""
+def shipped_backbone(file: AdapterFile) -> nn.Module | None:
+    """The backbone whose weights come with the package, if the adapter was trained on it.
+
+    Args:
+        file: Of the adapter.
+    """
+    name, fields = named_backbone(file.backbone) or ("", {})
     try:
         shipped_checkpoint(name)
         backbone = create_backbone(name, SHIPPED, **fields)
     except Exception:  # none is shipped, or not for these settings, which come from anyone
-        return '"pretrain.pth"'
+        return None
     same = BackboneRecord.of(backbone, file.method.owns).fingerprint == file.backbone.fingerprint
-    return f'"{SHIPPED}"' if same else '"pretrain.pth"'
+    return backbone if same else None

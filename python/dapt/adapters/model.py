@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dapt.adapters import adapter_files
+from dapt.adapters import adapter_files, hub
 from dapt.adapters.adapter_files import BackboneRecord
 from dapt.adapters.attachment import Attachment
 from dapt.adapters.bounds import within
+from dapt.adapters.hub import Provenance
 from dapt.adapters.mixture import Mixtures, chosen, named
 from dapt.data import PointDataset
 from dapt.data.preprocessing import Preprocessing
@@ -45,6 +47,8 @@ class AdaptedModel(nn.Module):
         backbone: A network of `create_backbone`, or another that fulfills
             `dapt.models.protocols.Backbone`.
     """
+
+    provenance = Provenance()  # of the training, for whoever pushes the adapter
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -300,6 +304,85 @@ class AdaptedModel(nn.Module):
         adapter = dataclasses.replace(adapter, preprocessing=file.preprocessing)
         adapter.load_own_state(file.state)
         self._enter(adapter, replace, activate)
+
+    @classmethod
+    def from_hub(
+        cls,
+        repository: str,
+        revision: str | None = None,
+        *,
+        backbone: nn.Module | None = None,
+        checkpoint: str | os.PathLike | None = None,
+        name: str = "default",
+        token: str | None = None,
+    ) -> "AdaptedModel":
+        """The adapter of a hub's repository, on its backbone.
+
+        Two files are read, JSON and safetensors, both of one commit, which
+        `model.adapter.source` keeps. Where `revision` is not that commit, a warning names it.
+
+        Args:
+            repository: "owner/repository".
+            revision: A commit, a tag or a branch; the newest by default.
+            backbone: The pre-trained network; by default it is made as the adapter's file says.
+            checkpoint: Its weights, as `create_backbone` takes them; those that come with the
+                package need none.
+            name: What the model calls the adapter.
+            token: Of the hub, for private repositories; by default that of its login.
+        """
+        fetched = hub.fetch(repository, revision, token)
+        if backbone is None:
+            backbone = hub.backbone_for(fetched, checkpoint)
+        model = cls(backbone)
+        try:
+            model.load_adapter(fetched.folder, name)
+        except BaseException:
+            model.detach()
+            raise
+        pinned = dataclasses.replace(model.adapter, source=fetched.source)
+        model._enter(pinned, replace=True)
+        return model
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        name: str | None = None,
+        license: str | None = None,
+        data: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        preprocessing: Preprocessing | None = None,
+        revision: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Push an adapter's two files and a card that explains it; gives the commit.
+
+        A model of `dapt.load_run` knows its data and metrics itself.
+
+        Args:
+            repository: "owner/repository", which is made where there is none.
+            name: Of the adapter; None for the active one.
+            license: Of the adapter, by the hub's names: "mit", say.
+            data: What it was trained on, in a few words.
+            metrics: Its scores, by name.
+            preprocessing: As in `save_adapter`.
+            revision: The branch; the main one by default.
+            private: Whether a new repository is.
+            token: Of the hub; by default that of its login.
+        """
+        known = self.provenance
+        if data is not None:
+            known = dataclasses.replace(known, data=data)
+        if metrics is not None:
+            known = dataclasses.replace(known, metrics=dict(metrics), split=None)
+        report = getattr(self._pretrained[0], "load_report", None) if self._pretrained else None
+        of_weights = None if report is None else report.license
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_adapter(folder, name, preprocessing)
+            card = hub.card(repository, Path(folder), known, license, of_weights)
+            where = {"revision": revision, "private": private, "token": token}
+            return hub.push(repository, Path(folder), card, **where)
 
     def merge(self) -> None:
         """Fold the active adapter into the network for good, as far as its method folds."""

@@ -13,7 +13,7 @@ from dapt.plugins import KINDS, installed
 PURPOSES = {
     "train": "training and its commands, h5 files, charts",
     "files": "meshes and las files",
-    "hub": "checkpoints of Hugging Face's hub",
+    "hub": "checkpoints and adapters of Hugging Face's hub",
     "serve": "runs' models over HTTP",
     "peft": "methods of Hugging Face PEFT",
     "view": "t-SNE in the report of a run",

@@ -13,7 +13,9 @@ def run(argv: list[str]) -> None:
         "Explain an adapter folder, or count a model's parameters, memory and arithmetic.",
     )
     parser.add_argument(
-        "adapter", type=a_path, nargs="?", help="folder of an adapter or of a run, to be explained"
+        "adapter",
+        nargs="?",
+        help="folder of an adapter or of a run, or hf://owner/repository@revision of a hub",
     )
     parser.add_argument("--config", type=a_path, help="YAML file with backbone, method and task")
     parser.add_argument("--backbone", help="its name, in place of the config's")
@@ -24,7 +26,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args(argv)
     if args.adapter is not None:
-        return _explain(args.adapter)
+        return _explain(_folder(args.adapter))
     if args.batch_size < 2:
         raise UsageError(f"batch_size must be at least 2 for a batch norm, got {args.batch_size}")
     from dapt.runs.cost import measure
@@ -45,6 +47,17 @@ def run(argv: list[str]) -> None:
     print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
     kept = cost["saved_activation_bytes"] / 2**20
     print(f"{kept:.1f} MiB kept for the backward of {args.batch_size} clouds")
+
+
+def _folder(word: str) -> Path:
+    """Of an adapter or a run; one of a hub is fetched."""
+    from dapt.adapters.hub import fetch
+    from dapt.models.sources import HUB
+
+    if not word.startswith(HUB):
+        return a_path(word)
+    repository, _, revision = word.removeprefix(HUB).partition("@")
+    return fetch(repository, revision or None).folder
 
 
 def _explain(path: Path) -> None:

@@ -65,7 +65,7 @@ def restore_model(folder: RunFolder) -> TrainedModel:
     """The trained model of a run: its backbone made anew, its adapter from the folder."""
     settings = _settings_of_model(folder)
     model = load_adapter(folder.adapter, _restored_backbone(settings))
-    model.fallback = _fallback(settings)
+    model.fallback, model.provenance = _fallback(settings), folder.card()
     return model
 
 

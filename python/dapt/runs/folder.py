@@ -23,6 +23,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from dapt.adapters import adapter_files
+from dapt.adapters.hub import Provenance
+from dapt.data.file_dataset import FileDataset
 from dapt.errors import DaptError, UsageError
 from dapt.files import remove, remove_leftovers, sync_folder, write_atomically, writing
 from dapt.runs.paths import absolute, found
@@ -32,6 +34,7 @@ from dapt.runs.trees import dump, flatten, plain, read_yaml
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+SCORES = ("accuracy", "miou")  # what the names of scores end in
 
 
 class RunFolder:
@@ -169,12 +172,36 @@ class RunFolder:
 
     def _score(self) -> str | None:
         """That of the result, None where there is none that is whole."""
+        known = self._result()
+        if known is None:
+            return None
+        name = known["metric"]
+        return f"{name} {known[name]:.4f} on the {known['split']} split, seed {known['seed']}"
+
+    def _result(self) -> dict | None:
+        """What came out; None where nothing whole did."""
         try:
             result = json.loads(self.result.read_text())
-            name, split, seed = (result[key] for key in ("metric", "split", "seed"))
-            return f"{name} {result[name]:.4f} on the {split} split, seed {seed}"
+            float(result[result["metric"]]), result["split"], result["seed"]
+            return result
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def card(self) -> Provenance:
+        """The run's data and scores as a stranger is told of them, without this machine's paths."""
+        data = self.settings().data
+        files = [Path(data.get(key)).name for key in FileDataset.PATHS if data.get(key)]
+        told = f"{data.name} ({', '.join(files)})" if files else data.name
+        result = self._result()
+        if result is None:
+            return Provenance(told)
+        first = result["metric"]
+        scores = {
+            key: value
+            for key, value in result.items()
+            if isinstance(value, float) and key.endswith(SCORES) and "validation" not in key
+        }
+        return Provenance(told, {first: float(result[first])} | scores, result["split"])
 
     def append_metrics(self, line: Mapping) -> None:
         """Add an epoch's line, on the disk when this returns."""

@@ -1,0 +1,254 @@
+"""Adapters on a hub: fetched at a commit, pushed with a card that says what they are.
+
+Two files are fetched and no other, JSON and safetensors, and both from one commit.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dapt.adapters import adapter_files
+from dapt.adapters.bounds import SMALLEST, SPARE
+from dapt.adapters.description import describe, named_backbone, shipped_backbone
+from dapt.errors import DaptError, UsageError, shown
+from dapt.models import create_backbone
+from dapt.models.create import backbone_config
+from dapt.models.pretrained import SHIPPED
+from dapt.models.sources import HUB, asking_hub, local_file
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+log = logging.getLogger("dapt")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a training, for the card of its adapter.
+
+    Args:
+        data: Name of the data, without the folders of whoever trained.
+        metrics: Scores by name, that which counts first.
+        split: Of the data, that the scores are of.
+    """
+
+    data: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An adapter's files, as they are at a commit.
+
+    Args:
+        folder: Of the two files.
+        source: hf://owner/repository@commit.
+    """
+
+    folder: Path
+    source: str
+
+
+def fetch(repository: str, revision: str | None = None, token: str | None = None) -> Fetched:
+    """An adapter of a hub, in the hub's cache.
+
+    Args:
+        repository: "owner/repository".
+        revision: A commit, a tag or a branch; None for the newest.
+        token: Of the hub, where the repository is private; by default that of its login.
+    """
+    _check_name(repository)
+    asked = HUB + repository + (f"@{revision}" if revision else "")
+    with asking_hub(asked, "fetched"):
+        from huggingface_hub import hf_hub_download
+
+        config = Path(
+            hf_hub_download(repository, adapter_files.CONFIG, revision=revision, token=token)
+        )
+        commit = config.parent.name  # the cache has a folder for each
+        hf_hub_download(repository, adapter_files.WEIGHTS, revision=commit, token=token)
+    if revision != commit:
+        log.warning(
+            "%s is at commit %s: revision=%r names it, whatever is pushed later",
+            asked,
+            commit,
+            commit,
+        )
+    return Fetched(config.parent, f"{HUB}{repository}@{commit}")
+
+
+def backbone_for(fetched: Fetched, checkpoint: str | os.PathLike | None) -> nn.Module:
+    """The backbone that a fetched adapter was trained on.
+
+    Args:
+        fetched: The adapter.
+        checkpoint: The backbone's weights; None where they come with the package.
+    """
+    file = adapter_files.read(fetched.folder)
+    if checkpoint is None:
+        backbone = shipped_backbone(file)
+        if backbone is None:
+            record = file.backbone
+            raise UsageError(
+                f"{fetched.source} is an adapter for a {record.kind} whose weights do not come "
+                f"with the package (fingerprint {record.fingerprint[:12]}): name their file by "
+                "checkpoint=, or give the network by backbone="
+            )
+        return backbone
+    named = named_backbone(file.backbone)
+    if named is None:
+        raise UsageError(
+            f"{fetched.source} is an adapter for a {file.backbone.kind} that has no name here: "
+            "give the network by backbone="
+        )
+    name, fields = named
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    _check_size(name, fields, local_file(checkpoint), fetched.source)
+    return create_backbone(name, checkpoint, **fields)
+
+
+def _check_size(name: str, fields: Mapping[str, object], checkpoint: str, source: str) -> None:
+    """That a stranger's settings do not ask for a network which no such checkpoint can fill."""
+    try:
+        with torch.device("meta"):
+            planned = backbone_config(name, **fields).build()
+    except DaptError:
+        raise
+    except Exception as error:
+        raise DaptError(f"{source} has settings that no network has: {error}") from None
+    numbers = sum(value.numel() for value in planned.state_dict().values())
+    if os.path.isfile(checkpoint) and numbers > SPARE * os.path.getsize(checkpoint) + SMALLEST:
+        raise DaptError(f"{source} asks for a larger network than {checkpoint} is of")
+
+
+def push(
+    repository: str,
+    folder: Path,
+    card: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+    message: str = "Adapter of dapt",
+) -> str:
+    """Leave an adapter's files and its card in a repository, by one commit; gives the commit.
+
+    Args:
+        repository: "owner/repository", which is made where there is none.
+        folder: Of the files.
+        card: README.md.
+        revision: The branch; None for the main one.
+        private: Whether a new repository is.
+        token: Of the hub; by default that of its login.
+        message: Of the commit.
+    """
+    _check_name(repository)
+    with asking_hub(HUB + repository, "pushed to"):
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        api = HfApi(token=token)
+        files = {name: (folder / name).read_bytes() for name in adapter_files.NAMES}
+        files["README.md"] = card.encode()
+        api.create_repo(repository, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        commit = api.create_commit(
+            repository, operations, commit_message=message, revision=revision
+        )
+    log.info("%s%s@%s", HUB, repository, commit.oid)
+    return commit.oid
+
+
+def card(
+    repository: str,
+    folder: Path,
+    known: Provenance,
+    license: str | None = None,
+    backbone_license: str | None = None,
+) -> str:
+    """README.md of an adapter: what it is, what it is worth, how it is loaded.
+
+    Args:
+        repository: Where it will be.
+        folder: Of its files.
+        known: Of its training.
+        license: Of the adapter, by the hub's names: "mit", say.
+        backbone_license: Of the weights that it belongs to, where it asks for attention.
+    """
+    file, told = adapter_files.read(folder), describe(folder)
+    with asking_hub(HUB + repository, "described"):
+        from huggingface_hub import ModelCardData
+
+        kinds = (file.method.name.replace(":", "-"), file.task.name.replace("_", "-"))
+        metadata = ModelCardData(
+            library_name="dapt",
+            license=license,
+            tags=["dapt", "point-cloud", *kinds],
+            eval_results=_results(known, file.task.name),
+            model_name=repository.partition("/")[2],
+        ).to_yaml()
+    is_shipped = f'checkpoint="{SHIPPED}"' in told.pop("load it")
+    checkpoint = "" if is_shipped else ', checkpoint="pretrain.pth"'
+    told["data"] = known.data or "not told"
+    for name, value in known.metrics.items():
+        told[name] = f"{value:.4f}" + (f" on the {known.split} split" if known.split else "")
+    told["license"] = license or "not told"
+    if backbone_license is not None:
+        told["license of the backbone's weights"] = backbone_license
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in told.items())
+    arguments = f'"{repository}", revision="main"{checkpoint}'
+    page = _PAGE.format(name=repository, rows=rows, arguments=arguments)
+    return f"---\n{metadata}\n---\n\n{page}"
+
+
+_PAGE = """\
+# {name}
+
+An adapter for a frozen, pre-trained point-cloud transformer, made with `dapt`. It holds what was \
+trained and not the backbone, whose fingerprint it checks when it is loaded.
+
+| | |
+|---|---|
+{rows}
+
+```python
+import dapt
+
+model = dapt.TrainedModel.from_hub({arguments})
+for answer in model.predict(["a.ply", "b.las"]):
+    print(answer.where, answer.label, answer.probability)
+```
+
+Put a commit of this repository's history in the place of `main`, and later pushes change nothing.
+"""
+
+
+def _results(known: Provenance, task: str) -> list | None:
+    """The scores, as the hub's own tables take them."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=f"point-cloud-{task.replace('_', '-')}",
+            dataset_type=known.data or "own",
+            dataset_name=known.data or "own data",
+            dataset_split=known.split,
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in known.metrics.items()
+    ] or None
+
+
+def _cell(value: str) -> str:
+    return " ".join(map(shown, value.split("\n"))).replace("|", "\\|")
+
+
+def _check_name(repository: str) -> None:
+    if not REPOSITORY.fullmatch(repository) or ".." in repository:
+        raise UsageError(f"a repository of a hub is named owner/repository, got {repository!r}")
