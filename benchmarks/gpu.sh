@@ -1,54 +1,129 @@
 #!/usr/bin/env bash
-# All that a GPU is asked: build, tests, compute-sanitizer, benchmarks with peers.
+# What a GPU is asked, in parts that stand by themselves and end within ten minutes each.
 #
-#   benchmarks/gpu.sh [OUT]       results go to OUT (benchmarks/results), logs to OUT/*.log
+#   benchmarks/gpu.sh                      every part, in this order
+#   benchmarks/gpu.sh build memcheck       those named
+#   benchmarks/gpu.sh --list               their names and commands; runs nothing
+#   benchmarks/gpu.sh --out DIR ...        where results go (benchmarks/results/gpu)
 #
-# Needs nvcc and a Python ($PYTHON, else python3) that holds a torch with CUDA, numpy, pytest,
-# hypothesis, cmake, ninja, pybind11, setuptools, safetensors and matplotlib; nothing is downloaded.
-# Peers are built from sources where these lie in peers/: pointnet2_ops_lib, KNN_CUDA, pytorch3d.
-# A part that fails is named at the end and does not keep the others from running.
+# DIR holds a log and a line of parts.jsonl for each part, and JSON for each case of the tests and
+# benchmarks, written as the case ends; DIR.tar.gz holds them all. A part that fails is named at the
+# end and keeps no other from running.
+#
+# Needs nvcc, and a Python ($PYTHON, else python3) that holds a torch with CUDA, numpy, pytest,
+# cmake, ninja, safetensors and matplotlib; `memcheck` and the like need compute-sanitizer, `*_ncu`
+# Nsight Compute; nothing is downloaded. Peers are built from sources where these lie in peers/:
+# pointnet2_ops_lib, KNN_CUDA, pytorch3d.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-out=$(realpath -m "${1:-benchmarks/results}")
-python=${PYTHON:-python3}
-mkdir -p "$out"
-failed=()
+cd "$(dirname "$0")/.." || exit
 
-part() { # part NAME SECONDS COMMAND...
-  local name=$1 limit=$2 begin=$SECONDS
-  shift 2
-  if timeout "$limit" "$@" > "$out/$name.log" 2>&1; then
+python=${PYTHON:-python3}
+limit=${DAPT_PART_SECONDS:-580}
+out=benchmarks/results/gpu
+list=false
+names=(build test_on_gpu memcheck racecheck fps_ncu encoder_ncu peers points cells tokens
+  train_step initcheck synccheck)
+chosen=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --list) list=true ;;
+    --out)
+      [ $# -gt 1 ] || { echo "gpu.sh: --out needs a folder" >&2; exit 2; }
+      out=$2
+      shift
+      ;;
+    *)
+      [[ " ${names[*]} " == *" $1 "* ]] || {
+        echo "gpu.sh: $1 is no part; there are ${names[*]}" >&2
+        exit 2
+      }
+      chosen+=("$1")
+      ;;
+  esac
+  shift
+done
+[ ${#chosen[@]} -gt 0 ] || chosen=("${names[@]}")
+out=$(realpath -m "$out")
+
+if ! $list; then
+  gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2> /dev/null | head -n 1)
+  [ -n "$gpu" ] || { echo "gpu.sh: nvidia-smi finds no GPU" >&2; exit 2; }
+  device=${gpu%,*} capability=${gpu##*, }
+  mkdir -p "$out"
+  echo "$device, compute capability $capability; results go to $out"
+  export TORCH_CUDA_ARCH_LIST=$capability
+fi
+export DAPT_CUDA=on PYTHONPATH=$PWD:$PWD/python:$PWD/benchmarks
+
+failed=()
+part() { # part NAME COMMAND...
+  local name=$1 begin=$SECONDS code=0 text
+  shift
+  [[ " ${chosen[*]} " == *" $name "* ]] || return 0
+  text="$*"
+  if $list; then
+    printf '%-12s %s\n' "$name" "$text"
+    return 0
+  fi
+  timeout --kill-after=15 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
+  text=${text//\\/\\\\}
+  printf '{"part": "%s", "code": %d, "seconds": %d, "device": "%s", "command": "%s"}\n' "$name" \
+    "$code" $((SECONDS - begin)) "$device" "${text//\"/\\\"}" >> "$out/parts.jsonl"
+  if [ $code -eq 0 ]; then
     echo "ok      $name ($((SECONDS - begin)) s)"
   else
     failed+=("$name")
-    echo "FAILED  $name ($((SECONDS - begin)) s): $(tail -n 1 "$out/$name.log")"
+    echo "FAILED  $name ($((SECONDS - begin)) s, code $code): $(tail -n 1 "$out/$name.log")"
   fi
 }
 
-major_minor=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2> /dev/null) || {
-  echo "gpu.sh: $python finds no GPU" >&2
-  exit 2
+# Ours alone are watched, and torch's allocator gives them no neighbors: whatever is out of range is
+# out of an allocation. Large cases, graphs and whole models would take longer than ten minutes.
+sanitize() { # sanitize TOOL
+  part "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" \
+    --kernel-name kns=dapt --error-exitcode 9 \
+    "$python" -m pytest -p case_lines --case-lines "$out/$1.jsonl" tests/ops/test_on_gpu.py -k \
+    "not million and not 100003 and not real_scans and not 40001 and not 8192-1200 and not model"
 }
-export TORCH_CUDA_ARCH_LIST=$major_minor DAPT_CUDA=on PYTHONPATH=$PWD:$PWD/python
-part build 600 "$python" setup.py build_ext --inplace
-for peer in pointnet2_ops_lib KNN_CUDA pytorch3d; do
-  [ -d "peers/$peer" ] || continue
-  # their build files name architectures that nvcc no longer knows
-  sed -i -E "s/TORCH_CUDA_ARCH_LIST\"?\] = .*/TORCH_CUDA_ARCH_LIST\"] = \"$major_minor\"/" \
-    "peers/$peer/setup.py"
-  part "peer_$peer" 600 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps \
-    "peers/$peer"
-done
 
-part tests 600 "$python" -m pytest tests/ops/test_on_gpu.py
-for tool in memcheck racecheck initcheck synccheck; do
-  part "$tool" 600 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-    "$python" -m pytest tests/ops/test_on_gpu.py -k "not million and not 100003 and not real_scans \
-and not 40001 and not graph and not 8192-1200"
-done
-part ops 600 "$python" benchmarks/ops.py --device cuda --out "$out/ops-cuda"
-part train_step 600 "$python" benchmarks/train_step.py --device cuda --batch-size 32 \
-  --out "$out/train_step-cuda"
+profile() { # profile NAME OP KERNEL
+  part "$1_ncu" ncu --set full --kernel-name "regex:$3" --launch-count 4 --force-overwrite \
+    --export "$out/$1" "$python" benchmarks/ops.py --device cuda --only "$2" --once
+}
 
-tail -n 40 "$out/ops.log" "$out/train_step.log"
+ops() { # ops NAME OPS
+  part "$1" "$python" benchmarks/ops.py --device cuda --only "$2" --out "$out/ops-$1"
+}
+
+peers() {
+  local peer
+  for peer in pointnet2_ops_lib KNN_CUDA pytorch3d; do
+    [ -d "peers/$peer" ] || continue
+    # their build files name architectures that nvcc no longer knows
+    sed -i -E "s/TORCH_CUDA_ARCH_LIST\"?\] = .*/TORCH_CUDA_ARCH_LIST\"] = \"$1\"/" \
+      "peers/$peer/setup.py"
+    "$2" -m pip install --quiet --no-index --no-build-isolation --no-deps "peers/$peer" || return
+  done
+}
+export -f peers
+
+part build "$python" setup.py build_ext --inplace
+part test_on_gpu "$python" -m pytest -p case_lines --case-lines "$out/test_on_gpu.jsonl" \
+  tests/ops/test_on_gpu.py
+sanitize memcheck
+sanitize racecheck
+profile fps fps fps_
+profile encoder patch_encoder patch_encoder_kernel
+part peers bash -c "peers ${capability:-} $python"
+ops points fps,knn,group,ball_query,chamfer
+ops cells voxels,codes,conv
+ops tokens attention,patch_encoder,adapter,scale_shift
+part train_step "$python" benchmarks/train_step.py --device cuda --batch-size 32 --seconds 20 \
+  --out "$out/train_step"
+sanitize initcheck
+sanitize synccheck
+
+$list && exit
+tar -czf "$out.tar.gz" -C "$(dirname "$out")" "$(basename "$out")"
+echo "all of it: $out.tar.gz"
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

@@ -32,6 +32,7 @@ class Case:
     threads: int
     goal: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # median, by contender
+    failure: str = ""  # why there are none
 
     @property
     def best_peer(self) -> str | None:
@@ -42,6 +43,8 @@ class Case:
         return self.seconds[self.best_peer] / self.seconds["dapt_ext"] if self.peers else None
 
     def row(self) -> dict[str, object]:
+        if self.failure:
+            return {"op": self.op, "case": self.name, "failure": self.failure}
         return {
             "op": self.op,
             "case": self.name,
@@ -51,6 +54,12 @@ class Case:
             "speedup": self.speedup,
             "goal": self.goal,
         }
+
+
+def strict_products() -> None:
+    """Float32 as float32 on both sides: torch's convolutions on CUDA would round it to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def measure(case: Case, device: str, budget: float, least: int = 5) -> None:

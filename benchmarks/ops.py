@@ -3,7 +3,9 @@
     python benchmarks/ops.py --device cpu
     python benchmarks/ops.py --device cuda --only fps,knn
 
-Prints a table, and writes it as JSON and as a chart (--out, without an ending).
+Prints a table, and writes it as JSON after each case, and as a chart (--out, without an ending). A
+case in which a peer gives something else is said, and the others go on. Products of float32 are
+strict on both sides: no TF32.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from draw import speed_chart
 from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
-from measure import Case, measure, write_json
+from measure import Case, measure, strict_products, write_json
 from scenes import codes_cases, conv_cases, voxels_cases
 from torch import Tensor
 
@@ -288,6 +290,9 @@ SUITES = {
 
 
 def print_row(case: Case) -> None:
+    if case.failure:
+        print(f"{case.op:13} {case.name:36} FAILED {case.failure}", flush=True)
+        return
     row = f"{case.op:13} {case.name:36} {case.threads:2} {1e3 * case.seconds['dapt_ext']:10.3f}"
     if case.peers:
         peer = case.best_peer
@@ -301,6 +306,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", default=",".join(SUITES), help="ops, separated by commas")
     parser.add_argument("--seconds", type=float, default=3, help="time spent on each case")
+    parser.add_argument("--once", action="store_true", help="ours alone, once: for a profiler")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/ops-<device>")
     options = parser.parse_args()
     unknown = set(options.only.split(",")) - set(SUITES)
@@ -310,19 +316,32 @@ def main() -> None:
         parser.error("--device cuda needs a GPU and a torch with CUDA; this torch finds none")
     out = options.out or ROOT / "benchmarks" / "results" / f"ops-{options.device}"
 
+    strict_products()
+    if options.once:
+        for name in options.only.split(","):
+            for case in SUITES[name](options.device):
+                case.ours()
+        return
     print(f"{'op':13} {'case':36} {'th':>2} {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
     cases = []
     for name in options.only.split(","):
         for case in SUITES[name](options.device):
-            measure(case, options.device, options.seconds)
+            try:
+                measure(case, options.device, options.seconds)
+            except (AssertionError, RuntimeError) as error:
+                case.failure = " ".join(str(error).split())[:200] or type(error).__name__
             print_row(case)
             cases.append(case)
-    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
-    write_json(out.with_suffix(".json"), command, options.device, [c.row() for c in cases])
-    out.with_suffix(".png").write_bytes(
-        speed_chart(json.loads(out.with_suffix(".json").read_text()))
-    )
+            rows = [c.row() for c in cases]
+            write_json(out.with_suffix(".json"), command, options.device, rows)
+    failed = [f"{case.op} {case.name}" for case in cases if case.failure]
+    report = json.loads(out.with_suffix(".json").read_text())
+    report["rows"] = [row for row in report["rows"] if "failure" not in row]
+    out.with_suffix(".png").write_bytes(speed_chart(report))
     print(f"wrote {out}.json and {out}.png")
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(cases)} cases failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

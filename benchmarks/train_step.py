@@ -23,12 +23,13 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from measure import Case, machine, measure, write_json
+from measure import Case, machine, measure, strict_products, write_json
 from torch import Tensor, nn
 
 import dapt
 import dapt_ext
 from dapt.models.tokenizer import PatchEncoder
+from dapt.training.step_graph import StepGraph
 
 ROOT = Path(__file__).parents[1]
 CLASSES, POINTS = 15, 2048
@@ -115,7 +116,8 @@ class Step:
     """Forward, loss, backward and update of one model on one batch."""
 
     def __init__(self, device: str, batch_size: int, groups: int, dtype=torch.float32,
-                 naive: bool = False, memory: str = "default", chance: bool = True):  # fmt: skip
+                 naive: bool = False, memory: str = "default", chance: bool = True,
+                 graph: bool = False):  # fmt: skip
         torch.manual_seed(0)
         chances = {} if chance else {"dropout": 0.0, "drop_path": 0.0}
         method = dapt.Dapt(memory=memory, **chances)
@@ -130,8 +132,10 @@ class Step:
         self.points = torch.randn(batch_size, POINTS, 3, generator=rng).to(device)
         self.labels = torch.randint(CLASSES, (batch_size,), generator=rng).to(device)
         weights = [weight for _, weight in self.model.own_parameters()]
-        self.optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
+        self.optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True, capturable=graph)
         self.device, self.dtype, self.naive = device, dtype, naive
+        self.graph = StepGraph(lambda _: self._step(), torch.device(device)) if graph else None
+        self.last = torch.zeros((), device=device)
 
     def loss(self) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -141,11 +145,18 @@ class Step:
                 return F.cross_entropy(self.model(self.points), self.labels)
 
     def __call__(self) -> Tensor:
+        if self.graph is None:
+            self._step()
+        else:
+            self.graph({"points": self.points, "labels": self.labels})
+        return self.last
+
+    def _step(self) -> None:
         loss = self.loss()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss.detach()
+        self.last.copy_(loss.detach())
 
     def activation_bytes(self) -> int:
         """What autograd keeps for the backward, each storage once, no weights."""
@@ -188,6 +199,7 @@ class Alone:
 
     @staticmethod
     def _serve(end, threads: int, args: tuple, fields: dict) -> None:
+        strict_products()
         torch.set_num_threads(threads)
         end.send(Step(*args, **fields, chance=False).activation_bytes())  # nothing is dropped
         step = Step(*args, **fields)
@@ -225,17 +237,23 @@ def main() -> None:
     out = options.out or ROOT / "benchmarks" / "results" / f"train_step-{options.device}"
     cpu = options.device == "cpu"
 
+    strict_products()
     sizes = (options.device, options.batch_size, options.groups)
     check_equal(lambda **fields: Step(*sizes, **fields))
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
     rows = []
     naive = Alone(*sizes, naive=True)
     print(f"{'ours':22} {'ours ms':>9} {'naive ms':>9} {'ratio':>6} {'kept MiB':>9} {'naive':>6}")
-    for name, fields in {
+    settings = {
         "float32": {},
         "float32, memory=low": {"memory": "low"},
         "bfloat16": {"dtype": torch.bfloat16},
         "bfloat16, memory=low": {"dtype": torch.bfloat16, "memory": "low"},
-    }.items():
+    }
+    if not cpu:
+        settings["float32, one CUDA graph"] = {"graph": True}
+        settings["bfloat16, one CUDA graph"] = {"dtype": torch.bfloat16, "graph": True}
+    for name, fields in settings.items():
         ours = Alone(*sizes, **fields)
         case = Case(
             op="train_step",
@@ -254,9 +272,8 @@ def main() -> None:
             + " ".join(f"{count / 2**20:9.1f}" for count in kept.values())
         )
         rows.append(case.row() | kept)
+        write_json(out.with_suffix(".json"), command, options.device, rows)
     naive.close()
-    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
-    write_json(out.with_suffix(".json"), command, options.device, rows)
     about = machine(options.device)
     print(f"on {about.get('gpu') or about['cpu']}; wrote {out}.json")
 

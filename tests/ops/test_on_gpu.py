@@ -23,10 +23,14 @@ ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(autouse=True)
 def no_tf32():
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Products of float32 are strict, those of cuDNN's convolutions, too."""
+    libraries = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [library.allow_tf32 for library in libraries]
+    for library in libraries:
+        library.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    for library, allowed in zip(libraries, before, strict=True):
+        library.allow_tf32 = allowed
 
 
 def on_device(function, *tensors, **options):
@@ -220,41 +224,51 @@ def test_attention():
 class TestModel:
     """DAPT on the shipped backbone."""
 
-    dapt = pytest.importorskip("dapt")
-
+    @pytest.fixture
     def model(self):
+        dapt = pytest.importorskip("dapt")
         torch.manual_seed(0)
-        backbone = self.dapt.create_backbone("point_mae_tiny", checkpoint="shipped")
-        method = self.dapt.Dapt(rank=8, dropout=0.0, drop_path=0.0)
-        return self.dapt.attach(backbone, method, task=self.dapt.Classification(7, dropout=0.0))
+        backbone = dapt.create_backbone("point_mae_tiny", checkpoint="shipped")
+        method = dapt.Dapt(rank=8, dropout=0.2, drop_path=0.3)
+        return dapt.attach(backbone, method, task=dapt.Classification(7))
 
-    def test_logits_and_gradients(self):
+    @staticmethod
+    def step(model, points):
+        model(points).square().sum().backward()
+
+    def test_logits_and_gradients(self, model):
+        for module in model.modules():  # nothing is left to chance
+            for rate in ("dropout", "drop_path"):
+                if isinstance(getattr(module, rate, None), float):
+                    setattr(module, rate, 0.0)
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        points = torch.randn(4, 512, 3, generator=torch.Generator().manual_seed(1))
         results = []
         for device in ("cpu", DEVICE):
-            model = copy.deepcopy(self.model()).to(device).train()
-            points = torch.randn(4, 512, 3, generator=torch.Generator().manual_seed(1))
-            out = model(points.to(device))
+            own = copy.deepcopy(model).to(device).train()
+            out = own(points.to(device))
             out.square().sum().backward()
-            results.append([out.cpu(), *(w.grad.cpu() for _, w in model.own_parameters())])
+            results.append([out.cpu(), *(w.grad.cpu() for _, w in own.own_parameters())])
         # The head's batch norm over four clouds amplifies rounding.
         for mine, cpu in zip(results[1], results[0], strict=True):
             assert (mine - cpu).norm() <= 1e-2 * cpu.norm() + 1e-6
 
     @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
-    def test_a_step_waits_for_nothing(self):
-        model = self.model().cuda().train()
+    def test_a_step_waits_for_nothing(self, model):
+        model = model.cuda().train()
         points = torch.randn(4, 512, 3, device="cuda")
-        model(points).square().sum().backward()
+        self.step(model, points)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            model(points).square().sum().backward()
+            self.step(model, points)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
     @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
-    def test_inference_as_a_cuda_graph(self):
-        model = self.model().cuda().eval()
+    def test_inference_as_a_cuda_graph(self, model):
+        model = model.cuda().eval()
         points = torch.randn(4, 512, 3, device="cuda")
         with torch.no_grad():
             expected = model(points)
@@ -264,3 +278,29 @@ class TestModel:
             points.copy_(points.flip(0))
             graph.replay()
         torch.testing.assert_close(out, expected.flip(0), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", ROUNDING)
+    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    def test_training_steps_as_one_cuda_graph(self, model, dtype):
+        """As the ordinary steps, dropout and drop-path included: torch's seed is read anew."""
+        step_graph = pytest.importorskip("dapt.training.step_graph")
+        ends = []
+        for graphed in (False, True):
+            own = copy.deepcopy(model).cuda().train()
+            weights = [weight for _, weight in own.own_parameters()]
+            optimizer = torch.optim.AdamW(weights, 1e-3, fused=True, capturable=graphed)
+
+            def step(batch, own=own, optimizer=optimizer):
+                with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                    loss = own(batch["points"]).square().mean()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+            run = step_graph.StepGraph(step, torch.device("cuda")) if graphed else step
+            for i in range(8):
+                torch.manual_seed(i)
+                run({"points": torch.randn(4, 512, 3, device="cuda")})
+            ends.append([weight.detach().cpu() for weight in weights])
+        for ordinary, graph in zip(*ends, strict=True):
+            torch.testing.assert_close(graph, ordinary, rtol=1e-4, atol=1e-5)
