@@ -1,6 +1,7 @@
 """`dapt compare`: several methods, several seeds, one table."""
 
 from dapt.cli.parsing import Parser, a_path, at_least_one
+from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
@@ -19,7 +20,52 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--out", type=a_path, required=True, help="folder of the runs and the table"
     )
+    parser.add_argument(
+        "--jobs",
+        type=at_least_one,
+        help="runs at once, which share the cores of this machine; with Slurm all, else one",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("here", "slurm"),
+        default="here",
+        help="slurm hands each run to Slurm as a job, by submitit",
+    )
+    add_slurm(parser)
     args, flags = parser.parse_known_args(argv)
+    given = {name[6:]: value for name, value in vars(args).items() if name.startswith("slurm_")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and args.launcher != "slurm":
+        raise UsageError(f"--slurm.{next(iter(given))} needs --launcher slurm")
     from dapt.training.compare import compare
+    from dapt.training.slurm import SlurmOptions
 
-    print(compare(args.methods.split(","), args.seeds, args.config, args.out, flags), end="")
+    slurm = SlurmOptions(**given) if args.launcher == "slurm" else None
+    methods = args.methods.split(",")
+    print(
+        compare(methods, args.seeds, args.config, args.out, flags, args.jobs, slurm),
+        end="",
+    )
+
+
+def add_slurm(parser: Parser) -> None:
+    """The options `--slurm.partition` and so on.
+
+    Args:
+        parser: Of a command that launches runs.
+    """
+    group = parser.add_argument_group("with --launcher slurm", "What each run asks for.")
+    words = {
+        "partition": "of the cluster",
+        "time": "minutes of a job (1440); a run that needs more goes on in another one",
+        "gpus": "GPUs of a job (0)",
+        "cpus": "cores of a job (4)",
+        "memory": "GB of a job",
+        "account": "whom the job is charged to",
+        "qos": "quality of service",
+        "constraint": "features that a node must have",
+        "setup": "a shell command before the run: 'module load cuda', say",
+    }
+    for name, meaning in words.items():
+        kind = int if name in ("time", "gpus", "cpus", "memory") else str
+        group.add_argument(f"--slurm.{name}", dest=f"slurm_{name}", type=kind, help=meaning)

@@ -63,14 +63,37 @@ def run_child(command: Sequence[str], environment: Mapping[str, str] | None = No
             child.send_signal(number)
 
     with on_signals(pass_on):
-        own = {**os.environ, **(environment or {}), PARENT: str(os.getpid())}
-        child = subprocess.Popen(command, env=own)
+        child = start_child(command, environment)
         if asked:
             child.send_signal(asked[0])
         code = child.wait()
     if asked:
         raise Interrupted("stopped: the same command goes on from here")
     return code
+
+
+def start_child(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, **options
+) -> subprocess.Popen:
+    """Start a command that ends with this process.
+
+    Args:
+        command: The program and its arguments.
+        environment: What its environment has beside this process's.
+        options: Further ones of `subprocess.Popen`.
+    """
+    own = {**os.environ, **(environment or {}), PARENT: str(os.getpid())}
+    return subprocess.Popen(command, env=own, **options)
+
+
+def threads(cores: int | None) -> dict[str, str]:
+    """Variables that keep a child to its share of the cores; what the user has set stays.
+
+    Args:
+        cores: How many; None for as many as it finds.
+    """
+    names = () if cores is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    return {name: str(cores) for name in names if name not in os.environ}
 
 
 def end_with_parent() -> None:

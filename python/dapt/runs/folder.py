@@ -88,6 +88,12 @@ class RunFolder:
             if is_new and not self._is_begun():
                 self._leave_nothing()
 
+    def wait(self) -> None:
+        """Give another process a minute to end here: one that was stopped is saving itself."""
+        if self.path.exists():
+            with self.locked(patience=60):
+                pass
+
     def _clean(self) -> None:
         """Remove what a killed run left of files that it was writing."""
         with writing(self.path):

@@ -7,9 +7,8 @@ import csv
 import io
 import json
 import logging
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,44 +16,16 @@ from statistics import mean, stdev
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
 from dapt.progress import part_of_whole
-from dapt.runs.children import run_child
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings, parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
 from dapt.tasks import task_class
+from dapt.training.launching import Run, side_by_side, time_left, train
+from dapt.training.slurm import SlurmOptions
 from dapt.view.charts import score_against_parameters
 from dapt.view.report import Report
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell of a comparison: a method with a seed.
-
-    Args:
-        method: Its name.
-        seed: Of everything in the run.
-        folder: Where it is.
-        arguments: Of `dapt train`.
-        settings: What they come to.
-    """
-
-    method: str
-    seed: int
-    folder: RunFolder
-    arguments: list[str]  # of `dapt train`
-    settings: Settings
-
-    def result(self) -> dict | None:
-        """What came out, None while the run is not complete."""
-        if not self.folder.result.is_file():
-            return None
-        known, asked = self.folder.settings().training, self.settings.training
-        precision = known.precision if asked.precision == "auto" else asked.precision
-        num_points = asked.num_points or known.num_points
-        self.folder.check_same(self.settings.but(num_points=num_points, precision=precision))
-        return json.loads(self.folder.result.read_text())
 
 
 @dataclass(frozen=True)
@@ -103,32 +74,47 @@ class Row:
 
 
 def compare(
-    methods: Sequence[str], seeds: int, base: Path | None, out: Path, flags: Sequence[str]
+    methods: Sequence[str],
+    seeds: int,
+    base: Path | None,
+    out: Path,
+    flags: Sequence[str],
+    jobs: int | None = None,
+    slurm: SlurmOptions | None = None,
 ) -> str:
-    """Run or resume what is missing; returns the table as Markdown and leaves it in `out`."""
+    """Run or resume what is missing; returns the table as Markdown and leaves it in `out`.
+
+    Args:
+        methods: Their names.
+        seeds: Runs of each method.
+        base: The recipe, a YAML file.
+        out: Folder of the runs and the table.
+        flags: Of each `dapt train`.
+        jobs: Runs at once; None for one after the other here, and for all that Slurm has room for.
+        slurm: What Slurm is asked for, where it has the runs.
+    """
     runs = plan(methods, seeds, base, out, flags)
     with RunFolder(out).locked():
-        begun, done = time.monotonic(), 0
         missing = [run for run in runs if run.result() is None]
-        for run in missing:
-            left = _time_left(time.monotonic() - begun, done, len(missing))
-            log.info(
-                "run %d of %d: %s, seed %d%s", done + 1, len(missing), run.method, run.seed, left
-            )
-            train(run, part_of_whole("all runs", done, len(missing)))
+        if jobs is None and slurm is None:
+            finished = one_by_one(missing)
+        else:
+            finished = side_by_side(missing, jobs, slurm, out / "jobs")
+        for _ in finished:
             write(out, runs)
-            done += 1
         table = write(out, runs)
         report(out, runs)
     return table
 
 
-def _time_left(spent: float, done: int, runs: int) -> str:
-    """In words, once a run has shown how long one takes."""
-    if not done:
-        return ""
-    minutes = spent / done * (runs - done) / 60
-    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
+    """Each run once it is complete; its bars are its own."""
+    begun = time.monotonic()
+    for done, run in enumerate(runs):
+        left = time_left(time.monotonic() - begun, done, len(runs))
+        log.info("run %d of %d: %s, seed %d%s", done + 1, len(runs), run.method, run.seed, left)
+        train(run, part_of_whole("all runs", done, len(runs)))
+        yield run
 
 
 def report(out: Path, runs: Sequence[Run]) -> None:
@@ -165,21 +151,6 @@ def plan(
 def _recipe(method: str, base: Path | None) -> Tree:
     """The base config as it is for this method."""
     return {} if base is None else for_method(read_yaml(base), method)
-
-
-def train(run: Run, environment: Mapping[str, str]) -> None:
-    """In a process of its own, whose bars are its own and that of all runs."""
-    if run.folder.path.exists():
-        with run.folder.locked(patience=60):  # what a killed comparison left is saving itself
-            pass
-    command = [sys.executable, "-m", "dapt", "train", *run.arguments]
-    code = run_child(command, environment)
-    if code:
-        how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
-        raise DaptError(
-            f"the run of {run.method} with seed {run.seed} {how}: "
-            "the same command goes on from here"
-        )
 
 
 def write(out: Path, runs: Sequence[Run]) -> str:

@@ -1,0 +1,254 @@
+"""Trainings in processes of their own: one after the other, N at once here, or as jobs of Slurm.
+
+A training is a `dapt train --resume`, so whatever ends it, the same command goes on.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dapt.errors import DaptError, Interrupted
+from dapt.files import writing
+from dapt.progress import Bar
+from dapt.runs.children import on_signals, run_child, start_child, threads
+from dapt.runs.folder import RunFolder
+from dapt.runs.settings import Settings
+from dapt.training.folds import fold_folders, is_of_folds
+from dapt.training.slurm import Queue, SlurmOptions
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.2  # seconds between two looks at the processes
+COUNT = 2.0  # and at how far they are
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a comparison: a method with a seed.
+
+    Args:
+        method: Its name.
+        seed: Of everything in the run.
+        folder: Where it is.
+        arguments: Of `dapt train`.
+        settings: What they come to.
+    """
+
+    method: str
+    seed: int
+    folder: RunFolder
+    arguments: list[str]  # of `dapt train`
+    settings: Settings
+
+    @property
+    def command(self) -> list[str]:
+        """Of Python."""
+        return ["-m", "dapt", "train", *self.arguments]
+
+    def result(self) -> dict | None:
+        """What came out, None while the run is not complete."""
+        if not self.folder.result.is_file():
+            return None
+        known, asked = self.folder.settings().training, self.settings.training
+        precision = known.precision if asked.precision == "auto" else asked.precision
+        num_points = asked.num_points or known.num_points
+        self.folder.check_same(self.settings.but(num_points=num_points, precision=precision))
+        return json.loads(self.folder.result.read_text())
+
+
+def train(run: Run, environment: Mapping[str, str]) -> None:
+    """In a process of its own, whose bars are its own and that of all runs."""
+    run.folder.wait()
+    code = run_child([sys.executable, *run.command], environment)
+    if code:
+        raise failure(run, code)
+
+
+def failure(run: Run, code: int, log: Path | None = None) -> DaptError:
+    """What to say of a run that did not come to its end.
+
+    Args:
+        run: Which.
+        code: Its exit code; negative is the signal that killed it.
+        log: What it printed, where that went to a file.
+    """
+    how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+    said = f" ({_last_line(log)})" if log is not None and log.is_file() else ""
+    return DaptError(
+        f"the run of {run.method} with seed {run.seed} {how}{said}: "
+        "the same command goes on from here"
+    )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    return f"{last.strip()}; {log}"
+
+
+def time_left(spent: float, done: int, runs: int) -> str:
+    """In words, once a run has shown how long one takes.
+
+    Args:
+        spent: Seconds since the first run began.
+        done: Runs that are complete.
+        runs: All of them.
+    """
+    if not done:
+        return ""
+    minutes = spent / done * (runs - done) / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
+class Process(Protocol):
+    """A training under way."""
+
+    log: Path
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it is under way."""
+
+    def stop(self) -> None:
+        """Ask it to save itself and end."""
+
+
+class Child:
+    """A training in a process here, which ends with this one.
+
+    Args:
+        run: Which.
+        environment: What it has beside this process's.
+    """
+
+    def __init__(self, run: Run, environment: Mapping[str, str]):
+        run.folder.wait()
+        self.log = run.folder.path.with_suffix(".log")
+        with writing(self.log), open(self.log, "w") as printed:
+            command = [sys.executable, *run.command]
+            self._child = start_child(command, environment, stdout=printed, stderr=printed)
+        self.poll = self._child.poll
+
+    def stop(self) -> None:
+        """Ask it to save itself and end."""
+        self._child.terminate()
+
+
+def side_by_side(
+    runs: Sequence[Run], jobs: int | None, slurm: SlurmOptions | None, folder: Path
+) -> Iterator[Run]:
+    """Each run once it is complete, under one bar for all and one for each that is under way.
+
+    One that fails is told of when those that were under way beside it are complete.
+
+    Args:
+        runs: What is to be trained.
+        jobs: So many at once, which share the cores; None for one here, and all with Slurm.
+        slurm: What a job gets; None for processes here.
+        folder: Of Slurm's own files.
+    """
+    queue = Queue(folder, slurm) if slurm else None
+    is_here = queue is None or queue.is_here
+    slots = list(range(min(jobs or (1 if is_here else len(runs)), len(runs))))[::-1]
+    cores = max(1, _cores() // max(1, len(slots))) if is_here else None
+    waiting, running = list(runs), {}
+    failed, asked = None, []
+    begun = time.monotonic()
+
+    def stop(number: int) -> None:
+        asked.append(number)
+        for each in running.values():
+            each.process.stop()
+
+    with on_signals(stop), Bar("all runs", len(runs), patience=0) as bar:
+        while running or waiting:
+            while slots and waiting and not failed and not asked:
+                run, slot = waiting.pop(0), slots.pop()
+                if queue:
+                    process = queue.submit(run.command, run.folder, cores)
+                else:
+                    process = Child(run, environment(cores, slot, run.settings))
+                running[slot] = _UnderWay(run, process)
+            for slot, each in list(running.items()):
+                code = each.poll()
+                if code is None:
+                    continue
+                del running[slot]
+                slots.append(slot)
+                if asked:
+                    continue
+                if code:
+                    failed = failed or failure(each.run, code, each.process.log)
+                    continue
+                bar.advance()
+                left = time_left(time.monotonic() - begun, int(bar.done), len(runs))
+                words = (bar.done, len(runs), each.run.method, each.run.seed, left)
+                log.info("run %d of %d is complete: %s, seed %d%s", *words)
+                yield each.run
+            if (failed or asked) and not running:
+                break
+            time.sleep(LOOK)
+    if asked:
+        raise Interrupted("stopped: the same command goes on from here")
+    if failed:
+        raise failed
+
+
+class _UnderWay:
+    """A run, its process, and the bar of its epochs."""
+
+    def __init__(self, run: Run, process: Process):
+        self.run, self.process = run, process
+        self._files = [run.folder.metrics]
+        if is_of_folds(run.settings):
+            self._files = [each.metrics for each in fold_folders(run.folder, run.settings)]
+        epochs = run.settings.training.epochs * len(self._files)
+        self._stack = ExitStack()
+        self._bar = self._stack.enter_context(Bar(f"{run.method}, seed {run.seed}", epochs))
+        self._counted = 0.0
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it is under way."""
+        code = self.process.poll()
+        if code is not None:
+            self._stack.close()
+        elif self._bar.shown and time.monotonic() - self._counted > COUNT:
+            self._counted = time.monotonic()
+            files = [path for path in self._files if path.is_file()]
+            self._bar.update(done=sum(path.read_bytes().count(b"\n") for path in files))
+        return code
+
+
+def environment(
+    cores: int | None, slot: int = 0, settings: Settings | None = None
+) -> dict[str, str]:
+    """What a training has beside this process's variables: its share of the cores, and a GPU.
+
+    Args:
+        cores: Threads; None for as many as it finds. What the user has set stays.
+        slot: Which of those that are side by side it is.
+        settings: Of the training.
+    """
+    own = threads(cores)
+    if settings is None or settings.training.accelerator == "cpu" or settings.training.devices > 1:
+        return own
+    gpus = torch.cuda.device_count()
+    if gpus > 1:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        own["CUDA_VISIBLE_DEVICES"] = named.split(",")[slot % gpus]
+    return own
+
+
+def _cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,147 @@
+"""Runs as jobs of Slurm, by submitit; where there is no Slurm, submitit's own processes here."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapt.errors import check_at_least
+from dapt.runs.children import run_child, threads
+from dapt.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+MOST_REQUEUES = 1000  # a run that takes longer than its job goes on in the next one
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """What Slurm is asked for, for each run.
+
+    Args:
+        partition: Of the cluster; its default otherwise.
+        time: Minutes of a job. A run that needs more goes on in another one.
+        gpus: GPUs of a job.
+        cpus: Cores of a job.
+        memory: GB of a job.
+        account: Whom the job is charged to.
+        qos: Quality of service.
+        constraint: Features that a node must have.
+        setup: A shell command before the run: "module load cuda", say.
+    """
+
+    partition: str | None = None
+    time: int = 1440
+    gpus: int = 0
+    cpus: int = 4
+    memory: int | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    setup: str | None = None
+
+    def __post_init__(self):
+        check_at_least(self, time=1, gpus=0, cpus=1)
+        if self.memory is not None:
+            check_at_least(self, memory=1)
+
+    def parameters(self) -> dict[str, object]:
+        """In submitit's words; None where Slurm decides."""
+        own = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")}
+        setup = None if self.setup is None else [self.setup]
+        return {
+            "name": "dapt",
+            "timeout_min": self.time,
+            "gpus_per_node": self.gpus,
+            "cpus_per_task": self.cpus,
+            "mem_gb": self.memory,
+            "tasks_per_node": 1,
+            "stderr_to_stdout": True,
+            "slurm_setup": setup,
+            "local_setup": setup,
+            **{f"slurm_{name}": value for name, value in own.items()},
+        }
+
+
+class Queue:
+    """Where jobs go.
+
+    Args:
+        folder: Of submitit's own files and the logs of the jobs.
+        options: What a job gets.
+    """
+
+    def __init__(self, folder: Path, options: SlurmOptions):
+        import submitit
+
+        self._executor = submitit.AutoExecutor(folder, slurm_max_num_timeout=MOST_REQUEUES)
+        self._executor.update_parameters(**options.parameters())
+        self.is_here = self._executor.cluster != "slurm"
+        if self.is_here:
+            log.warning("there is no Slurm (no srun on the PATH): the jobs run on this machine")
+
+    def submit(self, command: Sequence[str], folder: RunFolder, cores: int | None) -> "Job":
+        """Hand a training over.
+
+        Args:
+            command: Its program and arguments.
+            folder: Of the run.
+            cores: Threads that it may have; None for those of the job.
+        """
+        return Job(self._executor.submit(Training(list(command), folder, cores)))
+
+
+class Job:
+    """A training that was handed over.
+
+    Args:
+        job: submitit's.
+    """
+
+    def __init__(self, job):
+        self._job = job
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self._job.paths.stdout
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it waits or runs; 1 where it has none."""
+        if not self._job.done():
+            return None
+        if self._job.exception() is not None:
+            return 1
+        return self._job.result()
+
+    def stop(self) -> None:
+        """Cancel it; it saves itself."""
+        self._job.cancel()
+
+
+@dataclass
+class Training:
+    """What a job does; a job whose time is over is followed by one that goes on.
+
+    Args:
+        command: A `dapt train --resume`.
+        folder: Of the run.
+        cores: Threads that it may have; None for those of the job.
+    """
+
+    command: list[str]
+    folder: RunFolder
+    cores: int | None
+
+    def __call__(self) -> int:
+        self.folder.wait()
+        # Lightning would take the job's tasks for its own processes, which it starts itself
+        own = threads(self.cores) | {"SLURM_JOB_NAME": "interactive"}
+        return run_child([sys.executable, *self.command], own)
+
+    def checkpoint(self, *_):
+        """What submitit puts in the queue again when the job's time is over."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
