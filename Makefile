@@ -52,7 +52,7 @@ $(BUILT): $(READY) $(NATIVE)
 	touch $@
 
 $(TESTABLE): $(READY)
-	$(PIP) --no-build-isolation -e '.[train,files,hub,serve,peft,export,view,browser,test,dev]'
+	$(PIP) --no-build-isolation -e '.[train,files,hub,serve,slurm,peft,export,view,browser,test,dev]'
 	touch $@
 
 demo: $(READY) $(BUILT)

@@ -120,6 +120,17 @@ def train() -> None:
     code, printed = command("train", "--data.train=a.npz", "--method=peft:lora", *argv)
     assert code != 0
     asks_for("peft", printed)
+    swept = ["--methods=linear", "--config=npz", "--data.train=a.npz", "--out=swept"]
+    code, printed = command("compare", *swept, "--launcher=slurm")
+    assert code != 0
+    asks_for("slurm", printed)
+
+
+def slurm() -> None:
+    from dapt.training.slurm import Queue, SlurmOptions
+
+    assert Queue(Path("jobs"), SlurmOptions(cpus=1)).is_here  # tests have no Slurm
+    every_command_helps_or_says_what_it_needs()
 
 
 def files() -> None:

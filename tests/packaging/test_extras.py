@@ -13,7 +13,8 @@ import pytest
 
 HERE = Path(__file__).parent
 SCENARIOS = {name: [name] for name in ("train", "files", "hub", "serve", "peft", "export")}
-SCENARIOS |= {"bare": [], "view": ["train", "view"]}  # the report is of a training's run
+# a report and a job are of trainings
+SCENARIOS |= {"bare": [], "view": ["train", "view"], "slurm": ["train", "slurm"]}
 
 
 @pytest.fixture(scope="session")
