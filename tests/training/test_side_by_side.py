@@ -126,10 +126,14 @@ def test_what_slurm_is_asked_for(tmp_path):
     assert "\nmodule load cuda\n" in text
 
 
-def test_each_has_a_gpu_of_its_own(monkeypatch):
+def test_each_has_a_gpu_of_its_own(words, monkeypatch):
     from dapt.runs.settings import parse
 
-    settings = parse("dapt train", [*words("x")[5:7], "--method", "linear", *words("x")[-6:]])
+    _, *given = words("x")
+    chosen = [word for word in given if word not in ("--methods", "dapt,linear", "--seeds", "1")]
+    settings = parse(
+        "dapt train", [*chosen, "--accelerator", "auto", "--backbone.checkpoint", "none"]
+    )
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     taken = [environment(1, slot, settings)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
