@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,11 @@ TINY_SCALE = 1e-2
 
 
 def scale_shift_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor
+    x: Tensor,
+    weight: Tensor | Callable[[], Tensor],
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
 ) -> Tensor:
     """scale * (x · weight + bias) + shift, by one matrix product with folded weights.
 
@@ -26,12 +32,16 @@ def scale_shift_linear(
 
     Args:
         x: [..., D], any floating dtype; takes part in autocast as a linear layer does.
-        weight, bias: [C, D] and [C], frozen.
+        weight, bias: [C, D] and [C], frozen. A weight that is kept in another form may be a
+            function that makes it: the backward calls it once more, and nothing of it is kept.
         scale, shift: [C].
 
     Returns:
         [..., C].
     """
+    make_weight = None if isinstance(weight, Tensor) else weight
+    if make_weight is not None:
+        weight = make_weight()
     check_tensors(x=x, weight=weight, scale=scale, shift=shift)
     _check_frozen(weight, bias)
     if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
@@ -44,7 +54,7 @@ def scale_shift_linear(
         not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     ):
         return F.linear(x.to(compute), *_fold(weight, bias, scale, shift, compute))
-    return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, compute)
+    return _ScaleShiftLinear.apply(x, weight, bias, scale, shift, compute, make_weight)
 
 
 def scale_shift_norm(
@@ -96,8 +106,8 @@ def _fold(
 
 class _ScaleShiftLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, scale, shift, compute):
-        ctx.compute = compute
+    def forward(ctx, x, weight, bias, scale, shift, compute, make_weight):
+        ctx.compute, ctx.make_weight = compute, make_weight
         folded, offset = _fold(weight, bias, scale, shift, compute)
         with torch.autocast(x.device.type, enabled=False):
             y = F.linear(x.to(compute), folded, offset)
@@ -108,8 +118,9 @@ class _ScaleShiftLinear(torch.autograd.Function):
             and bool((scale.detach().abs() < TINY_SCALE).any())
         )
         needs_y = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        kept_weight = weight if make_weight is None else None
         ctx.save_for_backward(
-            weight, bias, scale, shift, y if needs_y else None, x if keep_x else None
+            kept_weight, bias, scale, shift, y if needs_y else None, x if keep_x else None
         )
         ctx.x_dtype = x.dtype
         return y
@@ -117,6 +128,8 @@ class _ScaleShiftLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weight, bias, scale, shift, y, x = ctx.saved_tensors
+        if weight is None:
+            weight = ctx.make_weight()
         grad_x = grad_scale = grad_shift = None
         with torch.autocast(grad.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
@@ -138,7 +151,7 @@ class _ScaleShiftLinear(torch.autograd.Function):
             grad_scale = None
         if not ctx.needs_input_grad[4]:
             grad_shift = None
-        return grad_x, None, None, grad_scale, grad_shift, None
+        return grad_x, None, None, grad_scale, grad_shift, None, None
 
 
 @register_fake("dapt::scale_shift_fold")

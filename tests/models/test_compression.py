@@ -264,3 +264,18 @@ def test_weights_are_quantized_as_they_are_read(small_backbone, tmp_path, fields
     torch.save(broken, tmp_path / "broken.pth")
     with pytest.raises(DaptError, match="'blocks.0.mlp.fc2.weight' is missing"):
         dapt.create_backbone("point_mae", tmp_path / "broken.pth", **sizes | fields)
+
+
+@pytest.mark.parametrize("method", TRAINS_NO_WEIGHTS)
+def test_no_method_keeps_weights_in_float_for_the_backward(small_backbone, method):
+    """They would take the memory that fewer bits save."""
+    kept = {}
+    for kind in ("float", "int8"):
+        model = attached(small_backbone(weights=kind), method).train()
+        torch.manual_seed(0)
+        saved = CountSaved(model)
+        with saved:
+            model(torch.randn(2, 80, 3, generator=torch.Generator().manual_seed(1))).sum()
+        kept[kind] = saved.bytes
+    a_weight = 4 * 48 * 48  # of the smallest layer
+    assert kept["int8"] < kept["float"] + a_weight

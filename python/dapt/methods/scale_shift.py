@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.methods.replacements import Replacements
+from dapt.models.compression import QuantizedLinear
 
 
 class ScaleShift(nn.Module):
@@ -38,7 +39,8 @@ class ScaleShiftLinear(ScaleShift):
 
     def forward(self, x: Tensor) -> Tensor:
         linear = self.frozen
-        return dapt_ext.scale_shift_linear(x, linear.weight, linear.bias, self.scale, self.shift)
+        weight = linear.make_weight if isinstance(linear, QuantizedLinear) else linear.weight
+        return dapt_ext.scale_shift_linear(x, weight, linear.bias, self.scale, self.shift)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:

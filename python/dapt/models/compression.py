@@ -192,6 +192,10 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:
         """What the codes stand for."""
+        return self.make_weight()
+
+    def make_weight(self) -> Tensor:
+        """The weight anew: for an op that would otherwise keep it for its backward."""
         shape = (self.out_features, self.in_features)
         return dequantized(self.codes, self.scales, self.kind, shape)
 
