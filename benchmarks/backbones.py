@@ -32,7 +32,12 @@ OUT = Path(__file__).parent / "results" / "backbones-cpu.json"
 COMMAND = "python benchmarks/backbones.py"
 CLASSES, MiB = 15, 2**20
 # clouds, points of each, groups: as published; a few clouds, because the machine is small
-INPUTS = {"uni3d": (1, 10_000, {}), "recon_pp": (4, 1024, {}), "ptv3": (1, 40_000, {}), "point_m2ae": (4, 2048, {})}
+INPUTS = {
+    "uni3d": (1, 10_000, {}),
+    "recon_pp": (4, 1024, {}),
+    "ptv3": (1, 40_000, {}),
+    "point_m2ae": (4, 2048, {}),
+}
 USUAL = (4, 2048, {"num_groups": 128})
 # the same networks under names of their releases
 SAME = ("act", "recon", *(name for name in BACKBONES if "sonata" in name or "concerto" in name))
