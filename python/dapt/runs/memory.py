@@ -11,16 +11,22 @@ class CountSaved(torch.autograd.graph.saved_tensors_hooks):
     """Counts the bytes that autograd keeps for the backward, each storage once, no weights."""
 
     def __init__(self, model: nn.Module):
-        self.seen = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+        state = [tensor.untyped_storage() for tensor in model.state_dict().values()]
+        # held while it counts, so that no other storage takes the place of one that is gone
+        self._seen = {storage.data_ptr(): storage for storage in state}
         self.bytes = 0
         super().__init__(self._count, lambda tensor: tensor)
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
+        if storage.data_ptr() not in self._seen:
+            self._seen[storage.data_ptr()] = storage
             self.bytes += storage.nbytes()
         return tensor
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._seen.clear()
 
 
 def peak_memory(device: torch.device) -> int:
