@@ -10,6 +10,7 @@
 // sample is the greatest of the peaks. Sorting has to pay for itself, so few samples are searched
 // plainly.
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -38,30 +39,35 @@ struct Sampling {
 
 int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
 
+// Distances and kNever are compared as integers: they have the order of their bits, and processors
+// have units for it beside those that are busy with the distances.
+inline Int load_bits(const float* p) { return bits_of(load(p)); }
+const int32_t kNeverBits = std::bit_cast<int32_t>(kNever);
+
 // Brings the distances of `count` points up to date with the new sample q: their maxima by lane.
-inline Float update(const float* x, const float* y, const float* z, float* nearest, int64_t count,
-                    const float* q) {
+inline Int update(const float* x, const float* y, const float* z, float* nearest, int64_t count,
+                  const float* q) {
   const Float qx = broadcast(q[0]), qy = broadcast(q[1]), qz = broadcast(q[2]);
-  Float farthest = broadcast(kNever);
+  Int farthest = broadcast(kNeverBits);
   for (int64_t i = 0; i < count; i += kLanes) {
     const Float d = squared_distance(load(x + i), load(y + i), load(z + i), qx, qy, qz);
-    const Float least = min(load(nearest + i), d);
-    store(nearest + i, least);
+    const Int least = min(load_bits(nearest + i), bits_of(d));
+    store(nearest + i, float_of(least));
     farthest = max(farthest, least);
   }
   return farthest;
 }
 
-// Every distance at every step, in blocks whose maxima narrow the search for the winner.
+// Every distance at every step. A step is one pass and a search without a branch that depends on
+// the points: what a wrong guess costs would be a third of a pass.
 class PlainSearch {
  public:
   explicit PlainSearch(const Sampling& sampling)
       : points_(sampling.points),
         blocks_((sampling.count + kBlock - 1) / kBlock),
-        buffer_(make_buffer<float>(blocks_ * (4 * kBlock + kLanes))) {
+        buffer_(make_buffer<float>(blocks_ * 4 * kBlock)) {
     const int64_t padded = blocks_ * kBlock;
     x_ = buffer_.get(), y_ = x_ + padded, z_ = y_ + padded, nearest_ = z_ + padded;
-    block_max_ = nearest_ + padded;
     for (int64_t n = 0; n < sampling.count; ++n) {
       const float* p = sampling.points + 3 * n;
       x_[n] = p[0], y_[n] = p[1], z_[n] = p[2];
@@ -75,31 +81,31 @@ class PlainSearch {
   int64_t next(int64_t last) {
     nearest_[last] = kNever;
     const float* q = points_ + 3 * last;
-    Float farthest = broadcast(kNever);
+    // For each lane its greatest distance and the first block that has it.
+    Int farthest = broadcast(kNeverBits), where = broadcast(int32_t{0});
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t n = b * kBlock;
-      const Float maxima = update(x_ + n, y_ + n, z_ + n, nearest_ + n, kBlock, q);
-      store(block_max_ + b * kLanes, maxima);
+      const Int maxima = update(x_ + n, y_ + n, z_ + n, nearest_ + n, kBlock, q);
+      where = select(less(farthest, maxima), broadcast(int32_t(b)), where);
       farthest = max(farthest, maxima);
     }
-    const float best = reduce_max(farthest);
-    if (best == kNever) return -1;
-    const Float wanted = broadcast(best);
-    int64_t block = 0;
-    while (!bits(equal(load(block_max_ + block * kLanes), wanted))) ++block;
-    for (int64_t n = block * kBlock;; n += kLanes) {
-      if (const uint32_t hits = bits(equal(load(nearest_ + n), wanted)))
-        return n + lowest_bit(hits);
-    }
+    const int32_t best = reduce_max(farthest);
+    if (best == kNeverBits) return -1;
+    const Int wanted = broadcast(best);
+    const Int none = broadcast(INT32_MAX);
+    const int64_t block = reduce_min(select(equal(farthest, wanted), where, none));
+    uint64_t hits = 0;
+    for (int64_t i = 0; i < kBlock; i += kLanes)
+      hits |= uint64_t(bits(equal(load_bits(nearest_ + block * kBlock + i), wanted))) << i;
+    return block * kBlock + std::countr_zero(hits);
   }
 
  private:
-  static constexpr int64_t kBlock = 8 * kLanes;
+  static constexpr int64_t kBlock = 64;  // one bit each of a word
   const float* points_;
   int64_t blocks_;
   Buffer<float> buffer_;
   float *x_, *y_, *z_, *nearest_;  // [blocks, kBlock]
-  float* block_max_;               // [blocks, kLanes]
 };
 
 // Visits only the buckets that the newest sample can change: those whose box is nearer to it than
@@ -151,7 +157,8 @@ class BucketSearch {
     for (int64_t t = 0; t < num_touched; ++t) {
       const int64_t i = touched_[t];
       const float* x = buckets_.at(i);
-      peak_[i] = reduce_max(update(x, x + size, x + 2 * size, &nearest_[i * size], size, q));
+      const Int maxima = update(x, x + size, x + 2 * size, &nearest_[i * size], size, q);
+      peak_[i] = std::bit_cast<float>(reduce_max(maxima));
       peak_slot_[i] = kUnknown;
     }
   }

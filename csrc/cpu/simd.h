@@ -39,10 +39,14 @@ inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
 inline Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
 inline Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
 inline Int min(Int a, Int b) { return _mm512_min_epi32(a, b); }
+inline Int max(Int a, Int b) { return _mm512_max_epi32(a, b); }
+inline Int bits_of(Float a) { return _mm512_castps_si512(a); }
+inline Float float_of(Int a) { return _mm512_castsi512_ps(a); }
 inline Mask less(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Mask less_equal(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 inline Mask equal(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 inline Mask less(Int a, Int b) { return _mm512_cmplt_epi32_mask(a, b); }
+inline Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask(a, b); }
 inline Float select(Mask m, Float yes, Float no) { return _mm512_mask_blend_ps(m, no, yes); }
 inline Int select(Mask m, Int yes, Int no) { return _mm512_mask_blend_epi32(m, no, yes); }
 inline uint32_t bits(Mask m) { return m; }
@@ -50,6 +54,11 @@ inline float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
 inline float reduce_min(Float a) { return _mm512_reduce_min_ps(a); }
 inline float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 inline int32_t reduce_min(Int a) { return _mm512_reduce_min_epi32(a); }
+inline int32_t reduce_max(Int a) { return _mm512_reduce_max_epi32(a); }
+inline int32_t reduce_add(Int a) { return _mm512_reduce_add_epi32(a); }
+inline Int count(Mask m, Int so_far) {
+  return _mm512_mask_add_epi32(so_far, m, so_far, _mm512_set1_epi32(1));
+}
 // Not compressstoreu: it is microcode on Zen 4.
 inline int compress(Mask m, Int a, int32_t* p) {
   store(p, _mm512_maskz_compress_epi32(m, a));
@@ -78,15 +87,71 @@ inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
 inline Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
 inline Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
 inline Int min(Int a, Int b) { return _mm256_min_epi32(a, b); }
+inline Int max(Int a, Int b) { return _mm256_max_epi32(a, b); }
+inline Int bits_of(Float a) { return _mm256_castps_si256(a); }
+inline Float float_of(Int a) { return _mm256_castsi256_ps(a); }
 inline Mask less(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 inline Mask less_equal(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
 inline Mask equal(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 inline Mask less(Int a, Int b) { return _mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)); }
+inline Mask equal(Int a, Int b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 inline Float select(Mask m, Float yes, Float no) { return _mm256_blendv_ps(no, yes, m); }
 inline Int select(Mask m, Int yes, Int no) {
   return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(m));
 }
 inline uint32_t bits(Mask m) { return _mm256_movemask_ps(m); }
+
+// Lanes from the other half, then from two away, then from the other one of a pair.
+template <class Combine>
+inline __m128 halves(Float a, const Combine& combine) {
+  __m128 b = combine(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  b = combine(b, _mm_movehl_ps(b, b));
+  return combine(b, _mm_movehdup_ps(b));
+}
+inline float reduce_max(Float a) {
+  return _mm_cvtss_f32(halves(a, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }));
+}
+inline float reduce_min(Float a) {
+  return _mm_cvtss_f32(halves(a, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }));
+}
+inline float reduce_add(Float a) {
+  return _mm_cvtss_f32(halves(a, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }));
+}
+inline int32_t reduce_min(Int a) {
+  return _mm_cvtsi128_si32(_mm_castps_si128(halves(float_of(a), [](__m128 a, __m128 b) {
+    return _mm_castsi128_ps(_mm_min_epi32(_mm_castps_si128(a), _mm_castps_si128(b)));
+  })));
+}
+inline int32_t reduce_max(Int a) {
+  return _mm_cvtsi128_si32(_mm_castps_si128(halves(float_of(a), [](__m128 a, __m128 b) {
+    return _mm_castsi128_ps(_mm_max_epi32(_mm_castps_si128(a), _mm_castps_si128(b)));
+  })));
+}
+inline int32_t reduce_add(Int a) {
+  return _mm_cvtsi128_si32(_mm_castps_si128(halves(float_of(a), [](__m128 a, __m128 b) {
+    return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a), _mm_castps_si128(b)));
+  })));
+}
+inline Int count(Mask m, Int so_far) { return _mm256_sub_epi32(so_far, _mm256_castps_si256(m)); }
+// For each mask the places of its lanes, a byte each.
+struct LanePlaces {
+  uint64_t of[256];
+  constexpr LanePlaces() : of() {
+    for (int mask = 0; mask < 256; ++mask) {
+      int count = 0;
+      for (int lane = 0; lane < 8; ++lane) {
+        if (mask >> lane & 1) of[mask] |= uint64_t(lane) << 8 * count++;
+      }
+    }
+  }
+};
+inline int compress(Mask m, Int a, int32_t* p) {
+  alignas(64) static constexpr LanePlaces kPlaces;
+  const uint32_t mask = bits(m);
+  const Int places = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(kPlaces.of[mask])));
+  store(p, _mm256_permutevar8x32_epi32(a, places));
+  return __builtin_popcount(mask);
+}
 
 #else
 
@@ -153,6 +218,19 @@ inline Float max(Float a, Float b) {
 inline Int min(Int a, Int b) {
   return lanes<Int>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
+inline Int max(Int a, Int b) {
+  return lanes<Int>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Int bits_of(Float a) {
+  Int out;
+  std::memcpy(out.v, a.v, sizeof out.v);
+  return out;
+}
+inline Float float_of(Int a) {
+  Float out;
+  std::memcpy(out.v, a.v, sizeof out.v);
+  return out;
+}
 inline Mask less(Float a, Float b) {
   return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; });
 }
@@ -165,6 +243,9 @@ inline Mask equal(Float a, Float b) {
 inline Mask less(Int a, Int b) {
   return lanes<Mask>([&](int i) { return a.v[i] < b.v[i]; });
 }
+inline Mask equal(Int a, Int b) {
+  return lanes<Mask>([&](int i) { return a.v[i] == b.v[i]; });
+}
 inline Float select(Mask m, Float yes, Float no) {
   return lanes<Float>([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
@@ -176,10 +257,6 @@ inline uint32_t bits(Mask m) {
   for (int i = 0; i < kLanes; ++i) out |= uint32_t(m.v[i] != 0) << i;
   return out;
 }
-
-#endif
-
-#if !defined(__AVX512F__)
 
 inline float reduce_max(Float a) {
   float lane[kLanes], best;
@@ -208,6 +285,23 @@ inline int32_t reduce_min(Int a) {
   best = lane[0];
   for (int i = 1; i < kLanes; ++i) best = lane[i] < best ? lane[i] : best;
   return best;
+}
+inline int32_t reduce_max(Int a) {
+  int32_t lane[kLanes], best;
+  store(lane, a);
+  best = lane[0];
+  for (int i = 1; i < kLanes; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}
+inline int32_t reduce_add(Int a) {
+  int32_t lane[kLanes], sum = 0;
+  store(lane, a);
+  for (int i = 0; i < kLanes; ++i) sum += lane[i];
+  return sum;
+}
+/// One more in the lanes of `m`.
+inline Int count(Mask m, Int so_far) {
+  return lanes<Int>([&](int i) { return so_far.v[i] + (m.v[i] != 0); });
 }
 /// Writes the lanes of `a` that `m` holds one after another; returns their number. There must be
 /// room for all kLanes at `p`.
