@@ -4,6 +4,7 @@
 # make sanitize   the kernels once more, under AddressSanitizer and UBSan
 # make cuda   compile and link every CUDA source; table of registers and shared memory, no spills
 # make package   wheel and sdist, each installed and used in environments of their own
+# make bench  the ops against every peer that can be installed, on each instruction set
 # make lock   constraints.txt anew, for what pyproject.toml asks
 PYTHON ?= python3
 VENV := .venv
@@ -107,9 +108,13 @@ docs: $(READY) $(BUILT)
 	$(PIP) --no-build-isolation -e '.[train,docs]'
 	$(VENV)/bin/mkdocs build --strict
 
+# Peers that have no wheels are built where that can be done, and do without where not.
 bench: setup
 	$(PIP) --no-build-isolation -e '.[bench]'
-	$(PY) benchmarks/ops.py --device cpu
+	@for peer in torch-cluster 'fpsample>=1'; do \
+	  $(PY) -m pip --disable-pip-version-check install --quiet --no-build-isolation $$peer \
+	    > build/bench.log 2>&1 || echo "bench: $$peer cannot be built here and is left out"; done
+	$(PY) benchmarks/ops.py
 
 # torch stays where its CPU build is at hand; every other package may move: make lock UPGRADE=1
 LOCKED_TORCH := 2.13.0

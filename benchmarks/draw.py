@@ -1,12 +1,17 @@
-"""The charts of results/, drawn from the JSON beside them: python benchmarks/draw.py"""
+"""What is made of the JSON in results/, anew: its charts, and the tables of docs/benchmarks.md.
+
+python benchmarks/draw.py
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = RESULTS.parents[1] / "docs" / "benchmarks.md"
 
 
 def speed_chart(record: dict) -> bytes:
@@ -18,9 +23,57 @@ def speed_chart(record: dict) -> bytes:
     from dapt.view.charts import speedups
 
     machine = record["machine"]
-    title = machine.get("gpu") or f"{machine['cpu']}, 2 threads at most"
-    rows = [(r["op"], r["case"], r["speedup"], r["best_peer"]) for r in record["rows"]]
+    isa = machine["dapt_ext"]["cpu_instruction_set_in_use"]
+    title = machine.get("gpu") or f"{machine['cpu']}, {isa}, 2 threads at most"
+    rows = [(r["op"], r["case"], r["speedup"], r["best_peer"]) for r in _sound(record)]
     return speedups([row for row in rows if row[2]], title)
+
+
+def _sound(record: dict) -> list[dict]:
+    """The rows whose contenders agreed."""
+    return [row for row in record["rows"] if "failure" not in row]
+
+
+def speed_table(record: dict) -> str:
+    """The same as a table in Markdown.
+
+    Args:
+        record: Its JSON.
+    """
+    lines = ["| op | case | threads | ours, ms | best peer, ms | faster | goal |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in _sound(record):
+        ours = row["milliseconds"]["dapt_ext"]
+        cells = [row["op"], row["case"], str(row["threads"]), f"{ours:.3g}", "", "", ""]
+        if best := row["best_peer"]:
+            cells[4] = f"{row['milliseconds'][best]:.3g} ({best})"
+            cells[5] = f"{row['speedup']:.1f}x"
+        if row["goal"]:
+            cells[6] = f"{row['goal']:g}x"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def fill_in(page: str, name: str, table: str) -> str:
+    """The page with `table` where it has `<!-- name -->` and `<!-- / -->`, if it has."""
+    begin, end = f"<!-- {name} -->\n", "\n<!-- / -->"
+    if begin not in page:
+        return page
+    before, after = page.split(begin, 1)
+    return before + begin + table + end + after.split(end, 1)[1]
+
+
+def draw_ops(path: Path) -> Path:
+    """The chart beside the JSON of `ops.py`, and its table in the documentation."""
+    record = json.loads(path.read_text())
+    picture = path.with_suffix(".png")
+    picture.write_bytes(speed_chart(record))
+    if path.parent == RESULTS:
+        page = fill_in(PAGE.read_text(), path.stem, speed_table(record))
+        temporary = PAGE.with_suffix(".tmp")
+        temporary.write_text(page)
+        os.replace(temporary, PAGE)
+    return picture
 
 
 def compare_chart(record: dict) -> bytes:
@@ -35,12 +88,13 @@ def compare_chart(record: dict) -> bytes:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    for kind, draw in (("compare", compare_chart), ("ops", speed_chart)):
-        for path in sorted(RESULTS.glob(f"{kind}-*.json")):
-            picture = path.with_suffix(".png")
-            picture.write_bytes(draw(json.loads(path.read_text())))
-            print(picture)
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    for path in sorted(RESULTS.glob("compare-*.json")):
+        picture = path.with_suffix(".png")
+        picture.write_bytes(compare_chart(json.loads(path.read_text())))
+        print(picture)
+    for path in sorted(RESULTS.glob("ops-*.json")):
+        print(draw_ops(path))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Kernel microbenchmarks against every peer that can be imported.
 
-    python benchmarks/ops.py --device cpu
-    python benchmarks/ops.py --device cuda --only fps,knn
+    python benchmarks/ops.py                      # each instruction set that this CPU has
+    python benchmarks/ops.py --isa avx2 --only fps,knn
+    python benchmarks/ops.py --device cuda
 
 Prints a table, and writes it as JSON after each case, and as a chart (--out, without an ending). A
 case in which a peer gives something else is said, and the others go on. Products of float32 are
@@ -11,18 +12,19 @@ strict on both sides: no TF32.
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
+import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from draw import speed_chart
+from draw import draw_ops
 from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
 from measure import Case, measure, strict_products, write_json
+from peers import fps_peers, knn_peers
 from scenes import codes_cases, conv_cases, voxels_cases
 from torch import Tensor
 
@@ -30,14 +32,6 @@ import dapt_ext
 
 ROOT = Path(__file__).parents[1]
 SCANS = ROOT.parent / "shared" / "data" / "scans.npz"
-
-
-def importable(name: str):
-    """The module, or None where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def clouds(B: int, N: int, device: str) -> Tensor:
@@ -56,6 +50,11 @@ def agreement(points: Tensor, idx: Tensor) -> float:
     ours = dapt_ext.farthest_point_sample(points, idx.shape[1], start=idx[:, 0].contiguous())
     both = [torch.isin(a, b).float().mean() for a, b in zip(ours, idx, strict=True)]
     return float(torch.stack(both).mean())
+
+
+def fps_goal(B: int) -> int:
+    eight_lanes = dapt_ext.build_info()["cpu_instruction_set_in_use"] != "avx512"
+    return (5 if B > 1 else 3) if eight_lanes else (7 if B > 1 else 4)
 
 
 def fps_cases(device: str) -> Iterator[Case]:
@@ -80,8 +79,8 @@ def fps_cases(device: str) -> Iterator[Case]:
         points = clouds(B, N, device)
 
         def check(name: str, ours: Tensor, theirs, points=points, M=M) -> None:
-            theirs = torch.as_tensor(np.asarray(theirs) if points.is_cpu else theirs).long()
-            theirs = theirs.view(len(points), M).to(points.device)
+            if isinstance(theirs, np.ndarray):
+                theirs = torch.from_numpy(theirs.astype(np.int64))
             share = agreement(points, theirs)
             # Where two points are equally far but for rounding, exact samplers may part ways.
             assert share > 0.99, f"fps {name}: only {share:.1%} of the samples agree"
@@ -93,39 +92,7 @@ def fps_cases(device: str) -> Iterator[Case]:
             peers=dict(fps_peers(points, M)),
             check=check,
             threads=2 if B > 1 and device == "cpu" else 1,
-            goal=goals.get(N) if device == "cuda" else (7 if B > 1 else 4),
-        )
-
-
-def fps_peers(points: Tensor, M: int) -> Iterator[tuple[str, Callable]]:
-    fpsample = importable("fpsample") if points.is_cpu else None
-    if fpsample:
-        arrays = list(points.numpy())
-        variants = {"fps": lambda a: fpsample.fps_sampling(a, M, start_idx=0)}
-        variants["kdtree"] = lambda a: fpsample.bucket_fps_kdtree_sampling(a, M, start_idx=0)
-        for h in (3, 5, 7, 9):
-            variants[f"kdline h={h}"] = lambda a, h=h: fpsample.bucket_fps_kdline_sampling(
-                a, M, h=h, start_idx=0
-            )
-        for name, sample in variants.items():
-            if name == "fps" and points.shape[1] > 100_000:
-                continue  # minutes, and never the best
-            yield f"fpsample {name}", lambda sample=sample: [sample(a) for a in arrays]
-    if pointnet2 := importable("pointnet2_ops.pointnet2_utils"):
-        if points.is_cuda:
-            yield "pointnet2_ops", lambda: pointnet2.furthest_point_sample(points, M)
-    if pytorch3d := importable("pytorch3d.ops"):
-        yield "pytorch3d", lambda: pytorch3d.sample_farthest_points(points, K=M)[1]
-    if cluster := importable("torch_cluster"):
-        B, N, _ = points.shape
-        batch = torch.arange(B, device=points.device).repeat_interleave(N)
-        flat = points.reshape(-1, 3)
-        yield (
-            "torch-cluster",
-            lambda: (
-                cluster.fps(flat, batch, ratio=M / N, random_start=False).view(B, -1)
-                - N * torch.arange(B, device=points.device)[:, None]
-            ),
+            goal=goals.get(N) if device == "cuda" else fps_goal(B),
         )
 
 
@@ -162,28 +129,6 @@ def knn_cases(device: str) -> Iterator[Case]:
             threads=2 if device == "cpu" else 1,
             goal=3 if device == "cpu" else None,
         )
-
-
-def knn_peers(queries: Tensor, points: Tensor, k: int) -> Iterator[tuple[str, Callable]]:
-    spatial = importable("scipy.spatial") if points.is_cpu else None
-    if spatial:
-        pairs = list(zip(queries.numpy(), points.numpy(), strict=True))
-
-        def ckdtree():
-            found = [spatial.cKDTree(p).query(q, k, workers=2) for q, p in pairs]
-            distance = torch.from_numpy(np.stack([f[0] for f in found]))
-            return distance.square(), np.stack([f[1] for f in found])
-
-        yield "scipy cKDTree", ckdtree
-    if queries.shape[1] * points.shape[1] * len(points) < 600_000_000:  # the matrix fits
-
-        def cdist_topk():
-            distance, idx = torch.cdist(queries, points).topk(k, largest=False)
-            return distance.square(), idx
-
-        yield "torch cdist+topk", cdist_topk
-    if pytorch3d := importable("pytorch3d.ops"):
-        yield "pytorch3d", lambda: pytorch3d.knn_points(queries, points, K=k)[:2]
 
 
 # --- grouping, ball query, chamfer ----------------------------------------------------------------
@@ -301,20 +246,59 @@ def print_row(case: Case) -> None:
     print(row, flush=True)
 
 
+# What an instruction set of ours is called by those beside us: a machine that has no more.
+CAPABILITY = {
+    "avx512": {},
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
+    "scalar": {"ATEN_CPU_CAPABILITY": "default"},
+}
+
+
+def run_with(isa: str) -> None:
+    """This script once more, on one instruction set: libraries ask for it when they are loaded."""
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "DAPT_CPU_ISA": isa, **CAPABILITY[isa]}
+    status = subprocess.run([sys.executable, *sys.argv, "--isa", isa], env=environment).returncode
+    if status:
+        sys.exit(status)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", default=",".join(SUITES), help="ops, separated by commas")
-    parser.add_argument("--seconds", type=float, default=3, help="time spent on each case")
+    sets = dapt_ext.build_info()["cpu_instruction_sets"]
+    vectors = [name for name in sets if name != "scalar"] or sets
+    parser.add_argument(
+        "--isa",
+        default=",".join(vectors),
+        help=f"instruction sets of the CPU, separated by commas, of {', '.join(sets)}",
+    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="time spent on each case")
     parser.add_argument("--once", action="store_true", help="ours alone, once: for a profiler")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/ops-<device>")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/ops-<device>[-<isa>]")
     options = parser.parse_args()
-    unknown = set(options.only.split(",")) - set(SUITES)
-    if unknown:
-        parser.error(f"--only takes {', '.join(SUITES)}, got {', '.join(sorted(unknown))}")
+    for option, known in (("only", SUITES), ("isa", sets)):
+        unknown = set(getattr(options, option).split(",")) - set(known)
+        if unknown:
+            unknown = ", ".join(sorted(unknown))
+            parser.error(f"--{option} takes {', '.join(known)}, got {unknown}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU and a torch with CUDA; this torch finds none")
-    out = options.out or ROOT / "benchmarks" / "results" / f"ops-{options.device}"
+    kind = options.device
+    if options.device == "cpu":
+        isa = os.environ.get("DAPT_CPU_ISA")
+        if isa != options.isa:
+            if options.out and "," in options.isa:
+                parser.error("--out needs one --isa")
+            for isa in options.isa.split(","):
+                run_with(isa)
+            return
+        kind += f"-{isa}"
+    out = options.out or ROOT / "benchmarks" / "results" / f"ops-{kind}"
 
     strict_products()
     if options.once:
@@ -322,8 +306,9 @@ def main() -> None:
             for case in SUITES[name](options.device):
                 case.ours()
         return
-    print(f"{'op':13} {'case':36} {'th':>2} {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
     command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    path = out.with_suffix(".json")
+    print(f"{kind}\n{'op':13} {'case':36} th {'ours ms':>10}  {'best ms':>10}  {'ratio':>7} goal")
     cases = []
     for name in options.only.split(","):
         for case in SUITES[name](options.device):
@@ -333,14 +318,9 @@ def main() -> None:
                 case.failure = " ".join(str(error).split())[:200] or type(error).__name__
             print_row(case)
             cases.append(case)
-            rows = [c.row() for c in cases]
-            write_json(out.with_suffix(".json"), command, options.device, rows)
-    failed = [f"{case.op} {case.name}" for case in cases if case.failure]
-    report = json.loads(out.with_suffix(".json").read_text())
-    report["rows"] = [row for row in report["rows"] if "failure" not in row]
-    out.with_suffix(".png").write_bytes(speed_chart(report))
-    print(f"wrote {out}.json and {out}.png")
-    if failed:
+            write_json(path, command, options.device, [c.row() for c in cases])
+    print(f"wrote {path} and {draw_ops(path)}")
+    if failed := [f"{case.op} {case.name}" for case in cases if case.failure]:
         raise SystemExit(f"{len(failed)} of {len(cases)} cases failed: {'; '.join(failed)}")
 
 

@@ -22,6 +22,7 @@ CHARTS = sorted(
     for kind in ("compare", "ops")
     for path in (ROOT / "benchmarks" / "results").glob(f"{kind}-*.json")
 )
+OPS = [path for path in CHARTS if path.stem.startswith("ops")]
 
 
 def script(path):
@@ -40,6 +41,13 @@ def test_committed_charts_are_those_of_the_json(path):
     assert drawn.size == kept.size
     differ = np.abs(np.asarray(drawn, float) - np.asarray(kept, float)) > 60
     assert differ.mean() < 0.001  # a bar 30 % longer is 0.0012, a dot 2 points lower 0.002
+
+
+@pytest.mark.parametrize("path", OPS, ids=[path.stem for path in OPS])
+def test_committed_tables_are_those_of_the_json(path):
+    draw = script("benchmarks/draw.py")
+    table = draw.speed_table(json.loads(path.read_text()))
+    assert f"<!-- {path.stem} -->\n{table}\n<!-- / -->" in draw.PAGE.read_text()
 
 
 def test_a_room_is_labeled_by_its_planes(tmp_path, monkeypatch, capsys):
