@@ -1,6 +1,7 @@
 """The routes."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -89,9 +90,9 @@ def _add_bounds(app: FastAPI, hosts: frozenset[str] | None) -> None:
 
     @app.middleware("http")
     async def bounds(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        if hosts is not None and request.url.hostname not in hosts:
-            name = shown(request.url.hostname)[:100]
-            response = _said(Refused(400, f"this server is not called {name!r}"))
+        name = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]")
+        if hosts is not None and name not in hosts:
+            response = _said(Refused(400, f"this server is not called {shown(name)[:100]!r}"))
         else:
             response = await call(request)
         for name, value in HEADERS.items():
@@ -115,6 +116,13 @@ def _said(error: Refused) -> JSONResponse:
 
 def _add_prediction(app: FastAPI, service: Service) -> None:
     body = {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        },
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "application/json": {
             "schema": {
@@ -123,13 +131,6 @@ def _add_prediction(app: FastAPI, service: Service) -> None:
                 "properties": {"points": {"type": "array", "items": {}}},
             },
             "example": {"points": [[0.0, 0.0, 0.0], [0.1, 0.2, 0.3]]},
-        },
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
-            }
         },
     }
 
