@@ -99,7 +99,9 @@ def test_bad_channels(tmp_path, arrays, message):
 
 def test_unknown_channels(tmp_path):
     save_scene(tmp_path / "scenes")
-    with pytest.raises(UsageError, match="channels must be xyz, color or normal, got 'rgb'"):
+    with pytest.raises(
+        UsageError, match="channels must be xyz, color, normal, intensity or height, got 'rgb'"
+    ):
         loaded(tmp_path / "scenes", channels="rgb")
 
 

@@ -132,7 +132,14 @@ def test_color_is_for_networks_that_read_it(tmp_path, run):
     where = ("--data.train", str(tmp_path / "color.npz"), "--data.channels", "color")
     _, code = run("plain", *where)
     assert code == 2
-    backbone = {"name": "uni3d_tiny", "dim": 12, "depth": 2, "num_heads": 2, "hidden": 24}
+    backbone = {
+        "name": "uni3d_tiny",
+        "checkpoint": "none",
+        "dim": 12,
+        "depth": 2,
+        "num_heads": 2,
+        "hidden": 24,
+    }
     backbone |= {"encoder_dim": 12, "encoder_widths": [4, 8, 8], "num_groups": 6, "group_size": 5}
     folder, code = run("colored", *where, backbone=backbone)
     assert code == 0

@@ -190,7 +190,7 @@ def test_clouds_that_differ_much_are_pointed_out(caplog, normalize, seen, words)
     [
         ({"num_points": 0}, "num_points must be at least 1, got 0"),
         ({"num_points": 9, "up": "w"}, "up must be x, y or z"),
-        ({"num_points": 9, "channels": "rgb"}, "channels must be xyz, color or normal"),
+        ({"num_points": 9, "channels": "rgb"}, "channels must be xyz, color, normal"),
     ],
 )
 def test_bad_preprocessing(fields, message):
@@ -200,8 +200,8 @@ def test_bad_preprocessing(fields, message):
 
 def test_colors_of_bytes_and_of_shares():
     colors = np.array([[0, 128, 255], [1, 2, 3]], np.uint8)
-    told = beside("x", "color", 2, colors, None)
+    told = beside("x", "color", 2, {"colors": colors})
     np.testing.assert_array_equal(told, colors / 255)
-    np.testing.assert_array_equal(beside("x", "color", 2, told, None), told)
+    np.testing.assert_array_equal(beside("x", "color", 2, {"colors": told}), told)
     with pytest.raises(DataError, match="got -0.5 to 0"):
-        beside("x", "color", 2, np.array([[0, -0.5, 0]] * 2), None)
+        beside("x", "color", 2, {"colors": np.array([[0, -0.5, 0]] * 2)})

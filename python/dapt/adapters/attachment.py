@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dapt.data.preprocessing import Preprocessing
-from dapt.errors import DaptError, check_sizes
+from dapt.errors import DaptError, UsageError, check_sizes
 from dapt.methods.method import Method
 from dapt.methods.replacements import Replacements
 from dapt.models import Features
+from dapt.models.checkpoints import FIRST_LAYER
 from dapt.models.views import View, sharing_copy
 from dapt.tasks import Task
 
@@ -52,6 +53,7 @@ class Attachment:
         """A fresh adapter; the backbone stays as it is."""
         check_sizes(method, smallest=0)
         method.check(backbone)
+        _check_channels(method, backbone)
         view = View(backbone)
         method.wrap(view.network, Replacements())
         network = view.share_untouched()
@@ -139,6 +141,18 @@ class Attachment:
             name = self.method.name
             log.warning("nothing of method '%s' folds: its modules stay as they are", name)
         return replace(self, network=network.eval())
+
+
+def _check_channels(method: Method, backbone: nn.Module) -> None:
+    """Columns of further channels that are zero say nothing unless they train."""
+    report = getattr(backbone, "load_report", None)
+    zero = report is not None and any(FIRST_LAYER in entry for entry in report.fresh)
+    if zero and not method.owns(FIRST_LAYER):
+        raise UsageError(
+            f"the backbone's weights are for places alone, and {method.name} leaves the layer that "
+            "would read further channels as it is: choose full, ppt or point_lora, which train it, "
+            "or a backbone that was pre-trained with color, uni3d_* or ptv3_*"
+        )
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

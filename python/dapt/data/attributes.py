@@ -6,12 +6,14 @@ alone where the values contradict it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from dapt.data.arrays import load_npy
+from dapt.data.clouds import read_columns_of_text
+from dapt.data.ground import above_ground
 from dapt.data.las import open_las
 from dapt.data.pcd import read_columns
 
@@ -22,6 +24,8 @@ COLORS = (
 )
 NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 LABELS = ("label", "labels", "class", "classification", "semantic", "segment", "scalar_label")
+INTENSITY = ("intensity", "scalar_intensity", "reflectance")
+HEIGHTS = ("height_above_ground", "heightaboveground", "hag")
 POSITIONS = ("x", "y", "z")
 MOST_VALUES = 6  # further columns that are kept
 MOST_LABELS = 4096
@@ -44,6 +48,8 @@ class Attributes:
         colors: uint8 [N, 3].
         normals: float64 [N, 3], of any length.
         labels: int64 [N].
+        intensity: [N], of the echoes of a laser.
+        heights: float64 [N], above the ground.
         label_names: Of the labels that the file names.
         values: Further columns of numbers [N], by name.
     """
@@ -53,14 +59,17 @@ class Attributes:
     labels: np.ndarray | None = None
     label_names: Mapping[int, str] = field(default_factory=dict)
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    intensity: np.ndarray | None = None
+    heights: np.ndarray | None = None
 
 
-def read_attributes(path: str | Path, count: int) -> Attributes:
+def read_attributes(path: str | Path, count: int, heights: bool = False) -> Attributes:
     """The attributes of a file's points; none of a mesh or of an odd file.
 
     Args:
         path: of a file whose points could be read.
         count: how many they are.
+        heights: whether to find those above the ground in a las file, where z points up.
     """
     path = Path(path)
     read = _COLUMNS.get(path.suffix.lower())
@@ -71,7 +80,11 @@ def read_attributes(path: str | Path, count: int) -> Attributes:
     except Exception:  # what matters, the points, was read; the rest is a bonus
         return Attributes()
     whole = {name: column for name, column in columns.items() if column.shape == (count,)}
-    return of_columns(whole, names)
+    known = of_columns(whole, names)
+    if heights and known.heights is None and path.suffix.lower() == ".las":
+        points = np.asarray(open_las(path).xyz)
+        known = replace(known, heights=above_ground(points, whole.get("classification")))
+    return known
 
 
 def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]) -> Attributes:
@@ -87,9 +100,11 @@ def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]
     colors = as_colors(_taken(left, COLORS))
     normals = _taken(left, NORMALS)
     labels = next((as_labels(left.pop(name)) for name in LABELS if name in left), None)
+    intensity = next((left[name] for name in INTENSITY if name in left), None)
+    heights = next((left[name] for name in HEIGHTS if name in left), None)
     values = {name: column for name, column in left.items() if np.ptp(column) > 0}
     values = dict(list(values.items())[:MOST_VALUES])
-    return Attributes(colors, normals, labels, label_names, values)
+    return Attributes(colors, normals, labels, label_names, values, intensity, heights)
 
 
 def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
@@ -139,7 +154,9 @@ def _read_ply(path: Path) -> Columns:
     rows = cloud.metadata["_ply_raw"]["vertex"]["data"]
     names = {int(number): name for number, name in re.findall(r"comment label (\d+): (.*)", head)}
     columns = rows.dtype.names if isinstance(rows, np.ndarray) else rows
-    return {name: np.asarray(rows[name]) for name in columns}, names
+    found = {name: np.asarray(rows[name]) for name in columns}
+    is_column = {name: each.shape[1:] == (1,) for name, each in found.items()}  # of a text file
+    return {name: each[:, 0] if is_column[name] else each for name, each in found.items()}, names
 
 
 def _read_pcd(path: Path) -> Columns:
@@ -161,13 +178,10 @@ def _read_las(path: Path) -> Columns:
 
 def _read_table(path: Path) -> Columns:
     if path.suffix.lower() == ".npy":
-        table = load_npy(path)
-    else:
-        with open(path) as file:
-            first = next((line for line in file if line.strip() and line[0] != "#"), "")
-            file.seek(0)
-            table = np.loadtxt(file, delimiter="," if "," in first else None, ndmin=2)
-    return named_columns(table), {}
+        return named_columns(load_npy(path)), {}
+    table, names = read_columns_of_text(path)
+    named = dict(zip(names, table.T, strict=True)) if names else named_columns(table)
+    return named, {}
 
 
 def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
@@ -201,9 +215,11 @@ def _are_unit(three: np.ndarray) -> bool:  # [N, 3]
 
 
 _COLUMNS = {
+    ".csv": _read_table,
     ".las": _read_las,
     ".npy": _read_table,
     ".pcd": _read_pcd,
     ".ply": _read_ply,
+    ".txt": _read_table,
     ".xyz": _read_table,
 }

@@ -92,6 +92,8 @@ class Scene(NamedTuple):
         kind: the class of scenes that it belongs to.
         colors: [N, 3], from 0 to 1 or from 0 to 255.
         normals: [N, 3].
+        intensity: [N].
+        heights: [N], above the ground.
     """
 
     where: str
@@ -100,6 +102,8 @@ class Scene(NamedTuple):
     kind: int = 0  # which class of scenes it belongs to
     colors: np.ndarray | None = None  # [N, 3], in 0 to 1 or 0 to 255
     normals: np.ndarray | None = None  # [N, 3]
+    intensity: np.ndarray | None = None  # [N], in 0 to 1, bytes or 16 bits
+    heights: np.ndarray | None = None  # [N]
 
 
 @dataclass(kw_only=True)
@@ -115,7 +119,8 @@ class BlockDataset(FileDataset):
         up: The axis that points up; blocks are turned so that it is y, as in the data that the
             backbones were pre-trained on.
         channels: What a point has beside its place, for backbones that read it: xyz for nothing,
-            color, or normal for its color and its normal. A scene without either has zeros.
+            color, normal for its color and its normal, intensity, or height above the ground. A
+            scene that lacks it has zeros.
     """
 
     num_points: int = 4096
@@ -152,16 +157,16 @@ class BlockDataset(FileDataset):
                 of_block = None if channels is None else channels[index]
                 yield Sample(where, block, scene.kind, labels[index], number, of_block)
 
-    def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, 3 or 6]
-        """What a network is told of each point, [N, 3 or 6]; what the scene does not know is zero.
+    def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, D - 3]
+        """What a network is told of each point, [N, D - 3]; what the scene does not know is zero.
 
         Args:
             scene: one with its colors and normals, if it has any.
         """
         if self.channels == "xyz":
             return None
-        known = beside(scene.where, self.channels, len(scene.points), scene.colors, scene.normals)
-        if self.channels == "color":
+        known = beside(scene.where, self.channels, len(scene.points), scene._asdict())
+        if self.channels != "normal":
             return known
         return np.concatenate([known[:, :3], upright(known[:, 3:], self.up)], 1)
 

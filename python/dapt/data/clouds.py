@@ -46,16 +46,29 @@ def read_table(path: Path, columns: int = 3) -> np.ndarray:
             else the first ones.
         columns: How many.
     """
+    table, names = read_columns_of_text(path, columns)
+    if columns == 3 and {"x", "y", "z"} <= set(names):
+        return table[:, [names.index(axis) for axis in "xyz"]]
+    return table[:, :columns]
+
+
+def read_columns_of_text(path: Path, few: int | None = None) -> tuple[np.ndarray, list[str]]:
+    """(the numbers [N, columns] of a text file, the names of the columns, if it has some).
+
+    Args:
+        path: The file.
+        few: Where columns have no names, how many are read; all by default.
+    """
     with open(path) as file:
         first = next((line for line in file if line.strip() and line[0] != "#"), "")
         delimiter = next((mark for mark in ",;" if mark in first), None)
         names = [word.strip(" \"'\n").lower() for word in first.split(delimiter)]
-        taken = range(columns)
-        if columns == 3 and {"x", "y", "z"} <= set(names):
-            taken = [names.index(axis) for axis in "xyz"]
+        named = _has_words(names)
         file.seek(0)
-        lines = (line for line in file if line != first) if _has_words(names) else file
-        return np.loadtxt(lines, delimiter=delimiter, usecols=taken, ndmin=2)
+        lines = (line for line in file if line != first) if named else file
+        taken = None if named or few is None else range(few)
+        table = np.loadtxt(lines, delimiter=delimiter, usecols=taken, ndmin=2)
+    return table, names if named else []
 
 
 def _has_words(fields: list[str]) -> bool:
@@ -77,6 +90,32 @@ def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
     if not mesh.area > 0:
         raise ValueError("its surface has no area")
     return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=seed)[0])
+
+
+def surface_beside(
+    path: Path, surface_points: int = 8192, seed: int = 0
+) -> dict[str, np.ndarray] | None:
+    """Normals, and colors if it has some, of the points that `read_cloud` draws on a mesh; None
+    where the file is no mesh.
+
+    Args:
+        path: The file.
+        surface_points: Points drawn on a mesh.
+        seed: Of that draw.
+    """
+    if READERS[path.suffix.lower()] is not read_geometry:
+        return None
+    import trimesh
+
+    with reading(path):
+        mesh = read_geometry(path)
+    if isinstance(mesh, np.ndarray):
+        return None
+    faces = trimesh.sample.sample_surface(mesh, surface_points, seed=seed)[1]
+    known = {"normals": np.asarray(mesh.face_normals[faces], np.float64)}
+    if mesh.visual.kind in ("vertex", "face"):
+        known["colors"] = np.asarray(mesh.visual.face_colors[faces, :3])
+    return known
 
 
 READERS = {

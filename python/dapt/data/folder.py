@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dapt.data.clouds import READERS, check_up, read_cloud, upright
+import numpy as np
+
+from dapt.data.channels import Channels, all_upright, check_channels, read_beside
+from dapt.data.clouds import READERS, check_up, read_cloud
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
@@ -25,16 +28,21 @@ class Folder(FileDataset):
         num_points: Points of each cloud; a mesh gets as many, a larger cloud is thinned to them.
         up: The axis that points up; clouds are turned so that it is y, as in the data that the
             backbones were pre-trained on.
+        channels: What a point has beside its place, for backbones that read it: color, normal for
+            its color and its normal, intensity, or height above the ground. What a file lacks is
+            zero.
     """
 
     train: Path
     test: Path | None = None
     num_points: int = 2048
     up: Literal["x", "y", "z"] = "y"
+    channels: Channels = "xyz"
 
     def __post_init__(self):
         super().__post_init__()
         check_up(self.up)
+        check_channels(self.channels)
 
     def _base(self, split: str) -> tuple[Path, str]:
         """The folder of the class folders, and where in a class folder its files are."""
@@ -86,21 +94,16 @@ class Folder(FileDataset):
                 f"class {unknown[0]!r} of {self.test} is not a class of {self.train}: "
                 f"{listed(class_names)}"
             )
+        labeled = [(path, name) for name, files in classes.items() for path in files]
+        samples = (self._sample(split, path, class_names.index(name)) for path, name in labeled)
+        return Source(self._base(split)[0], class_names, len(labeled), samples)
+
+    def _sample(self, split: str, path: Path, label: int) -> Sample:
         base = self._base(split)[0]
-        samples = (
-            Sample(
-                where=str(path),
-                points=upright(
-                    read_cloud(
-                        path,
-                        surface_points=self.num_points,
-                        seed=zlib.crc32(path.relative_to(base).as_posix().encode()),
-                    ),
-                    self.up,
-                ),
-                label=class_names.index(name),
-            )
-            for name, files in classes.items()
-            for path in files
-        )
-        return Source(base, class_names, sum(map(len, classes.values())), samples)
+        seed = zlib.crc32(path.relative_to(base).as_posix().encode())
+        points = read_cloud(path, self.num_points, seed)
+        if self.channels == "xyz":
+            return Sample(str(path), all_upright(points, self.up), label)
+        beside, _ = read_beside(path, self.channels, len(points), seed)
+        cloud = all_upright(np.concatenate([points, beside], 1), self.up)
+        return Sample(str(path), cloud[:, :3], label, channels=cloud[:, 3:])

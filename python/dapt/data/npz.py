@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dapt.data.arrays import open_arrays
-from dapt.data.channels import COLUMNS, Channels, beside, check_channels
+from dapt.data.channels import COLUMNS, Channels, beside, check_channels, taken_apart
 from dapt.data.clouds import check_up, upright
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
@@ -26,7 +26,9 @@ ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
 class Npz(FileDataset):
     """`points` float [S, N, 3], or with what `channels` says beside, and `labels` [S], whole
     numbers from 0 on or names; optional `class_names`, `part_labels` [S, N] and `part_names`. The
-    first two may be called `data` and `label`, and the file may be an .h5.
+    first two may be called `data` and `label`, and the file may be an .h5. Clouds of different
+    lengths lie one after another, `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of
+    where each begins and the last ends; then set num_points.
 
     Args:
         train: The training file; it says how many classes and part labels there are.
@@ -36,7 +38,8 @@ class Npz(FileDataset):
         ignore_label: Clouds with this label are left out; points with it count in no loss and no
             score.
         channels: What a point has beside its place, for backbones that read it: color for
-            `points` [S, N, 6], normal for color and normal [S, N, 9].
+            `points` [S, N, 6], normal for color and normal [S, N, 9], intensity or height above the
+            ground [S, N, 4].
     """
 
     train: Path
@@ -72,25 +75,34 @@ class Npz(FileDataset):
         points, where = _read(path, "points"), f"points of {path}"  # [S, N, 3]
         labels, parts = arrays.labels, arrays.parts
         columns = COLUMNS[self.channels]
-        if points.ndim != 3 or points.shape[2] != columns or points.dtype.kind not in "fiu":
+        offsets = _read(path, "offsets")
+        dims = 3 if offsets is None else 2
+        if points.ndim != dims or points.shape[-1] != columns or points.dtype.kind not in "fiu":
             more = ""
-            if points.shape[2:] > (3,) and columns == 3:
+            if points.ndim == dims and points.shape[-1] > 3 and columns == 3:
                 more = (
                     ": keep points[..., :3], or, for a backbone that reads them, set "
                     "data.channels to color (6 columns) or normal (9)"
                 )
+            if points.ndim == 2 and offsets is None:
+                more = ": clouds one after another need `offsets` of where each begins"
+            wanted = "[S, N" if offsets is None else "with offsets [T"
             raise DataError(
-                f"{where} must be numbers [S, N, {columns}], got {points.dtype} "
+                f"{where} must be numbers {wanted}, {columns}], got {points.dtype} "
                 f"{list(points.shape)}{more}"
             )
-        if labels.shape != points.shape[:1]:
+        if offsets is None:
+            places = range(len(points))
+        else:
+            places = [slice(*b) for b in bounds_of(offsets, len(points), f"offsets of {path}")]
+        if labels.shape != (len(places),):
             raise DataError(
-                f"labels of {path} must be [{len(points)}], one for each cloud, "
+                f"labels of {path} must be [{len(places)}], one for each cloud, "
                 f"got {list(labels.shape)}"
             )
-        if parts is not None and parts.shape != points.shape[:2]:
+        if parts is not None and parts.shape != points.shape[:-1]:
             raise DataError(
-                f"part_labels of {path} must be {list(points.shape[:2])}, one for each point, "
+                f"part_labels of {path} must be {list(points.shape[:-1])}, one for each point, "
                 f"got {list(parts.shape)}"
             )
         if (parts is None) != (training.parts is None):
@@ -98,7 +110,7 @@ class Npz(FileDataset):
         class_names = self._class_names(training)
         if is_named(labels):
             labels = numbered(labels, class_names, f"labels of {path}")
-        rows = range(len(points))
+        rows = range(len(places))
         if self.ignore_label is not None:
             rows = np.flatnonzero(labels != self.ignore_label).tolist()
         part_names, class_parts = (), None
@@ -112,10 +124,10 @@ class Npz(FileDataset):
             samples=(
                 Sample(
                     where=f"cloud {row} of {path}",
-                    points=upright(points[row, :, :3], self.up),
+                    points=upright(points[places[row]][:, :3], self.up),
                     label=int(labels[row]),
-                    part_labels=None if parts is None else parts[row],
-                    channels=self._channels_of(f"cloud {row} of {path}", points[row]),
+                    part_labels=None if parts is None else parts[places[row]],
+                    channels=self._channels_of(f"cloud {row} of {path}", points[places[row]]),
                 )
                 for row in rows
             ),
@@ -126,8 +138,10 @@ class Npz(FileDataset):
     def _channels_of(self, where: str, cloud: np.ndarray) -> np.ndarray | None:
         if self.channels == "xyz":
             return None
-        normals = upright(cloud[:, 6:], self.up) if self.channels == "normal" else None
-        return beside(where, self.channels, len(cloud), cloud[:, 3:6], normals)
+        known = taken_apart(self.channels, cloud[:, 3:])
+        if "normals" in known:
+            known["normals"] = upright(known["normals"], self.up)
+        return beside(where, self.channels, len(cloud), known)
 
     def _labels(self, path: Path) -> "_Labels":
         labels, parts = _read(path, "labels"), _read(path, "part_labels")
@@ -137,7 +151,12 @@ class Npz(FileDataset):
             parts = as_numbers(parts, f"part_labels of {path}")
             if self.ignore_label is not None:
                 parts = np.where(parts == self.ignore_label, IGNORED, parts)
-        return _Labels(path, np.squeeze(labels, 1) if labels.shape[1:] == (1,) else labels, parts)
+        labels = np.squeeze(labels, 1) if labels.shape[1:] == (1,) else labels
+        offsets = _read(path, "offsets")
+        if parts is not None and offsets is not None and parts.ndim == 1:
+            bounds = bounds_of(offsets, len(parts), f"part_labels of {path}: its offsets")
+            return _Labels(path, labels, parts, [slice(*each) for each in bounds])
+        return _Labels(path, labels, parts)
 
     def _class_names(self, training: "_Labels") -> list[str]:
         """The file's names or the numbers; a class without a cloud is pointed out."""
@@ -171,7 +190,27 @@ class Npz(FileDataset):
 class _Labels(NamedTuple):
     path: Path
     labels: np.ndarray  # [S]
-    parts: np.ndarray | None  # [S, N]
+    parts: np.ndarray | None  # [S, N], or [T] with places
+    places: list[slice] | None = None  # of each cloud in [T]
+
+
+def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, int]]:
+    """(first, past the last) of each cloud of those that lie one after another.
+
+    Args:
+        offsets: [S + 1], from 0 to the number of points, or [S] without the last.
+        total: T, points of all clouds.
+        where: What an error calls them.
+    """
+    offsets = as_numbers(offsets, where)
+    if offsets.ndim == 1 and len(offsets) and offsets[-1] != total:
+        offsets = np.append(offsets, total)
+    if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or (np.diff(offsets) < 1).any():
+        raise DataError(
+            f"{where} must begin with 0 and grow to the {total} points, one for where each cloud "
+            f"begins: no cloud is empty, got {offsets.ravel()[:4].tolist()} ..."
+        )
+    return list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
 
 
 def _read(path: Path, name: str) -> np.ndarray | None:
@@ -192,7 +231,8 @@ def _read(path: Path, name: str) -> np.ndarray | None:
 def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[list[int]]:
     """Which parts each class has in the training file; a class without a cloud may have any."""
     labels, parts = training.labels, training.parts
-    if parts.shape[:1] != labels.shape:
+    clouds = parts if training.places is None else training.places
+    if (len(clouds),) != labels.shape:
         raise DataError(
             f"part_labels of {path} must have a row for each of its {len(labels)} clouds, "
             f"got {list(parts.shape)}"
@@ -204,4 +244,11 @@ def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[
         return [int(part) for part in np.unique(rows) if part != IGNORED]
 
     everything = occurring(parts)
-    return [occurring(parts[labels == label]) or everything for label in range(len(class_names))]
+
+    def of_class(label: int) -> np.ndarray:
+        if training.places is None:
+            return parts[labels == label]
+        own = [parts[training.places[row]] for row in np.flatnonzero(labels == label)]
+        return np.concatenate(own) if own else parts[:0]
+
+    return [occurring(of_class(label)) or everything for label in range(len(class_names))]

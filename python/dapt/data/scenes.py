@@ -7,20 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from dapt.data.arrays import Npz, load_npy
+from dapt.data.attributes import read_attributes
 from dapt.data.blocks import BlockDataset, Scene, by_name
+from dapt.data.channels import PARTS
+from dapt.data.clouds import read_cloud
 from dapt.data.convert import Source
 from dapt.data.file_dataset import read_lines
 from dapt.data.labels import IGNORED, as_numbers, count_labels
 from dapt.data.registry import register
 from dapt.errors import DataError, UsageError, listed, reading
 
+ENDINGS = (".las", ".npy", ".npz", ".pcd", ".ply")
+
 
 @register("scenes")
 @dataclass(kw_only=True)
 class Scenes(BlockDataset):
     """Scenes of any size, each a file: an .npz of `points` [N, 3] and `labels` [N], with optional
-    `colors` and `normals` [N, 3], or an .npy [N, 4 or more] that begins with x y z, goes on with
-    r g b and the normal where it has them, and ends with the label.
+    `colors` and `normals` [N, 3], `intensity` and `heights` [N]; an .npy [N, 4 or more] that begins
+    with x y z, goes on with r g b and the normal where it has them, and ends with the label; or a
+    .las, .ply or .pcd with a column of labels.
 
     Args:
         train: The folder of the training scenes. A `classes.txt` in it names the labels, a line
@@ -47,9 +53,9 @@ class Scenes(BlockDataset):
 
     def _scenes(self, split: str) -> list[Path]:
         folder = self._folder(split)
-        found = by_name([*folder.glob("*.npz"), *folder.glob("*.npy")])
+        found = by_name(path for path in folder.glob("*.*") if path.suffix.lower() in ENDINGS)
         if not found:
-            raise DataError(f"{folder} holds no scenes: they are .npz and .npy files")
+            raise DataError(f"{folder} holds no scenes: they end in {', '.join(ENDINGS)}")
         return found
 
     @property
@@ -76,16 +82,18 @@ class Scenes(BlockDataset):
             yield self._read(path)
 
     def _read(self, path: Path) -> Scene:
-        scene = _read(path)
+        scene = _read(path, self.channels)
         if self.ignore_label is None:
             return scene
         is_ignored = scene.labels == self.ignore_label
         return scene._replace(labels=np.where(is_ignored, IGNORED, scene.labels))
 
 
-def _read(path: Path) -> Scene:
+def _read(path: Path, channels: str) -> Scene:
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return _of_a_cloud(path, channels)
     with reading(path):
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return _columns(path, load_npy(path))
         with Npz(path) as content:
             missing = {"points", "labels"} - set(content)
@@ -95,8 +103,20 @@ def _read(path: Path) -> Scene:
                     f"{listed(content) or 'nothing'}"
                 )
             points, labels = content["points"], content["labels"]
-            known = {name: content[name] for name in ("colors", "normals") if name in content}
+            known = {name: content[name] for name in PARTS[channels] if name in content}
     return Scene(str(path), points, as_numbers(labels, f"labels of {path}"), **known)
+
+
+def _of_a_cloud(path: Path, channels: str) -> Scene:
+    points = read_cloud(path)
+    known = read_attributes(path, len(points), heights="heights" in PARTS[channels])
+    if known.labels is None:
+        raise DataError(
+            f"{path} has no labels of its {len(points)} points: a column of whole numbers, called "
+            "label or classification"
+        )
+    parts = {name: getattr(known, name) for name in PARTS[channels]}
+    return Scene(str(path), points, known.labels, **parts)
 
 
 def _columns(path: Path, table: np.ndarray) -> Scene:

@@ -12,8 +12,9 @@ import torch
 
 from dapt.adapters import AdaptedModel
 from dapt.data.arrays import Npz
-from dapt.data.channels import COLUMNS, beside, lacks, read_beside
+from dapt.data.channels import COLUMNS, PARTS, beside, lacks, read_beside, taken_apart
 from dapt.data.clouds import check_cloud, read_cloud
+from dapt.data.npz import bounds_of
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError, listed, reading
 from dapt.files import write_atomically
@@ -91,26 +92,26 @@ def _clouds_of_npz(path: Path, channels: str) -> Iterator[Cloud]:
         if "points" not in file:
             raise DataError(f"{path} must hold 'points', it holds {listed(file) or 'nothing'}")
         points = file["points"]
-        known = {name: file[name] for name in ("colors", "normals") if name in file}
+        known = {name: file[name] for name in PARTS[channels] if name in file}
+        offsets = file["offsets"] if "offsets" in file else None
     if channels != "xyz" and points.ndim in (2, 3) and points.shape[-1] == COLUMNS[channels]:
-        points, *beside_them = np.split(points, range(3, points.shape[-1], 3), axis=-1)
-        known = dict(zip(("colors", "normals"), beside_them, strict=False))
+        known = taken_apart(channels, points[..., 3:])
+        points = points[..., :3]
     if points.ndim not in (2, 3) or points.shape[-1] != 3 or points.dtype.kind not in "fiu":
         raise DataError(
             f"points of {path} must be numbers [S, N, 3] or [N, 3], "
             f"got {points.dtype} {list(points.shape)}"
         )
-    if channels != "xyz":
-        _say_lacking(str(path), lacks(channels, known.get("colors"), known.get("normals")))
-    for row, cloud in enumerate(points if points.ndim == 3 else points[None]):
-        where = f"{path}[{row}]" if points.ndim == 3 else str(path)
+    _say_lacking(str(path), lacks(channels, known))
+    if offsets is not None and points.ndim == 2:
+        rows = [slice(*ends) for ends in bounds_of(offsets, len(points), f"offsets of {path}")]
+    else:
+        rows = range(len(points)) if points.ndim == 3 else [slice(None)]
+    for number, row in enumerate(rows):
+        where, cloud = str(path) if row == slice(None) else f"{path}[{number}]", points[row]
         if channels != "xyz":
-            colors, normals = (
-                known[name][row] if name in known and points.ndim == 3 else known.get(name)
-                for name in ("colors", "normals")
-            )
-            told = beside(where, channels, len(cloud), colors, normals)
-            cloud = np.concatenate([cloud, told], 1)
+            own = {name: values[row] for name, values in known.items()}
+            cloud = np.concatenate([cloud, beside(where, channels, len(cloud), own)], 1)
         yield where, cloud
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dapt.adapters import AdaptedModel
 from dapt.adapters.attach import loaded_into
-from dapt.data.channels import beside
+from dapt.data.channels import beside, taken_apart
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError
 from dapt.inference import labeling, prediction
@@ -145,14 +145,15 @@ def named_clouds(clouds: Clouds, trained: Preprocessing) -> Iterator[Cloud]:
 
 
 def _told(where: str, cloud: np.ndarray, trained: Preprocessing) -> np.ndarray:  # [N, D]
-    if cloud.shape[1] not in (3, 6, 9) or cloud.dtype.kind not in "fiu":
+    own = trained.channels if cloud.shape[1] == trained.columns else None
+    named = own or {3: "xyz", 6: "color", 9: "normal"}.get(cloud.shape[1])
+    if named is None or cloud.dtype.kind not in "fiu":
+        more = f", or [N, 4] with {trained.channels}" if trained.columns == 4 else ""
         raise DataError(
-            f"{where} must be numbers [N, 3], [N, 6] with color or [N, 9] with color and normal, "
-            f"got {cloud.dtype} {list(cloud.shape)}"
+            f"{where} must be numbers [N, 3], [N, 6] with color or [N, 9] with color and normal"
+            f"{more}, got {cloud.dtype} {list(cloud.shape)}"
         )
-    colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else None
-    normals = cloud[:, 6:9] if cloud.shape[1] == 9 else None
-    known = beside(where, trained.channels, len(cloud), colors, normals)
+    known = beside(where, trained.channels, len(cloud), taken_apart(named, cloud[:, 3:]))
     return np.concatenate([cloud[:, :3], known], 1)
 
 

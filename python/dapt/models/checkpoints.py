@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.errors import DaptError
 from dapt.models.layouts import LAYOUTS, Layout
 from dapt.models.weight_files import State, read_state
+
+FIRST_LAYER = "tokenizer.encoder.first.0.weight"  # of those that may read further channels
 
 _log = logging.getLogger("dapt")
 
@@ -67,11 +70,16 @@ def load_weights(
     state = read_state(path)
     layout = find_layout(state, layouts, source)
     weights, taken, left_over, fresh = {}, [], dict.fromkeys(state), {}
+    wide = getattr(getattr(network, "config", None), "in_channels", 3) > 3
     for entry, target in network.state_dict().items():
         keys = layout.keys(entry, state)
         missing = next((key for key in keys if key is not None and key not in state), None)
         if missing is None:
-            weight = _read(state, keys, target, layout, source)
+            narrow = entry == FIRST_LAYER and wide and state[keys[0]].shape[1] == 3
+            weight = _read(state, keys, target[:, :3] if narrow else target, layout, source)
+            if narrow:
+                weight = F.pad(weight, (0, target.shape[1] - 3))
+                fresh[f"{entry}[:, 3:]"] = "further channels, zero until they train"
             if take(entry, weight):
                 taken.append(entry)
             else:

@@ -158,6 +158,8 @@ def create_backbone(
 
 def _fits(config: BackboneConfig, name: str) -> bool:
     """Whether weights of the network of this name are in the shapes of this config."""
+    if getattr(config, "in_channels", 3) > 3:  # the columns of the others are added
+        config = dataclasses.replace(config, in_channels=3)
     return _shapes(config) == _shapes(BACKBONES[name])
 
 
@@ -205,6 +207,8 @@ def create_autoencoder(
         fields: Other sizes of the backbone.
     """
     config = backbone_config(name, class_token=False, **fields)
+    if getattr(config, "in_channels", 3) > 3:
+        raise UsageError("in_channels: pre-training hides and tells places, so leave it at 3")
     if config.compressed:
         raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
     backbone = config.build()

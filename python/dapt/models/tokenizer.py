@@ -182,6 +182,25 @@ def near_origin_of(tokenizer: nn.Module) -> NearOrigin:
     return getattr(tokenizer, "near_origin", "keep")
 
 
+class ChannelTokenizer(Tokenizer):
+    """For points with further numbers: groups by place, and tells the encoder all of them. Points
+    that have their place alone get zeros."""
+
+    def group(
+        self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
+    ) -> dapt_ext.Groups:
+        D = self.in_channels
+        if points.dim() != 3 or points.shape[2] not in (3, D):
+            raise UsageError(
+                f"points must be [B, N, {D}], or [B, N, 3] without the further channels, "
+                f"got {list(points.shape)}"
+            )
+        groups = super().group(points[..., :3], num_groups, group_size)
+        more = F.pad(points, (0, D - points.shape[2]))[..., 3:].to(groups.patches.dtype)
+        beside = dapt_ext.gather(more.contiguous(), groups.patch_idx)  # [B, G, K, D - 3]
+        return groups._replace(patches=torch.cat([groups.patches, beside], 3))
+
+
 class ColorTokenizer(Tokenizer):
     """For points with a color: groups by place, and tells the encoder both.
 

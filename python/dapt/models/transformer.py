@@ -7,10 +7,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from dapt.errors import UsageError, check_choice, check_sizes
+from dapt.errors import UsageError, check_at_least, check_choice, check_sizes
 from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
 from dapt.models.compression import Storage
 from dapt.models.tokenizer import (
+    ChannelTokenizer,
     NearOrigin,
     PatchEncoder,
     SinCosEmbedding,
@@ -96,6 +97,9 @@ class PointTransformerConfig(TransformerSize):
         class_token: whether a learned token stands in front of the patches.
         positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
             and cosines (PCP-MAE).
+        in_channels: numbers of a point that the patch encoder reads, three of them its place. Of
+            weights for places alone the columns of the others are zero: the network is the same
+            until they train, which they do with `full`, `ppt` and `point_lora`.
     """
 
     mlp_ratio: int = 4
@@ -103,9 +107,11 @@ class PointTransformerConfig(TransformerSize):
     encoder_widths: tuple[int, ...] = (128, 256, 512)
     class_token: bool = True
     positions: Literal["mlp", "sincos"] = "mlp"
+    in_channels: int = 3
 
     def __post_init__(self):
         super().__post_init__()
+        check_at_least(self, in_channels=3)
         check_choice(self, positions=("mlp", "sincos"))
         if self.positions == "sincos" and self.dim % 6:
             raise UsageError(f"positions='sincos' needs a dim that 6 divides, got {self.dim}")
@@ -138,7 +144,11 @@ class PointTransformer(nn.Module):
 
     def _tokenizer(self, kind: type[Tokenizer] = Tokenizer) -> Tokenizer:
         config, C = self.config, self.config.dim
-        encoder = PatchEncoder(3, config.encoder_widths, config.encoder_dim)
+        if config.in_channels > 3:
+            if type(self) is not PointTransformer:
+                raise UsageError("in_channels: this network reads places alone; point_mae can more")
+            kind = ChannelTokenizer
+        encoder = PatchEncoder(config.in_channels, config.encoder_widths, config.encoder_dim)
         project = nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C)
         sizes = config.num_groups, config.group_size
         return kind(*sizes, encoder, project, config.near_origin)

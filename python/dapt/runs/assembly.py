@@ -135,10 +135,13 @@ def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) ->
             f"got {num_points}"
         )
     columns, read = dataset.batch([0])["points"].shape[-1], backbone.tokenizers[0].in_channels
-    if columns > read:
+    reads = (3, 6, 9)[: read // 3] if read % 3 == 0 else (3, read)
+    if columns not in reads:
         raise UsageError(
-            f"the clouds have {columns} numbers a point and this backbone reads {read}: set "
-            "data.channels to xyz, or take a backbone that reads color, uni3d_* or ptv3_*"
+            f"the clouds have {columns} numbers a point and this backbone reads "
+            f"{' or '.join(map(str, reads))}: set data.channels to xyz, or backbone.in_channels to "
+            f"{columns} (point_mae and its kin), or take a backbone that reads color, uni3d_* or "
+            "ptv3_*"
         )
     check_groups(num_points, backbone)
 
