@@ -1,9 +1,10 @@
 """Cut an npz dataset in two, a share of every class to be held out: the same for the same seed.
+Clouds of one of its `groups`, if it has such, stay together.
 
     python scripts/split_npz.py clouds.npz --out runs/clouds
 
 writes runs/clouds_train.npz and runs/clouds_validation.npz; with --turn every cloud in a pose of
-its own.
+its own. Arrays with a row for each cloud are cut, others are copied to both.
 """
 
 import argparse
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dapt.data import stratified
 from dapt.data.transforms import RotateFreely
-from dapt.errors import DaptError, reading
+from dapt.errors import DaptError, DataError, reading
 from dapt.files import write_atomically
 
 
@@ -30,19 +32,17 @@ def main() -> None:
     out = options.out or options.file.with_suffix("")
     with reading(options.file), np.load(options.file, allow_pickle=False) as file:
         arrays, points, labels = dict(file), file["points"], file["labels"]
-    rng = np.random.default_rng(options.seed)
+    if "offsets" in arrays:
+        raise DataError(f"{options.file} holds clouds of different lengths, which are not cut here")
     if options.turn:
         generator = torch.Generator().manual_seed(options.seed)
         turned = RotateFreely()(torch.from_numpy(points).float(), generator).numpy()
         arrays["points"] = turned.astype(np.result_type(points, np.float16))
-    held = np.zeros(len(labels), bool)
-    for label in range(labels.max() + 1):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        held[members[: round(options.share * len(members))]] = True
+    held = stratified(labels, options.share, options.seed, arrays.get("groups"))
     out.parent.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", ~held), ("validation", held)):
         path = out.with_name(f"{out.name}_{name}.npz")
-        cut = {k: v[rows] if len(v) == len(held) else v for k, v in arrays.items()}
+        cut = {k: v[rows] if v.shape[:1] == held.shape else v for k, v in arrays.items()}
         buffer = io.BytesIO()
         np.savez(buffer, **cut)
         write_atomically(path, buffer.getvalue())

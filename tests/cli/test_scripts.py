@@ -47,6 +47,14 @@ def test_split_holds_out_a_share_of_every_class(split):
     np.testing.assert_equal(run("--share", "0.25")[0], train)
 
 
+def test_split_keeps_groups_together(tmp_path, split):
+    whole, run = split
+    np.savez(tmp_path / "clouds.npz", **whole, groups=np.arange(60) // 6 * 3 + np.arange(60) % 3)
+    train, validation = run("--share", "0.25")
+    assert not set(train["groups"]) & set(validation["groups"])
+    assert set(np.bincount(validation["labels"]).tolist()) <= {4, 6}  # groups of two, of 20
+
+
 def test_turned_clouds_are_the_same_clouds(split):
     _, run = split
     plain, turned = run()[0]["points"], run("--turn")[0]["points"]

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dapt.data
-from dapt.data import ArrayDataset, BatchSampler, few_shot_fold, loader, split_validation
+from dapt.data import (
+    ArrayDataset,
+    BatchSampler,
+    few_labels,
+    few_shot_fold,
+    loader,
+    split_validation,
+    stratified,
+)
 from dapt.errors import UsageError
 
 
@@ -51,6 +59,51 @@ def test_split_depends_on_the_seed_and_batches_follow():
     assert batch["points"].equal(expected["points"]) and batch["labels"].equal(expected["labels"])
     inner = split_validation(train, 0.5, 0)[1]  # a split of a split
     assert set(ids(inner)) <= set(ids(train))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=60),
+    classes=st.integers(1, 5),
+    fraction=st.floats(0.05, 0.8),
+    seed=st.integers(0, 2**31),
+)
+def test_groups_stay_on_one_side(sizes, classes, fraction, seed):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(sum(sizes))
+    groups = np.repeat(100 + rng.permutation(len(sizes)), sizes)[order]
+    of_group = rng.integers(0, classes, 100 + len(sizes))
+    labels = of_group[groups]  # each group of one class
+    held = stratified(labels, fraction, seed, groups)
+    assert not set(groups[held]) & set(groups[~held])
+    for label in np.unique(labels):
+        own = np.unique(groups[labels == label], return_counts=True)[1]
+        share = held[labels == label].sum()
+        assert share < own.sum()
+        if len(own) > 1:
+            # no other group would bring it nearer, but for the one that training needs
+            assert 1 <= share and abs(share - fraction * own.sum()) <= own.max() + 1
+    assert np.array_equal(held, stratified(labels, fraction, seed, groups))
+
+
+def test_groups_of_several_classes_leave_each_class_something_to_learn_from():
+    groups, labels = np.array([0, 0, 1, 1, 2, 2, 3]), np.array([0, 1, 0, 1, 0, 2, 2])
+    for seed in range(20):
+        held = stratified(labels, 0.5, seed, groups)
+        assert held.any() and not set(groups[held]) & set(groups[~held])
+        assert set(labels[~held]) == {0, 1, 2}
+
+
+def test_few_labels_are_a_share_of_every_class_and_a_part_of_more():
+    dataset = dataset_of(np.repeat([0, 1, 2], [200, 40, 3]))
+    few, more = few_labels(dataset, 0.05, 7), few_labels(dataset, 0.1, 7)
+    assert np.bincount(few.labels).tolist() == [10, 2, 1]
+    assert np.bincount(more.labels).tolist() == [20, 4, 1]
+    assert set(ids(few)) < set(ids(more)) and ids(few) == ids(few_labels(dataset, 0.05, 7))
+    assert ids(few) != ids(few_labels(dataset, 0.05, 8))
+    assert few_labels(dataset, 1.0, 7) is dataset
+    for share in (0, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="share of labels"):
+            few_labels(dataset, share, 0)
 
 
 def test_split_that_cannot_be_made():

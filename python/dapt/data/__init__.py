@@ -19,15 +19,10 @@ from dapt.data import (
     transforms,
 )
 from dapt.data.clouds import read_cloud
-from dapt.data.dataset import (
-    ArrayDataset,
-    PointDataset,
-    Subset,
-    few_shot_fold,
-    split_validation,
-)
+from dapt.data.dataset import ArrayDataset, PointDataset, Subset
 from dapt.data.registry import DATASETS, has_split, load, options_of, register
 from dapt.data.sampler import BatchSampler, loader
+from dapt.data.splits import few_labels, few_shot_fold, split_validation, stratified
 
 __all__ = [
     "DATASETS",
@@ -35,6 +30,7 @@ __all__ = [
     "BatchSampler",
     "PointDataset",
     "Subset",
+    "few_labels",
     "few_shot_fold",
     "folder",
     "has_split",
@@ -51,5 +47,6 @@ __all__ = [
     "shapenet",
     "shapenetpart",
     "split_validation",
+    "stratified",
     "transforms",
 ]

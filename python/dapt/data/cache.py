@@ -26,7 +26,7 @@ from dapt.data.dataset import ArrayDataset
 from dapt.errors import DaptError, DataError
 from dapt.files import sync_folder, write_atomically
 
-FORMAT = 2
+FORMAT = 3  # 3: groups of npz files
 RECORD = "record.json"
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ class Sample(NamedTuple):
         points: [N, 3].
         label: its class.
         part_labels: [N].
-        scene: the number of the scene that it is cut from.
+        scene: the number of the scene or group that it belongs to.
         channels: [N, 3 or 6], colors from 0 to 1, then normals.
     """
 
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     points: np.ndarray  # [N, 3]
     label: int
     part_labels: np.ndarray | None = None  # [N]
-    scene: int | None = None  # number of the scene that it is cut from
+    scene: int | None = None  # number of the scene or group that it belongs to
     channels: np.ndarray | None = None  # [N, 3 or 6]: color in 0 to 1, then the normal
 
 

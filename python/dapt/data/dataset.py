@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from dapt.data.labels import IGNORED
-from dapt.errors import UsageError
 
 
 class PointDataset(ABC):
@@ -20,7 +19,8 @@ class PointDataset(ABC):
 
     labels: [S] int64, in memory. part_names: of the labels of points, none without them.
     class_parts: per class the part labels that its points may have; all of them by default.
-    scenes: [S] int64, which samples are cut from the same scene and share points; None: none do.
+    scenes: [S] int64, which samples belong together, as those of a scene or near-duplicates do, and
+    stay on one side of a split; None: none do.
 
     Args:
         labels: Of the classes [S].
@@ -164,77 +164,3 @@ class Subset(PointDataset):
         rows = np.asarray(indices, dtype=np.int64)
         batch = self.dataset.batch(self.indices[rows])
         return {**batch, "labels": torch.from_numpy(self.labels[rows])}
-
-
-def split_validation(
-    dataset: PointDataset, fraction: float, seed: int
-) -> tuple[PointDataset, PointDataset]:
-    """(train, validation): `fraction` of every class, the same for the same seed.
-
-    A class of two or more samples is on both sides; a single sample stays in training. Samples of
-    one scene stay together.
-
-    Args:
-        dataset: What to divide.
-        fraction: Of each class, for validation.
-        seed: Of the draw.
-    """
-    if not 0 < fraction < 1:
-        raise UsageError(f"the validation fraction must lie between 0 and 1, got {fraction}")
-    units = np.arange(len(dataset)) if dataset.scenes is None else dataset.scenes  # [S]
-    validation = np.zeros(len(dataset), dtype=bool)
-    for label in range(dataset.num_classes):
-        members = np.unique(units[dataset.labels == label])
-        if len(members) > 1:
-            count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            order = np.random.default_rng([seed, label]).permutation(members)
-            validation |= np.isin(units, order[:count])
-    if not validation.any():
-        kind = "sample" if dataset.scenes is None else "scene"
-        raise UsageError(
-            f"no validation split can be made: every class has a single {kind}, "
-            "and at least one class needs two"
-        )
-    return (
-        Subset(dataset, np.flatnonzero(~validation)),
-        Subset(dataset, np.flatnonzero(validation)),
-    )
-
-
-def few_shot_fold(
-    dataset: PointDataset, way: int, shot: int, fold: int, seed: int = 0, queries: int = 20
-) -> tuple[PointDataset, PointDataset]:
-    """(train, test) of one episode: `way` classes, `shot` and `queries` samples of each.
-
-    Labels are renumbered from 0 in the order of the draw.
-
-    Args:
-        dataset: What the episode is drawn from.
-        way: Classes of the episode.
-        shot: Samples of each to learn from.
-        fold: Number of the episode.
-        seed: Of all episodes.
-        queries: Samples of each class to test on.
-    """
-    rng = np.random.default_rng([seed, fold])
-    counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
-    usable = np.flatnonzero(counts >= shot + queries)
-    if len(usable) < way:
-        raise UsageError(
-            f"{way}-way {shot}-shot with {queries} queries needs {way} classes of "
-            f"{shot + queries} samples, and only {len(usable)} are that large"
-        )
-    classes = rng.choice(usable, way, replace=False)
-    picks = np.stack(
-        [
-            rng.choice(np.flatnonzero(dataset.labels == label), shot + queries, replace=False)
-            for label in classes
-        ]
-    )  # [way, shot + queries]
-    names = [dataset.class_names[label] for label in classes]
-
-    def episode(indices: np.ndarray) -> Subset:
-        labels = np.repeat(np.arange(way), indices.shape[1])
-        return Subset(dataset, indices.ravel(), labels, names)
-
-    return episode(picks[:, :shot]), episode(picks[:, shot:])

@@ -25,7 +25,8 @@ ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
 @dataclass(kw_only=True)
 class Npz(FileDataset):
     """`points` float [S, N, 3], or with what `channels` says beside, and `labels` [S], whole
-    numbers from 0 on or names; optional `class_names`, `part_labels` [S, N] and `part_names`. The
+    numbers from 0 on or names; optional `class_names`, `part_labels` [S, N], `part_names` and
+    `groups` [S], numbers or names: clouds of one group are on one side of a validation split. The
     first two may be called `data` and `label`, and the file may be an .h5. Clouds of different
     lengths lie one after another, `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of
     where each begins and the last ends; then set num_points.
@@ -107,6 +108,7 @@ class Npz(FileDataset):
             )
         if (parts is None) != (training.parts is None):
             raise DataError(f"part_labels must be in both {self.train} and {path}, or in neither")
+        groups = _groups(path, len(places))
         class_names = self._class_names(training)
         if is_named(labels):
             labels = numbered(labels, class_names, f"labels of {path}")
@@ -127,6 +129,7 @@ class Npz(FileDataset):
                     points=upright(points[places[row]][:, :3], self.up),
                     label=int(labels[row]),
                     part_labels=None if parts is None else parts[places[row]],
+                    scene=None if groups is None else int(groups[row]),
                     channels=self._channels_of(f"cloud {row} of {path}", points[places[row]]),
                 )
                 for row in rows
@@ -226,6 +229,19 @@ def _read(path: Path, name: str) -> np.ndarray | None:
                 f"it holds {listed(file) or 'nothing'}"
             )
     return None
+
+
+def _groups(path: Path, clouds: int) -> np.ndarray | None:
+    """Numbers [S] of the groups of the file, None where it names none."""
+    groups = _read(path, "groups")
+    if groups is None:
+        return None
+    if groups.shape != (clouds,) or groups.dtype.kind not in "iuUS":
+        raise DataError(
+            f"groups of {path} must be [{clouds}], a number or a name for each cloud, "
+            f"got {groups.dtype} {list(groups.shape)}"
+        )
+    return np.unique(groups, return_inverse=True)[1]
 
 
 def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[list[int]]:

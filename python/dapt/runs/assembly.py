@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dapt.adapters import AdaptedModel, attach
-from dapt.data import PointDataset, few_shot_fold, has_split, load, split_validation
+from dapt.data import PointDataset, few_labels, few_shot_fold, has_split, load, split_validation
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import UsageError
 from dapt.inference.trained import TrainedModel, load_adapter
@@ -30,11 +30,12 @@ def load_splits(settings: Settings) -> Splits:
         return train, None, test
     whole = load(name, options, "train")
     test = load(name, options, "test") if has_split(name, options, "test") else None
+    validation = None
     if training.validation > 0:
-        return *split_validation(whole, training.validation, training.seed), test
-    if test is None:
+        whole, validation = split_validation(whole, training.validation, training.seed)
+    elif test is None:
         raise UsageError("validation 0 needs test data: without any nothing scores the model")
-    return whole, None, test
+    return few_labels(whole, training.label_share, training.seed), validation, test
 
 
 def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, PointDataset]:

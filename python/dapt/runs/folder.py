@@ -9,6 +9,7 @@ result.json            what came out, when the run is complete
 tensorboard/           events
 """
 
+import dataclasses
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ import platform
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ from dapt.adapters.hub import Provenance
 from dapt.data.file_dataset import FileDataset
 from dapt.errors import DaptError, UsageError
 from dapt.files import remove, remove_leftovers, sync_folder, write_atomically, writing
+from dapt.runs.options import TrainOptions
 from dapt.runs.paths import absolute, found
 from dapt.runs.settings import Settings, settings_in
 from dapt.runs.trees import dump, flatten, plain, read_yaml
@@ -136,7 +139,7 @@ class RunFolder:
     def check_same(self, settings: Settings) -> None:
         """That the run here has these settings, but for those that do not touch its result."""
         before, now = found(read_yaml(self.config), self.path), absolute(settings.tree())
-        before, now = flatten(before), flatten(now)
+        before, now = _defaults(settings.training) | flatten(before), flatten(now)
         for key in sorted(before.keys() | now.keys()):
             if key in settings.training.FREE or before.get(key) == now.get(key):
                 continue
@@ -256,6 +259,12 @@ class RunFolder:
         if present:
             raise DaptError(f"no checkpoint in {self.path} is whole: start anew with another --out")
         return None
+
+
+def _defaults(training: TrainOptions) -> dict:
+    """What a run did that was begun before an option was there."""
+    fields = dataclasses.fields(training)
+    return {each.name: each.default for each in fields if each.default is not MISSING}
 
 
 def _read_checkpoint(path: Path) -> dict | None:

@@ -39,6 +39,8 @@ class TrainOptions:
             or scale_rotate about the y axis, or rotate_freely about any.
         validation: Share of the training data on which the best epoch is chosen; with 0 all of it
             trains and the last epoch counts.
+        label_share: Share of the labels that it learns from, of every class, one at least: what is
+            left of the training data once the validation split is taken; 1 for all.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         test_every: Epochs from one look at the test split to the next, by which nothing is chosen;
             with 0 it is scored once, at the end.
@@ -77,6 +79,7 @@ class TrainOptions:
     num_points: int | None = None
     augmentation: Augmentation = "scale_translate"
     validation: float = 0.1
+    label_share: float = 1.0
     evaluate_every: int = 1
     test_every: int = 1
     patience: int = 0
@@ -125,6 +128,8 @@ class TrainOptions:
         if self.seed > LARGEST_SEED:
             raise UsageError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
         check_rates(self, "ema", "validation")
+        if not 0 < self.label_share <= 1:
+            raise UsageError(f"label_share must be above 0 and at most 1, got {self.label_share}")
         if self.patience and not self.validation:
             raise UsageError("patience needs a validation share to wait on, and validation is 0")
 
