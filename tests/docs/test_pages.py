@@ -50,7 +50,7 @@ def names(paths):
 def desk(tmp_path, monkeypatch, own_names):
     """A folder with the files that snippets name."""
     monkeypatch.chdir(tmp_path)
-    torch.save(dapt.create_backbone("point_mae").state_dict(), "pretrain.pth")
+    torch.save(dapt.create_backbone("point_mae", "none").state_dict(), "pretrain.pth")
     rng = np.random.default_rng(0)
     clouds = rng.normal(size=(20, 1024, 3)).astype(np.float32)
     np.savez("a.npz", points=clouds, labels=np.arange(20) % 2)

@@ -13,6 +13,7 @@ import yaml
 
 import dapt
 from dapt import cli
+from dapt.data import registry
 from dapt.models.compression import Storage, compress
 from support.runs import TINY, clouds
 
@@ -170,6 +171,7 @@ def run(tmp_path):
 @pytest.fixture
 def own_names(tmp_path):
     """What a test registers, and modules of its own folder, are forgotten after it."""
+    registry.options_of("synthetic")  # which is registered when it is asked for
     tables = (dapt.methods.METHODS, dapt.data.DATASETS, dapt.models.BACKBONES, dapt.tasks.TASKS)
     before, modules = [dict(table) for table in tables], set(sys.modules)
     yield
