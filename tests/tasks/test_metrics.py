@@ -60,6 +60,7 @@ def test_part_scores(rng, categories):
     summary = scores.summary()
     assert scores.samples == len(categories)
     assert summary["instance_miou"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert torch.cat(scores.clouds).tolist() == pytest.approx(expected, abs=1e-12)
     assert summary["class_miou"] == pytest.approx(np.mean(by_class), abs=1e-12)
     loss = -logs.gather(2, truth[..., None]).double().mean()
     assert summary["loss"] == pytest.approx(float(loss), rel=1e-6)
@@ -111,6 +112,8 @@ def test_point_scores(rng):
     summary = scores.summary()
     assert summary["miou"] == pytest.approx(np.mean(known), abs=1e-12)
     assert summary["accuracy"] == pytest.approx(np.mean(np.equal(predicted, flat)))
+    right = (logs.argmax(2) == truth).double().mean(1)
+    assert torch.cat(scores.clouds).tolist() == pytest.approx(right.tolist())
     recall = [value for value in recalls.values() if value is not None]
     assert summary["mean_class_accuracy"] == pytest.approx(np.mean(recall), abs=1e-12)
     for label, row in enumerate(scores.per_class()):
@@ -134,6 +137,7 @@ def test_class_scores(rng):
     recalls = [float(right[labels == label].mean()) for label in (0, 1, 3)]
     summary = scores.summary()
     assert summary["accuracy"] == pytest.approx(float(right.mean()))
+    assert torch.cat(scores.clouds).equal(right)
     assert summary["mean_class_accuracy"] == pytest.approx(np.mean(recalls))
     rows = scores.per_class()
     assert rows[2] == {"class": "c", "samples": 0, "accuracy": None}

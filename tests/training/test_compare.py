@@ -3,12 +3,16 @@
 import csv
 import json
 import statistics
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
 from dapt import cli
 from dapt.training import compare
+from dapt.training.search import choose
+from dapt.training.statistics import differences
 from support.runs import TINY, clouds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,6 +70,79 @@ def test_table_says_what_the_runs_say(comparison, started, tmp_path, capsys):
     assert (out / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     ranks = [yaml.safe_load((out / f"{m}/seed_0/config.yaml").read_text())["method"] for m in rows]
     assert ranks == [ranks[0] | {"name": "dapt", "rank": 3}, {"name": "linear"}]
+
+
+def test_differences_are_those_of_seeds_and_clouds(comparison, started, tmp_path):
+    assert comparison("dapt,linear,vpt", "--reference", "linear") == 0
+    out = tmp_path / "out"
+    clouds = {
+        method: np.stack([np.load(out / method / f"seed_{seed}" / "clouds.npy") for seed in (0, 1)])
+        for method in ("dapt", "linear", "vpt")
+    }
+    record = json.loads((out / "comparison.json").read_text())
+    for row in record["rows"]:
+        assert clouds[row["method"]].shape == (2, 11)
+        assert clouds[row["method"]].mean(1).tolist() == pytest.approx(row["scores"])
+    rows = {row["method"]: row["difference"] for row in record["rows"]}
+    expected = differences(clouds, "linear")
+    assert rows == {"linear": None} | {name: vars(each) for name, each in expected.items()}
+    assert record["metric_of_differences"] == "accuracy" and record["reference"] == "linear"
+    table = (out / "comparison.md").read_text()
+    assert "vs linear, points" in table and expected["dapt"].in_words in table
+    (out / "vpt/seed_0/clouds.npy").unlink()  # as in runs of an older version
+    assert comparison("dapt,linear,vpt") == 0
+    assert "vs " not in (out / "comparison.md").read_text()
+    assert comparison("dapt,linear", "--reference", "vpt") == 2
+
+
+def test_learning_rates_are_searched_on_the_validation_split(comparison, started, tmp_path, capsys):
+    flags = ("--search", "1e-6,1e-2", "--search_seeds", "2")
+    assert comparison("dapt,linear", *flags, seeds=1) == 0
+    searched = [(m, s) for s in (1000, 1001) for m in ("dapt", "linear") for _ in range(2)]
+    assert started == [*searched, ("dapt", 0), ("linear", 0)]
+    out = tmp_path / "out"
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["search"]["rates"] == [1e-6, 1e-2] and found["search"]["seeds"] == [1000, 1001]
+    for row in found["rows"]:
+        told = found["search"]["methods"][row["method"]]
+        for rate, score in zip(("1e-06", "0.01"), told["validation_accuracy"], strict=True):
+            runs = (out / "search" / row["method"] / f"rate_{rate}").glob("seed_*/result.json")
+            results = [json.loads(path.read_text())["validation_accuracy"] for path in runs]
+            assert len(results) == 2 and score == pytest.approx(statistics.mean(results))
+        scores = told["validation_accuracy"]
+        best = 1e-6 if scores[0] >= scores[1] else 1e-2  # of equal ones the smaller
+        config = yaml.safe_load((out / row["method"] / "seed_0/config.yaml").read_text())
+        assert told["chosen"] == row["learning_rate"] == config["learning_rate"] == best
+    assert "| method | 1e-06 | 0.01 | chosen |" in (out / "comparison.md").read_text()
+    (out / "search/dapt/rate_0.01/seed_1001/result.json").unlink()
+    assert comparison("dapt,linear", *flags, seeds=1) == 0
+    assert started[len(searched) + 2 :] == [("dapt", 1001)]
+    capsys.readouterr()
+    for wrong, sentence in {
+        ("--search", "1e-3"): "two or more",
+        ("--search", "a,b"): "numbers with commas",
+        ("--search", "0,1"): "above 0",
+        ("--search", "1e-3,1e-2", "--validation", "0"): "validation split",
+        ("--search", "1e-3,1e-2", "--learning_rate", "1"): "leave one of them out",
+    }.items():
+        assert comparison("linear", *wrong, seeds=1) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_the_best_rate_is_chosen_whatever_the_test_split_says():
+    def run(method, rate, validation, test):
+        settings = SimpleNamespace(
+            task=SimpleNamespace(name="classification"),
+            training=SimpleNamespace(learning_rate=rate),
+        )
+        result = {"validation_accuracy": validation, "accuracy": test}
+        return SimpleNamespace(method=method, settings=settings, result=lambda: result)
+
+    runs = [run("dapt", 1e-3, 0.5, 0.9), run("dapt", 1e-2, 0.6, 0.1), run("dapt", 1e-1, 0.6, 0.2)]
+    runs += [run("full", 1e-3, 0.2, 0.1), run("full", 1e-2, 0.8, 0.0), run("full", 1e-1, 0.7, 0.9)]
+    found = choose(runs, (1e-3, 1e-2, 1e-1))
+    assert {name: choice.rate for name, choice in found.items()} == {"dapt": 1e-2, "full": 1e-2}
+    assert not found["dapt"].is_at_edge and found["full"].scores[1e-1] == 0.7
 
 
 def test_runs_only_what_is_missing(comparison, started, tmp_path, capsys):

@@ -21,6 +21,18 @@ def run(argv: list[str]) -> None:
         "--out", type=a_path, required=True, help="folder of the runs and the table"
     )
     parser.add_argument(
+        "--search",
+        metavar="RATES",
+        help="learning rates to choose from for each method by the validation split: "
+        "3e-4,1e-3,3e-3",
+    )
+    parser.add_argument(
+        "--search_seeds", type=at_least_one, default=1, help="search runs of each method and rate"
+    )
+    parser.add_argument(
+        "--reference", help="method that the others are compared with; the first by default"
+    )
+    parser.add_argument(
         "--jobs",
         type=at_least_one,
         help="runs at once, which share the cores of this machine; with Slurm all, else one",
@@ -38,14 +50,14 @@ def run(argv: list[str]) -> None:
     if given and args.launcher != "slurm":
         raise UsageError(f"--slurm.{next(iter(given))} needs --launcher slurm")
     from dapt.training.compare import compare
+    from dapt.training.search import Search
     from dapt.training.slurm import SlurmOptions
 
     slurm = SlurmOptions(**given) if args.launcher == "slurm" else None
+    search = Search.of(args.search, args.search_seeds) if args.search else None
     methods = args.methods.split(",")
-    print(
-        compare(methods, args.seeds, args.config, args.out, flags, args.jobs, slurm),
-        end="",
-    )
+    where = args.config, args.out, flags, args.jobs, slurm
+    print(compare(methods, args.seeds, *where, search, args.reference), end="")
 
 
 def add_slurm(parser: Parser) -> None:

@@ -29,18 +29,16 @@ def test_batches(
     dataset: PointDataset, batch_size: int, fabric: Fabric, what: str = "evaluation"
 ) -> Iterable[dict]:
     """This process's share of the samples, each of which one process has, under a bar."""
-    per_step = batch_size * fabric.world_size
-    sampler = BatchSampler(
-        len(dataset),
-        per_step,
-        shuffle=False,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    sampler = _in_order(dataset, batch_size, fabric)
     batches = loader(dataset, sampler)
     for batch in watched(batches, what, len(sampler), shown=fabric.is_global_zero):
         if len(batch["labels"]):
             yield {key: values.to(fabric.device) for key, values in batch.items()}
+
+
+def _in_order(dataset: PointDataset, batch_size: int, fabric: Fabric) -> BatchSampler:
+    processes = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    return BatchSampler(len(dataset), batch_size * fabric.world_size, shuffle=False, **processes)
 
 
 def check_probabilities(where: str, values: np.ndarray) -> None:
@@ -80,6 +78,11 @@ def score(
     model.train(was_training)
     for name, counts in scores.counts.items():
         scores.counts[name] = fabric.all_reduce(counts, reduce_op="sum").cpu()
+    if scores.clouds:
+        mine = [row for rows in _in_order(dataset, batch_size, fabric) for row in rows]
+        clouds = torch.zeros(len(dataset), dtype=torch.float64, device=fabric.device)
+        clouds[mine] = torch.cat(list(scores.clouds)).to(clouds)
+        scores.clouds = [fabric.all_reduce(clouds, reduce_op="sum").cpu()]  # of all, in their order
     return scores
 
 

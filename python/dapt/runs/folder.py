@@ -6,6 +6,7 @@ adapter/               the best epoch's adapter; of a pre-training backbone.safe
 last.ckpt              to resume from; previous.ckpt is the one before, previous_adapter/ its best
 .lock                  held by the process that trains here
 result.json            what came out, when the run is complete
+clouds.npy             what each cloud of its split contributed, 1 for right
 tensorboard/           events
 """
 
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -53,6 +55,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.clouds = self.path / "clouds.npy"
         self.adapter = self.path / "adapter"
         self.backbone = self.path / "backbone.safetensors"
         self.tensorboard = self.path / "tensorboard"
@@ -102,7 +105,7 @@ class RunFolder:
         with writing(self.path):
             remove(self.fresh)
             written = (self.config, self.result, self.fresh, self.adapter, self.backbone)
-            names = [path.name for path in written]
+            names = [path.name for path in (*written, self.clouds)]
             staged = [f"next_{name}" for name in names]
             remove_leftovers(self.path, *names, *staged, ".lock.holder")
             remove_leftovers(self.adapter, *adapter_files.NAMES)
@@ -236,6 +239,23 @@ class RunFolder:
     def write_result(self, result: Mapping) -> None:
         """Leave result.json."""
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
+
+    def write_clouds(self, clouds: np.ndarray) -> None:
+        """Leave clouds.npy.
+
+        Args:
+            clouds: [S], in the order of the data.
+        """
+        buffer = io.BytesIO()
+        np.save(buffer, clouds, allow_pickle=False)
+        write_atomically(self.clouds, buffer.getvalue())
+
+    def read_clouds(self) -> np.ndarray | None:
+        """What `write_clouds` left; None where it is not there whole."""
+        try:
+            return np.load(self.clouds, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
 
     def save(self, state: Mapping) -> None:
         """Write a checkpoint; the one before is kept until the next."""

@@ -49,9 +49,15 @@ def _confusion_of_seen(truth: Tensor, predicted: Tensor, seen: Tensor, labels: i
 
 
 class Scores(ABC):
-    """Counts that make the scores of a split: `counts` can be summed over processes."""
+    """Counts that make the scores of a split: `counts` can be summed over processes.
+
+    clouds: what each cloud contributes, [B] of every batch in turn, for tests of differences, and
+    `each`, what that is called. A kind of scores without them is not tested.
+    """
 
     counts: dict[str, Tensor]
+    clouds: Sequence[Tensor] = ()
+    each = "accuracy"
 
     @abstractmethod
     def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:
@@ -85,7 +91,7 @@ class ClassScores(Scores):
     """Accuracy of labels of clouds."""
 
     def __init__(self, names: Sequence[str], device: torch.device):
-        self.names = names
+        self.names, self.clouds = names, []
         self.counts = {
             "confusion": torch.zeros(len(names), len(names), dtype=torch.int64, device=device),
             "loss": torch.zeros((), dtype=torch.float64, device=device),
@@ -94,7 +100,9 @@ class ClassScores(Scores):
     def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, classes]
         labels = batch["labels"]
         self.counts["loss"] += F.nll_loss(logs, labels, reduction="sum").double()
-        self.counts["confusion"] += confusion_matrix(labels, logs.argmax(1), len(self.names))
+        predicted = logs.argmax(1)
+        self.counts["confusion"] += confusion_matrix(labels, predicted, len(self.names))
+        self.clouds.append((predicted == labels).double())
 
     @property
     def samples(self) -> int:
@@ -121,7 +129,7 @@ class PointScores(Scores):
     """Intersection over union of labels of points, over the points of all clouds together."""
 
     def __init__(self, names: Sequence[str], device: torch.device):
-        self.names = names
+        self.names, self.clouds = names, []
         self.counts = {
             "confusion": torch.zeros(len(names), len(names), dtype=torch.int64, device=device),
             "loss": torch.zeros((), dtype=torch.float64, device=device),
@@ -129,6 +137,9 @@ class PointScores(Scores):
         }
 
     def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:  # logs: [B, N, P]
+        seen = batch["part_labels"] != IGNORED  # [B, N]
+        right = (logs.argmax(2) == batch["part_labels"]) & seen
+        self.clouds.append(right.sum(1) / seen.sum(1).clamp_min(1).double())
         truth = batch["part_labels"].flatten()
         logs, truth = logs.flatten(0, 1)[truth != IGNORED], truth[truth != IGNORED]
         self.counts["loss"] += F.nll_loss(logs, truth, reduction="sum").double()
@@ -169,9 +180,11 @@ class PartScores(Scores):
     over their clouds.
     """
 
+    each = "instance_miou"
+
     def __init__(self, names: Sequence[str], own_parts: Tensor):
         """own_parts: bool [R, P], which parts each of the named categories has."""
-        self.names, self.own_parts = names, own_parts
+        self.names, self.own_parts, self.clouds = names, own_parts, []
         device = own_parts.device
         self.counts = {
             "iou": torch.zeros(len(names), dtype=torch.float64, device=device),
@@ -189,7 +202,8 @@ class PartScores(Scores):
         confusion = _confusion_of_seen(truth, predicted, seen, logs.shape[2])  # [B, P, P]
         right = ((predicted == truth) & seen).sum(1)
         counts = self.counts
-        counts["iou"].index_add_(0, categories, part_iou(confusion, own))
+        self.clouds.append(part_iou(confusion, own))
+        counts["iou"].index_add_(0, categories, self.clouds[-1])
         counts["samples"].index_add_(0, categories, torch.ones_like(categories))
         counts["right"].index_add_(0, categories, right)
         counts["points"].index_add_(0, categories, seen.sum(1))

@@ -4,14 +4,17 @@ Each run is a `dapt train` in a process of its own, so that its peak memory is i
 """
 
 import csv
+import dataclasses
 import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+
+import numpy as np
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
@@ -20,8 +23,11 @@ from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings, parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
 from dapt.tasks import task_class
+from dapt.training import search as searching
 from dapt.training.launching import Run, side_by_side, time_left, train
+from dapt.training.search import Choice, Search
 from dapt.training.slurm import SlurmOptions
+from dapt.training.statistics import DRAWS, Difference, differences
 from dapt.view.charts import score_against_parameters
 from dapt.view.report import Report
 
@@ -41,6 +47,8 @@ class Row:
     peak_memory_bytes: int
     seconds_per_step: float
     spread_of_folds: float = 0.0  # within a seed, where a run is made of several folds
+    learning_rate: float | None = None  # where it was searched
+    difference: Difference | None = None  # from the reference
 
     @classmethod
     def of(cls, method: str, results: dict[int, dict], metric: str) -> "Row":
@@ -81,6 +89,8 @@ def compare(
     flags: Sequence[str],
     jobs: int | None = None,
     slurm: SlurmOptions | None = None,
+    search: Search | None = None,
+    reference: str | None = None,
 ) -> str:
     """Run or resume what is missing; returns the table as Markdown and leaves it in `out`.
 
@@ -92,19 +102,36 @@ def compare(
         flags: Of each `dapt train`.
         jobs: Runs at once; None for one after the other here, and for all that Slurm has room for.
         slurm: What Slurm is asked for, where it has the runs.
+        search: The learning rates to choose from for each method; None for those of the recipe.
+        reference: The method that the others are compared with; the first by default.
     """
+    reference = reference or next(iter(methods), "")
+    if methods and reference not in methods:
+        raise UsageError(f"reference must be one of {','.join(methods)}, got {reference}")
     runs = plan(methods, seeds, base, out, flags)
+    trials = [] if search is None else plan_search(search, methods, base, out, flags)
     with RunFolder(out).locked():
-        missing = [run for run in runs if run.result() is None]
-        if jobs is None and slurm is None:
-            finished = one_by_one(missing)
-        else:
-            finished = side_by_side(missing, jobs, slurm, out / "jobs")
-        for _ in finished:
-            write(out, runs)
-        table = write(out, runs)
+        for _ in _trained(trials, jobs, slurm, out):
+            pass
+        choices = searching.choose(trials, search.rates) if search else {}
+        if choices:
+            runs = plan(methods, seeds, base, out, flags, choices)
+        found = Found(runs, reference, search, choices)
+        for _ in _trained(runs, jobs, slurm, out):
+            write(out, found)
+        table = write(out, found, is_complete=True)
         report(out, runs)
     return table
+
+
+def _trained(
+    runs: Sequence[Run], jobs: int | None, slurm: SlurmOptions | None, out: Path
+) -> Iterator[Run]:
+    missing = [run for run in runs if run.result() is None]
+    if jobs is None and slurm is None:
+        yield from one_by_one(missing)
+    else:
+        yield from side_by_side(missing, jobs, slurm, out / "jobs")
 
 
 def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
@@ -128,24 +155,60 @@ def report(out: Path, runs: Sequence[Run]) -> None:
 
 
 def plan(
-    methods: Sequence[str], seeds: int, base: Path | None, out: Path, flags: Sequence[str]
+    methods: Sequence[str],
+    seeds: int,
+    base: Path | None,
+    out: Path,
+    flags: Sequence[str],
+    choices: Mapping[str, Choice] | None = None,
 ) -> list[Run]:
     """All runs, with their settings checked before the first of them starts."""
     if len(set(methods)) < len(methods) or not methods:
         raise UsageError(f"methods must name each method once, got {','.join(methods)}")
-    if seeds < 1:
-        raise UsageError(f"seeds must be at least 1, got {seeds}")
+    if not 1 <= seeds <= searching.FIRST_SEED:
+        raise UsageError(f"seeds must be from 1 to {searching.FIRST_SEED}, got {seeds}")
     runs = []
     for seed in range(seeds):
         for method in methods:
-            plain_name = method.replace(":", "_")
-            settings = out / plain_name / "settings.yaml"
-            write_atomically(settings, dump(_recipe(method, base)).encode())
-            folder = RunFolder(out / plain_name / f"seed_{seed}")
-            arguments = ["--config", str(settings), "--method", method, *flags]
-            arguments += ["--seed", str(seed), "--out", str(folder.path), "--resume"]
-            runs.append(Run(method, seed, folder, arguments, parse("dapt compare", arguments)))
+            chosen = ["--learning_rate", repr(choices[method].rate)] if choices else []
+            folder = out / plain_name(method) / f"seed_{seed}"
+            runs.append(_run(method, seed, base, folder, [*flags, *chosen]))
     return runs
+
+
+def plan_search(
+    search: Search, methods: Sequence[str], base: Path | None, out: Path, flags: Sequence[str]
+) -> list[Run]:
+    """The runs of a search, each in `out`/search/METHOD/rate_VALUE/seed_SEED."""
+    if any(flag.partition("=")[0] == "--learning_rate" for flag in flags):
+        raise UsageError("--learning_rate says what --search is to find out: leave one of them out")
+    runs = []
+    for seed in range(searching.FIRST_SEED, searching.FIRST_SEED + search.seeds):
+        for method in methods:
+            for rate in search.rates:
+                place = out / "search" / plain_name(method) / f"rate_{rate:g}" / f"seed_{seed}"
+                own = [*flags, "--learning_rate", repr(rate), "--test_every", "0"]
+                runs.append(_run(method, seed, base, place, own))
+    searching.check(runs)
+    return runs
+
+
+def plain_name(method: str) -> str:
+    """A method as a folder is called.
+
+    Args:
+        method: Its name.
+    """
+    return method.replace(":", "_")
+
+
+def _run(method: str, seed: int, base: Path | None, place: Path, flags: Sequence[str]) -> Run:
+    settings = place.parent / "settings.yaml"
+    write_atomically(settings, dump(_recipe(method, base)).encode())
+    folder = RunFolder(place)
+    arguments = ["--config", str(settings), "--method", method, *flags]
+    arguments += ["--seed", str(seed), "--out", str(folder.path), "--resume"]
+    return Run(method, seed, folder, arguments, parse("dapt compare", arguments))
 
 
 def _recipe(method: str, base: Path | None) -> Tree:
@@ -153,27 +216,95 @@ def _recipe(method: str, base: Path | None) -> Tree:
     return {} if base is None else for_method(read_yaml(base), method)
 
 
-def write(out: Path, runs: Sequence[Run]) -> str:
+@dataclass(frozen=True)
+class Found:
+    """What a comparison is made of.
+
+    Args:
+        runs: Of the table.
+        reference: The method that others are compared with.
+        search: The grid, where there was one.
+        choices: Of the search, by methods.
+    """
+
+    runs: Sequence[Run]
+    reference: str
+    search: Search | None = None
+    choices: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+
+
+def write(out: Path, found: Found, is_complete: bool = False) -> str:
     """comparison.md, .csv, .json and .png of the runs that are complete."""
-    settings = runs[0].settings
+    settings = found.runs[0].settings
     metric = task_class(settings.task.name).metric
     results: dict[str, dict[int, dict]] = {}
-    for run in runs:
+    for run in found.runs:
         result = run.result()
         if result is not None:
             results.setdefault(run.method, {})[run.seed] = result
     rows = [Row.of(method, by_seed, metric) for method, by_seed in results.items()]
+    apart = _differences(found) if is_complete else {}
+    rates = {method: choice.rate for method, choice in found.choices.items()}
+    rows = [
+        dataclasses.replace(
+            row, learning_rate=rates.get(row.method), difference=apart.get(row.method)
+        )
+        for row in rows
+    ]
     first = next(iter(next(iter(results.values())).values()))
     split, chosen = first["split"], f"validation_{metric}" in first
     caption = _caption(settings, split, chosen)
     table = markdown(rows, metric, caption)
     record = {"caption": caption, "metric": metric, "split": split}
-    record |= {"rows": [vars(row) for row in rows], "settings": settings.tree()}
+    record |= {"rows": [dataclasses.asdict(row) for row in rows], "settings": settings.tree()}
+    if apart:
+        table += f"\n{_footnote(found.reference, first['metric_of_clouds'])}\n"
+        record |= {"reference": found.reference, "draws": DRAWS}
+        record["metric_of_differences"] = first["metric_of_clouds"]
+    if found.choices:
+        table += "\n" + searching.markdown(dict(found.choices), found.search.seeds)
+        record["search"] = {
+            "rates": found.search.rates,
+            "seeds": [searching.FIRST_SEED + i for i in range(found.search.seeds)],
+            "methods": {
+                method: {
+                    "chosen": choice.rate,
+                    f"validation_{metric}": list(choice.scores.values()),
+                }
+                for method, choice in found.choices.items()
+            },
+        }
     write_atomically(out / "comparison.md", table.encode())
     write_atomically(out / "comparison.csv", _csv(rows, metric).encode())
     write_atomically(out / "comparison.json", (json.dumps(record, indent=2) + "\n").encode())
     write_atomically(out / "comparison.png", chart(rows, metric, caption))
     return table
+
+
+def _differences(found: Found) -> dict[str, Difference]:
+    """Each method's from the reference, by the clouds that all runs of the table were scored on."""
+    clouds: dict[str, list[np.ndarray | None]] = {}
+    for run in found.runs:
+        clouds.setdefault(run.method, []).append(run.folder.read_clouds())
+    every = [each for values in clouds.values() for each in values]
+    if len(clouds) < 2 or found.runs[0].settings.task.name == "few_shot":
+        return {}
+    if any(each is None or each.shape != every[0].shape for each in every):
+        log.warning(
+            "no differences: a run has no clouds.npy, or one of other clouds; runs of older "
+            "versions are to be made anew for it"
+        )
+        return {}
+    tables = {method: np.stack(values) for method, values in clouds.items()}  # [R, S] each
+    return differences(tables, found.reference)
+
+
+def _footnote(reference: str, metric: str) -> str:
+    return (
+        f"vs {reference}: {metric.replace('_', ' ')} in points of percent, paired by seed and "
+        f"cloud, with the 95 % interval of {DRAWS:,} bootstrap draws over seeds and clouds; * "
+        "where it differs at 5 %, corrected for the number of methods (Holm)."
+    )
 
 
 def _caption(settings: Settings, split: str, chosen: bool) -> str:
@@ -191,14 +322,20 @@ def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
     """The table."""
     heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
     heads += ("activations, MiB", "peak memory, MiB", "ms a step")
+    compared = any(row.difference for row in rows)
+    if compared:
+        base = next((row.method for row in rows if row.difference is None), "the first")
+        heads = (*heads[:3], f"vs {base}, points", *heads[3:])
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for row in rows:
         share = row.trainable_parameters / row.total_parameters
+        difference = (row.difference.in_words if row.difference else "",)
         lines.append(
             (
                 row.method,
                 row.score_in_words,
                 str(len(row.seeds)),
+                *(difference if compared else ()),
                 f"{row.trainable_parameters:,}",
                 f"{share:.2%}",
                 f"{row.saved_activation_bytes / 2**20:.1f}",
@@ -215,10 +352,17 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
     table = csv.writer(buffer, lineterminator="\n")
     costs = ("trainable_parameters", "total_parameters", "saved_activation_bytes")
     costs += ("peak_memory_bytes", "seconds_per_step")
-    table.writerow(["method", f"{metric}_mean", f"{metric}_std", "seeds", *costs])
+    apart = [field.name for field in dataclasses.fields(Difference)]
+    heads = [f"difference_{name}" for name in apart]
+    table.writerow(
+        ["method", f"{metric}_mean", f"{metric}_std", "seeds", *costs, "learning_rate", *heads]
+    )
     for row in rows:
         score = (mean(row.scores), row.spread, len(row.seeds))
-        table.writerow([row.method, *score, *(getattr(row, cost) for cost in costs)])
+        known = row.difference
+        rest = [getattr(row, cost) for cost in costs] + [row.learning_rate]
+        rest += [getattr(known, name) if known else None for name in apart]
+        table.writerow([row.method, *score, *rest])
     return buffer.getvalue()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
@@ -42,6 +43,7 @@ class Job(ABC):
     metric: str  # the entry of an epoch's line by which the best epoch is chosen
     higher_is_better: bool
     test_metric: str | None = None  # by which the field chooses it
+    clouds: np.ndarray | None = None  # [S] of the result's split, what each contributes
 
     @abstractmethod
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -194,9 +196,12 @@ class Adaptation(Job):
         split, dataset = ("test", self.test) if self.test else ("validation", self.validation)
         scores = self._scores(dataset, fabric, split)
         head = sum(weight.numel() for weight in self.model.head.parameters())
+        if scores.clouds:
+            self.clouds = scores.clouds[0].float().numpy()
         result = {
             "split": split,
             "metric": self.task.metric,
+            "metric_of_clouds": scores.each if scores.clouds else None,
             **scores.summary(),
             **self.model.meters(),
         }

@@ -422,6 +422,8 @@ class Trainer:
             "versions": versions(),
         }
         if self.fabric.is_global_zero:
+            if self.job.clouds is not None:
+                self.folder.write_clouds(self.job.clouds)
             self.folder.write_result(result)
         return result
 
