@@ -52,7 +52,7 @@ void ball_query(const BallQueryArgs& a) {
       }
       if (finder && count < a.K) {
         found.clear();
-        for (const int64_t i : finder->within(query, a.sq_radius)) {
+        for (const int64_t i : finder->within(a.queries + 3 * row, a.sq_radius)) {
           uint64_t hits = inside(query, ball.all->buckets, i, a.sq_radius);
           for (; hits; hits &= hits - 1) {
             found.push_back(ball.all->buckets.index[i * kBucket + std::countr_zero(hits)]);

@@ -1,35 +1,62 @@
 // k nearest neighbors on the CPU.
 //
-// A query measures its distance to the points, a vector at a time, then finds by bisection a bound
-// that at least k distances and few others keep; only those become keys (distance, index) and are
-// sorted. In a small cloud all points are measured. A large one is sorted into buckets of
-// neighbors with boxes, and regions of buckets: the nearest buckets give a first bound, and beyond
-// them only buckets whose box lies within it are looked at. nearest.h and search.h hold the search.
+// A query measures its distance to points, a vector at a time; those within a bound that at least k
+// distances and few others keep are sorted. In a small cloud all points are measured. A large one
+// is sorted into buckets of neighbors, the leaves of a tree of boxes, and its queries take turns in
+// the order of a curve through space, so that each can start from what the one before has found.
+// nearest.h and search.h hold the search.
 #include "cpu/nearest.h"
 #include "ops.h"
 
 namespace dapt::cpu::DAPT_ISA {
+namespace {
+
+struct Problem {
+  Problem(const KnnArgs& a, int64_t b)
+      : cloud(a.points + a.D * b * a.N, a.lengths ? a.lengths[b] : a.N,
+              a.D == 3 && a.N >= kSortFrom, a.D, a.k) {
+    if (!cloud.sorted || a.M > INT32_MAX) return;
+    order = make_buffer<int32_t>(a.M);
+    detail::morton_sort<true>(a.queries + 3 * b * a.M, nullptr, a.M, 8 * kBucket, INT64_MAX,
+                              order.get());
+  }
+
+  int64_t query(int64_t turn) const { return order ? order[turn] : turn; }
+
+  BucketedCloud cloud;
+  Buffer<int32_t> order;  // [M] of the queries, or null
+};
+
+// Turns jump about in memory, which the processor does not foresee.
+template <class T>
+void fetch(const T* row, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(row + i);
+}
+
+}  // namespace
 
 void knn(const KnnArgs& a) {
-  const bool sorted = a.D == 3 && a.N >= kSortFrom;
-  const auto prepare = [&](int64_t b) {
-    return std::make_unique<BucketedCloud>(a.points + a.D * b * a.N, a.lengths ? a.lengths[b] : a.N,
-                                           sorted, a.D, a.k);
-  };
+  const auto prepare = [&](int64_t b) { return std::make_unique<Problem>(a, b); };
   const int64_t size = a.N * ((a.D + 2) / 3);  // of a cloud, in points of three coordinates
-  const auto search = [&](const BucketedCloud& cloud, int64_t begin, int64_t end) {
-    Nearest nearest(cloud, a.k);
-    for (int64_t row = begin; row < end; ++row) {
+  const auto search = [&](const Problem& problem, int64_t begin, int64_t end) {
+    constexpr int64_t kAhead = 4;
+    Nearest nearest(problem.cloud, a.k);
+    for (int64_t turn = begin; turn < end; ++turn) {
+      const int64_t first = turn / a.M * a.M;  // query of this cloud
+      const int64_t row = first + problem.query(turn - first);
+      const int64_t soon = first + problem.query(std::min(turn + kAhead, end - 1) - first);
+      fetch(a.queries + a.D * soon, 1);
       const float* query = a.queries + a.D * row;
       const float* points = a.points + 3 * (row / a.M) * a.N;
+      int64_t* idx = a.idx + row * a.k;
+      float* sq_dist = a.sq_dist ? a.sq_dist + row * a.k : nullptr;
+      fetch(idx, a.k), fetch(sq_dist, sq_dist ? a.k : 0);
       const int64_t* key = nearest.search(query);
-      for (int64_t slot = row * a.k; slot < (row + 1) * a.k; ++slot, ++key) {
-        const int64_t n = index_of(*key);
-        a.idx[slot] = n;
-        if (a.sq_dist) a.sq_dist[slot] = distance_of(*key);
-        for (int d = 0; a.patches && d < 3; ++d) {
-          a.patches[3 * slot + d] = points[3 * n + d] - query[d];
-        }
+      for (int64_t i = 0; i < a.k; ++i) idx[i] = index_of(key[i]);
+      for (int64_t i = 0; sq_dist && i < a.k; ++i) sq_dist[i] = distance_of(key[i]);
+      for (int64_t i = 0; a.patches && i < 3 * a.k; ++i) {
+        a.patches[3 * row * a.k + i] = points[3 * idx[i / 3] + i % 3] - query[i % 3];
       }
     }
   };

@@ -1,9 +1,10 @@
 // The k nearest points of a query.
 //
-// Distances are written to a row; on the way the minima of groups of points are kept. The k-th
-// smallest minimum bounds the k-th distance, so that few more than k points survive the comparison
-// with it and have to be sorted. In a sorted cloud the buckets about the query bound the k-th
-// distance, and only buckets within that bound are looked at.
+// In a small cloud all distances are written to a row, and on the way the minima of groups of
+// points are kept: the k-th smallest minimum bounds the k-th distance. In a sorted cloud the k-th
+// distance of the query before bounds that of a query nearby, by the triangle inequality; only
+// buckets within the bound are looked at, and their list is shared by the queries about a place.
+// Either way few more than k points survive the comparison with the bound and have to be sorted.
 #pragma once
 
 #include <limits>
@@ -20,15 +21,62 @@ inline int64_t make_key(float distance, int32_t index) {
 inline float distance_of(int64_t key) { return std::bit_cast<float>(int32_t(key >> 32)); }
 inline int64_t index_of(int64_t key) { return int32_t(key); }
 
-/// Sorts by counting for each key those before it. `key` has room for 7 more.
-inline void rank_sort(int64_t* key, int64_t count, int64_t* sorted) {
-  const int64_t padded = (count + 7) / 8 * 8;
-  std::fill(key + count, key + padded, INT64_MAX);
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t rank = 0;
-    for (int64_t j = 0; j < padded; ++j) rank += key[j] < key[i];
-    sorted[rank] = key[i];
+/// Points that may be among the nearest: distances and indices, with room for a vector more.
+struct Candidates {
+  explicit Candidates(int64_t most)
+      : distance(make_buffer<float>(most + 4 * kLanes)),
+        index(make_buffer<int32_t>(most + kLanes)) {}
+
+  /// Adds the lanes of `keep`.
+  void add(Mask keep, Float d, Int i) {
+    compress(keep, bits_of(d), reinterpret_cast<int32_t*>(distance.get()) + count);
+    count += compress(keep, i, index.get() + count);
   }
+
+  /// Drops what is farther than the bound.
+  void trim(float bound) {
+    const int64_t before = std::exchange(count, 0);
+    std::fill_n(distance.get() + before, kLanes, INFINITY);
+    for (int64_t i = 0; i < before; i += kLanes) {
+      const Float d = load(&distance[i]);
+      const Mask keep = less_equal(d, broadcast(bound));
+      if (bound == INFINITY && i + kLanes > before) return void(count = before);
+      add(keep, d, load(&index[i]));
+    }
+  }
+
+  Buffer<float> distance;
+  Buffer<int32_t> index;
+  int64_t count = 0;
+};
+
+/// Sorts by counting for each candidate those before it.
+inline void rank_sort(Candidates& of, int64_t* sorted) {
+  constexpr int kTogether = 4;  // vectors
+  const float* distance = of.distance.get();
+  std::fill_n(of.distance.get() + of.count, kTogether * kLanes, INFINITY);
+  int64_t ranks = 0;
+  for (int64_t i = 0; i < of.count; i += kTogether * kLanes) {
+    Int mine[kTogether], before[kTogether];
+    for (int v = 0; v < kTogether; ++v) {
+      mine[v] = bits_of(load(distance + i + v * kLanes)), before[v] = broadcast(int32_t{0});
+    }
+    for (int64_t j = 0; j < of.count; ++j) {
+      const Int other = bits_of(broadcast(distance[j]));
+      for (int v = 0; v < kTogether; ++v) before[v] = count(less(other, mine[v]), before[v]);
+    }
+    int32_t rank[kTogether * kLanes];
+    for (int v = 0; v < kTogether; ++v) store(rank + v * kLanes, before[v]);
+    const int64_t end = std::min<int64_t>(of.count, i + kTogether * kLanes);
+    for (int64_t j = i; j < end; ++j) {
+      sorted[rank[j - i]] = make_key(distance[j], of.index[j]);
+      ranks += rank[j - i];
+    }
+  }
+  if (ranks == of.count * (of.count - 1) / 2) return;
+  // Of equal distances the last one has taken the place of all.
+  for (int64_t i = 0; i < of.count; ++i) sorted[i] = make_key(distance[i], of.index[i]);
+  std::sort(sorted, sorted + of.count);
 }
 
 /// Sorts by the bytes of the distances, then runs of equal distances by index.
@@ -60,36 +108,140 @@ class Nearest {
       : cloud_(cloud),
         finder_(cloud),
         k_(k),
-        all_(cloud.sorted ? 0 : cloud.buckets.count),
-        distance_(make_buffer<float>(cloud.buckets.count * kBucket)),
-        group_(make_buffer<float>(cloud.buckets.count * kLanes)),
-        key_(make_buffer<int64_t>(cloud.buckets.count * kBucket + 8)),
-        sorted_(make_buffer<int64_t>(cloud.buckets.count * kBucket)) {
-    std::iota(all_.begin(), all_.end(), 0);
+        found_(cloud.buckets.count * kBucket),
+        distance_(make_buffer<float>(cloud.sorted ? 0 : cloud.buckets.count * kBucket)),
+        group_(make_buffer<float>(cloud.sorted ? 0 : cloud.buckets.count * kLanes)),
+        key_(make_buffer<int64_t>(cloud.buckets.count * kBucket)),
+        sorted_(make_buffer<int64_t>(cloud.buckets.count * kBucket)) {}
+
+  /// The keys of the k points nearest to `point`, ascending; valid until the next call. In a
+  /// sorted cloud it is quickest if the call before was for a point nearby.
+  const int64_t* search(const float* point) {
+    found_.count = 0;
+    cloud_.sorted ? collect_near(point) : collect_from_all(point);
+    if (found_.count > k_ + k_ / 4 + kLanes) keep_nearest();
+    const int64_t* keys = sort();
+    if (cloud_.sorted) {
+      std::copy_n(point, 3, last_);
+      last_radius_ = std::sqrt(distance_of(keys[k_ - 1]));
+    }
+    return keys;
   }
 
-  /// The keys of the k points nearest to `point`, ascending; valid until the next call.
-  const int64_t* search(const float* point) {
-    const Finder::List list = cloud_.sorted ? near(point) : all_;
-    const int64_t num_buckets = list.size();
+ private:
+  // --- a sorted cloud -------------------------------------------------------------------------
+
+  /// Rounding makes no bound too small: of distances it is a few parts in 10^7, or near 0 an
+  /// absolute error that kTiny covers.
+  static float square_up(float radius) {
+    constexpr float kTiny = 1e-37f;
+    return radius * radius * (1 + 1e-5f) + kTiny;
+  }
+
+  void collect_near(const float* point) {
+    const float step = std::sqrt(squared_distance(point, last_));
+    float radius = step + last_radius_;
+    const bool follows = step < last_radius_ / 2 || radius < cloud_.extent / 2;
+    if (!follows) radius = std::min(radius, first_radius(point));
+    const float away = std::sqrt(squared_distance(point, place_));
+    const bool listed = (away + radius) * (1 + 1e-5f) <= reach_ && reach_ <= 4 * radius;
+    if (!listed) move_to(point, follows ? 1.5f * radius : radius);
+    // The nearest buckets first: they tighten the bound for the others.
+    const Query q(point);
+    const float bound = square_up(radius), half = bound / 4;
+    collect_between(q, -1, half, bound);
+    const float rest = found_.count < k_ ? bound : keep_nearest();
+    collect_between(q, half, rest, rest);
+  }
+
+  /// Collects points not farther than `limit` from the listed buckets whose boxes are farther than
+  /// `inner` and not farther than `outer`.
+  void collect_between(const Query& q, float inner, float outer, float limit) {
+    for (int64_t i = 0; i < num_listed_; i += kLanes) {
+      const Float lower = box_lower_bound(&boxes_[i], boxes_stride_, q.x, q.y, q.z);
+      uint32_t near =
+          bits(less_equal(lower, broadcast(outer))) & bits(less(broadcast(inner), lower));
+      if (num_listed_ - i < kLanes) near &= (1u << (num_listed_ - i)) - 1;
+      for (; near; near &= near - 1) {
+        collect_bucket(q, list_[i + std::countr_zero(near)], broadcast(limit));
+      }
+    }
+  }
+
+  /// A bound of the k-th distance; what is farther is dropped.
+  float keep_nearest() {
+    const int64_t whole = (found_.count + kLanes - 1) / kLanes * kLanes;
+    std::fill_n(&found_.distance[found_.count], whole - found_.count, INFINITY);
+    const float bound = kth_bound(found_.distance.get(), whole, k_);
+    found_.trim(bound);
+    return bound;
+  }
+
+  /// At least k points lie within it.
+  float first_radius(const float* point) {
+    const Query q(point);
+    const int64_t wanted = std::min(2 + 3 * k_ / 2 / kBucket, cloud_.buckets.count);
+    const int64_t begin =
+        std::clamp<int64_t>(finder_.descend(point) - wanted / 2, 0, cloud_.buckets.count - wanted);
+    float* distance = found_.distance.get();
+    for (int64_t i = 0; i < wanted; ++i) {
+      Float d[kVectors];
+      ToThree{q}(cloud_.buckets.at(begin + i), d);
+      for (int v = 0; v < kVectors; ++v) store(distance + i * kBucket + v * kLanes, d[v]);
+    }
+    return std::sqrt(kth_bound(distance, wanted * kBucket, k_));
+  }
+
+  /// Lists the buckets within `reach` of a place, with their boxes, for the queries about it.
+  void move_to(const float* point, float reach) {
+    const Finder::List list = finder_.within(point, square_up(reach));
+    std::copy_n(point, 3, place_);
+    reach_ = reach;
+    num_listed_ = int64_t(list.size());
+    boxes_stride_ = (num_listed_ + kLanes - 1) / kLanes * kLanes;
+    list_.assign(list.begin(), list.end());
+    boxes_.resize(6 * boxes_stride_);
+    for (int axis = 0; axis < 6; ++axis) {
+      const float* edge = cloud_.buckets.boxes.get() + axis * cloud_.buckets.stride;
+      for (int64_t i = 0; i < num_listed_; ++i) boxes_[axis * boxes_stride_ + i] = edge[list_[i]];
+    }
+  }
+
+  void collect_bucket(const Query& q, int64_t bucket, Float limit) {
+    Float d[kVectors];
+    ToThree{q}(cloud_.buckets.at(bucket), d);
+    const int32_t* index = cloud_.buckets.index.get() + bucket * kBucket;
+    for (int v = 0; v < kVectors; ++v) {
+      const Mask keep = less_equal(d[v], limit);
+      if (bits(keep)) found_.add(keep, d[v], load(index + v * kLanes));
+    }
+  }
+
+  // --- a small cloud --------------------------------------------------------------------------
+
+  void collect_from_all(const float* point) {
+    const int64_t num_buckets = cloud_.buckets.count;
     // At least k groups are needed, 3 k make a good bound, 8 kLanes let most of them be passed
     // over.
     const int64_t per_group =
         std::max<int64_t>(1, num_buckets / std::max<int64_t>(8, 3 * k_ / kLanes));
-    const int64_t num_groups = measure(point, list, per_group);
+    const int64_t num_groups = cloud_.buckets.dims == 3
+                                   ? measure(ToThree{Query(point)}, per_group)
+                                   : measure(ToAny{point, cloud_.buckets.dims}, per_group);
     const float bound = num_groups >= 2 * k_
                             ? kth_bound(group_.get(), num_groups, k_)
                             : kth_bound(distance_.get(), num_buckets * kBucket, k_);
-    return sort(collect(list, per_group, bound));
-  }
-
- private:
-  /// The buckets that can hold one of the k points nearest to the query.
-  Finder::List near(const float* point) {
-    const Query q(point);
-    const Finder::List about = finder_.about(q, 1 + 3 * k_ / 2 / kBucket);
-    measure(point, about, 1);
-    return finder_.within(q, kth_bound(distance_.get(), about.size() * kBucket, k_));
+    const Float limit = broadcast(bound);
+    const float* group = group_.get();
+    for (int64_t begin = 0; begin < num_buckets; begin += per_group, group += kLanes) {
+      if (!bits(less_equal(load(group), limit))) continue;
+      const int64_t end = std::min(num_buckets, begin + per_group);
+      for (int64_t i = begin * kBucket; i < end * kBucket; i += kLanes) {
+        const Float d = load(&distance_[i]);
+        const Mask keep = less_equal(d, limit);
+        if (bits(keep)) found_.add(keep, d, load(&cloud_.buckets.index[i]));
+      }
+    }
   }
 
   static constexpr int kVectors = kBucket / kLanes;
@@ -119,22 +271,16 @@ class Nearest {
     }
   };
 
-  int64_t measure(const float* point, Finder::List list, int64_t per_group) {
-    const int64_t dims = cloud_.buckets.dims;
-    return dims == 3 ? measure_by(ToThree{Query(point)}, list, per_group)
-                     : measure_by(ToAny{point, dims}, list, per_group);
-  }
-
-  /// Writes the distances to the points of the listed buckets, and the minima of groups: one for
-  /// each lane of `per_group` buckets. Returns the number of groups.
+  /// Writes the distances to all points, and the minima of groups: one for each lane of
+  /// `per_group` buckets. Returns the number of groups.
   template <class To>
-  int64_t measure_by(const To& to, Finder::List list, int64_t per_group) {
+  int64_t measure(const To& to, int64_t per_group) {
     float *distance = distance_.get(), *group = group_.get();
-    for (auto bucket = list.begin(); bucket < list.end(); group += kLanes) {
-      Float least = broadcast(std::numeric_limits<float>::infinity());
-      for (int64_t i = 0; i < per_group && bucket < list.end(); ++i, ++bucket) {
+    for (int64_t bucket = 0; bucket < cloud_.buckets.count; group += kLanes) {
+      Float least = broadcast(INFINITY);
+      for (int64_t i = 0; i < per_group && bucket < cloud_.buckets.count; ++i, ++bucket) {
         Float d[kVectors];
-        to(cloud_.buckets.at(*bucket), d);
+        to(cloud_.buckets.at(bucket), d);
         for (int j = 0; j < kVectors; ++j, distance += kLanes) {
           store(distance, d[j]);
           least = min(least, d[j]);
@@ -145,46 +291,37 @@ class Nearest {
     return group - group_.get();
   }
 
-  /// Collects the keys of the points that are not farther than `bound`. Returns their number.
-  int64_t collect(Finder::List list, int64_t per_group, float bound) {
-    const Float limit = broadcast(bound);
-    const int64_t num_buckets = list.size();
-    const float* group = group_.get();
-    int64_t count = 0;
-    for (int64_t begin = 0; begin < num_buckets; begin += per_group, group += kLanes) {
-      if (!bits(less_equal(load(group), limit))) continue;
-      const int64_t end = std::min(num_buckets, begin + per_group);
-      for (int64_t i = begin; i < end; ++i) {
-        const float* distance = distance_.get() + i * kBucket;
-        const int32_t* index = cloud_.buckets.index.get() + list[i] * kBucket;
-        uint64_t near = 0;
-        for (int64_t j = 0; j < kBucket; j += kLanes) {
-          near |= uint64_t(bits(less_equal(load(distance + j), limit))) << j;
-        }
-        for (; near; near &= near - 1) {
-          const int j = std::countr_zero(near);
-          key_[count++] = make_key(distance[j], index[j]);
-        }
-      }
-    }
-    return count;
-  }
+  // --- both -----------------------------------------------------------------------------------
 
-  const int64_t* sort(int64_t count) {
+  const int64_t* sort() {
+    constexpr int64_t kFew = 96;
+    if (found_.count <= kFew) {
+      rank_sort(found_, sorted_.get());
+      return sorted_.get();
+    }
+    int64_t count = found_.count;
+    for (int64_t i = 0; i < count; ++i) key_[i] = make_key(found_.distance[i], found_.index[i]);
     if (count > 2 * k_ + 64) {  // many ties at the bound
       std::nth_element(key_.get(), key_.get() + k_ - 1, key_.get() + count);
       count = k_;
     }
-    (count <= 64 ? rank_sort : radix_sort)(key_.get(), count, sorted_.get());
+    radix_sort(key_.get(), count, sorted_.get());
     return sorted_.get();
   }
 
   const BucketedCloud& cloud_;
   Finder finder_;
   const int64_t k_;
-  std::vector<int32_t> all_;        // every bucket
-  Buffer<float> distance_, group_;  // [buckets, kBucket], [buckets, kLanes]
+  Candidates found_;
+  Buffer<float> distance_, group_;  // [buckets, kBucket], [buckets, kLanes] of a small cloud
   Buffer<int64_t> key_, sorted_;
+  // The query before, and how far its k-th neighbor is.
+  float last_[3] = {INFINITY, 0, 0}, last_radius_ = INFINITY;
+  // A place, the buckets within reach of it, and their boxes [6, stride].
+  float place_[3] = {}, reach_ = -1;
+  std::vector<int32_t> list_;
+  std::vector<float> boxes_;
+  int64_t num_listed_ = 0, boxes_stride_ = 0;
 };
 
 }  // namespace dapt::cpu::DAPT_ISA

@@ -18,7 +18,6 @@ namespace dapt::cpu::DAPT_ISA {
 
 constexpr int64_t kBucket = 64;      // points per bucket: one bit each of a word
 constexpr int64_t kSortFrom = 4096;  // points: in smaller clouds a search of all is faster
-constexpr int64_t kRegion = kLanes;  // buckets per region: their boxes fill a vector
 
 /// A point in every lane.
 struct Query {
@@ -26,36 +25,48 @@ struct Query {
   Float x, y, z;
 };
 
-/// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors with
-/// boxes around them and around regions of kRegion of them, so that a search looks at few.
+/// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors, the
+/// leaves of a tree of boxes, so that a search looks at few.
 struct BucketedCloud {
+  /// Boxes of one level, [6, stride]; each holds kLanes of the level below.
+  struct Level {
+    int64_t count, stride;
+    const float* boxes;
+  };
+
   /// For searches for `copies` neighbors.
   BucketedCloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3,
                 int64_t copies = INT64_MAX)
       : buckets(points, num_points, kBucket, sorted, dims, copies), sorted(sorted) {
     if (!sorted) return;
-    num_regions = (buckets.count + kRegion - 1) / kRegion;
-    stride = (num_regions + kLanes - 1) / kLanes * kLanes;
-    regions = make_buffer<float>(6 * stride);
-    for (int axis = 0; axis < 6; ++axis) {
-      const float* edge = buckets.boxes.get() + axis * buckets.stride;
-      float* out = regions.get() + axis * stride;
-      for (int64_t r = 0; r < num_regions; ++r, edge += kRegion) {
-        const float* end = edge + buckets_of(r);
-        out[r] = axis < 3 ? *std::min_element(edge, end) : *std::max_element(edge, end);
-      }
-      std::fill(out + num_regions, out + stride, INFINITY);
+    for (int64_t i = 0; i < buckets.count; ++i) {
+      const float* edge = buckets.boxes.get() + i;
+      extent += (edge[3 * buckets.stride] - edge[0]) / float(buckets.count);
     }
-  }
-
-  int64_t buckets_of(int64_t region) const {
-    return std::min(kRegion, buckets.count - region * kRegion);
+    constexpr int64_t kTop = 4 * kLanes;  // boxes that are looked at one and all
+    levels.push_back({buckets.count, buckets.stride, buckets.boxes.get()});
+    while (levels.back().count > kTop) {
+      const Level below = levels.back();
+      const int64_t count = (below.count + kLanes - 1) / kLanes;
+      const int64_t stride = (count + kLanes - 1) / kLanes * kLanes;
+      float* boxes = above.emplace_back(make_buffer<float>(6 * stride)).get();
+      for (int axis = 0; axis < 6; ++axis) {
+        const float* edge = below.boxes + axis * below.stride;
+        float* out = boxes + axis * stride;
+        for (int64_t i = 0; i < count; ++i, edge += kLanes) {
+          out[i] = axis < 3 ? reduce_min(load(edge)) : reduce_max(load(edge));
+        }
+        std::fill(out + count, out + stride, axis < 3 ? INFINITY : -INFINITY);
+      }
+      levels.push_back({count, stride, boxes});
+    }
   }
 
   Buckets buckets;
   bool sorted;
-  int64_t num_regions = 0, stride = 0;
-  Buffer<float> regions;  // [6, stride], as the boxes of buckets
+  float extent = 0;           // of a bucket along x, on average
+  std::vector<Level> levels;  // from the buckets up
+  std::vector<Buffer<float>> above;
 };
 
 /// Calls f(*prepare(b), begin, end) for ranges of the queries (rows of [B, M]) of cloud b. In
@@ -80,25 +91,32 @@ void for_each_query(int64_t B, int64_t N, int64_t M, const Prepare& prepare, con
   }
 }
 
-/// A value that at least k, and seldom many more, of `count` values >= 0 do not exceed; `count` is
-/// a multiple of kLanes.
-inline float kth_bound(const float* values, int64_t count, int64_t k) {
+/// A value that at least k, and seldom many more, of `num_values` values >= 0 do not exceed; their
+/// number is a multiple of kLanes.
+inline float kth_bound(const float* values, int64_t num_values, int64_t k) {
   Float least = load(values), most = least;
-  for (int64_t i = kLanes; i < count; i += kLanes) {
+  for (int64_t i = kLanes; i < num_values; i += kLanes) {
     least = min(least, load(values + i)), most = max(most, load(values + i));
   }
   if (k == 1) return reduce_min(least);
-  // Bisection over the bits of the value, which have its order: fewer than k values are <= low, at
-  // least k are <= high.
+  // Fewer than k values are <= low, at least k are <= high. Values are halved at first, as those of
+  // a surface are spread evenly, then their bits, which have the same order.
   int32_t low = std::bit_cast<int32_t>(reduce_min(least)) - 1;
   int32_t high = std::bit_cast<int32_t>(reduce_max(most));
-  while (high - low > 1) {
-    const int32_t middle = low + (high - low) / 2;
-    const Float bound = broadcast(std::bit_cast<float>(middle));
-    int64_t within = 0;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      within += std::popcount(bits(less_equal(load(values + i), bound)));
+  for (int step = 0; high - low > 1; ++step) {
+    int32_t middle = low + (high - low) / 2;
+    if (step < 8) {
+      const float mean =
+          std::bit_cast<float>(std::max(low, 0)) / 2 + std::bit_cast<float>(high) / 2;
+      const int32_t place = std::bit_cast<int32_t>(mean);
+      if (low < place && place < high) middle = place;
     }
+    const Float bound = broadcast(std::bit_cast<float>(middle));
+    Int hits = broadcast(int32_t{0});
+    for (int64_t i = 0; i < num_values; i += kLanes) {
+      hits = count(less_equal(load(values + i), bound), hits);
+    }
+    const int64_t within = reduce_add(hits);
     (within < k ? low : high) = middle;
     if (k <= within && within <= k + k / 8) break;
   }
@@ -112,68 +130,73 @@ class Finder {
 
   explicit Finder(const BucketedCloud& cloud)
       : cloud_(cloud),
-        list_(make_buffer<int32_t>(cloud.buckets.count)),
-        near_regions_(make_buffer<int32_t>(cloud.num_regions)),
-        region_bounds_(make_buffer<float>(cloud.stride)),
-        bucket_bounds_(make_buffer<float>(cloud.num_regions * kRegion)) {}
+        list_(make_buffer<int32_t>(cloud.buckets.stride + kLanes)),
+        parents_(make_buffer<int32_t>(cloud.buckets.stride + kLanes)) {}
 
-  /// Buckets that hold points not farther than `bound`, and few others.
-  List within(const Query& q, float bound) {
-    bound_regions(q);
-    bound_buckets(q, bound);
-    return list_buckets(bound);
+  /// The buckets that may hold points not farther than `bound`.
+  List within(const float* point, float bound) {
+    if (bound == INFINITY) {  // as are the bounds of boxes that pad a level
+      std::iota(list_.get(), list_.get() + cloud_.buckets.count, 0);
+      return {list_.get(), size_t(cloud_.buckets.count)};
+    }
+    const Query q(point);
+    int64_t level = int64_t(cloud_.levels.size()) - 1;
+    int64_t num = 0;
+    for (int64_t i = 0; i < cloud_.levels[level].stride; i += kLanes) {
+      num += append(cloud_.levels[level], i, q, bound, &list_[num]);
+    }
+    while (level-- > 0) {
+      std::swap(list_, parents_);
+      int64_t num_below = 0;
+      for (int64_t i = 0; i < num; ++i) {
+        num_below +=
+            append(cloud_.levels[level], parents_[i] * kLanes, q, bound, &list_[num_below]);
+      }
+      num = num_below;
+    }
+    return {list_.get(), size_t(num)};
   }
 
-  /// At least `wanted` buckets about the query.
-  List about(const Query& q, int64_t wanted) {
-    wanted = std::min(wanted, cloud_.buckets.count);
-    bound_regions(q);
-    bound_buckets(q, kth_bound(region_bounds_.get(), cloud_.stride, 1 + (wanted - 1) / kRegion));
-    return list_buckets(kth_bound(bucket_bounds_.get(), num_near_ * kRegion, wanted));
+  /// A bucket near the query: down the tree, always into the nearest box.
+  int64_t descend(const float* point) {
+    const Query q(point);
+    int64_t level = int64_t(cloud_.levels.size()) - 1, box = 0;
+    float nearest = INFINITY;
+    for (int64_t i = 0; i < cloud_.levels[level].stride; i += kLanes) {
+      box = nearer_box(cloud_.levels[level], i, q, nearest, box);
+    }
+    while (level-- > 0) {
+      nearest = INFINITY;
+      box = nearer_box(cloud_.levels[level], box * kLanes, q, nearest, box * kLanes);
+    }
+    return box;
   }
 
  private:
-  void bound_regions(const Query& q) {
-    for (int64_t r = 0; r < cloud_.stride; r += kLanes) {
-      store(&region_bounds_[r], box_lower_bound(&cloud_.regions[r], cloud_.stride, q.x, q.y, q.z));
-    }
+  using Level = BucketedCloud::Level;
+
+  static Float bounds(const Level& level, int64_t i, const Query& q) {
+    return box_lower_bound(level.boxes + i, level.stride, q.x, q.y, q.z);
   }
 
-  void bound_buckets(const Query& q, float region_bound) {
-    num_near_ = append_within(region_bounds_.get(), cloud_.num_regions, region_bound, 0,
-                              near_regions_.get()) -
-                near_regions_.get();
-    for (int64_t i = 0; i < num_near_; ++i) {
-      store(&bucket_bounds_[i * kRegion],
-            cloud_.buckets.lower_bound(near_regions_[i] * kRegion, q.x, q.y, q.z));
-    }
+  // Those of kLanes boxes that lie within the bound.
+  static int append(const Level& level, int64_t i, const Query& q, float bound, int32_t* list) {
+    const Mask near = less_equal(bounds(level, i, q), broadcast(bound));
+    return compress(near, add(iota(), broadcast(int32_t(i))), list);
   }
 
-  List list_buckets(float bound) {
-    int32_t* end = list_.get();
-    for (int64_t i = 0; i < num_near_; ++i) {
-      const int64_t region = near_regions_[i];
-      end = append_within(&bucket_bounds_[i * kRegion], cloud_.buckets_of(region), bound,
-                          region * kRegion, end);
-    }
-    return {list_.get(), end};
-  }
-
-  // Appends `shift` + the places among `count` values that do not exceed `bound`.
-  static int32_t* append_within(const float* values, int64_t count, float bound, int64_t shift,
-                                int32_t* list) {
-    for (int64_t i = 0; i < count; i += kLanes) {
-      uint32_t within = bits(less_equal(load(values + i), broadcast(bound)));
-      if (count - i < kLanes) within &= (1u << (count - i)) - 1;
-      for (; within; within &= within - 1) *list++ = int32_t(shift + i + std::countr_zero(within));
-    }
-    return list;
+  // The nearest of kLanes boxes if it is nearer than `nearest`, else `box`.
+  static int64_t nearer_box(const Level& level, int64_t i, const Query& q, float& nearest,
+                            int64_t box) {
+    const Float bound = bounds(level, i, q);
+    const float least = reduce_min(bound);
+    if (!(least < nearest)) return box;
+    nearest = least;
+    return i + std::countr_zero(bits(equal(bound, broadcast(least))));
   }
 
   const BucketedCloud& cloud_;
-  Buffer<int32_t> list_, near_regions_;
-  Buffer<float> region_bounds_, bucket_bounds_;  // squared distances to boxes
-  int64_t num_near_ = 0;
+  Buffer<int32_t> list_, parents_;  // [stride + kLanes] each
 };
 
 }  // namespace dapt::cpu::DAPT_ISA

@@ -73,6 +73,17 @@ def test_gradients_in_any_dimension():
     torch.testing.assert_close(large.grad, points.grad.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("k", [1, 3, 32])
+def test_all_points_of_a_scene(assert_equals_twin, k):
+    """Each query starts from what the one before has found: dense and sparse parts, far jumps."""
+    scale = 10.0 ** torch.randint(-20, 4, (1, 24, 1, 1))
+    places = scale * torch.randint(-3, 4, (1, 24, 1, 3))
+    points = (places + scale * torch.randn(1, 24, 180, 3)).flatten(1, 2)
+    points[:, 3800:4100] = points[:, 500:501]
+    assert_equals_twin(points, points, k)
+    assert_equals_twin(points.flip(1)[:, ::7] * 1.5, points, k, torch.tensor([4200]))
+
+
 @pytest.mark.parametrize("k", [1, 9, 600])
 def test_crowds_in_one_place(assert_equals_twin, k):
     """Of a crowd only the first k can be neighbors, and no more of them are looked at."""
