@@ -74,18 +74,30 @@ def test_the_commit_is_said_and_kept(hub, model, caplog):
         [said] = caplog.messages
         assert f"is at commit {commit}: revision='{commit}' names it" in said
 
-    # both files are of one commit, even if somebody pushes in between
-    hub.repositories[NAME]["main"] = hub.repositories[NAME][first]
+
+def test_both_files_are_of_one_commit(hub, model):
+    """Even if somebody pushes in between."""
+    first = model.push_to_hub(NAME)
+    points = torch.randn(2, 64, 3)
+    with torch.no_grad():
+        wanted = model(points)
+    with torch.no_grad():
+        for _, weight in model.own_parameters():
+            weight.mul_(2)
     found = hub.found
 
     def pushed_meanwhile(path):
-        content = found(path)
+        answer = found(path)
         if path.endswith(adapter_files.CONFIG):
-            hub.repositories[NAME]["main"] = hub.repositories[NAME][second]
-        return content
+            hub.found = found
+            model.push_to_hub(NAME)
+        return answer
 
     hub.found = pushed_meanwhile
-    assert dapt.AdaptedModel.from_hub(NAME, "main").adapter.source.endswith(first)
+    loaded = dapt.AdaptedModel.from_hub(NAME, "main").eval()
+    assert loaded.adapter.source == f"hf://{NAME}@{first}"
+    with torch.no_grad():
+        assert torch.equal(loaded(points), wanted)
 
 
 def test_the_card(hub, model, capsys):

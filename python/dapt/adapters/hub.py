@@ -22,6 +22,7 @@ from dapt.models.create import backbone_config
 from dapt.models.pretrained import SHIPPED
 from dapt.models.sources import HUB, asking_hub, local_file
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 log = logging.getLogger("dapt")
@@ -68,11 +69,9 @@ def fetch(repository: str, revision: str | None = None, token: str | None = None
     with asking_hub(asked, "fetched"):
         from huggingface_hub import hf_hub_download
 
-        config = Path(
-            hf_hub_download(repository, adapter_files.CONFIG, revision=revision, token=token)
-        )
-        commit = config.parent.name  # the cache has a folder for each
-        hf_hub_download(repository, adapter_files.WEIGHTS, revision=commit, token=token)
+        commit = _commit_of(repository, revision, token)
+        for name in adapter_files.NAMES:
+            path = hf_hub_download(repository, name, revision=commit, token=token)
     if revision != commit:
         log.warning(
             "%s is at commit %s: revision=%r names it, whatever is pushed later",
@@ -80,7 +79,21 @@ def fetch(repository: str, revision: str | None = None, token: str | None = None
             commit,
             commit,
         )
-    return Fetched(config.parent, f"{HUB}{repository}@{commit}")
+    return Fetched(Path(path).parent, f"{HUB}{repository}@{commit}")
+
+
+def _commit_of(repository: str, revision: str | None, token: str | None) -> str:
+    """That which a revision names now; without a network that which the cache has of it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    if COMMIT.fullmatch(revision or ""):
+        return revision
+    try:
+        url = hf_hub_url(repository, adapter_files.CONFIG, revision=revision)
+        return get_hf_file_metadata(url, token=token).commit_hash
+    except Exception:  # what is wrong is said by the next line, if the cache does not help
+        path = hf_hub_download(repository, adapter_files.CONFIG, revision=revision, token=token)
+        return Path(path).parent.name
 
 
 def backbone_for(fetched: Fetched, checkpoint: str | os.PathLike | None) -> nn.Module:
