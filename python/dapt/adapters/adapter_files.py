@@ -34,7 +34,13 @@ _PLAIN = dataclasses.asdict(Storage())  # a backbone as it was pre-trained; not 
 
 @dataclass(frozen=True)
 class BackboneRecord:
-    """Which backbone an adapter belongs to."""
+    """Which backbone an adapter belongs to.
+
+    Args:
+        kind: the name of its class.
+        config: its settings, as JSON has them.
+        fingerprint: SHA-256 of its weights.
+    """
 
     kind: str
     config: dict[str, object]
@@ -42,7 +48,12 @@ class BackboneRecord:
 
     @classmethod
     def of(cls, backbone: nn.Module, owned: Callable[[str], bool]) -> "BackboneRecord":
-        """The entries that are ``owned`` by the adapter do not count: it brings its own."""
+        """The record of a backbone.
+
+        Args:
+            backbone: with or without an adapter.
+            owned: whether an entry is the adapter's own, which does not count.
+        """
         digest = hashlib.sha256()
         for entry, value in sorted(backbone.state_dict().items()):
             if not owned(entry):
@@ -55,7 +66,12 @@ class BackboneRecord:
         return cls(type(backbone).__name__, json.loads(json.dumps(config)), digest.hexdigest())
 
     def completed(self, backbone: nn.Module) -> "BackboneRecord":
-        """With fields that are newer than the file, as they were before they could be chosen."""
+        """The record with fields that are newer than its file, as they were before they could be
+        chosen.
+
+        Args:
+            backbone: of the same kind.
+        """
         kept = [f for f in dataclasses.fields(backbone.config) if f.name not in _ONLY_FOR_TRAINING]
         defaults = {f.name: f.default for f in kept if f.default is not dataclasses.MISSING}
         defaults = {k: v for k, v in defaults.items() if k not in _PLAIN}
@@ -65,7 +81,16 @@ class BackboneRecord:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The content of adapter_config.json."""
+    """The content of adapter_config.json.
+
+    Args:
+        format_version: of the file format.
+        method: its name and settings.
+        task: its name and settings.
+        backbone: the fields of a `BackboneRecord`.
+        weights_sha256: of the file beside it.
+        preprocessing: what the clouds of the training went through.
+    """
 
     format_version: int
     method: dict
@@ -84,6 +109,7 @@ class AdapterFile:
         task: Likewise.
         backbone: What the adapter was trained on.
         state: Its own tensors by name.
+        preprocessing: What the clouds of the training went through; older files do not say.
     """
 
     method: Method
@@ -101,7 +127,16 @@ def write(
     state: Mapping[str, Tensor],
     preprocessing: Preprocessing | None = None,
 ) -> None:
-    """Leave an adapter's two files in a folder, each written atomically."""
+    """Write an adapter's two files, each atomically.
+
+    Args:
+        folder: made if it is not there.
+        method: with its settings.
+        task: with its settings.
+        backbone: on which the adapter was trained.
+        state: the adapter's own tensors.
+        preprocessing: what the clouds of the training went through.
+    """
     check_finite(state, f"the adapter for {folder}")
     _check_named("method", method, method_class)
     _check_named("task", task, task_class)
@@ -119,7 +154,11 @@ def write(
 
 
 def read(folder: str | os.PathLike) -> AdapterFile:
-    """The adapter in a folder; damaged or foreign files are refused."""
+    """The adapter in a folder; damaged or foreign files are refused.
+
+    Args:
+        folder: with the adapter's two files.
+    """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     weights = _read_bytes(folder / WEIGHTS)
@@ -149,14 +188,25 @@ def read(folder: str | os.PathLike) -> AdapterFile:
 
 
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse what a run that diverged leaves."""
+    """Refuse values that are not finite, as a run that diverged leaves them.
+
+    Args:
+        state: tensors by their names.
+        where: what the error calls them.
+    """
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise DaptError(f"{where} holds values that are not finite: {name}")
 
 
 def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: BackboneRecord) -> None:
-    """Refuse a backbone that is not the one the adapter was trained on."""
+    """Refuse a backbone that is not the one the adapter was trained on.
+
+    Args:
+        folder: of the adapter, for the error.
+        wanted: the backbone of its training.
+        got: the backbone at hand.
+    """
     if wanted.kind != got.kind:
         raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")
     for field in sorted(wanted.config.keys() | got.config.keys()):

@@ -45,7 +45,13 @@ def load_adapter(
 
 
 def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
-    """A model without adapters, with that of a folder; on an error its backbone is let go."""
+    """A model with the adapter of a folder; on an error its backbone is let go.
+
+    Args:
+        model: without adapters.
+        folder: of the adapter.
+        name: under which the model carries it.
+    """
     try:
         model.load_adapter(folder, name)
     except BaseException:

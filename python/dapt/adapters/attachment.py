@@ -50,7 +50,14 @@ class Attachment:
 
     @classmethod
     def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":
-        """A fresh adapter; the backbone stays as it is."""
+        """A fresh adapter.
+
+        Args:
+            backbone: left as it is.
+            name: under which the model carries it.
+            method: with its settings.
+            task: with its settings.
+        """
         check_sizes(method, smallest=0)
         method.check(backbone)
         _check_channels(method, backbone)
@@ -74,11 +81,20 @@ class Attachment:
         return self.head(features, labeled[..., :3], *inputs)
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
-        """What the network makes of the clouds, with the levels that the head asks for."""
+        """What the network makes of clouds, with the levels that the head asks for.
+
+        Args:
+            points: [B, N, 3].
+        """
         return self.method.features(self.network, points, self.head.levels)
 
     def set_mode(self, training: bool) -> None:
-        """What is frozen stays in eval mode: its batch norms, or all of it where nothing trains."""
+        """Training or eval mode; what is frozen stays in eval mode: its batch norms, or everything
+        where nothing trains.
+
+        Args:
+            training: as in `nn.Module.train`.
+        """
         self.head.train(training)
         trains = any(self.method.owns(entry) for entry in self.network.state_dict())
         self.network.train(training and trains)
@@ -87,7 +103,11 @@ class Attachment:
                 module.eval()
 
     def owns(self, entry: str) -> bool:
-        """Whether an entry of the state of a model with this adapter is the adapter's own."""
+        """Whether an entry of the state of a model with this adapter is the adapter's own.
+
+        Args:
+            entry: a name in the model's state.
+        """
         part, _, rest = entry.partition(".")
         return part == "head" or self.method.owns(rest)
 
@@ -108,7 +128,11 @@ class Attachment:
         return {entry: value for entry, value in state if self.method.owns(entry)}
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `own_state`; nothing is loaded unless everything fits."""
+        """The reverse of `own_state`; nothing is loaded unless everything fits.
+
+        Args:
+            state: the adapter's own tensors.
+        """
         own = self.own_state()
         for entry in sorted(own.keys() ^ state.keys()):
             where = "missing" if entry in own else "not a part of this adapter"

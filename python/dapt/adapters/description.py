@@ -45,7 +45,11 @@ def describe(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def lines(description: dict[str, str]) -> str:
-    """The description as a table."""
+    """The description as a table.
+
+    Args:
+        description: values by their names.
+    """
     width = max(map(len, description)) + 2
     return "\n".join(
         textwrap.indent("\n".join(map(shown, value.split("\n"))), " " * width).replace(

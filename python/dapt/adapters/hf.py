@@ -102,7 +102,12 @@ class DaptLayer(nn.Module, BaseTunerLayer):
             return getattr(self.base_layer, name)
 
     def add_adapter(self, name: str, config: DaptConfig) -> None:
-        """A fresh adapter beside those that are there."""
+        """Put a fresh adapter beside those that are there.
+
+        Args:
+            name: under which PEFT carries it.
+            config: of the method.
+        """
         plan = Plan(config.method())
         like = next(self.base_layer.parameters())
         own = {
@@ -126,7 +131,12 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         return self._network(self._active_name())(*args, **kwargs)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold what folds: scales and shifts; a scale that depends on the token stays."""
+        """Fold what folds: scales and shifts; a scale that depends on the token stays.
+
+        Args:
+            safe_merge: whether to refuse a result that is not finite.
+            adapter_names: at most one; None for the active one.
+        """
         names = check_adapters_to_merge(self, adapter_names)
         if not names:
             return
@@ -149,13 +159,23 @@ class DaptLayer(nn.Module, BaseTunerLayer):
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """The pre-trained network, or one with the adapter in which nothing is PEFT's."""
+        """The pre-trained network, or one with the adapter folded in, without any module of PEFT.
+
+        Args:
+            merge: whether the adapter is folded in.
+            safe_merge: whether to refuse a result that is not finite.
+            adapter_names: at most one; None for the active one.
+        """
         if merge:
             self.merge(safe_merge, adapter_names)
         return self.folded[0] if merge and self.folded else self.base_layer
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter; another one becomes active where it was."""
+        """Forget an adapter; if it was active, another one becomes so.
+
+        Args:
+            adapter_name: which.
+        """
         super().delete_adapter(adapter_name)
         self.plans.pop(adapter_name, None)
 
@@ -206,7 +226,11 @@ class DaptLayer(nn.Module, BaseTunerLayer):
 
 
 class DaptModel(BaseTuner):
-    """What PEFT makes of a model and a `DaptConfig`."""
+    """What PEFT makes of a model and a `DaptConfig`.
+
+    Args:
+        model: whose backbones are adapted; or a backbone.
+    """
 
     prefix = "dapt_"
     tuner_layer_cls = DaptLayer
@@ -284,12 +308,20 @@ class DaptModel(BaseTuner):
 
 
 def is_backbone(module: nn.Module) -> bool:
-    """Whether it is what a method adapts."""
+    """Whether a module is what a method adapts.
+
+    Args:
+        module: any.
+    """
     return hasattr(module, "tokenizers") and hasattr(module, "stacks")
 
 
 def backbones_of(model: nn.Module) -> list[str]:
-    """The names of the backbones among the modules of a model, adapted ones or not."""
+    """The names of the backbones among the modules of a model, adapted or not.
+
+    Args:
+        model: any module.
+    """
     found: list[str] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{other}.") for other in found)

@@ -139,7 +139,13 @@ def _rows_of(features: Features, rows: list[int], levels: Sequence[int]) -> Feat
 def chosen(
     table: Mapping[str, Attachment], names: Sequence[str | Attachment | None], points: Tensor
 ) -> list[Attachment | None]:
-    """The adapters of a model by name, one for each cloud; those that are given themselves stay."""
+    """The adapters that are named, one for each cloud.
+
+    Args:
+        table: all adapters of a model, by name.
+        names: one for each cloud; an adapter itself stays, and so does None.
+        points: [B, N, 3].
+    """
     if isinstance(names, str) or len(names) != len(points):
         got = repr(names) if isinstance(names, str) else len(names)
         raise UsageError(f"adapters must name one for each of {len(points)} clouds, got {got}")
@@ -147,7 +153,12 @@ def chosen(
 
 
 def named(table: Mapping[str, Attachment], name: str) -> Attachment:
-    """The adapter of that name, which has to be there."""
+    """The adapter of that name; an error if there is none.
+
+    Args:
+        table: all adapters of a model, by name.
+        name: which.
+    """
     if name not in table:
         raise UsageError(f"the model carries no adapter named '{name}'; it carries {listed(table)}")
     return table[name]

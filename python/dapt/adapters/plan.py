@@ -31,14 +31,24 @@ class Plan:
         return {"method": self.method, "network": None, "_places": []}
 
     def fresh(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """What trains, by names that a ParameterDict can have; the backbone stays as it is."""
+        """A fresh adapter's tensors, by names that a ParameterDict can have.
+
+        Args:
+            backbone: left as it is.
+        """
         self.method.check(backbone)
         entries = tensors_of(self._wrapped(backbone)).items()
         return {_key(entry): value for entry, value in entries if self.method.owns(entry)}
 
     @torch.compiler.disable
     def network_of(self, backbone: nn.Module, own: nn.ParameterDict) -> nn.Module:
-        """The network on the backbone's tensors and the adapter's, these in the type of those."""
+        """The adapted network, on the backbone's tensors and the adapter's, cast to the backbone's
+        dtype.
+
+        Args:
+            backbone: left as it is.
+            own: the adapter's tensors, as `fresh` names them.
+        """
         if self.network is None:
             self.network = self._wrapped(backbone)
             set_mode(self.network, backbone.training)
@@ -49,7 +59,12 @@ class Plan:
         return self.network
 
     def folded(self, backbone: nn.Module, own: nn.ParameterDict) -> nn.Module:
-        """A frozen network of plain layers, as far as these can do the same."""
+        """A frozen network of plain layers, as far as these can do the same.
+
+        Args:
+            backbone: left as it is.
+            own: the adapter's tensors, as `fresh` names them.
+        """
         plan = Plan(self.method)
         with torch.no_grad():
             network = plan.network_of(backbone, own)
@@ -87,13 +102,22 @@ class Plan:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those of several names under each."""
+    """Parameters and buffers by name; a tensor of several names stands under each.
+
+    Args:
+        module: any.
+    """
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def set_mode(network: nn.Module, training: bool) -> None:
-    """The frozen batch norms keep their statistics."""
+    """Training or eval mode, in which batch norms keep their statistics.
+
+    Args:
+        network: adapted.
+        training: as in `nn.Module.train`.
+    """
     for module in network.modules():
         module.training = training and not isinstance(module, _BatchNorm)
 

@@ -83,7 +83,11 @@ def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:
 
 
 def read_settings(config: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings of a published config, those of its section `model` at the top."""
+    """The settings of a published config, with those of its section `model` moved to the top.
+
+    Args:
+        config: a YAML file, its content, or None for no settings.
+    """
     if config is None:
         return {}
     if not isinstance(config, Mapping):

@@ -37,14 +37,25 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """The tensors of a file, and the settings that its shapes do not tell."""
+    """The tensors of a file, and the settings that its shapes do not tell.
+
+    Args:
+        source: its name, for errors.
+        state: tensors by their keys.
+        settings: of the published config.
+    """
 
     source: str
     state: State
     settings: Mapping[str, Any]
 
     def size(self, key: str, axis: int) -> int:
-        """The length of a tensor's axis."""
+        """The length of a tensor's axis.
+
+        Args:
+            key: of the tensor.
+            axis: of the tensor.
+        """
         if key not in self.state:
             raise DaptError(
                 f"{self.source} is not a released model of this kind: '{key}' is missing"
@@ -52,7 +63,11 @@ class ReleasedFile:
         return self.state[key].shape[axis]
 
     def count(self, pattern: str) -> int:
-        """1 + the greatest number that a key has where the pattern has its group."""
+        """1 + the greatest number in the file's keys.
+
+        Args:
+            pattern: of a key, with a group where the number is.
+        """
         numbers = (re.match(pattern, key) for key in self.state)
         return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
@@ -73,7 +88,12 @@ class ReleasedFile:
         return (*widths[0], *widths[1])
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the released config, which has to name it where there is no default."""
+        """A setting of the released config.
+
+        Args:
+            name: of the setting.
+            default: None where the config has to say it.
+        """
         value = self.settings.get(name, default)
         if value is None:
             raise UsageError(f"the config of {self.source} must say '{name}'")
@@ -81,7 +101,11 @@ class ReleasedFile:
 
 
 def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
-    """Of Point-MAE's kind, with the sizes that the tensors have."""
+    """A network of Point-MAE's kind, with the sizes that the tensors have.
+
+    Args:
+        file: as released.
+    """
     dim = file.size("norm.weight", 0)
     return PointTransformerConfig(
         num_groups=file.setting("num_group"),
@@ -99,7 +123,11 @@ def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
 
 
 def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
-    """A Point-FEMAE with the sizes that the tensors have."""
+    """A Point-FEMAE with the sizes that the tensors have.
+
+    Args:
+        file: as released.
+    """
     plain = dataclasses.asdict(plain_backbone(file))
     module = r"blocks\.blocks\.(\d+)\.cls\.conv1\.0\.weight"
     where = [int(match[1]) for key in file.state if (match := re.fullmatch(module, key))]
@@ -113,7 +141,11 @@ def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
 
 
 def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
-    """A PointGPT with the sizes that the tensors have."""
+    """A PointGPT with the sizes that the tensors have.
+
+    Args:
+        file: as released.
+    """
     dim = file.size("blocks.ln_f.weight", 0)
     return PointGptConfig(
         num_groups=file.setting("num_group"),
@@ -129,7 +161,11 @@ def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
 
 
 def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
-    """A ReCon++ with the sizes that the tensors have."""
+    """A ReCon++ with the sizes that the tensors have.
+
+    Args:
+        file: as released.
+    """
     dim = file.size("encoder.ln_f1.weight", 0)
     blocks = "encoder.blocks.local_blocks"
     sizes = ReconPpConfig(
@@ -145,7 +181,11 @@ def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
 
 
 def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
-    """A Point-M2AE, whose sizes the config has to tell."""
+    """A Point-M2AE, whose sizes come from the config.
+
+    Args:
+        file: as released.
+    """
     return PointM2aeConfig(
         num_groups=tuple(file.setting("num_groups")),
         group_size=tuple(file.setting("group_sizes")),
@@ -157,7 +197,13 @@ def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
 
 
 def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
-    """The task whose head is in the file; a classifier has the layers named, or Point-BERT's."""
+    """The task whose head is in the file.
+
+    Args:
+        file: as released.
+        head: of a classifier with the published layers; others are told by their keys.
+        dropout: of such a head.
+    """
     if "convs3.weight" in file.state:
         labels = file.size("convs3.weight", 0)
         if "label_conv.0.weight" in file.state:
@@ -216,18 +262,30 @@ class Kind:
     head_dropout: float = 0.5
 
     def matches(self, file: ReleasedFile) -> bool:
-        """Whether a file is of this kind: by the method that its config names, else by its keys."""
+        """Whether a file is of this kind: by the method that its config names, or else by its keys.
+
+        Args:
+            file: as released.
+        """
         named = file.settings.get("method")
         if named is not None:
             return named == self.name
         return all(any(re.match(mark, key) for key in file.state) for mark in self.marks)
 
     def task(self, file: ReleasedFile) -> Task:
-        """The task that the file's head was trained for."""
+        """The task that the file's head was trained for.
+
+        Args:
+            file: as released.
+        """
         return task_of(file, self.head, self.head_dropout)
 
     def layout(self, task: Task) -> Layout:
-        """Of the whole model: the adapted backbone and the head."""
+        """The layout of the whole model: of the adapted backbone and the head.
+
+        Args:
+            task: that the head was trained for.
+        """
         like = next(layout for layout in LAYOUTS if layout.title == self.like)
         renames = (
             (r"\.frozen\.", "."),

@@ -22,7 +22,13 @@ Splits = tuple[PointDataset, PointDataset | None, PointDataset | None]
 
 
 def load_splits(settings: Settings) -> Splits:
-    """(train, validation, test); validation 0 and folds of few clouds leave none to validate."""
+    """(train, validation, test).
+
+    There is no validation split with `validation` 0, nor for folds of few clouds.
+
+    Args:
+        settings: of a run.
+    """
     training, name, options = settings.training, settings.data.name, settings.data.options
     if settings.task.name == FewShot.name:
         FewShot(num_classes=1, **settings.task.options)  # says what is wrong before data are read
@@ -39,7 +45,13 @@ def load_splits(settings: Settings) -> Splits:
 
 
 def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, PointDataset]:
-    """(train, test) of a published fold, or of one drawn from any labeled training data."""
+    """(train, test) of a published fold, or of one drawn from any labeled training data.
+
+    Args:
+        data: the dataset.
+        task: of few clouds, with way, shot and fold.
+        seed: of the draw.
+    """
     way, shot, fold = (task.options[option] for option in ("way", "shot", "fold"))
     if data.name == "modelnet40_fewshot":
         data = data.but(way=way, shot=shot, fold=fold)
@@ -49,12 +61,23 @@ def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, Po
 
 
 def build_backbone(backbone: Section) -> nn.Module:
-    """The pre-trained network that the settings name."""
+    """The pre-trained network that the settings name.
+
+    Args:
+        backbone: its section.
+    """
     return create_backbone(backbone.name, **backbone.options)
 
 
 def build_model(backbone: Section, method: Section, task: Task, seed: int) -> AdaptedModel:
-    """The untrained model that the settings describe, the same for the same seed."""
+    """The untrained model that the settings describe, the same for the same seed.
+
+    Args:
+        backbone: its section.
+        method: its section.
+        task: the task itself.
+        seed: of weights that are drawn at random.
+    """
     torch.manual_seed(seed)
     network = build_backbone(backbone)
     chosen = method_class(method.name)(**method.options)
@@ -63,7 +86,11 @@ def build_model(backbone: Section, method: Section, task: Task, seed: int) -> Ad
 
 
 def restore_model(folder: RunFolder) -> TrainedModel:
-    """The trained model of a run: its backbone made anew, its adapter from the folder."""
+    """The trained model of a run: its backbone built anew, its adapter read from the folder.
+
+    Args:
+        folder: of a complete run.
+    """
     settings = _settings_of_model(folder)
     model = load_adapter(folder.adapter, _restored_backbone(settings))
     model.fallback, model.provenance = _fallback(settings), folder.card()
@@ -129,7 +156,13 @@ def load_run(folder: str | os.PathLike) -> TrainedModel:
 
 
 def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) -> None:
-    """Refuse to sample more points than the clouds have, or fewer than the backbone needs."""
+    """Refuse to sample more points than the clouds have, or fewer than the backbone needs.
+
+    Args:
+        dataset: of training.
+        num_points: that the network is to see.
+        backbone: that sees them.
+    """
     if num_points > dataset.num_points:
         raise UsageError(
             f"num_points must be at most the {dataset.num_points} points of the clouds, "
@@ -148,7 +181,12 @@ def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) ->
 
 
 def check_groups(num_points: int, backbone: nn.Module) -> None:
-    """A cloud has to have a point for each center, and each patch its points."""
+    """Refuse fewer points than a cloud needs for all centers, or than a patch needs.
+
+    Args:
+        num_points: that the network is to see.
+        backbone: that sees them.
+    """
     first = backbone.tokenizers[0]
     for field in ("num_groups", "group_size"):
         if getattr(first, field, 0) > num_points:

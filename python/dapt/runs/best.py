@@ -61,10 +61,18 @@ class Best:
         return found
 
     def is_whole(self, digest: str | None) -> bool:
-        """Whether the weights are those that were written."""
+        """Whether the weights are those that were written.
+
+        Args:
+            digest: of the file when it was written; None where that was not noted.
+        """
         return digest is None or digest_of(self.file) == digest
 
 
 def digest_of(path: Path) -> str | None:
-    """Of the content of a file; None where there is none."""
+    """SHA-256 of a file's content; None where there is no file.
+
+    Args:
+        path: of the file.
+    """
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

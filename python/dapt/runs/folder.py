@@ -127,7 +127,11 @@ class RunFolder:
             self.path.rmdir()
 
     def begin(self, settings: Settings) -> None:
-        """Claim the folder for a run with these settings, or find that it goes on with them."""
+        """Claim the folder for a run, or check that the run in it can go on.
+
+        Args:
+            settings: of the run.
+        """
         self._forget()
         if self.config.exists():
             if not settings.training.resume:
@@ -140,7 +144,11 @@ class RunFolder:
         write_atomically(self.config, dump(tree).encode())
 
     def check_same(self, settings: Settings) -> None:
-        """That the run here has these settings, but for those that do not touch its result."""
+        """Refuse other settings than the run has, except those that do not change its result.
+
+        Args:
+            settings: with which it is to go on.
+        """
         before, now = found(read_yaml(self.config), self.path), absolute(settings.tree())
         before, now = _defaults(settings.training) | flatten(before), flatten(now)
         for key in sorted(before.keys() | now.keys()):
@@ -216,14 +224,23 @@ class RunFolder:
         return Provenance(told, {first: float(result[first])} | scores, result["split"])
 
     def append_metrics(self, line: Mapping) -> None:
-        """Add an epoch's line, on the disk when this returns."""
+        """Add an epoch's line; it is on the disk when this returns.
+
+        Args:
+            line: numbers by their names.
+        """
         with writing(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def restore_metrics(self, state: Mapping | None) -> None:
-        """The epochs up to the checkpoint that the run goes on from, whatever is in the file."""
+        """Cut the metrics back to the checkpoint that the run goes on from, whatever is in the
+        file.
+
+        Args:
+            state: of the checkpoint; None starts from the beginning.
+        """
         if state is None:
             before = ""
         elif "metrics" in state:
@@ -237,7 +254,11 @@ class RunFolder:
         return self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
 
     def write_result(self, result: Mapping) -> None:
-        """Leave result.json."""
+        """Write result.json.
+
+        Args:
+            result: numbers by their names.
+        """
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
 
     def write_clouds(self, clouds: np.ndarray) -> None:
@@ -258,7 +279,11 @@ class RunFolder:
             return None
 
     def save(self, state: Mapping) -> None:
-        """Write a checkpoint; the one before is kept until the next."""
+        """Write a checkpoint; the one before is kept until the next.
+
+        Args:
+            state: what `torch.save` takes.
+        """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "metrics": self._metrics_text(), **state}, buffer)
         write_atomically(self.fresh, buffer.getvalue())

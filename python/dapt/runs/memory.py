@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 
 class CountSaved(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that autograd keeps for the backward, each storage once, no weights."""
+    """Counts the bytes that autograd keeps for the backward: each storage once, weights excluded.
+
+    Args:
+        model: whose weights are not counted.
+    """
 
     def __init__(self, model: nn.Module):
         state = [tensor.untyped_storage() for tensor in model.state_dict().values()]
@@ -30,7 +34,11 @@ class CountSaved(torch.autograd.graph.saved_tensors_hooks):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that the device, or this process, ever held."""
+    """The most bytes that a device, or on a CPU this process, has ever held.
+
+    Args:
+        device: of the computation.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

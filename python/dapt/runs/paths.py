@@ -15,7 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def absolute(tree: Tree) -> Tree:
-    """The settings with every path as it is from anywhere on this machine."""
+    """The settings with every path made absolute.
+
+    Args:
+        tree: of a run, left as it is.
+    """
     tree = _copy(tree)
     for part, key in _paths(tree):
         part[key] = os.path.abspath(os.path.expanduser(part[key]))

@@ -43,7 +43,11 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def launch(options: TrainOptions) -> Fabric:
-    """Fabric for this machine, or for the processes that torchrun has started."""
+    """Fabric for this machine, or for the processes that torchrun has started.
+
+    Args:
+        options: for accelerator, devices and precision.
+    """
     _check_accelerator(options)
     devices, nodes = options.devices, 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -87,14 +91,23 @@ def is_first_process() -> bool:
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is set in any of the processes, for all of them to know."""
+    """Whether a flag is set in any of the processes; all of them learn it.
+
+    Args:
+        fabric: of this process.
+        flag: this process's own.
+    """
     if fabric.world_size == 1:
         return flag
     return bool(fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:
-    """Put a `SynchronizedBatchNorm` in place of each batch norm that counts."""
+    """Replace each batch norm that updates its statistics by a `SynchronizedBatchNorm`.
+
+    Args:
+        model: in training mode.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm1d) and child.training:

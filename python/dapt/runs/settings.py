@@ -47,14 +47,23 @@ DEFAULT_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A named part of the settings: which dataset, backbone, method or task, and its options."""
+    """A named part of the settings, such as the dataset with its options.
+
+    Args:
+        name: of the dataset, backbone, method or task.
+        options: those that were given or have defaults.
+    """
 
     name: str
     options: Tree = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, tree: Mapping) -> "Section":
-        """From a section of a config."""
+        """From a section of a config.
+
+        Args:
+            tree: with its `name` among the options.
+        """
         options = dict(tree)
         return cls(options.pop("name"), options)
 
@@ -66,7 +75,12 @@ class Section:
         return option in self.options
 
     def get(self, option: str, default: object = None) -> object:
-        """An option, or the default where it is not named."""
+        """An option, or the default where it is not named.
+
+        Args:
+            option: its name.
+            default: where it is not set.
+        """
         return self.options.get(option, default)
 
     def but(self, **options) -> "Section":
@@ -99,7 +113,11 @@ class Settings:
 
     @classmethod
     def of(cls, tree: Mapping) -> "Settings":
-        """From a complete tree: what `parse` found, or the config.yaml of a run folder."""
+        """The settings in a complete tree: what `parse` found, or the config.yaml of a run folder.
+
+        Args:
+            tree: with all sections.
+        """
         kind = TrainOptions if "method" in tree else PretrainOptions
         known = {field.name for field in dataclasses.fields(kind)}
         training = kind(**{key: value for key, value in tree.items() if key in known})
@@ -136,7 +154,14 @@ def _with_weights(backbone: Section) -> Section:
 def build_parser(
     prog: str, names: Mapping[str, str], options: type[TrainOptions], description: str = ""
 ) -> ArgumentParser:
-    """A parser of one kind of run; `names` says which dataset, backbone, method and so on."""
+    """The parser for one kind of run.
+
+    Args:
+        prog: the command, for its help.
+        names: which dataset, backbone, method and so on.
+        options: adaptation's or pre-training's.
+        description: of the command, for its help.
+    """
     unreadable = (yaml.YAMLError, ValueError, RecursionError)
     set_loader("dapt", lambda text: _recipe(load_yaml(text), names), unreadable)
     parser = ArgumentParser(
@@ -244,7 +269,14 @@ def parse(
 def parser_of(
     prog: str, argv: list[str], sections: tuple[str, ...], description: str = ""
 ) -> ArgumentParser:
-    """The parser of these arguments, with the options of the names that they choose."""
+    """The parser for these arguments, with the options of the names that they choose.
+
+    Args:
+        prog: the command, for its help.
+        argv: the words behind it.
+        sections: those of this kind of run.
+        description: of the command, for its help.
+    """
     kind = TrainOptions if sections == ADAPTATION else PretrainOptions
     return build_parser(prog, find_names(argv, sections), kind, description)
 
@@ -332,7 +364,11 @@ def _is_text(config: str) -> bool:
 
 
 def check_given(argv: Sequence[str]) -> None:
-    """That no flag has an empty value, which for a path would be the current folder."""
+    """Refuse flags with an empty value, which for a path would be the current folder.
+
+    Args:
+        argv: the words behind the command.
+    """
     for word, following in zip(argv, [*argv[1:], "-"], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("--") and not (value if equals else following).strip():
@@ -340,7 +376,12 @@ def check_given(argv: Sequence[str]) -> None:
 
 
 def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Section]:
-    """Backbone, method and task alone: of a config, with other ones by their names."""
+    """Backbone, method and task of a config, without its data and training.
+
+    Args:
+        path: of the config; None for the defaults.
+        names: of a backbone, method or task to take instead.
+    """
     sections = ("backbone", "method", "task")
     given = read_yaml(path) if path else {}
     method = names.get("method") or _names_in(given, sections).get("method")
@@ -371,7 +412,12 @@ def _as_named(word: str) -> str:
 
 
 def find_names(argv: Sequence[str], sections: tuple[str, ...]) -> dict[str, str]:
-    """The name of every section by the default, the config files and the flags, in this order."""
+    """The name of every section: from the defaults, then the config files, then the flags.
+
+    Args:
+        argv: the words behind the command.
+        sections: those of this kind of run.
+    """
     names = {section: DEFAULT_NAMES[section] for section in sections}
     chosen = {}
     for word, following in zip(argv, [*argv[1:], ""], strict=False):

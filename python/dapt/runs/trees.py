@@ -32,7 +32,10 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str) -> Any:
     """YAML in which a section may be given by its name alone, and 1e-3 is a number.
 
-    What no settings are is a yaml.YAMLError, whatever went wrong.
+    Anything that is not settings raises a yaml.YAMLError, whatever went wrong.
+
+    Args:
+        text: of a file or a flag.
     """
     try:
         loader = _Loader(text)
@@ -68,7 +71,11 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def spelled_out(tree: Tree) -> Tree:
-    """`method: dapt` is short for `method: {name: dapt}`; an empty section is none."""
+    """`method: dapt` is short for `method: {name: dapt}`; an empty section is none.
+
+    Args:
+        tree: of settings, left as it is.
+    """
     tree = {key: value for key, value in tree.items() if key not in NAMED or value is not None}
     for key in NAMED:
         if key in tree and not isinstance(tree[key], str | Mapping):
@@ -92,7 +99,11 @@ def config_file(config: str | Path) -> Path:
 
 
 def read_yaml(path: str | Path) -> Tree:
-    """The settings in a file or a recipe, as they stand there."""
+    """The settings in a file or a recipe, unchanged.
+
+    Args:
+        path: of a file, or the name of a recipe.
+    """
     path = config_file(path)
     try:
         tree = load_yaml(path.read_text())
@@ -108,7 +119,12 @@ def read_yaml(path: str | Path) -> Tree:
 
 
 def for_method(tree: Tree, method: str | None) -> Tree:
-    """A recipe as it is for one method: what stands under `methods:` for it replaces the rest."""
+    """A recipe for one method: what stands under `methods:` for it replaces the rest.
+
+    Args:
+        tree: of a recipe, left as it is.
+        method: its name.
+    """
     tree = dict(tree)
     changes = tree.pop("methods", None) or {}
     if not isinstance(changes, dict):
@@ -138,7 +154,12 @@ def _name(section: Any) -> str | None:
 
 
 def merged(tree: Mapping, changes: Mapping) -> Tree:
-    """The tree with the leaves of another one in place of its own."""
+    """A tree with the leaves of another one in place of its own.
+
+    Args:
+        tree: left as it is.
+        changes: part of a tree.
+    """
     result = dict(tree)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -147,7 +168,11 @@ def merged(tree: Mapping, changes: Mapping) -> Tree:
 
 
 def plain(value: Any) -> Any:
-    """The tree as YAML and JSON have it: no paths and no tuples."""
+    """A tree as YAML and JSON have it: no paths and no tuples.
+
+    Args:
+        value: a tree or a leaf.
+    """
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -156,12 +181,21 @@ def plain(value: Any) -> Any:
 
 
 def dump(tree: Tree) -> str:
-    """The tree as YAML."""
+    """The tree as YAML.
+
+    Args:
+        tree: of settings.
+    """
     return yaml.safe_dump(plain(tree), sort_keys=False)
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
-    """{"data": {"train": x}} -> {"data.train": x}"""
+    """A tree as one level of dotted names: {"data": {"train": x}} -> {"data.train": x}.
+
+    Args:
+        tree: of settings.
+        prefix: of all names.
+    """
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

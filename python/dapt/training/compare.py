@@ -36,7 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """One method: a score for each seed, and what it costs."""
+    """One method: a score for each seed, and what it costs.
+
+    Args:
+        method: its name.
+        seeds: of its runs.
+        scores: in the order of the seeds.
+        trainable_parameters: how many train.
+        total_parameters: how many there are.
+        saved_activation_bytes: kept for the backward of one step.
+        peak_memory_bytes: the most that a process held.
+        seconds_per_step: of the fastest run.
+        spread_of_folds: within a seed, if a run is made of several folds.
+    """
 
     method: str
     seeds: list[int]
@@ -52,7 +64,13 @@ class Row:
 
     @classmethod
     def of(cls, method: str, results: dict[int, dict], metric: str) -> "Row":
-        """The line of a method, from the results by seed."""
+        """The row of a method.
+
+        Args:
+            method: its name.
+            results: by seed.
+            metric: which of the results is the score.
+        """
 
         def each(key):
             return [result[key] for result in results.values()]
@@ -92,14 +110,14 @@ def compare(
     search: Search | None = None,
     reference: str | None = None,
 ) -> str:
-    """Run or resume what is missing; returns the table as Markdown and leaves it in `out`.
+    """Run or resume what is missing; gives the table as Markdown and leaves it in a folder.
 
     Args:
-        methods: Their names.
-        seeds: Runs of each method.
-        base: The recipe, a YAML file.
-        out: Folder of the runs and the table.
-        flags: Of each `dapt train`.
+        methods: their names.
+        seeds: how many of each; they begin at 0.
+        base: a config for all runs.
+        out: the folder, with a run folder for each run.
+        flags: for all runs, as `dapt train` takes them.
         jobs: Runs at once; None for one after the other here, and for all that Slurm has room for.
         slurm: What Slurm is asked for, where it has the runs.
         search: The learning rates to choose from for each method; None for those of the recipe.
@@ -145,7 +163,12 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def report(out: Path, runs: Sequence[Run]) -> None:
-    """report.html beside the table; the table stands without it."""
+    """Write report.html beside the table; the table stands without it.
+
+    Args:
+        out: the folder of the comparison.
+        runs: all of them.
+    """
     try:
         page = out / "report.html"
         Report.of([run.folder.path for run in runs]).write(page)
@@ -162,7 +185,15 @@ def plan(
     flags: Sequence[str],
     choices: Mapping[str, Choice] | None = None,
 ) -> list[Run]:
-    """All runs, with their settings checked before the first of them starts."""
+    """All runs, with their settings checked before the first of them starts.
+
+    Args:
+        methods: their names.
+        seeds: how many of each.
+        base: a config for all runs.
+        out: the folder of the comparison.
+        flags: for all runs, as `dapt train` takes them.
+    """
     if len(set(methods)) < len(methods) or not methods:
         raise UsageError(f"methods must name each method once, got {','.join(methods)}")
     if not 1 <= seeds <= searching.FIRST_SEED:
@@ -234,7 +265,12 @@ class Found:
 
 
 def write(out: Path, found: Found, is_complete: bool = False) -> str:
-    """comparison.md, .csv, .json and .png of the runs that are complete."""
+    """Write comparison.md, .csv, .json and .png of the runs that are complete; gives the table.
+
+    Args:
+        out: the folder of the comparison.
+        runs: all of them, at least one complete.
+    """
     settings = found.runs[0].settings
     metric = task_class(settings.task.name).metric
     results: dict[str, dict[int, dict]] = {}
@@ -319,7 +355,13 @@ def _caption(settings: Settings, split: str, chosen: bool) -> str:
 
 
 def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
-    """The table."""
+    """The table as Markdown.
+
+    Args:
+        rows: one for each method.
+        metric: the name of the score.
+        caption: what was run.
+    """
     heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
     heads += ("activations, MiB", "peak memory, MiB", "ms a step")
     compared = any(row.difference for row in rows)
@@ -367,6 +409,12 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
 
 
 def chart(rows: Sequence[Row], metric: str, caption: str) -> bytes:
-    """Score against trained parameters, as a PNG."""
+    """Score against trained parameters, as a PNG.
+
+    Args:
+        rows: one for each method.
+        metric: the name of the score.
+        caption: what was run.
+    """
     points = [(row.method, row.trainable_parameters, mean(row.scores), row.spread) for row in rows]
     return score_against_parameters(points, metric, caption)

@@ -40,7 +40,15 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
 
 
 def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
-    """A row for each fold in place of the classes, which differ from fold to fold."""
+    """Scores of every fold: a row for each of them in place of the classes, which differ between
+    folds.
+
+    Args:
+        folder: of a run of all folds.
+        split: "validation" or "test".
+        votes: views of each cloud whose probabilities are averaged.
+        options: for accelerator and precision.
+    """
     results = [
         evaluate_run(fold, split, votes, options)
         for fold in fold_folders(folder, folder.settings())

@@ -18,13 +18,22 @@ _SHARED += ("seed", "versions")
 
 
 def is_of_folds(settings: Settings) -> bool:
-    """Whether the settings ask for every fold."""
+    """Whether the settings ask for every fold.
+
+    Args:
+        settings: of a run.
+    """
     task = settings.task
     return task is not None and task.name == FewShot.name and task.get("fold") is None
 
 
 def fold_folders(folder: RunFolder, settings: Settings) -> list[RunFolder]:
-    """A folder for each fold, within that of the whole run."""
+    """A folder for each fold, within that of the whole run.
+
+    Args:
+        folder: of the whole run.
+        settings: which say how many folds there are.
+    """
     paths = (folder.path / f"fold_{fold}" for fold in range(settings.task.get("folds")))
     return [RunFolder(path, folder.flags) for path in paths]
 
@@ -63,7 +72,11 @@ def _train_all(folder: RunFolder, settings: Settings, train: Callable[[Settings]
 
 
 def summary(results: list[dict]) -> dict:
-    """Mean and standard deviation of the folds' accuracies, and each of them."""
+    """Mean and standard deviation of the folds' accuracies, and each of them.
+
+    Args:
+        results: one for each fold.
+    """
     accuracies = [result["accuracy"] for result in results]
     return {"accuracy": fmean(accuracies), "accuracy_std": pstdev(accuracies), "folds": accuracies}
 

@@ -55,27 +55,54 @@ class Job(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `state`."""
+        """The reverse of `state`.
+
+        Args:
+            state: of a checkpoint.
+        """
 
     @abstractmethod
     def views(self, batch: Batch, share: transforms.Share) -> Batch:
-        """The batch as one training step sees it."""
+        """The batch as one training step sees it.
+
+        Args:
+            batch: of the dataset.
+            share: the random numbers of this process.
+        """
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Of one view, through the network as Fabric wrapped it."""
+        """The loss of one view.
+
+        Args:
+            network: the model as Fabric wrapped it.
+            batch: as `views` gives it.
+        """
 
     @abstractmethod
     def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
-        """The metrics of an epoch, the validation metric among them."""
+        """The metrics of an epoch, the validation metric among them.
+
+        Args:
+            epoch: just done, from 0.
+            fabric: of this process.
+        """
 
     @abstractmethod
     def write(self, path: Path) -> None:
-        """Leave the trained weights in their own format."""
+        """Write the trained weights in their own format.
+
+        Args:
+            path: a file or a folder, as the format has it.
+        """
 
     @abstractmethod
     def best(self, folder: RunFolder) -> Best:
-        """Where a run keeps what `write` leaves of its best epoch."""
+        """Where a run keeps what `write` leaves of its best epoch.
+
+        Args:
+            folder: of the run.
+        """
 
     @abstractmethod
     def inputs(self) -> dict[str, str]:
@@ -83,22 +110,43 @@ class Job(ABC):
 
     @abstractmethod
     def load_best(self, file: Path) -> None:
-        """Take the weights that `write` left last."""
+        """Take the weights that `write` wrote last.
+
+        Args:
+            file: of `Best`.
+        """
 
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
-        """What has to be known of the training data before the first step."""
+        """Learn what has to be known of the training data before the first step.
+
+        Args:
+            fabric: of this process.
+        """
 
     def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
-        """Further measurements for the epoch's line; a job decides in which epochs."""
+        """Further measurements for the epoch's line; a job decides in which epochs.
+
+        Args:
+            epoch: just done, from 0.
+            fabric: of this process.
+        """
         return {}
 
     def final(self, fabric: Fabric) -> dict[str, object]:
-        """The result of the best epoch, once."""
+        """The result of the best epoch, once.
+
+        Args:
+            fabric: of this process.
+        """
         return {}
 
 
 class Adaptation(Job):
-    """A frozen backbone, adapted to a task by a method."""
+    """A frozen backbone, adapted to a task by a method.
+
+    Args:
+        settings: of the run.
+    """
 
     higher_is_better = True
 
@@ -209,7 +257,11 @@ class Adaptation(Job):
 
 
 class Pretraining(Job):
-    """A masked autoencoder whose encoder becomes a backbone."""
+    """A masked autoencoder whose encoder becomes a backbone.
+
+    Args:
+        settings: of the run.
+    """
 
     metric = "validation_loss"
     higher_is_better = False

@@ -17,10 +17,19 @@ class Logger(Protocol):
     """What is asked of a logger, Lightning's or anybody's."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers of a step."""
+        """Record numbers.
+
+        Args:
+            metrics: by their names.
+            step: at which they hold.
+        """
 
     def finalize(self, status: str) -> None:
-        """The run has ended."""
+        """Record that the run has ended.
+
+        Args:
+            status: "success", say.
+        """
 
 
 def create_logger(name: str, folder: Path) -> Logger:

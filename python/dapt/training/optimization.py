@@ -11,7 +11,12 @@ from dapt.runs.options import TrainOptions
 
 
 def decays(name: str, weight: nn.Parameter) -> bool:
-    """Whether weight decay acts on a parameter: not on vectors, biases and tokens."""
+    """Whether weight decay acts on a parameter: not on vectors, biases and tokens.
+
+    Args:
+        name: of the parameter.
+        weight: the parameter.
+    """
     own = name.rpartition(".")[2]
     return weight.ndim > 1 and own != "bias" and "token" not in own
 
@@ -19,8 +24,13 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 def adamw(
     named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so; for
-    a CUDA graph the rates are tensors on the device."""
+    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so.
+
+    Args:
+        named: what trains.
+        options: of the optimizer.
+        device: on CUDA the rates are tensors there, for graphs.
+    """
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
         members.setdefault((decays(name, weight), _rate(name, options)), []).append(weight)
@@ -44,8 +54,14 @@ def _rate(name: str, options: TrainOptions) -> float:
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainOptions) -> None:
-    """Set what an optimizer steps by at a time in epochs; rates in float32, as which a CUDA graph
-    reads them."""
+    """Set the learning rate, and the momentum that may go with it; in float32, as a CUDA graph
+    reads it.
+
+    Args:
+        optimizer: from `adamw`.
+        epoch: the time, in epochs.
+        options: of the schedule.
+    """
     for group in optimizer.param_groups:
         rate = torch.tensor(learning_rate(epoch, options) * group.get("rate", 1.0))
         if isinstance(group["lr"], Tensor):
@@ -57,7 +73,12 @@ def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainO
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take up the state of a checkpoint; whether it can be captured stays as it is."""
+    """Take up the state of a checkpoint; whether a graph can capture the optimizer stays as it is.
+
+    Args:
+        optimizer: from `adamw`.
+        state: of the checkpoint.
+    """
     own = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, kept in zip(optimizer.param_groups, own, strict=True):
@@ -65,7 +86,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def learning_rate(epoch: float, options: TrainOptions) -> float:
-    """At a time in epochs: up, then down along a cosine."""
+    """The learning rate at a time: up, then down along a cosine.
+
+    Args:
+        epoch: the time, in epochs.
+        options: of the schedule.
+    """
     low, high = options.min_learning_rate, options.learning_rate
     if options.schedule == "one_cycle" and epoch < _warmup(options):
         low = high / 10
@@ -87,7 +113,12 @@ def _height(epoch: float, options: TrainOptions) -> float:
 
 
 class RunningMean:
-    """Exponential mean of the weights, for evaluation."""
+    """Exponential mean of the weights, for evaluation.
+
+    Args:
+        weights: that train.
+        decay: of the mean at each step.
+    """
 
     def __init__(self, weights: Sequence[nn.Parameter], decay: float):
         self.weights = [weight.detach() for weight in weights]
@@ -106,6 +137,10 @@ class RunningMean:
             mean.copy_(held)
 
     def load(self, mean: Sequence[Tensor]) -> None:
-        """Take up the mean of a checkpoint."""
+        """Take up the mean of a checkpoint.
+
+        Args:
+            mean: one tensor for each weight.
+        """
         for own, value in zip(self.mean, mean, strict=True):
             own.copy_(value)

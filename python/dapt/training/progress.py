@@ -14,7 +14,16 @@ TOLD_EVERY = 10  # steps from one reading of the loss to the next
 
 
 class Progress:
-    """Only the first process shows anything; without a terminal there is no bar."""
+    """What a run shows of itself. Only the first process shows anything; without a terminal there
+    is no bar.
+
+    Args:
+        options: for epochs and loggers.
+        sampler: whose batches are the steps of an epoch.
+        points_per_step: of all clouds of a batch.
+        fabric: of this process.
+        folder: of the run.
+    """
 
     def __init__(
         self,
@@ -48,12 +57,21 @@ class Progress:
             self.logger.finalize("success")
 
     def start_epoch(self, epoch: int, step: int) -> None:
-        """Show the epoch, from the step that it goes on at."""
+        """Show the epoch, from the step that it goes on at.
+
+        Args:
+            epoch: from 0.
+            step: within the epoch.
+        """
         self.step, self.read = epoch * self.steps + step, None if step else (0.0, 0.0)
         self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
 
     def advance(self, totals: Tensor) -> None:
-        """One step more, with the sum of losses and the number of steps."""
+        """Count one step more.
+
+        Args:
+            totals: the sum of the losses, and how many steps there were.
+        """
         self.bar.advance()
         self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
         self.step += 1
@@ -69,7 +87,12 @@ class Progress:
         self.bar.update(note=f"{rate:,.0f} points/s, loss {loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
-        """Print an epoch's line and hand it to TensorBoard."""
+        """Print an epoch's line and hand it to TensorBoard.
+
+        Args:
+            line: the epoch's metrics.
+            is_best: whether it is the best so far.
+        """
         if self.speaks:
             say(epoch_line(line, self.epochs, is_best))
         self._log(line["step"], line)
