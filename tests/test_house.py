@@ -97,12 +97,7 @@ def test_packages_know_their_place():
 
 SOURCES = [*MODULES.values(), *sorted((ROOT / "dapt_ext").rglob("*.py"))]
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
-CLASSES = {
-    node.name: node
-    for tree in TREES.values()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.ClassDef)
-}
+CLASSES = [node for t in TREES.values() for node in ast.walk(t) if isinstance(node, ast.ClassDef)]
 OF_TORCH = {"forward", "backward", "extra_repr", "train"}  # their meaning is torch's
 
 
@@ -112,8 +107,8 @@ def methods_of(node):
 
 def ancestors(node):
     for base in node.bases:
-        found = CLASSES.get(ast.unparse(base).split("[")[0].split(".")[-1])
-        if found is not None and found is not node:
+        name = ast.unparse(base).split("[")[0].split(".")[-1]
+        for found in (each for each in CLASSES if each.name == name and each is not node):
             yield from (found, *ancestors(found))
 
 

@@ -174,6 +174,7 @@ def test_a_package_runs_from_cpp(package, tmp_path):
     assert wrong.returncode == 1 and wrong.stderr == "label: cannot read none\n"
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_command(run, tmp_path, capsys):
     folder, code = run("x", epochs=1)

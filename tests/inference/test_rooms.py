@@ -104,6 +104,7 @@ print(len(result.labels), result.labels.min(), result.labels.max(), (peak - befo
 """
 
 
+@pytest.mark.slow
 def test_a_whole_room_in_bounded_memory():
     """The published size, untrained: every point once, and a few hundred MiB for any room."""
     if not SCANS.is_file():

@@ -122,7 +122,10 @@ def test_bfloat16(small_backbone, method):
     assert {w.dtype for w in model.parameters()} == {torch.float32}
 
 
-@each_method
+@pytest.mark.parametrize(
+    "method",
+    ["dapt", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILY if name != "dapt")],
+)
 def test_compiles(small_backbone, method, fresh_compiler):
     """The same values and gradients; graph breaks are allowed here."""
     model = attached(small_backbone(depth=2, drop_path=0.0), method).eval()

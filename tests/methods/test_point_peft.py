@@ -241,6 +241,7 @@ def work(rank, port, rows, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_share_one_memory(tmp_path):
     rows = torch.randn(8, 5)
     with socket.socket() as free:

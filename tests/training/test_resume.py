@@ -110,6 +110,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(run, monkeypatch,
     assert_same_run(whole, run("parts", "--resume")[0])
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments(run, tmp_path):
     """Real processes, killed while they start, train, evaluate or write."""
     flags = ["--checkpoint_seconds", "0", "--epochs", "40"]
