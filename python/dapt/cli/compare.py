@@ -33,6 +33,12 @@ def run(argv: list[str]) -> None:
         "--reference", help="method that the others are compared with; the first by default"
     )
     parser.add_argument(
+        "--corrupt",
+        metavar="KINDS",
+        help="score each run on corrupted clouds, too: jitter, dropout, occlusion, density, "
+        "rotation, some of them with commas, or all",
+    )
+    parser.add_argument(
         "--jobs",
         type=at_least_one,
         help="runs at once, which share the cores of this machine; with Slurm all, else one",
@@ -49,15 +55,17 @@ def run(argv: list[str]) -> None:
     given = {name: value for name, value in given.items() if value is not None}
     if given and args.launcher != "slurm":
         raise UsageError(f"--slurm.{next(iter(given))} needs --launcher slurm")
+    from dapt.data.corruptions import kinds_of
     from dapt.training.compare import compare
     from dapt.training.search import Search
     from dapt.training.slurm import SlurmOptions
 
     slurm = SlurmOptions(**given) if args.launcher == "slurm" else None
     search = Search.of(args.search, args.search_seeds) if args.search else None
+    kinds = kinds_of(args.corrupt) if args.corrupt else ()
     methods = args.methods.split(",")
     where = args.config, args.out, flags, args.jobs, slurm
-    print(compare(methods, args.seeds, *where, search, args.reference), end="")
+    print(compare(methods, args.seeds, *where, search, args.reference, kinds), end="")
 
 
 def add_slurm(parser: Parser) -> None:

@@ -19,6 +19,12 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=a_path, help="also write the scores to this JSON file")
+    parser.add_argument(
+        "--corrupt",
+        metavar="KINDS",
+        help="score corrupted clouds, in five severities: jitter, dropout, occlusion, density, "
+        "rotation, some of them with commas, or all",
+    )
     args, flags = parser.parse_known_args(argv)
     from dapt.files import write_atomically
     from dapt.runs.folder import RunFolder
@@ -27,11 +33,37 @@ def run(argv: list[str]) -> None:
     from dapt.training.evaluation import evaluate_run
 
     options = TrainOptions(out=args.run, batch_size=args.batch_size, accelerator=args.accelerator)
+    if args.corrupt:
+        _evaluate_corrupted(args, flags, options)
+        return
     result = evaluate_run(RunFolder(args.run, flags), args.split, args.votes, options)
     if is_first_process():
         _show_classes(result)
         if args.out:
             write_atomically(args.out, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _evaluate_corrupted(args, flags: list[str], options) -> None:
+    from dapt.data.corruptions import kinds_of
+    from dapt.errors import UsageError
+    from dapt.files import write_atomically
+    from dapt.runs.folder import RunFolder
+    from dapt.runs.processes import is_first_process
+    from dapt.training.robustness import corrupted_scores
+
+    if args.votes > 1:
+        raise UsageError("--corrupt has no votes: leave --votes out")
+    kinds = kinds_of(args.corrupt)
+    curves = corrupted_scores(RunFolder(args.run, flags), kinds, args.split, options)
+    if not is_first_process():
+        return
+    width = max(map(len, curves))
+    print(f"{'severity':{width}}", *(f"{severity:>9}" for severity in range(6)))
+    for kind, values in curves.items():
+        print(f"{kind:{width}}", *(f"{_cell(value):>9}" for value in values))
+    if args.out:
+        record = {"split": args.split, "corruptions": curves}
+        write_atomically(args.out, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _show_classes(result: dict) -> None:

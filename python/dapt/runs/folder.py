@@ -6,6 +6,7 @@ adapter/               the best epoch's adapter; of a pre-training backbone.safe
 last.ckpt              to resume from; previous.ckpt is the one before, previous_adapter/ its best
 .lock                  held by the process that trains here
 result.json            what came out, when the run is complete
+corruptions.json       scores on corrupted clouds, where a comparison asked for them
 clouds.npy             what each cloud of its split contributed, 1 for right
 tensorboard/           events
 """
@@ -56,6 +57,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
         self.clouds = self.path / "clouds.npy"
+        self.corruptions = self.path / "corruptions.json"
         self.adapter = self.path / "adapter"
         self.backbone = self.path / "backbone.safetensors"
         self.tensorboard = self.path / "tensorboard"
@@ -105,7 +107,7 @@ class RunFolder:
         with writing(self.path):
             remove(self.fresh)
             written = (self.config, self.result, self.fresh, self.adapter, self.backbone)
-            names = [path.name for path in (*written, self.clouds)]
+            names = [path.name for path in (*written, self.clouds, self.corruptions)]
             staged = [f"next_{name}" for name in names]
             remove_leftovers(self.path, *names, *staged, ".lock.holder")
             remove_leftovers(self.adapter, *adapter_files.NAMES)
@@ -277,6 +279,30 @@ class RunFolder:
             return np.load(self.clouds, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
+
+    def write_corruptions(self, scores: Mapping[str, Sequence[float]], about: str) -> None:
+        """Leave corruptions.json.
+
+        Args:
+            scores: By kinds, of severities 0 to 5.
+            about: Digest of the weights that they are of.
+        """
+        text = json.dumps({"about": about, "scores": scores}, indent=2) + "\n"
+        write_atomically(self.corruptions, text.encode())
+
+    def read_corruptions(self, about: str | None = None) -> dict[str, list[float]]:
+        """What `write_corruptions` left; nothing where it did not.
+
+        Args:
+            about: Digest of the weights that they have to be of; None for any.
+        """
+        try:
+            kept = json.loads(self.corruptions.read_text())
+            if about not in (None, kept["about"]):
+                return {}
+            return {str(k): [float(v) for v in values] for k, values in kept["scores"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def save(self, state: Mapping) -> None:
         """Write a checkpoint; the one before is kept until the next.

@@ -18,20 +18,24 @@ import numpy as np
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
-from dapt.progress import part_of_whole
+from dapt.progress import part_of_whole, watched
 from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings, parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
 from dapt.tasks import task_class
+from dapt.training import robustness
 from dapt.training import search as searching
 from dapt.training.launching import Run, side_by_side, time_left, train
+from dapt.training.robustness import kept_scores, over_seeds
 from dapt.training.search import Choice, Search
 from dapt.training.slurm import SlurmOptions
 from dapt.training.statistics import DRAWS, Difference, differences
-from dapt.view.charts import score_against_parameters
+from dapt.view.charts import corruption_curves, score_against_parameters
 from dapt.view.report import Report
 
 log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 32  # of corrupted clouds
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def compare(
     slurm: SlurmOptions | None = None,
     search: Search | None = None,
     reference: str | None = None,
+    corruptions: Sequence[str] = (),
 ) -> str:
     """Run or resume what is missing; gives the table as Markdown and leaves it in a folder.
 
@@ -122,6 +127,7 @@ def compare(
         slurm: What Slurm is asked for, where it has the runs.
         search: The learning rates to choose from for each method; None for those of the recipe.
         reference: The method that the others are compared with; the first by default.
+        corruptions: Kinds of corrupted clouds that each run is scored on, too.
     """
     reference = reference or next(iter(methods), "")
     if methods and reference not in methods:
@@ -137,6 +143,8 @@ def compare(
         found = Found(runs, reference, search, choices)
         for _ in _trained(runs, jobs, slurm, out):
             write(out, found)
+        if corruptions:
+            found = dataclasses.replace(found, curves=_curves(runs, corruptions))
         table = write(out, found, is_complete=True)
         report(out, runs)
     return table
@@ -150,6 +158,15 @@ def _trained(
         yield from one_by_one(missing)
     else:
         yield from side_by_side(missing, jobs, slurm, out / "jobs")
+
+
+def _curves(runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, dict[str, dict]]:
+    """Scores on corrupted clouds, of each run once."""
+    curves: dict[str, list] = {}
+    for run in watched(runs, "corrupted clouds", len(runs)):
+        options = dataclasses.replace(run.settings.training, batch_size=EVALUATION_BATCH)
+        curves.setdefault(run.method, []).append(kept_scores(run.folder, kinds, options))
+    return over_seeds(curves)
 
 
 def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
@@ -256,12 +273,14 @@ class Found:
         reference: The method that others are compared with.
         search: The grid, where there was one.
         choices: Of the search, by methods.
+        curves: Scores on corrupted clouds, by methods and kinds.
     """
 
     runs: Sequence[Run]
     reference: str
     search: Search | None = None
     choices: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, dict]] = dataclasses.field(default_factory=dict)
 
 
 def write(out: Path, found: Found, is_complete: bool = False) -> str:
@@ -310,6 +329,11 @@ def write(out: Path, found: Found, is_complete: bool = False) -> str:
                 for method, choice in found.choices.items()
             },
         }
+    if found.curves:
+        table += "\n" + robustness.markdown(found.curves, metric)
+        record["corruptions"] = found.curves
+        picture = corruption_curves(found.curves, metric, caption)
+        write_atomically(out / "corruptions.png", picture)
     write_atomically(out / "comparison.md", table.encode())
     write_atomically(out / "comparison.csv", _csv(rows, metric).encode())
     write_atomically(out / "comparison.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -1,13 +1,15 @@
 """Charts for papers and READMEs, as PNG: direct labels, percent, and nothing that is not data."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dapt.view.style import FONTS, INK, LINE, SERIES, SOFT
 from dapt.view.svg import plain_number
 
 DPI = 150
 GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # no grid runs through words
+DASHES = ("-", "--", ":", "-.")  # once the colors are used up
+Panel = tuple[str, Mapping[str, Sequence[tuple[float, float]]]]
 Point = tuple[str, int, float, float]  # method, trained parameters, mean score, its spread
 Speed = tuple[str, str, float, str]  # group, case, times faster, than what
 
@@ -83,6 +85,59 @@ def _label_dots(axes, ordered: Sequence[Point]) -> None:
         )  # fmt: skip
 
 
+def corruption_curves(found: Mapping[str, Mapping[str, dict]], metric: str, caption: str) -> bytes:
+    """Score against severity, a panel for each kind of corruption, as a PNG.
+
+    Args:
+        found: By methods and kinds the `mean` and `std` of severities 0 to 5.
+        metric: What the score is called.
+        caption: Stands above the chart.
+    """
+    kinds = list(next(iter(found.values())))
+    panels = [
+        (kind, {name: list(enumerate(curves[kind]["mean"])) for name, curves in found.items()})
+        for kind in kinds
+    ]
+    return curves_of_methods(panels, "severity", metric, caption)
+
+
+def curves_of_methods(
+    panels: Sequence[Panel], across: str, metric: str, caption: str, log: bool = False
+) -> bytes:
+    """Curves of methods in panels that share their axes and colors, as a PNG.
+
+    Args:
+        panels: The title of each and its curves by methods, as (x, share) from left to right.
+        across: What is on the horizontal axis.
+        metric: What the score is called.
+        caption: Stands above the chart.
+        log: Whether the horizontal axis is logarithmic.
+    """
+    from matplotlib import rc_context
+
+    figure, first = _figure(2.0 + 2.4 * len(panels), 3.6, caption)
+    first.remove()
+    with rc_context(FONTS):
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(row, panels, strict=True):
+        _plain(axes)
+        for i, (name, points) in enumerate(curves.items()):
+            xs, ys = [x for x, _ in points], [100 * y for _, y in points]
+            style = {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i // len(SERIES) % 4]}
+            axes.plot(xs, ys, label=name, marker="o", markersize=3.5, linewidth=1.8, **style)
+        if log:
+            axes.set_xscale("log")
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [plain_number(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_title(title, loc="left", fontsize=9, color=INK)
+        axes.set_xlabel(across, loc="right")
+    row[0].set_ylabel(f"{metric.replace('_', ' ')}, %", fontsize=8.5, color=SOFT)
+    names, labels = row[0].get_legend_handles_labels()
+    figure.legend(names, labels, loc="outside right center", frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
 def speedups(rows: Sequence[Speed], caption: str) -> bytes:
     """How many times faster each case is than the best peer, as a PNG.
 
@@ -126,13 +181,18 @@ def _figure(width: float, height: float, caption: str):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         figure.suptitle(caption, fontsize=8.5, color=SOFT, x=0.01, ha="left", wrap=True)
         axes = figure.add_subplot()
+    return figure, _plain(axes)
+
+
+def _plain(axes):
+    """Axes without what is not data."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.grid(axis="y", color=LINE)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=8.5, labelcolor=SOFT, which="both")
     axes.xaxis.label.set(fontsize=8.5, color=SOFT)
-    return figure, axes
+    return axes
 
 
 def _png(figure) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -48,6 +49,7 @@ def all_sections(findings: Findings) -> list[Section]:
         _costs,
         _classes,
         _confusion,
+        _corrupted,
         _calibration,
         _scales,
         _density,
@@ -284,6 +286,29 @@ def _confusion(findings: Findings) -> Section | None:
     )
     body += f"by their share of the row.</p>{_tabs('confusion', panels)}"
     return Section("confusion", "Confusion", body)
+
+
+def _corrupted(findings: Findings) -> Section | None:
+    """Curves of the score over the severity of what happens to the clouds."""
+    lines: dict[str, list[Line]] = {}
+    for group in findings.groups:
+        runs = [record.folder.read_corruptions() for record in group.records]
+        runs = [curves for curves in runs if curves]
+        for kind in runs[0] if runs else ():
+            values = list(zip(*(curves[kind] for curves in runs if kind in curves), strict=True))
+            points = [(severity, fmean(each)) for severity, each in enumerate(values)]
+            band = [(i, min(v), max(v)) for i, v in enumerate(values) if max(v) > min(v)]
+            line = Line(group.name, points, findings.series(group), band=band)
+            lines.setdefault(kind, []).append(line)
+    if not lines:
+        return None
+    figures = []
+    for kind, drawn in lines.items():
+        title = f"{words(findings.metric)}, {kind}"
+        chart = Chart(title, Axis("severity"), Axis(format=percent), lines=drawn)
+        figures.append(_titled(chart.svg(), title))
+    said = _paragraph("Severity 0 is the clouds as they are; bands reach over the seeds.")
+    return Section("corrupted", "Corrupted clouds", _grid(figures) + said)
 
 
 def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
