@@ -146,3 +146,13 @@ def test_without_torch_the_build_asks_for_it(tmp_path):
     there = {"cwd": project.ROOT, "env": CLEAN | {"PYTHONPATH": "."}}
     assert "torch>=2.10" in call(empty, "-c", code, **there)
     assert "torch" not in call(sys.executable, "-c", code, **there)
+
+
+def test_the_first_hour_in_an_environment_as_the_readme_makes_it(bare, wheel, tmp_path):
+    folder = with_extra(bare, tmp_path / "env", wheel, "train,files")
+    home = tmp_path / "home"
+    home.mkdir()
+    alone = {"PATH": str(folder / "bin"), "HOME": str(tmp_path), "OMP_NUM_THREADS": "2"}
+    script = project.ROOT / "tests" / "first_hour" / "hour.py"
+    printed = call(folder / "bin" / "python", script, cwd=home, env=alone)
+    assert printed.endswith("an hour well spent\n")
