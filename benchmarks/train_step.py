@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 CLASSES, POINTS = 15, 2048
 
 
-def naive_group(points, num_groups, group_size):  # [B, N, 3] -> patches [B, G, K, 3]
+def naive_group(points, num_groups, group_size, near_origin="keep"):  # patches [B, G, K, 3]
     rows = torch.arange(len(points), device=points.device)[:, None]  # [B, 1]
     chosen = torch.zeros(len(points), num_groups, dtype=torch.long, device=points.device)
     nearest = torch.full(points.shape[:2], torch.inf, device=points.device)
