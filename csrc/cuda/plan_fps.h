@@ -31,14 +31,14 @@ struct FpsKernel {
 /// Every kernel that is compiled; of those that a plan rates equal it takes the first.
 constexpr FpsKernel kFpsKernels[] = {
     {FpsVersion::block, 128, 4, 1},     {FpsVersion::block, 128, 8, 1},
-    {FpsVersion::block, 256, 8, 1},     {FpsVersion::block, 256, 16, 1},
-    {FpsVersion::block, 512, 16, 1},    {FpsVersion::block, 1024, 8, 1},
-    {FpsVersion::cluster, 256, 8, 4},   {FpsVersion::cluster, 512, 8, 4},
-    {FpsVersion::cluster, 512, 16, 4},  {FpsVersion::cluster, 512, 24, 4},
-    {FpsVersion::cluster, 512, 8, 16},  {FpsVersion::cluster, 512, 16, 16},
-    {FpsVersion::cluster, 512, 24, 16}, {FpsVersion::grid, 512, 8, 0},
-    {FpsVersion::grid, 512, 16, 0},     {FpsVersion::grid, 512, 20, 0},
-    {FpsVersion::streamed, 1024, 0, 0},
+    {FpsVersion::block, 128, 16, 1},    {FpsVersion::block, 256, 8, 1},
+    {FpsVersion::block, 256, 16, 1},    {FpsVersion::block, 512, 16, 1},
+    {FpsVersion::block, 1024, 8, 1},    {FpsVersion::cluster, 256, 8, 4},
+    {FpsVersion::cluster, 512, 8, 4},   {FpsVersion::cluster, 512, 16, 4},
+    {FpsVersion::cluster, 512, 24, 4},  {FpsVersion::cluster, 512, 8, 16},
+    {FpsVersion::cluster, 512, 16, 16}, {FpsVersion::cluster, 512, 24, 16},
+    {FpsVersion::grid, 512, 8, 0},      {FpsVersion::grid, 512, 16, 0},
+    {FpsVersion::grid, 512, 20, 0},     {FpsVersion::streamed, 1024, 0, 0},
 };
 
 struct FpsPlan {
