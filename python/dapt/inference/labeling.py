@@ -135,7 +135,7 @@ def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
 
 
 def ply(scan: Scan) -> bytes:
-    """Binary PLY: positions, the color of the label, the label and its probability."""
+    """Binary PLY: positions, the color of the label, the label and the confidence in it."""
     columns = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
     columns |= {"label": "<i4", "confidence": "<f4"}
     rows = np.empty(len(scan.points), list(columns.items()))
