@@ -39,6 +39,8 @@ def naive_group(points, num_groups, group_size, near_origin="keep"):  # patches 
     rows = torch.arange(len(points), device=points.device)[:, None]  # [B, 1]
     chosen = torch.zeros(len(points), num_groups, dtype=torch.long, device=points.device)
     nearest = torch.full(points.shape[:2], torch.inf, device=points.device)
+    if near_origin == "skip":  # pointnet2's rule
+        nearest[points.square().sum(-1) <= 1e-3] = -1
     for i in range(1, num_groups):
         distance = (points - points[rows, chosen[:, i - 1 : i]]).square().sum(-1)
         nearest = torch.minimum(nearest, distance)

@@ -1,0 +1,204 @@
+"""Time and memory of every op on points against their number, and against the number of clouds.
+
+    python benchmarks/growth.py
+
+One thread, its own time. A series ends where the next case can be expected to take longer than
+--most or more memory than --gigabytes. `spread` clouds are bumpy spheres; `crowded` ones have half
+of their points in one place, which is where trees and grids go wrong. Memory is what the process
+has at most during a call beyond what it had before. Writes JSON and a chart (--out, without an
+ending).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from measure import write_json
+from torch import Tensor
+
+import dapt_ext
+from ops import clouds
+
+ROOT = Path(__file__).parents[1]
+SAMPLES, QUERIES, K = 512, 4096, 32
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
+BATCHES = (1, 4, 16, 64, 256)
+BATCH_POINTS = 2048
+CELL = 0.02
+Call = Callable[[], object]
+
+
+def _queries(points: Tensor) -> Tensor:
+    count = min(QUERIES, points.shape[1])
+    return points[:, :: points.shape[1] // count][:, :count].contiguous()
+
+
+def _knn(points: Tensor) -> Call:
+    return partial(dapt_ext.knn, _queries(points), points, K)
+
+
+def _ball_query(points: Tensor) -> Call:
+    return partial(dapt_ext.ball_query, _queries(points), points, 0.05, K)
+
+
+def _interpolate(points: Tensor) -> Call:
+    values = torch.randn(*points.shape[:2], 4)
+    return partial(dapt_ext.interpolate, _queries(points), points, values)
+
+
+def _gather(points: Tensor) -> Call:
+    return partial(dapt_ext.gather, points, torch.randint(points.shape[1], points.shape[:2]))
+
+
+# Each gets points [B, N, 3] and gives the call that is timed.
+OPS: dict[str, Callable[[Tensor], Call]] = {
+    f"farthest_point_sample, {SAMPLES}": lambda p: partial(
+        dapt_ext.farthest_point_sample, p, min(SAMPLES, p.shape[1])
+    ),
+    f"knn, {QUERIES} queries, k={K}": _knn,
+    "knn, all points, k=8": lambda p: partial(dapt_ext.knn, p, p, 8),
+    f"group, {SAMPLES} x {K}": lambda p: partial(dapt_ext.group, p, SAMPLES, K),
+    f"ball_query, {QUERIES} queries": _ball_query,
+    "chamfer": lambda p: partial(dapt_ext.chamfer, p, p.flip(2)),
+    f"interpolate, {QUERIES} queries": _interpolate,
+    "gather": _gather,
+    "grid_sample": lambda p: partial(dapt_ext.grid_sample, p, CELL),
+    "neighbor_map": lambda p: partial(
+        dapt_ext.neighbor_map, dapt_ext.grid_sample(p[:1], CELL).cells
+    ),
+}
+
+
+def make(B: int, N: int, crowded: bool) -> Tensor:
+    points = clouds(B, N, "cpu")
+    if crowded:
+        points[:, N // 2 :] = points[:, :1]
+        order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+        points = points[:, order].contiguous()
+    return points
+
+
+def _memory(of: str) -> int:
+    """Bytes of this process: VmRSS, those it holds, or VmHWM, the most that it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith(of + ":")]
+    return 1024 * int(line.split()[1])
+
+
+def _one(op: str, B: int, N: int, crowded: bool, end) -> None:
+    """In a process of its own, whose memory is that of one call."""
+    torch.set_num_threads(1)
+    call = OPS[op](make(B, N, crowded))
+    Path("/proc/self/clear_refs").write_text("5")  # the most is what it holds now
+    before = _memory("VmRSS")
+    seconds = []
+    while sum(seconds) < 0.05 and len(seconds) < 20:  # short ones again
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+    end.send((min(seconds), _memory("VmHWM") - before))
+
+
+def run(op: str, B: int, N: int, crowded: bool) -> tuple[float, int] | None:
+    """(seconds of the processor, bytes), or None where the process did not come to its end."""
+    context = multiprocessing.get_context("fork")
+    mine, other = context.Pipe(duplex=False)
+    process = context.Process(target=_one, args=(op, B, N, crowded, other))
+    process.start()
+    other.close()
+    try:
+        result = mine.recv()
+    except EOFError:
+        result = None
+    process.join()
+    return result
+
+
+def series(op: str, sizes: list[tuple[int, int]], crowded: bool, most: float, room: int) -> list:
+    rows, spent, growth = [], 0.0, 10.0
+    for B, N in sizes:
+        if spent * growth > most or 100 * B * N > room:
+            break
+        found = run(op, B, N, crowded)
+        if found is None:
+            break
+        spent, memory = found
+        kind = "crowded" if crowded else "spread"
+        rows.append({"op": op, "B": B, "N": N, "cloud": kind, "seconds": spent, "bytes": memory})
+        where = f"{op:28} {kind:8} B={B:<4} N={N:<9}"
+        print(f"{where} {1e3 * spent:12.3f} ms {memory / 2**20:9.1f} MiB", flush=True)
+    return rows
+
+
+def chart(record: dict) -> bytes:
+    """Time per point against the number of points and of clouds, a line an op, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained")
+    axes = figure.subplots(2, 2)
+    rows = record["rows"]
+    for op in dict.fromkeys(row["op"] for row in rows):
+        of_op = [row for row in rows if row["op"] == op]
+        panels = (
+            (axes[0, 0], [r for r in of_op if r["B"] == 1 and r["cloud"] == "spread"], "N"),
+            (axes[0, 1], [r for r in of_op if r["B"] == 1 and r["cloud"] == "crowded"], "N"),
+            (axes[1, 0], [r for r in of_op if r["N"] == BATCH_POINTS], "B"),
+        )
+        for axis, those, by in panels:
+            axis.plot([r[by] for r in those], [r["seconds"] for r in those], "o-", ms=3, label=op)
+        spread = panels[0][1]
+        axes[1, 1].plot(
+            [r["N"] for r in spread], [max(r["bytes"], 1e5) for r in spread], "o-", ms=3
+        )
+    titles = (
+        "seconds, spread points",
+        "seconds, half of the points in one place",
+        f"seconds, clouds of {BATCH_POINTS:,} points",
+        "bytes, spread points",
+    )
+    labels = ("points", "points", "clouds", "points")
+    for axis, title, label in zip(axes.flat, titles, labels, strict=True):
+        axis.set(xscale="log", yscale="log", title=title, xlabel=label)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
+    figure.suptitle(f"{record['machine']['cpu']}, one thread", fontsize=9)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS))
+    parser.add_argument("--most", type=float, default=20, help="seconds that a case may take")
+    parser.add_argument("--gigabytes", type=float, default=8, help="memory that a case may take")
+    default = ROOT / "benchmarks" / "results" / "growth-cpu"
+    parser.add_argument("--out", type=Path, default=default)
+    options = parser.parse_args()
+    room = int(options.gigabytes * 2**30)
+    rows = []
+    for op in options.only:
+        for crowded in (False, True):
+            sizes = [(1, N) for N in SIZES]
+            rows += series(op, sizes, crowded, options.most, room)
+        sizes = [(B, BATCH_POINTS) for B in BATCHES]
+        rows += series(op, sizes, False, options.most, room)
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    path = options.out.with_suffix(".json")
+    write_json(path, command, "cpu", rows)
+    path.with_suffix(".png").write_bytes(chart(json.loads(path.read_text())))
+    print(f"wrote {path} and its chart")
+
+
+if __name__ == "__main__":
+    main()
