@@ -78,7 +78,12 @@ def register_autograd(
 
 
 def refuse_derivatives(op: str, message: str) -> None:
-    """Make an op raise `message` where a gradient or a tangent would be asked of it."""
+    """Make an op raise an error wherever a gradient or a tangent is asked of it.
+
+    Args:
+        op: its name.
+        message: of the error.
+    """
     overload = getattr(ops, op).default
 
     def kernel(keyset, *args):

@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer would multiply x: autocast's where that is on."""
+    """The dtype in which a linear layer would multiply: autocast's where that is on.
+
+    Args:
+        x: its input.
+    """
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)

@@ -185,7 +185,18 @@ def _(
 
 
 class Gradients(NamedTuple):
-    """What the backward op returns. Those that were not wanted are empty."""
+    """What the backward op returns. Those that were not wanted are empty.
+
+    Args:
+        x, mlp_out: [B, T, C].
+        norm_weight, norm_bias: [C].
+        down_weight: [r, C].
+        down_bias: [r].
+        scale_weight: [1, C].
+        scale_bias: [1].
+        up_weight: [C, r].
+        up_bias: [C].
+    """
 
     x: Any  # [B, T, C]
     mlp_out: Any  # [B, T, C]

@@ -38,7 +38,11 @@ def farthest_point_sample(
 
 
 def skips_near_origin(near_origin: str) -> bool:
-    """Whether pointnet2's rule holds, as the ops take it."""
+    """Whether pointnet2's rule holds, as the ops take it.
+
+    Args:
+        near_origin: "keep" or "skip".
+    """
     if near_origin not in ("keep", "skip"):
         raise ValueError(f'near_origin must be "skip" or "keep", got {near_origin!r}')
     return near_origin == "skip"
@@ -47,7 +51,13 @@ def skips_near_origin(near_origin: str) -> bool:
 def resolve_start(
     points: Tensor, lengths: Tensor | None, start: int | str | Tensor
 ) -> tuple[Tensor | None, int]:
-    """(starts [B] or None, index for all clouds), as the ops take it."""
+    """(starts [B] or None, index for all clouds), as the ops take it.
+
+    Args:
+        points: [B, N, 3].
+        lengths: [B]; None where the clouds have all N points.
+        start: an index, "random", or indices [B].
+    """
     check_tensors(points=points)
     if isinstance(start, Tensor):
         return start, 0

@@ -135,7 +135,12 @@ def _past(points: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the last dimension: fma(dz, dz, fma(dy, dy, dx * dx)), and so on."""
+    """Squared distance over the last dimension: fma(dz, dz, fma(dy, dy, dx * dx)), and so on.
+
+    Args:
+        a: [..., D].
+        b: [..., D].
+    """
     first, *others = (a - b).unbind(-1)
     total = first * first
     for difference in others:
@@ -226,8 +231,15 @@ def dynamic_adapter(
 def dynamic_adapters(
     x: Tensor, adapters: Tensor, *, prompt: bool = True, **given
 ) -> tuple[Tensor, Tensor | None]:
-    """A cloud after the other, each by `dynamic_adapter` with its own rows of what is given: those
-    of its adapter, or the cloud's own of `mlp_out` and `residual`."""
+    """One cloud after the other by `dynamic_adapter`, each with its own adapter.
+
+    Args:
+        x: [B, T, C].
+        adapters: int64 [B], the row of each cloud's adapter.
+        prompt: whether the means for prompts are wanted.
+        given: what `dynamic_adapter` takes: tensors with a row for each adapter; for `mlp_out` and
+            `residual`, one for each cloud.
+    """
     outs, prompts = [], []
     for b, adapter in enumerate(adapters.tolist()):
         own = {}
@@ -268,8 +280,25 @@ def dynamic_adapter_backward(
     static_scale: float,
     eps: float,
 ) -> dict[str, Tensor]:
-    """The gradients of the adapter's inputs by their names, those of its outputs given; `kept` is
-    what the hidden units [B, T, r] were multiplied by."""
+    """The gradients of `dynamic_adapter`, by its formulas; further arguments are those of the
+    forward.
+
+    Args:
+        grad_out, grad_prompt: of the outputs; None where nothing comes.
+        x: [B, T, C].
+        norm_weight, norm_bias: [C].
+        down_weight: [r, C].
+        down_bias: [r].
+        scale_weight: [1, C].
+        scale_bias: [1].
+        up_weight: [C, r].
+        up_bias: [C].
+        path_factor: [B].
+        kept: what dropout multiplied the hidden units by.
+        activation: of the hidden units.
+        static_scale: in place of the learned scale.
+        eps: of the norm.
+    """
     x_hat, deviation = x, None
     if norm_weight is not None:
         centered = x - x.mean(-1, keepdim=True)
@@ -327,14 +356,29 @@ _SLOPES = {"gelu": _gelu_slope, "relu": lambda h: (h > 0).to(h), "quickgelu": _q
 
 
 def dropout_factors(seed: Tensor, shape: torch.Size, dropout: float) -> Tensor:
-    """What dropout multiplies hidden units [..., rank] by."""
+    """What dropout multiplies hidden units by.
+
+    Args:
+        seed: one int64 number.
+        shape: of the hidden units, [..., rank].
+        dropout: rate.
+    """
     kept = dropout_mask(seed, shape[:-1].numel(), shape[-1], dropout)
     return kept.view(shape) * (1 / (1 - dropout) if dropout < 1 else 0.0)
 
 
 def dropout_mask(seed: Tensor, tokens: int, rank: int, dropout: float) -> Tensor:
-    """bool [tokens, rank], True where kept. Hidden unit j of token t takes word j % 4 of
-    Philox4x32-10 (Salmon et al. 2011) with the key `seed` and the counter (t, j / 4)."""
+    """bool [tokens, rank], True where kept.
+
+    Hidden unit j of token t takes word j % 4 of Philox4x32-10 (Salmon et al. 2011) with the key
+    `seed` and the counter (t, j / 4).
+
+    Args:
+        seed: one int64 number.
+        tokens: of all clouds.
+        rank: hidden units.
+        dropout: rate.
+    """
     t = torch.arange(tokens, device=seed.device)[:, None]
     quad = torch.arange((rank + 3) // 4, device=seed.device)[None]
     low = 0xFFFFFFFF
@@ -389,7 +433,13 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 def attention_backward(grad: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
-    """The gradient of qkv [B, T, 3 C] where that of attention's output is `grad` [B, T, C]."""
+    """The gradient of qkv, [B, T, 3 C].
+
+    Args:
+        grad: of the output, [B, T, C].
+        qkv: [B, T, 3 C].
+        num_heads: divides C.
+    """
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     grad = grad.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, H, T, D]
     scale = q.shape[-1] ** -0.5

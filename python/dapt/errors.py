@@ -42,7 +42,11 @@ class DataError(DaptError):
 
 @contextmanager
 def reading(path: str | Path):
-    """Names the file in whatever a library says about it."""
+    """Name the file in whatever a library says about it.
+
+    Args:
+        path: of the file.
+    """
     try:
         yield
     except DataError:
@@ -155,7 +159,12 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
 
 
 def check_at_least(settings: object, **bounds: float) -> None:
-    """That each named field of `settings` is at least its bound."""
+    """Refuse a field below its bound.
+
+    Args:
+        settings: a dataclass.
+        bounds: least values by the names of fields.
+    """
     for name, bound in bounds.items():
         value = getattr(settings, name)
         if not value >= bound:
@@ -163,7 +172,12 @@ def check_at_least(settings: object, **bounds: float) -> None:
 
 
 def check_choice(settings: object, **choices: Sequence[str]) -> None:
-    """That each named field of `settings` is one of its choices."""
+    """Refuse a field that is not one of its choices.
+
+    Args:
+        settings: a dataclass.
+        choices: the values that each named field may have.
+    """
     for name, known in choices.items():
         value = getattr(settings, name)
         if value not in known:
@@ -193,7 +207,12 @@ def check_sizes(settings: object, smallest: int = 1, largest: int = 2**20) -> No
 
 
 def check_rates(settings: object, *names: str) -> None:
-    """That each named field of `settings` lies in [0, 1)."""
+    """Refuse a field outside [0, 1).
+
+    Args:
+        settings: a dataclass.
+        names: of fields.
+    """
     for name in names:
         value = getattr(settings, name)
         if not 0 <= value < 1:

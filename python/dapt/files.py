@@ -16,7 +16,11 @@ from dapt.errors import DaptError
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Names the file when the system refuses to write it."""
+    """Name the file when the system refuses to write it.
+
+    Args:
+        path: of the file.
+    """
     try:
         yield
     except OSError as error:
@@ -110,7 +114,11 @@ def put_in_place(fresh: Path, path: Path, before: Path | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file or a whole folder; nothing where there is none."""
+    """Remove a file or a whole folder, if it is there.
+
+    Args:
+        path: of either.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -127,7 +135,11 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """What was renamed in a folder stays so when the power fails."""
+    """Make sure that what was renamed in a folder stays so when the power fails.
+
+    Args:
+        folder: whose entries changed.
+    """
     if os.name == "nt":  # folders cannot be opened there
         return
     try:

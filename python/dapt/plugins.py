@@ -60,7 +60,11 @@ def _load(kind: str, point: EntryPoint) -> None:
 
 
 def taken(words: list[str]) -> tuple[list[str], list[str]]:
-    """(the words of a command line without --import, the modules that it names)."""
+    """(the words of a command line without --import, the modules that it names).
+
+    Args:
+        words: of a command line.
+    """
     rest, modules, words = [], [], list(words)
     while words:
         flag, equals, value = words.pop(0).partition("=")

@@ -75,7 +75,11 @@ class Bar:
             self._task = None
 
     def advance(self, steps: float = 1) -> None:
-        """So many steps more are done."""
+        """Count further steps as done.
+
+        Args:
+            steps: how many.
+        """
         self.update(done=self.done + steps)
 
     def update(self, **changes) -> None:
@@ -118,7 +122,11 @@ def whole(shown: bool = True) -> Bar:
 
 
 def say(line: str) -> None:
-    """A line of the log, above all bars."""
+    """Print a line of the log, above all bars.
+
+    Args:
+        line: without its end.
+    """
     print(line, file=sys.stderr, flush=True)
 
 

@@ -11,48 +11,83 @@ from dapt_ext._library import check_tensors, ops
 
 
 def furthest_point_sample(xyz: Tensor, npoint: int, near_origin: str = "skip") -> Tensor:
-    """Farthest point sampling from point 0: [B, N, 3] -> int32 [B, npoint].
+    """Farthest point sampling from point 0, int32 [B, npoint].
 
-    pointnet2 never chooses a point whose squared norm is at most 1e-3, except as the first one.
-    `near_origin="keep"` treats all points alike.
+    Args:
+        xyz: [B, N, 3].
+        npoint: how many are chosen.
+        near_origin: "skip" never chooses a point whose squared norm is at most 1e-3, except as the
+            first one, as pointnet2 does; "keep" treats all points alike.
     """
     check_tensors(xyz=xyz)
     return dapt_ext.farthest_point_sample(xyz, npoint, near_origin=near_origin).int()
 
 
 def gather_operation(features: Tensor, idx: Tensor) -> Tensor:
-    """[B, C, N] at int32 [B, npoint] -> [B, C, npoint]."""
+    """Columns of features, [B, C, npoint].
+
+    Args:
+        features: [B, C, N].
+        idx: int32 [B, npoint].
+    """
     return dapt_ext.gather(features.transpose(1, 2), idx.long()).transpose(1, 2).contiguous()
 
 
 def grouping_operation(features: Tensor, idx: Tensor) -> Tensor:
-    """[B, C, N] at int32 [B, npoint, nsample] -> [B, C, npoint, nsample]."""
+    """Columns of features, [B, C, npoint, nsample].
+
+    Args:
+        features: [B, C, N].
+        idx: int32 [B, npoint, nsample].
+    """
     rows = dapt_ext.gather(features.transpose(1, 2), idx.long())  # [B, npoint, nsample, C]
     return rows.permute(0, 3, 1, 2).contiguous()
 
 
 def ball_query(radius: float, nsample: int, xyz: Tensor, new_xyz: Tensor) -> Tensor:
-    """Points of xyz [B, N, 3] near new_xyz [B, npoint, 3]: int32 [B, npoint, nsample]. A row
-    without a hit is 0 throughout."""
+    """Points near centers, int32 [B, npoint, nsample]. A row without a hit is 0 throughout.
+
+    Args:
+        radius: of the balls.
+        nsample: most points of a ball.
+        xyz: [B, N, 3], the points.
+        new_xyz: [B, npoint, 3], the centers.
+    """
     return dapt_ext.ball_query(new_xyz, xyz, radius, nsample).clamp_(min=0).int()
 
 
 def three_nn(unknown: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances and int32 indices [B, n, 3] of the three points of known [B, m, 3] nearest to each
-    point of unknown [B, n, 3]."""
+    """Distances and int32 indices [B, n, 3] of the three nearest points.
+
+    Args:
+        unknown: [B, n, 3], for which they are looked up.
+        known: [B, m, 3], among which they are.
+    """
     sq_dist, idx = dapt_ext.knn(unknown.detach(), known.detach(), 3)
     return sq_dist.sqrt(), idx.int()
 
 
 def three_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    """[B, c, m] at int32 [B, n, 3] with weights [B, n, 3] -> [B, c, n]."""
+    """Weighted sums of features, [B, c, n].
+
+    Args:
+        features: [B, c, m].
+        idx: int32 [B, n, 3].
+        weight: [B, n, 3].
+    """
     check_tensors(features=features, idx=idx, weight=weight)
     out = ops.interpolate(features.transpose(1, 2), idx.long(), weight)  # [B, n, c]
     return out.transpose(1, 2).contiguous().to(features.dtype)
 
 
 class QueryAndGroup(nn.Module):
-    """Groups the points in a ball around each center, as coordinates relative to the center."""
+    """Groups the points in a ball around each center, as coordinates relative to the center.
+
+    Args:
+        radius: of the balls.
+        nsample: points of a group.
+        use_xyz: whether the coordinates come before the features.
+    """
 
     def __init__(self, radius: float, nsample: int, use_xyz: bool = True) -> None:
         super().__init__()
@@ -68,7 +103,11 @@ class QueryAndGroup(nn.Module):
 
 
 class GroupAll(nn.Module):
-    """One group that holds the whole cloud."""
+    """One group that holds the whole cloud.
+
+    Args:
+        use_xyz: whether the coordinates come before the features.
+    """
 
     def __init__(self, use_xyz: bool = True) -> None:
         super().__init__()

@@ -5,7 +5,11 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
-    """`dapt compare`."""
+    """`dapt compare`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "compare",
         "Train several methods with several seeds, or go on where that stopped, and write "

@@ -22,7 +22,11 @@ DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # extras tha
 
 
 def run(argv: list[str]) -> None:
-    """`dapt doctor`."""
+    """`dapt doctor`.
+
+    Args:
+        argv: the words behind it.
+    """
     Parser("doctor", "Say what is installed, and what is missing for what.").parse_args(argv)
     print("\n".join(lines()))
 

@@ -7,7 +7,11 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt evaluate`."""
+    """`dapt evaluate`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "evaluate",
         "Score a run's model, by torchrun on several processes. Further options take the place of "

@@ -7,7 +7,11 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """As `dapt export` followed by ``argv``."""
+    """`dapt export`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "export",
         "Write a run's model, its adapter folded into the network, as one file: pt2 for Python and "

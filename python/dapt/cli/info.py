@@ -7,7 +7,11 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
-    """`dapt info`."""
+    """`dapt info`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "info",
         "Explain an adapter folder, or count a model's parameters, memory and arithmetic.",

@@ -39,17 +39,29 @@ class Parser(ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """What argparse would print, as an error of one sentence."""
+        """Raise the error, for one sentence without the usage before it.
+
+        Args:
+            message: argparse's.
+        """
         raise UsageError(message)
 
 
 def add_votes(parser: ArgumentParser) -> None:
-    """The option `--votes`, which several commands have."""
+    """The option `--votes`, which several commands have.
+
+    Args:
+        parser: of a command.
+    """
     parser.add_argument("--votes", type=votes, default=1, help="views of a cloud to average")
 
 
 def votes(text: str) -> int:
-    """The type of --votes."""
+    """The type of --votes.
+
+    Args:
+        text: as typed.
+    """
     count = at_least_one(text)
     if count > MOST_VOTES:
         raise ArgumentTypeError(f"must be at most {MOST_VOTES}, got {count}")
@@ -57,14 +69,22 @@ def votes(text: str) -> int:
 
 
 def a_path(text: str) -> Path:
-    """The type of a file or folder; nothing at all would be the current folder."""
+    """The type of a file or folder; an empty value would be the current folder.
+
+    Args:
+        text: as typed.
+    """
     if not text.strip():
         raise ArgumentTypeError("has an empty value")
     return Path(text)
 
 
 def length(text: str) -> float:
-    """The type of an argument that measures something."""
+    """The type of an argument that measures something.
+
+    Args:
+        text: as typed.
+    """
     value = float(text)
     if not 0 < value < math.inf:
         raise ArgumentTypeError(f"must be above 0 and finite, got {text}")
@@ -72,7 +92,11 @@ def length(text: str) -> float:
 
 
 def at_least_one(text: str) -> int:
-    """The type of an argument that counts something."""
+    """The type of an argument that counts something.
+
+    Args:
+        text: as typed.
+    """
     count = int(text)
     if count < 1:
         raise ArgumentTypeError(f"must be at least 1, got {count}")

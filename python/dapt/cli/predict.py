@@ -13,7 +13,11 @@ log = logging.getLogger("dapt")
 
 
 def run(argv: list[str]) -> None:
-    """`dapt predict`."""
+    """`dapt predict`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "predict",
         "Label files of points, or all below a folder: ply, pcd, off, obj, xyz, txt, csv, npy, "

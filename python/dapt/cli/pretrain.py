@@ -5,7 +5,11 @@ from dapt.runs.settings import PRETRAINING, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
-    """`dapt pretrain`."""
+    """`dapt pretrain`.
+
+    Args:
+        argv: the words behind it.
+    """
     if is_asked():
         complete(parser_of("dapt pretrain", argv, PRETRAINING))
     settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")

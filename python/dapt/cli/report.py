@@ -5,7 +5,11 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt report`."""
+    """`dapt report`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "report",
         "Tell of a run, of several, or of a comparison in one page that needs no network: scores, "

@@ -11,7 +11,11 @@ TOKEN = "DAPT_SERVE_TOKEN"
 
 
 def run(argv: list[str]) -> None:
-    """`dapt serve`."""
+    """`dapt serve`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "serve",
         "Label clouds over HTTP by the models of runs. Runs of one backbone share it, and clouds "

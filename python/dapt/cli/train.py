@@ -6,7 +6,11 @@ from dapt.runs.settings import ADAPTATION, Settings, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
-    """`dapt train`."""
+    """`dapt train`.
+
+    Args:
+        argv: the words behind it.
+    """
     if is_asked():
         complete(parser_of("dapt train", argv, ADAPTATION))
     settings = parse("dapt train", argv, description="Adapt a backbone to a dataset.")

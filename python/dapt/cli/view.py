@@ -9,7 +9,11 @@ from dapt.errors import UsageError, shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt view`."""
+    """`dapt view`.
+
+    Args:
+        argv: the words behind it.
+    """
     parser = Parser(
         "view",
         "Show clouds and scenes in 3D, in a page that needs no network: files of ply, pcd, off, "

@@ -27,7 +27,11 @@ Known = Mapping[str, np.ndarray | None]  # colors, normals [N, 3], intensity, he
 
 
 def check_channels(channels: str) -> None:
-    """Refuse channels that are not known."""
+    """Refuse unknown channels.
+
+    Args:
+        channels: a name of `COLUMNS`.
+    """
     if channels not in COLUMNS:
         *names, last = COLUMNS
         raise UsageError(f"channels must be {', '.join(names)} or {last}, got {channels!r}")
@@ -105,7 +109,12 @@ def _numbers(where: str, name: str, values: np.ndarray | None, count: int) -> np
 
 
 def taken_apart(channels: str, columns: np.ndarray) -> dict[str, np.ndarray]:  # [..., D - 3]
-    """The columns beside the places, by what they are."""
+    """The columns beside the places, by what they are.
+
+    Args:
+        channels: a name of `COLUMNS`.
+        columns: [..., D - 3].
+    """
     known, start = {}, 0
     for name in PARTS[channels]:
         if name in ("colors", "normals"):
@@ -133,7 +142,12 @@ def read_beside(
 
 
 def lacks(channels: str, known: Known) -> list[str]:
-    """The names of what a network wants to be told and nobody knows."""
+    """The names of what a network wants to be told and a file does not have.
+
+    Args:
+        channels: a name of `COLUMNS`.
+        known: what the file has.
+    """
     return [name for name in PARTS[channels] if known.get(name) is None]
 
 

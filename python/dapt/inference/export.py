@@ -58,7 +58,11 @@ def export(
 
 
 class Exported(nn.Module):
-    """A call of the model, without what trains, switches and saves."""
+    """A call of the model, without what trains, switches and saves.
+
+    Args:
+        adapter: of the model.
+    """
 
     def __init__(self, adapter: Attachment):
         super().__init__()

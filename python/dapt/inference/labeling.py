@@ -21,7 +21,14 @@ from dapt.tasks import PartSegmentation
 
 @dataclass(frozen=True)
 class Scan:
-    """One cloud of a file, labeled."""
+    """One cloud of a file, labeled.
+
+    Args:
+        where: what errors call it.
+        points: [N, 3].
+        result: of each point.
+        label_names: in the order of the labels.
+    """
 
     where: str
     points: np.ndarray  # [N, 3]
@@ -64,7 +71,12 @@ def label_rooms(
 
 
 def category_number(task: PartSegmentation, category: str | None) -> int:
-    """Of the category that a user names."""
+    """The number of the category that a user names.
+
+    Args:
+        task: with its categories.
+        category: as named; None is refused.
+    """
     categories = task.category_names
     if category not in categories:
         wanted = f"choose one of {listed(categories)}"
@@ -89,7 +101,14 @@ def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P
 def label_objects(
     model: AdaptedModel, clouds: Iterable[Cloud], trained: Preprocessing, category: str | None
 ) -> Iterator[Scan]:
-    """Objects of a category, by a model of part segmentation."""
+    """Label objects of a category by a model of part segmentation.
+
+    Args:
+        model: the trained model.
+        clouds: to be labeled.
+        trained: what the clouds of the training went through.
+        category: of all clouds.
+    """
     task = model.adapter.task
     number = torch.tensor([category_number(task, category)], device=model.device)
     names = task.label_names
@@ -125,7 +144,12 @@ def _file_name(where: str) -> str:
 
 
 def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
-    """Leaves `<name>_labels.npy` and the colored cloud `<name>_labels.ply`; gives their paths."""
+    """Write `<name>_labels.npy` and the colored cloud `<name>_labels.ply`; gives their paths.
+
+    Args:
+        scan: labeled.
+        folder: for both files.
+    """
     buffer = io.BytesIO()
     np.save(buffer, scan.result.labels)
     labels, cloud = (folder / f"{scan.name}_labels{suffix}" for suffix in (".npy", ".ply"))
@@ -135,7 +159,11 @@ def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
 
 
 def ply(scan: Scan) -> bytes:
-    """Binary PLY: positions, the color of the label, the label and the confidence in it."""
+    """Binary PLY: positions, the color of the label, the label and the confidence in it.
+
+    Args:
+        scan: labeled.
+    """
     columns = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
     columns |= {"label": "<i4", "confidence": "<f4"}
     rows = np.empty(len(scan.points), list(columns.items()))
@@ -154,8 +182,12 @@ def ply(scan: Scan) -> bytes:
 
 
 def palette(count: int) -> np.ndarray:  # [count, 3] uint8
-    """Colors of which neighbors differ: hues a golden section apart, in three lightnesses of
-    OKLCH, in which none is much louder than the others."""
+    """Colors in which neighbors differ, uint8 [count, 3]: hues a golden section apart, in three
+    lightnesses of OKLCH, so that none is much louder than the others.
+
+    Args:
+        count: how many.
+    """
     order = np.arange(count)
     hue = 2 * np.pi * ((0.72 + 0.6180339887 * order) % 1)
     lightness = np.array([0.66, 0.79, 0.56])[order % 3]

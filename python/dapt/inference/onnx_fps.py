@@ -8,7 +8,12 @@ from dapt.errors import UsageError
 
 @script(default_opset=op)
 def sample_farthest(points: FLOAT, count: INT64) -> INT64:
-    """int64 [B, count] of points [B, N, 3]. Distances are those of `plain_ops.squared_distance`."""
+    """int64 [B, count]. Distances are those of `plain_ops.squared_distance`.
+
+    Args:
+        points: [B, N, 3].
+        count: how many are chosen.
+    """
     clouds = op.Shape(points, start=0, end=1)
     size = op.Shape(points, start=1, end=2)
     once = op.Constant(value_ints=[1])

@@ -99,15 +99,29 @@ def attention(qkv, num_heads):
 
 
 def cdist(a, b, p=2.0, compute_mode=None):
-    """Distances [B, M, N] of points [B, M, D] and [B, N, D]."""
+    """Distances [B, M, N] of points [B, M, D] and [B, N, D].
+
+    Args:
+        a: [B, M, D].
+        b: [B, N, D].
+        p: 2 alone.
+        compute_mode: torch's, without effect.
+    """
     if p != 2:
         raise UsageError(f"distances of the {p}-norm cannot leave torch")
     return (a[:, :, None] - b[:, None]).square().sum(3).sqrt()  # [B, M, N]
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Of the last dimension, in float32: fma(dz, dz, fma(dy, dy, dx * dx)). A product of float32 is
-    exact in float64, so but for a second rounding, once in 2^29, it is the kernels' number."""
+    """Squared distance over the last dimension, in float32: fma(dz, dz, fma(dy, dy, dx * dx)).
+
+    A product of float32 is exact in float64, so this is the kernels' number except where a second
+    rounding differs, once in 2^29.
+
+    Args:
+        a: [..., D].
+        b: [..., D].
+    """
     first, *others = (a - b).double().unbind(-1)
     total = (first * first).float()
     for d in others:

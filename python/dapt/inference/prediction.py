@@ -58,7 +58,12 @@ def predict(
 
 
 def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterator[Cloud]:
-    """The clouds of all files, under a bar."""
+    """The clouds of all files, under a bar.
+
+    Args:
+        paths: of files.
+        channels: that the network reads; "xyz" for places alone.
+    """
     with Bar("clouds", len(paths)) as bar:
         for path in paths:
             clouds = list(clouds_of(path, channels))
@@ -69,10 +74,13 @@ def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterato
 
 
 def clouds_of(path: str | Path, channels: str = "xyz") -> Iterator[Cloud]:
-    """(name, points [N, D]): one cloud of a file, or all of an .npz file's `points` [S, N, 3].
+    """(name, points [N, D]): the one cloud of a file, or all of an .npz file's `points` [S, N, 3].
 
-    Of what a file does not tell beside the places of its points there are zeros, as in the
-    training, and a sentence.
+    Channels that a file does not have are zero, as in the training, and a sentence says so.
+
+    Args:
+        path: of the file.
+        channels: that the network reads; "xyz" for places alone.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -135,7 +143,12 @@ def _prediction(where: str, probabilities: list[float], names: Sequence[str]) ->
 
 
 def write(predictions: Sequence[Prediction], path: str | Path) -> None:
-    """As JSON, or as CSV with a column for each class."""
+    """Write predictions as JSON, or as CSV with a column for each class.
+
+    Args:
+        predictions: in their order.
+        path: ends in .json or .csv.
+    """
     path = Path(path)
     if path.suffix == ".json":
         text = json.dumps(predictions, indent=2) + "\n"

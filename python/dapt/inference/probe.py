@@ -18,8 +18,17 @@ def linear_probe(
     num_points: int | None = None,
     batch_size: int = 64,
 ) -> float:
-    """Accuracy on `test` of a logistic regression on the mean and the maximum of the patches'
-    tokens; its weight decay is chosen on a fifth of the training clouds."""
+    """Accuracy of a logistic regression on the mean and the maximum of the patches' tokens.
+
+    Its weight decay is chosen on a fifth of the training clouds.
+
+    Args:
+        backbone: back in its own mode afterwards.
+        train: to fit on.
+        test: to score on.
+        num_points: that the network sees; None for all.
+        batch_size: for the network.
+    """
     was_training = backbone.training
     backbone.eval()
     x, labels = features(backbone, train, num_points, batch_size)
@@ -41,7 +50,14 @@ def linear_probe(
 def features(
     backbone: nn.Module, dataset: PointDataset, num_points: int | None, batch_size: int
 ) -> tuple[Tensor, Tensor]:  # [S, 2 C], [S]
-    """Mean and maximum of each cloud's tokens, and its label."""
+    """Mean and maximum of each cloud's tokens, [S, 2 C], and its label, [S].
+
+    Args:
+        backbone: in eval mode.
+        dataset: with labels.
+        num_points: that the network sees; None for all.
+        batch_size: for the network.
+    """
     device = next(backbone.parameters()).device
     rows, labels = [], []
     begins = range(0, len(dataset), batch_size)

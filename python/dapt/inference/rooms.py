@@ -53,6 +53,18 @@ def label_room(
     memory at a time, and a row of probabilities for each point. `after_block` is called with the
     indices of each block's points after the network has seen them. A scene whose blocks differ
     much from those of the training, where it is known, is said to.
+
+    Args:
+        model: one that labels points.
+        points: [N, D].
+        num_points: of a block, that the network sees.
+        block: side of a square block, in the points' unit.
+        stride: from block to block.
+        up: the axis that points up.
+        normalize: whether each block is scaled to the unit ball.
+        where: what errors call the room.
+        after_block: is given the indices of a block's points once it is done.
+        trained: what the clouds of the training were like, to warn of others.
     """
     check_cloud(where, points[:, :3], num_points)
     _check_ground(points[:, :3], block, up, where)
@@ -79,7 +91,15 @@ def label_room(
 def probabilities(
     model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
 ) -> np.ndarray:  # [N, labels]
-    """Of all points [N, D] of one cloud, of which the network sees `num_points`."""
+    """Probabilities for all points of one cloud.
+
+    Args:
+        model: one that labels points.
+        points: [N, D].
+        num_points: that the network sees.
+        normalize: whether the cloud is scaled to the unit ball.
+        inputs: what the head takes beside the points.
+    """
     cloud = _cloud(points, num_points, normalize)
     seen = FarthestPoints(num_points)(cloud.whole.to(model.device))
     return _probabilities(model, seen, cloud.points.to(model.device), *inputs)

@@ -21,14 +21,25 @@ if TYPE_CHECKING:
 
 
 def reduction(num_points: int | None) -> Compose:
-    """What a cloud goes through before a network sees it, outside training."""
+    """What a cloud goes through before a network sees it, outside training.
+
+    Args:
+        num_points: that the network sees; None for all.
+    """
     return Compose([] if num_points is None else [FarthestPoints(num_points)])
 
 
 def test_batches(
     dataset: PointDataset, batch_size: int, fabric: Fabric, what: str = "evaluation"
 ) -> Iterable[dict]:
-    """This process's share of the samples, each of which one process has, under a bar."""
+    """This process's share of the samples, under a bar.
+
+    Args:
+        dataset: each of its samples comes to one process.
+        batch_size: of this process.
+        fabric: of this process.
+        what: the bar's title.
+    """
     sampler = _in_order(dataset, batch_size, fabric)
     batches = loader(dataset, sampler)
     for batch in watched(batches, what, len(sampler), shown=fabric.is_global_zero):
@@ -66,7 +77,18 @@ def score(
     seed: int = 0,
     what: str = "evaluation",
 ) -> Scores:
-    """The task's scores; of the mean probability of `votes` views where there are several."""
+    """The task's scores over a dataset.
+
+    Args:
+        model: back in its own mode afterwards.
+        dataset: with labels.
+        fabric: of this process.
+        num_points: that the network sees; None for all.
+        batch_size: of this process.
+        votes: views of each cloud whose probabilities are averaged.
+        seed: of the views.
+        what: the bar's title.
+    """
     scores = model.adapter.task.scores(fabric.device)
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
@@ -97,6 +119,13 @@ def log_probabilities(
 
     The first view is the cloud as it is; the others are random choices of it, rescaled. Where
     points are labeled, each view has all of them and the network sees `num_points` of them.
+
+    Args:
+        model: in eval mode.
+        batch: of the dataset.
+        num_points: that the network sees; None for all.
+        votes: views.
+        generator: of the views.
     """
     task, points = model.adapter.task, batch["points"]
     inputs = task.inputs(batch)

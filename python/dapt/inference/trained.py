@@ -105,7 +105,16 @@ def label_points(
     block: float | None = None,
     stride: float | None = None,
 ) -> Iterator[labeling.Scan]:
-    """The points of objects or of scenes, whichever the model knows."""
+    """Label the points of objects or of scenes, whichever the model knows.
+
+    Args:
+        model: the trained model.
+        clouds: to be labeled.
+        trained: what the clouds of the training went through.
+        category: of objects.
+        block: side of a block of a scene; the training's by default.
+        stride: from block to block; half a block by default.
+    """
     if model.adapter.task.name == "part_segmentation":
         return labeling.label_objects(model, clouds, trained, category)
     block = block or trained.block or 1.0
@@ -124,7 +133,12 @@ def answer_of(scan: labeling.Scan) -> Answer:
 
 
 def named_clouds(clouds: Clouds, trained: Preprocessing) -> Iterator[Cloud]:
-    """(name, points [N, D]) of whatever a user has, with the columns that the network reads."""
+    """(name, points [N, D]) of whatever a user has, with the columns that the network reads.
+
+    Args:
+        clouds: a file, an array, or several of either.
+        trained: what the clouds of the training went through.
+    """
     if isinstance(clouds, File):
         yield from prediction.clouds_of(clouds, trained.channels)
     elif isinstance(clouds, np.ndarray | Tensor):

@@ -141,7 +141,14 @@ class SceneBlock(nn.Module):
         factor: Tensor | None = None,
         attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The first half, of tokens that have their positions, as `Block.attend`."""
+        """The first half, of tokens that have their positions, as `Block.attend`.
+
+        Args:
+            x: [M, C], of all scenes.
+            mask: the patches within which tokens see each other.
+            factor: drop-path's, [1].
+            attention: of the normed tokens, in place of the block's own.
+        """
         u = self.norm1(x)
         return add_branch(x, self.attn(u, mask) if attention is None else attention(u), factor)
 

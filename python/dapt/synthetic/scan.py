@@ -22,10 +22,16 @@ _NEIGHBORS = ("box", "chair", "cabinet", "table", "bin", "bag", "shelf", "plant"
 
 
 def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple[Array, Array]:
-    """`count` points [count, 3] of a scan of the object, and the part that each belongs to.
+    """Points of a scan of the object, [count, 3], and the part to which each belongs.
 
-    variant: `only` leaves the object's own points; `bg` keeps what else is in its box; `hardest`
-    shifts, turns and scales the box first, so that it cuts the object and holds more of the rest.
+    Args:
+        triangles: of the object, [T, 3, 3].
+        parts: of each triangle, [T].
+        variant: "only" leaves the object's own points; "bg" keeps what else is in its box;
+            "hardest" shifts, turns and scales the box first, so that it cuts the object and holds
+            more of the rest.
+        count: how many points.
+        rng: from which all is drawn.
     """
     dice = Dice(rng)
     scene, owner = triangles, parts

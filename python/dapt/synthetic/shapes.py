@@ -14,7 +14,11 @@ _AXES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 
 
 class Dice:
-    """Short words for the choices that make one object unlike the next."""
+    """Short words for the choices that make one object unlike the next.
+
+    Args:
+        rng: from which all is drawn.
+    """
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -23,11 +27,20 @@ class Dice:
         return low + (high - low) * self.rng.random()
 
     def chance(self, probability: float) -> bool:
-        """True as often as that."""
+        """True with a probability.
+
+        Args:
+            probability: from 0 to 1.
+        """
         return self.rng.random() < probability
 
     def count(self, low: int, high: int) -> int:
-        """A whole number from low to high."""
+        """A whole number.
+
+        Args:
+            low: the least.
+            high: the largest.
+        """
         return low + int((high + 1 - low) * self.rng.random())
 
     def pick(self, *options):
@@ -39,7 +52,11 @@ class Dice:
 
 
 def sheet(grid: Array) -> Array:
-    """A surface through a grid of points [U, V, 3]."""
+    """A surface through a grid of points.
+
+    Args:
+        grid: [U, V, 3].
+    """
     a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
     return np.stack([a, b, c, a, c, d], 2).reshape(-1, 3, 3)
 
@@ -54,7 +71,15 @@ _UNIT_BOX = _unit_box()
 
 
 def box(width: float, height: float, depth: float, at=ORIGIN, top: float = 1.0) -> Array:
-    """Stands at `at`; `top` is the size of the upper face relative to the lower one."""
+    """A box that stands on the ground.
+
+    Args:
+        width: along x.
+        height: along y.
+        depth: along z.
+        at: the middle of its foot.
+        top: the size of the upper face relative to the lower one.
+    """
     shape = _UNIT_BOX * (width, height, depth)
     if top != 1.0:
         shape[..., ::2] *= 1 + (top - 1) * _UNIT_BOX[..., 1:2]
@@ -70,7 +95,13 @@ _CIRCLES = {segments: _circle(segments) for segments in range(3, 33)}
 
 
 def lathe(profile, at=ORIGIN, segments: int = 16) -> Array:
-    """Turns a line of (radius, height) about the vertical through `at`."""
+    """Turns a line about a vertical.
+
+    Args:
+        profile: (radius, height) of each of its points.
+        at: where the vertical stands.
+        segments: of a turn.
+    """
     line = np.asarray(profile, dtype=float)  # [P, 2]
     circle = _CIRCLES[segments]
     grid = np.empty((len(line), segments + 1, 3))
@@ -81,13 +112,27 @@ def lathe(profile, at=ORIGIN, segments: int = 16) -> Array:
 
 
 def cylinder(radius: float, height: float, at=ORIGIN, top: float = 1.0, segments=16) -> Array:
-    """Closed; `top` is the upper radius relative to the lower one."""
+    """A closed cylinder or cone.
+
+    Args:
+        radius: of the lower face.
+        height: along y.
+        at: the middle of its foot.
+        top: the upper radius relative to the lower one.
+        segments: of a turn.
+    """
     upper = radius * top
     return lathe([(0, 0), (radius, 0), (upper, height), (0, height)], at, segments)
 
 
 def tube(path, radius, segments: int = 6) -> Array:
-    """Around a line of points [P, 3]; `radius` may change along it. Ends are closed."""
+    """A surface around a line, with closed ends.
+
+    Args:
+        path: [P, 3].
+        radius: one, or one for each point.
+        segments: of a turn.
+    """
     path = np.asarray(path, dtype=float)
     along = np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-12
@@ -104,7 +149,15 @@ def tube(path, radius, segments: int = 6) -> Array:
 
 
 def rod(start, end, radius: float, end_radius: float | None = None, segments: int = 6) -> Array:
-    """A straight tube between two points."""
+    """A straight tube between two points.
+
+    Args:
+        start: one of them.
+        end: the other.
+        radius: at the start.
+        end_radius: at the end; the same by default.
+        segments: of a turn.
+    """
     radii = (radius, radius if end_radius is None else end_radius)
     return tube([start, end], radii, segments)
 
@@ -127,12 +180,23 @@ _UNIT_BALL = _unit_ball()
 
 
 def ball(rx: float, ry: float, rz: float, at=ORIGIN) -> Array:
-    """An ellipsoid around `at`."""
+    """An ellipsoid.
+
+    Args:
+        rx, ry, rz: its radii.
+        at: its center.
+    """
     return _UNIT_BALL * (rx, ry, rz) + at
 
 
 def slab(outline, thickness: float, at=ORIGIN) -> Array:
-    """An outline [P, 2] in the x-y plane, seen whole from its middle, as a plate across z."""
+    """A plate across z, of any outline that is seen whole from its middle.
+
+    Args:
+        outline: [P, 2], in the x-y plane.
+        thickness: along z.
+        at: its middle.
+    """
     line = np.asarray(outline, dtype=float)
     line = np.concatenate([line, line[:1]])
     middle = np.broadcast_to(line[:-1].mean(0), line.shape)
@@ -145,7 +209,15 @@ def slab(outline, thickness: float, at=ORIGIN) -> Array:
 
 
 def cushion(width: float, height: float, depth: float, at=ORIGIN, roundness: float = 2.0) -> Array:
-    """A soft box: thick in the middle, thin along the seams."""
+    """A soft box: thick in the middle, thin along the seams.
+
+    Args:
+        width: along x.
+        height: along y.
+        depth: along z.
+        at: the middle of its foot.
+        roundness: how full it is.
+    """
     u = np.linspace(-1, 1, 9)
     bulge = (1 - np.abs(u) ** (2 * roundness)) ** 0.5
     grid = np.empty((2, 9, 9, 3))
@@ -161,13 +233,27 @@ def cushion(width: float, height: float, depth: float, at=ORIGIN, roundness: flo
 
 
 def arc(radius: float, start: float, end: float, points: int = 9, squash: float = 1.0) -> Array:
-    """[points, 2] on a circle, from one angle to another in degrees."""
+    """A part of a circle, [points, 2].
+
+    Args:
+        radius: of the circle.
+        start: its angle in degrees.
+        end: likewise.
+        points: how many.
+        squash: the second coordinate's factor.
+    """
     angle = np.radians(np.linspace(start, end, points))
     return np.stack([radius * np.cos(angle), radius * squash * np.sin(angle)], 1)
 
 
 def in_plane(line: Array, plane: str, at=ORIGIN) -> Array:
-    """A line [P, 2] set into the plane "xy", "zy" or "xz" of space."""
+    """A flat line set into space.
+
+    Args:
+        line: [P, 2].
+        plane: "xy", "zy" or "xz".
+        at: where its origin comes to lie.
+    """
     points = np.zeros((len(line), 3))
     points[:, ["xyz".index(axis) for axis in plane]] = line
     return points + at
@@ -182,12 +268,23 @@ def join(*surfaces: Array) -> Array:
 
 
 def shift(surface: Array, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Array:
-    """The surface, moved."""
+    """The surface, moved.
+
+    Args:
+        surface: triangles, [T, 3, 3].
+        x, y, z: by how much.
+    """
     return surface + (x, y, z)
 
 
 def turn(surface: Array, axis: str, degrees: float) -> Array:
-    """About an axis through the origin."""
+    """The surface, turned about an axis through the origin.
+
+    Args:
+        surface: triangles, [T, 3, 3].
+        axis: "x", "y" or "z".
+        degrees: how far.
+    """
     a, b = _AXES[axis]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turned = surface.copy()
@@ -197,7 +294,12 @@ def turn(surface: Array, axis: str, degrees: float) -> Array:
 
 
 def mirror(surface: Array, *axes: str) -> Array:
-    """The surface and its mirror images: with two axes, four of them."""
+    """The surface and its mirror images: with two axes, four of them.
+
+    Args:
+        surface: triangles, [T, 3, 3].
+        axes: "x", "y" or "z", each.
+    """
     for axis in axes:
         image = surface.copy()
         image[..., "xyz".index(axis)] *= -1
@@ -206,12 +308,24 @@ def mirror(surface: Array, *axes: str) -> Array:
 
 
 def around(surface: Array, count: int, axis: str = "y", start: float = 0.0) -> Array:
-    """Copies turned evenly about an axis."""
+    """Copies of a surface, turned evenly about an axis.
+
+    Args:
+        surface: triangles, [T, 3, 3].
+        count: how many.
+        axis: "x", "y" or "z".
+        start: the first one's angle in degrees.
+    """
     return join(*(turn(surface, axis, start + 360 * i / count) for i in range(count)))
 
 
 def copies(surface: Array, places) -> Array:
-    """The surface at each of the places."""
+    """The surface at each of the places.
+
+    Args:
+        surface: triangles, [T, 3, 3].
+        places: [P, 3].
+    """
     return (surface[None] + np.asarray(places, dtype=float)[:, None, None]).reshape(-1, 3, 3)
 
 
@@ -219,13 +333,23 @@ def copies(surface: Array, places) -> Array:
 
 
 def bounds(points: Array) -> tuple[Array, Array]:
-    """The lower and the upper corner of the points' box; points are [..., 3]."""
+    """The lower and the upper corner of the points' box.
+
+    Args:
+        points: [..., 3].
+    """
     columns = np.ascontiguousarray(points.reshape(-1, 3).T)
     return columns.min(1), columns.max(1)
 
 
 def sample(triangles: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """`count` points [count, 3] evenly by area, and the triangle that each of them lies on."""
+    """Points evenly by area, [count, 3], and the triangle on which each of them lies.
+
+    Args:
+        triangles: [T, 3, 3].
+        count: how many.
+        rng: from which they are drawn.
+    """
     origin = triangles[:, 0]
     u, v = triangles[:, 1] - origin, triangles[:, 2] - origin
     normal = u[:, [1, 2, 0]] * v[:, [2, 0, 1]] - u[:, [2, 0, 1]] * v[:, [1, 2, 0]]

@@ -31,7 +31,11 @@ _POOLS = {
 
 
 class Pool(nn.Module):
-    """Reads head tokens off the features: names, each of which may be a sum ``"a+b"``."""
+    """Reads head tokens off the features.
+
+    Args:
+        head_tokens: their names, each of which may be a sum ``"a+b"``.
+    """
 
     def __init__(self, head_tokens: Sequence[str]):
         super().__init__()
@@ -55,8 +59,17 @@ class Pool(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """``style`` names the paper that the layers follow: "point_mae", "point_bert", "ppt" (whose
-    activations are GELU) or "linear"."""
+    """Layers from pooled tokens to logits.
+
+    Args:
+        dim: C, the width of the tokens.
+        num_classes: logits.
+        head_tokens: what `Pool` reads.
+        style: the paper that the layers follow: "point_mae", "point_bert", "ppt" (whose activations
+            are GELU) or "linear".
+        hidden: units of each layer.
+        dropout: rate after each layer.
+    """
 
     levels = ()  # intermediate features of the backbone that this head reads
 

@@ -14,7 +14,13 @@ from dapt.data.labels import IGNORED
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
-    """Counts [..., true label, predicted label], int64; the last dimension is counted over."""
+    """Counts [..., true label, predicted label], int64; the last dimension is counted over.
+
+    Args:
+        truth: int64 [..., N].
+        predicted: int64 [..., N].
+        labels: how many there are.
+    """
     rows = truth.shape[:-1].numel()
     row = torch.arange(rows, device=truth.device).view(*truth.shape[:-1], 1)
     cells = (row * labels + truth) * labels + predicted
@@ -23,20 +29,30 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
-    """[..., P] float64 of confusion [..., P, P]; NaN for a label neither there nor predicted."""
+    """float64 [..., P]; NaN for a label that is neither there nor predicted.
+
+    Args:
+        confusion: [..., P, P].
+    """
     hits = confusion.diagonal(dim1=-2, dim2=-1).double()
     return hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
 
 
 def recall(confusion: Tensor) -> Tensor:
-    """[P] float64 of confusion [P, P]: which share of a label's truth is found; NaN without any."""
+    """The share of each label's truth that is found, float64 [P]; NaN without any.
+
+    Args:
+        confusion: [P, P].
+    """
     return confusion.diagonal().double() / confusion.sum(1)
 
 
 def part_iou(confusion: Tensor, own_parts: Tensor) -> Tensor:
-    """Mean IoU [B] over each cloud's own parts; a part absent and not predicted counts 1.
+    """Mean IoU over each cloud's own parts, [B]; a part absent and not predicted counts 1.
 
-    confusion: [B, P, P]. own_parts: bool [B, P], the parts of the cloud's category.
+    Args:
+        confusion: [B, P, P].
+        own_parts: bool [B, P], the parts of the cloud's category.
     """
     iou = intersection_over_union(confusion).nan_to_num(nan=1.0)
     return (iou * own_parts).sum(1) / own_parts.sum(1)
@@ -61,7 +77,12 @@ class Scores(ABC):
 
     @abstractmethod
     def update(self, logs: Tensor, batch: Mapping[str, Tensor]) -> None:
-        """Count a batch, by its log-probabilities."""
+        """Count a batch.
+
+        Args:
+            logs: log-probabilities.
+            batch: with the truth.
+        """
 
     @property
     @abstractmethod
@@ -88,7 +109,12 @@ def _or_none(values: Tensor) -> list[float | None]:
 
 
 class ClassScores(Scores):
-    """Accuracy of labels of clouds."""
+    """Accuracy of labels of clouds.
+
+    Args:
+        names: of the classes.
+        device: where counts are kept.
+    """
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names, self.clouds = names, []
@@ -126,7 +152,12 @@ class ClassScores(Scores):
 
 
 class PointScores(Scores):
-    """Intersection over union of labels of points, over the points of all clouds together."""
+    """Intersection over union of labels of points, over the points of all clouds together.
+
+    Args:
+        names: of the labels.
+        device: where counts are kept.
+    """
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names, self.clouds = names, []
@@ -174,16 +205,19 @@ class PointScores(Scores):
 
 
 class PartScores(Scores):
-    """The field's part segmentation scores: a cloud's points get parts of its own category only.
+    """The usual scores of part segmentation: a cloud's points get parts of its own category only.
 
-    instance_miou: mean over clouds of `part_iou`; class_miou: mean over categories of the mean
-    over their clouds.
+    instance_miou: mean over clouds of `part_iou`; class_miou: mean over categories of the mean over
+    their clouds.
+
+    Args:
+        names: of the categories.
+        own_parts: bool [R, P], which parts each of them has.
     """
 
     each = "instance_miou"
 
     def __init__(self, names: Sequence[str], own_parts: Tensor):
-        """own_parts: bool [R, P], which parts each of the named categories has."""
         self.names, self.own_parts, self.clouds = names, own_parts, []
         device = own_parts.device
         self.counts = {

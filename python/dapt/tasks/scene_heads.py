@@ -22,7 +22,11 @@ class SceneHead(nn.Module):
 
     @abstractmethod
     def of_cells(self, features: SceneFeatures) -> Tensor:  # [M, num_labels]
-        """Logits of the cells of the finest scale."""
+        """Logits of the cells of the finest scale.
+
+        Args:
+            features: of the backbone.
+        """
 
     def forward(self, features: SceneFeatures, points: Tensor) -> Tensor:
         """[B, N, num_labels] for points [B, N, 3]: a point that the encoder saw has the logits of
@@ -94,8 +98,12 @@ class DecoderSceneHead(SceneHead):
 
 
 def decoder_widths(config: Ptv3Config) -> tuple[int, ...]:
-    """As published: those of the encoder, but the finest scale has up to 64 channels where the next
-    one has as many, in whole heads."""
+    """The published widths of a decoder: those of the encoder, except that the finest scale has up
+    to 64 channels if the next one has as many, in whole heads.
+
+    Args:
+        config: of the backbone.
+    """
     head_dim = config.dims[0] // config.num_heads[0]
     *finer, _ = config.dims
     if len(finer) > 1:

@@ -14,13 +14,22 @@ CATEGORY_DIM = 64
 
 
 def thirds(depth: int) -> tuple[int, ...]:
-    """The blocks that end each third of the network: the fourth, eighth and twelfth of twelve."""
+    """The blocks that end each third of the network: the fourth, eighth and twelfth of twelve.
+
+    Args:
+        depth: blocks.
+    """
     return tuple(sorted({max(depth * third // 3 - 1, 0) for third in (1, 2, 3)}))
 
 
 def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
-    """(levels to read, width of their tokens side by side): all scales of a backbone that tells the
-    width of each, else three depths of its last stack."""
+    """(levels to read, width of their tokens side by side).
+
+    All scales of a backbone that tells the width of each, else three depths of its last stack.
+
+    Args:
+        backbone: of any kind.
+    """
     dims = getattr(backbone, "level_dims", None)
     if dims is not None:
         return tuple(range(len(dims))), sum(dims)
@@ -33,6 +42,14 @@ class SegmentationHead(nn.Module):
 
     A point's features are a function of its position and of the tokens around it, so points that
     the backbone has not seen can be labeled, too.
+
+    Args:
+        dim: C, the width of the tokens; that of the layers follows it.
+        num_labels: logits of a point.
+        levels: of the backbone, that are read.
+        num_categories: kinds of objects; 0 for none.
+        dropout: rate before the last layer.
+        token_dim: width of all levels' tokens together; C times their number by default.
     """
 
     def __init__(

@@ -88,12 +88,24 @@ class Task(ABC):
 
 
 def names_or_numbers(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """The names, or "0", "1" and so on where there are none."""
+    """The names, or "0", "1" and so on if there are none.
+
+    Args:
+        names: of the labels.
+        count: how many labels there are.
+    """
     return tuple(map(str, range(count))) if names is None else tuple(names)
 
 
 def set_names(task: Task, field: str, kind: str, count: int) -> None:
-    """Makes the names of a task a tuple, one for each of `count`."""
+    """Make the names of a task a tuple, and check their number.
+
+    Args:
+        task: in its making.
+        field: of the names.
+        kind: of what they name, for the error.
+        count: how many there must be.
+    """
     names = getattr(task, field)
     if names is None:
         return

@@ -52,6 +52,8 @@ class Row:
         peak_memory_bytes: the most that a process held.
         seconds_per_step: of the fastest run.
         spread_of_folds: within a seed, if a run is made of several folds.
+        learning_rate: that was found, if one was searched.
+        difference: from the reference method.
     """
 
     method: str
@@ -170,7 +172,11 @@ def _curves(runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, dict[str, di
 
 
 def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
-    """Each run once it is complete; its bars are its own."""
+    """Train one run after the other; gives each once it is complete.
+
+    Args:
+        runs: those that are missing.
+    """
     begun = time.monotonic()
     for done, run in enumerate(runs):
         left = time_left(time.monotonic() - begun, done, len(runs))
@@ -210,6 +216,7 @@ def plan(
         base: a config for all runs.
         out: the folder of the comparison.
         flags: for all runs, as `dapt train` takes them.
+        choices: learning rates that a search found, by method.
     """
     if len(set(methods)) < len(methods) or not methods:
         raise UsageError(f"methods must name each method once, got {','.join(methods)}")
@@ -227,7 +234,15 @@ def plan(
 def plan_search(
     search: Search, methods: Sequence[str], base: Path | None, out: Path, flags: Sequence[str]
 ) -> list[Run]:
-    """The runs of a search, each in `out`/search/METHOD/rate_VALUE/seed_SEED."""
+    """The runs of a search, each in `out`/search/METHOD/rate_VALUE/seed_SEED.
+
+    Args:
+        search: which rates and how many seeds.
+        methods: their names.
+        base: a config for all runs.
+        out: the folder of the comparison.
+        flags: for all runs, as `dapt train` takes them.
+    """
     if any(flag.partition("=")[0] == "--learning_rate" for flag in flags):
         raise UsageError("--learning_rate says what --search is to find out: leave one of them out")
     runs = []
@@ -288,7 +303,8 @@ def write(out: Path, found: Found, is_complete: bool = False) -> str:
 
     Args:
         out: the folder of the comparison.
-        runs: all of them, at least one complete.
+        found: the runs, at least one complete.
+        is_complete: whether all are, so that methods can be compared.
     """
     settings = found.runs[0].settings
     metric = task_class(settings.task.name).metric

@@ -66,7 +66,12 @@ class Run:
 
 
 def train(run: Run, environment: Mapping[str, str]) -> None:
-    """In a process of its own, whose bars are its own and that of all runs."""
+    """Train in a process of its own, which shows its own progress and that of all runs.
+
+    Args:
+        run: which.
+        environment: for the process.
+    """
     run.folder.wait()
     code = run_child([sys.executable, *run.command], environment)
     if code:

@@ -23,7 +23,15 @@ from dapt.synthetic.shapes import (
 
 
 def four_legs(r, width, depth, height, spread=None):
-    """At the corners of a rectangle; round or square, upright or splayed."""
+    """Legs at the corners of a rectangle; round or square, upright or splayed.
+
+    Args:
+        r: the dice.
+        width: along x.
+        depth: along z.
+        height: along y.
+        spread: of the feet, relative to the tops; at random by default.
+    """
     thick = r(0.02, 0.05)
     x, z = width / 2 - thick, depth / 2 - thick
     splay = r(1.0, 1.25) if spread is None else spread
@@ -35,7 +43,13 @@ def four_legs(r, width, depth, height, spread=None):
 
 
 def pedestal(r, height, reach):
-    """A column on a plate or on a star of feet."""
+    """A column on a plate or on a star of feet.
+
+    Args:
+        r: the dice.
+        height: of the column.
+        reach: of the foot.
+    """
     column = cylinder(r(0.025, 0.06), height)
     if r.chance(0.5):
         return join(column, cylinder(reach, r(0.02, 0.05), top=r(0.5, 1.0)))

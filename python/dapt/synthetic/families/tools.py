@@ -22,7 +22,13 @@ from dapt.synthetic.shapes import (
 
 
 def grip(r, length, radius):
-    """The handle of a tool, where a hand holds it."""
+    """The handle of a tool, by which a hand holds it.
+
+    Args:
+        r: the dice.
+        length: along y.
+        radius: about.
+    """
     middle = r(0.85, 1.3)
     line = [(0, 0), (radius, 0.02), (radius * middle, length * 0.5), (radius * 0.8, length)]
     return lathe(line, segments=10)

@@ -24,7 +24,13 @@ from dapt.synthetic.shapes import (
 
 
 def wheel(radius, width, at):
-    """Stands on the ground, its axle along x."""
+    """A wheel on the ground, its axle along x.
+
+    Args:
+        radius: of the tire.
+        width: of the tire.
+        at: (x, z) of its middle.
+    """
     rim = [
         (0, -0.3),
         (0.6, -0.3),
@@ -40,7 +46,12 @@ def wheel(radius, width, at):
 
 
 def along_z(outline, width):
-    """A side view [P, 2] of (z, y) made `width` wide."""
+    """A side view, made a solid.
+
+    Args:
+        outline: [P, 2], of (z, y).
+        width: along x.
+    """
     return turn(slab(np.asarray(outline) * (-1, 1), width), "y", 90)
 
 

@@ -20,7 +20,12 @@ from dapt.synthetic.shapes import (
 
 
 def hollow(outline, wall=0.03):
-    """The line of a vessel's outside, bottom to rim, followed by that of its inside."""
+    """The line of a vessel's outside, bottom to rim, followed by that of its inside.
+
+    Args:
+        outline: [P, 2], (radius, height) of the outside, from the bottom up.
+        wall: its thickness.
+    """
     outside = np.asarray(outline, dtype=float)
     bottom = outside[0, 1]
     inside = np.maximum(outside[::-1] - (wall, 0), (0, bottom + wall))
@@ -28,13 +33,27 @@ def hollow(outline, wall=0.03):
 
 
 def handle(x, low, high, reach, thick=0.03):
-    """A loop at the side, from one height to another."""
+    """A loop at the side.
+
+    Args:
+        x: where it begins, beside the axis.
+        low: its lower end.
+        high: its upper end.
+        reach: how far it stands out.
+        thick: radius of the bow.
+    """
     bow = arc(1, -90, 90, 9) * (reach, (high - low) / 2)
     return tube(in_plane(bow, "xy", (x, (low + high) / 2, 0)), thick)
 
 
 def curve(r, radii, height):
-    """A smooth outline through some radii at even heights."""
+    """A smooth outline, [12, 2].
+
+    Args:
+        r: the dice.
+        radii: at even heights.
+        height: of the whole.
+    """
     knots = np.linspace(0, 1, len(radii))
     at = np.linspace(0, 1, 12)
     fit = np.polynomial.polynomial.polyfit(knots, radii, len(radii) - 1)
