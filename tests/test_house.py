@@ -180,7 +180,7 @@ def explained(node):
     found = set()
     for docstring in filter(None, map(ast.get_docstring, nodes)):
         _, _, under = docstring.partition("Args:\n")
-        for names in re.findall(r"^ {4}([\w, ]+):", under.partition("\n\n")[0], re.MULTILINE):
+        for names in re.findall(r"^ {4}(\w[\w, ]*):", under.partition("\n\n")[0], re.MULTILINE):
             found |= set(names.replace(",", " ").split())
     return found
 

@@ -27,26 +27,26 @@ Cloud = np.ndarray  # [N, 3, 6 or 9]
 Corruption = Callable[[Cloud, int, np.random.Generator], tuple[Cloud, np.ndarray]]
 
 
-def jitter(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
+def _jitter(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
     """Gaussian noise on every point."""
     noisy = cloud.copy()
     noisy[:, :3] += JITTER[severity - 1] * rng.standard_normal((len(cloud), 3))
     return noisy, np.arange(len(cloud))
 
 
-def dropout(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
+def _dropout(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
     """Points lost at random."""
     order = rng.permutation(len(cloud))
     return _left(cloud, order, 1 - DROPOUT[severity - 1])
 
 
-def occlusion(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
+def _occlusion(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
     """One side cut off, as by something that stands before it."""
     order = np.argsort(cloud[:, :3] @ _direction(rng), kind="stable")
     return _left(cloud, order, 1 - OCCLUSION[severity - 1])
 
 
-def density(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
+def _density(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
     """Fewer points, as evenly spread as before: a coarser sensor."""
     count = max(round(DENSITY[severity - 1] * len(cloud)), 1)
     start = torch.tensor([int(rng.integers(len(cloud)))])
@@ -55,7 +55,7 @@ def density(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Clou
     return cloud[kept], kept
 
 
-def rotation(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
+def _rotation(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
     """A tilt about a random axis."""
     x, y, z = _direction(rng)
     angle = np.radians(ROTATION[severity - 1])
@@ -80,11 +80,11 @@ def _left(cloud: Cloud, order: np.ndarray, share: float) -> tuple[Cloud, np.ndar
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "jitter": jitter,
-    "dropout": dropout,
-    "occlusion": occlusion,
-    "density": density,
-    "rotation": rotation,
+    "jitter": _jitter,
+    "dropout": _dropout,
+    "occlusion": _occlusion,
+    "density": _density,
+    "rotation": _rotation,
 }
 
 
