@@ -18,7 +18,7 @@ from dapt.errors import UsageError, listed, shown
 from dapt.inference.serving.answers import TYPES, check_answer
 from dapt.inference.serving.intake import KINDS
 from dapt.inference.serving.limits import Limits, Refused
-from dapt.inference.serving.service import Service, refusal_of
+from dapt.inference.serving.service import Service
 from dapt.inference.serving.shelf import Shelf
 from dapt.version import __version__
 
@@ -80,7 +80,7 @@ def create_app(
     app.state.service = service
     _add_bounds(app, hosts)
     _add_prediction(app, service)
-    _add_adapters(app, shelf, token)
+    _add_adapters(app, service, token)
     _add_observation(app, service)
     return app
 
@@ -164,10 +164,11 @@ def _add_prediction(app: FastAPI, service: Service) -> None:
         return Response(content, media_type=TYPES[answer.value])
 
 
-def _add_adapters(app: FastAPI, shelf: Shelf, token: str | None) -> None:
+def _add_adapters(app: FastAPI, service: Service, token: str | None) -> None:
+    shelf = service.shelf
     bearer = HTTPBearer(auto_error=False, description="the server's token")
 
-    def may_change(
+    async def may_change(
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> None:
         if token is None:
@@ -181,14 +182,14 @@ def _add_adapters(app: FastAPI, shelf: Shelf, token: str | None) -> None:
             )
 
     @app.get("/adapters")
-    def list_adapters() -> list[dict]:
+    async def list_adapters() -> list[dict]:
         """What each adapter is: its task, its labels, what its clouds have to be."""
         return [served.describe() for served in shelf]
 
     @app.put("/adapters/{name}", dependencies=[Depends(may_change)])
-    def load_adapter(name: str) -> dict:
+    async def load_adapter(name: str) -> dict:
         """Load an adapter from the server's folder, or load it anew; calls under way go on."""
-        return _answered(lambda: shelf.load(name).describe())
+        return await service.change(lambda: shelf.load(name).describe())
 
     @app.delete(
         "/adapters/{name}",
@@ -196,16 +197,9 @@ def _add_adapters(app: FastAPI, shelf: Shelf, token: str | None) -> None:
         status_code=204,
         response_class=Response,
     )
-    def unload_adapter(name: str) -> None:
+    async def unload_adapter(name: str) -> None:
         """Unload an adapter; calls under way go on."""
-        _answered(lambda: shelf.unload(name))
-
-
-def _answered(work: Callable[[], object]) -> object:
-    try:
-        return work()
-    except Exception as error:
-        raise refusal_of(error) from error
+        await service.change(lambda: shelf.unload(name))
 
 
 def _add_observation(app: FastAPI, service: Service) -> None:
@@ -231,7 +225,7 @@ def _add_observation(app: FastAPI, service: Service) -> None:
         )
 
     @app.get("/docs/{name}", include_in_schema=False)
-    def page_file(name: str) -> Response:
+    async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
             raise HTTPException(404)
         content = (swagger_ui_path / name).read_bytes()

@@ -50,12 +50,24 @@ class Service:
         self._open = 0
         self._reading = ThreadPoolExecutor(READERS, "dapt-requests")
         self._alone = ThreadPoolExecutor(1, "dapt-scenes")
+        self._changing = ThreadPoolExecutor(1, "dapt-adapters")
 
     def close(self) -> None:
         """End its threads."""
-        self._reading.shutdown(cancel_futures=True)
-        self._alone.shutdown(cancel_futures=True)
+        for pool in (self._reading, self._alone, self._changing):
+            pool.shutdown(cancel_futures=True)
         self.batcher.close()
+
+    async def change(self, work: Callable[[], T]) -> T:
+        """Load or unload, one after another.
+
+        Args:
+            work: Done in a thread of its own.
+        """
+        try:
+            return await self._in(self._changing, work)
+        except Exception as error:
+            raise refusal_of(error) from error
 
     async def predict(
         self,
