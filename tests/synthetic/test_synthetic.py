@@ -13,14 +13,18 @@ from dapt.data.sampler import BatchSampler
 from dapt.errors import UsageError
 from dapt.inference.probe import linear_probe
 from dapt.models import pretrained
-from dapt.synthetic import FAMILIES, SETS
-from dapt.synthetic.shapes import sample
+from dapt.synthetic import FAMILIES, KINDS, SETS
+from dapt.synthetic.grammars import grammar
+from dapt.synthetic.shapes import Dice, sample
+from dapt.synthetic.wide import POOL, warp
 
 
-def dataset(split="train", **options):
-    return load(
-        "synthetic", {"num_points": 256, "train_size": 60, "test_size": 30, **options}, split
-    )
+def dataset(split="train", name="synthetic", **options):
+    return load(name, {"num_points": 256, "train_size": 60, "test_size": 30, **options}, split)
+
+
+def wide(split="train", **options):
+    return dataset(split, "synthetic_wide", **options)
 
 
 def test_there_are_many_families_with_parts():
@@ -41,6 +45,89 @@ def test_family(name):
     assert seen == set(range(len(family.parts)))
     assert len(np.unique(np.round(sizes, 6), axis=0)) == 40
     assert np.std(sizes, axis=0).max() > 0.02 * np.mean(sizes)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_kind_of_a_grammar(name):
+    """Every object is whole, and none is like another."""
+    kind, sizes = KINDS[name], []
+    for index in range(6):
+        triangles, parts = kind.surfaces(np.random.default_rng(index))
+        assert triangles.shape == (len(parts), 3, 3) and np.isfinite(triangles).all()
+        sizes.append(np.ptp(triangles.reshape(-1, 3), axis=0))
+        assert (sizes[-1] > 0).sum() >= 2
+    assert len(np.unique(np.round(sizes, 6), axis=0)) == 6
+
+
+def test_traits_are_drawn_for_each_object():
+    drawn = []
+    traits = dict(share=(0.5, 0.6), count=(2, 4), style=["a", "b"], each=((1, 2), (5.0, 6.0)))
+
+    def build(r, **traits):
+        drawn.append(traits)
+        yield "all", np.zeros((1, 3, 3))
+
+    try:
+        grammar("all", kind_of_this_test=traits | {"plain": 7})(build)
+        kind = KINDS.pop("kind_of_this_test")
+    finally:
+        KINDS.pop("kind_of_this_test", None)
+    for index in range(40):
+        kind.surfaces(np.random.default_rng(index))
+    assert {row["count"] for row in drawn} == {2, 3, 4}
+    assert {row["style"] for row in drawn} == {"a", "b"}
+    assert all(0.5 <= row["share"] <= 0.6 and row["plain"] == 7 for row in drawn)
+    assert all(row["each"][0] in (1, 2) and 5 <= row["each"][1] <= 6 for row in drawn)
+    with pytest.raises(ValueError, match="two grammars build the kind oak"):
+        grammar("all", oak={})(build)
+
+
+def test_wide_world_is_wide_and_has_no_class_of_the_scan_task():
+    clouds = wide()
+    assert clouds.num_classes == len(POOL) > 350
+    assert set(KINDS) <= set(POOL) and not set(SETS["scan"]) & set(POOL)
+    points = clouds.batch(range(60))["points"]
+    torch.testing.assert_close(points.norm(dim=2).amax(1), torch.ones(60))
+    assert torch.equal(points[7], wide(train_size=20)[7]["points"])
+    assert not torch.equal(points, wide(seed=1).batch(range(60))["points"])
+    assert not torch.equal(points[:30], wide("test").batch(range(30))["points"])
+
+
+def test_wide_world_has_any_pose():
+    """A spear stands in an upright pose, and lies as often as not in any."""
+    heights = {}
+    for pose in ("upright", "mixed", "any"):
+        clouds = wide(families="spear", domain="clean", pose=pose)
+        extents = [np.ptp(clouds.make(i)[0], axis=0) for i in range(40)]
+        heights[pose] = np.mean([extent[1] > 0.9 * extent.max() for extent in extents])
+    assert heights["upright"] == 1
+    assert heights["any"] < 0.6 < heights["mixed"] < 1
+
+
+def test_a_warp_bends_what_is_straight():
+    line = np.linspace(-1, 1, 9)[:, None] * (0.0, 1.0, 0.0)
+    triangles = np.repeat(line[:, None], 3, 1)  # [9, 3, 3]
+    bends = []
+    for index in range(60):
+        warped = warp(triangles, Dice(np.random.default_rng(index)))[:, 0]
+        chord = (warped[0] + warped[-1]) / 2
+        bends.append(np.linalg.norm((warped[4] - chord)[[0, 2]]))
+    assert 0.25 < np.mean(np.array(bends) > 1e-6) < 0.75 and max(bends) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("variant", "domain", "total"),
+    [
+        ("only", "clean", 677.4333),
+        ("only", "scan", 649.8376),
+        ("bg", "scan", 638.1893),
+        ("hardest", "scan", 605.5235),
+    ],
+)
+def test_task_worlds_stay_what_they_are(variant, domain, total):
+    """Tables are measured on them: another number drawn anywhere is another world."""
+    points = dataset(variant=variant, domain=domain).batch([3, 17, 44])["points"]
+    assert points.double().abs().sum().item() == pytest.approx(total, rel=1e-6)
 
 
 def test_points_lie_evenly_by_area():
@@ -132,6 +219,15 @@ def test_shipped_file_is_the_card_s():
 def test_bad_options(options, message):
     with pytest.raises(UsageError, match=message):
         dataset(**options)
+
+
+def test_bad_options_of_the_wide_world():
+    with pytest.raises(UsageError, match="variant must be only, bg, hardest or any, got 'easy'"):
+        wide(variant="easy")
+    with pytest.raises(UsageError, match="pose must be upright, any or mixed, got 'lying'"):
+        wide(pose="lying")
+    with pytest.raises(UsageError, match="no family of objects is called 'unicorn': choose wide"):
+        wide(families="unicorn")
 
 
 def test_no_test_split():

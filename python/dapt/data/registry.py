@@ -12,7 +12,7 @@ from dapt.plugins import entry, installed
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
 # Of wings above this one: the module that registers each, imported when it is asked for.
-ELSEWHERE = {"synthetic": "dapt.synthetic"}
+ELSEWHERE = dict.fromkeys(("synthetic", "synthetic_wide"), "dapt.synthetic")
 
 
 def register(name: str):

@@ -1,7 +1,8 @@
 """The built-in dataset: objects made on the fly, from nothing but a seed and an index."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -9,10 +10,10 @@ import torch
 from dapt.data.clouds import unit_ball
 from dapt.data.dataset import PointDataset
 from dapt.data.registry import register
-from dapt.errors import UsageError
-from dapt.synthetic.families import FAMILIES
+from dapt.errors import UsageError, listed
+from dapt.synthetic.families import FAMILIES, Family
 from dapt.synthetic.scan import scan
-from dapt.synthetic.shapes import bounds, sample, turn
+from dapt.synthetic.shapes import centered, sample, turn
 
 # ScanObjectNN's classes
 SCAN = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
@@ -63,11 +64,17 @@ class Synthetic:
     num_points: int = 2048
     seed: int = 0
 
+    FAMILIES: ClassVar[Mapping[str, Family]] = FAMILIES
+    SETS: ClassVar[Mapping[str, list[str]]] = SETS
+    VARIANTS: ClassVar[tuple[str, ...]] = ("only", "bg", "hardest")
+
     def __post_init__(self):
         if self.domain not in ("clean", "scan", "mixed"):
             raise UsageError(f"domain must be clean, scan or mixed, got {self.domain!r}")
-        if self.variant not in ("only", "bg", "hardest"):
-            raise UsageError(f"variant must be only, bg or hardest, got {self.variant!r}")
+        if self.variant not in self.VARIANTS:
+            *others, last = self.VARIANTS
+            choice = f"{', '.join(others)} or {last}"
+            raise UsageError(f"variant must be {choice}, got {self.variant!r}")
         for name, least, most in BOUNDS:
             value = getattr(self, name)
             if not least <= value <= most:
@@ -81,12 +88,12 @@ class Synthetic:
 
     def names(self) -> list[str]:
         """The families that the set is made of."""
-        names = SETS.get(self.families) or [n.strip() for n in self.families.split(",")]
+        names = self.SETS.get(self.families) or [n.strip() for n in self.families.split(",")]
         for name in names:
-            if name not in FAMILIES:
+            if name not in self.FAMILIES:
                 raise UsageError(
-                    f"no family of objects is called {name!r}: choose {', '.join(SETS)} or some "
-                    f"of {', '.join(sorted(FAMILIES))}"
+                    f"no family of objects is called {name!r}: choose {', '.join(self.SETS)} or "
+                    f"some of {listed(sorted(self.FAMILIES), 100)}"
                 )
         return names
 
@@ -115,7 +122,7 @@ class SyntheticDataset(PointDataset):
 
     def __init__(self, options: Synthetic, split: str):
         self.options, self.split = options, split
-        self.families = [FAMILIES[name] for name in options.names()]
+        self.families = [options.FAMILIES[name] for name in options.names()]
         size = options.train_size if split == "train" else options.test_size
         ends = np.cumsum([0] + [len(family.parts) for family in self.families])
         class_parts = [list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
@@ -160,22 +167,38 @@ class SyntheticDataset(PointDataset):
         Args:
             index: Of the cloud.
         """
-        options, label = self.options, int(self.labels[index])
-        key = [options.seed, 2 * index + (self.split == "test")]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+        label, rng = int(self.labels[index]), self.rng(index)
         triangles, parts = self.families[label].surfaces(rng)
-        low, high = bounds(triangles)
-        triangles = (triangles - (low + high) / 2) / (np.linalg.norm(high - low) / 2)
+        points, part = self.points(centered(triangles), parts, rng)
+        part_labels = np.where(part < 0, -1, part + self.first_parts[label])
+        return unit_ball(points).astype(np.float32), part_labels
+
+    def rng(self, index: int) -> np.random.Generator:
+        """What everything about a cloud is drawn from.
+
+        Args:
+            index: Of the cloud.
+        """
+        key = [self.options.seed, 2 * index + (self.split == "test")]
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+    def points(
+        self, triangles: np.ndarray, parts: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Points [N, 3] of an object and the part that each belongs to [N].
+
+        Args:
+            triangles: [T, 3, 3], within the unit ball.
+            parts: [T].
+            rng: Of the cloud.
+        """
+        options = self.options
         scanned = options.domain == "scan" or (options.domain == "mixed" and rng.random() < 0.5)
         if scanned:
             triangles = turn(triangles, "y", 360 * rng.random())
-            points, part = scan(triangles, parts, options.variant, options.num_points, rng)
-        else:
-            points, which = sample(triangles, options.num_points, rng)
-            part = parts[which]
-        points = unit_ball(points)
-        part_labels = np.where(part < 0, -1, part + self.first_parts[label])
-        return points.astype(np.float32), part_labels
+            return scan(triangles, parts, options.variant, options.num_points, rng)
+        points, which = sample(triangles, options.num_points, rng)
+        return points, parts[which]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": None if self._kept is None else {}}

@@ -342,6 +342,12 @@ def bounds(points: Array) -> tuple[Array, Array]:
     return columns.min(1), columns.max(1)
 
 
+def centered(triangles: Array) -> Array:
+    """With the box's middle at the origin and its diagonal 2 long."""
+    low, high = bounds(triangles)
+    return (triangles - (low + high) / 2) / (np.linalg.norm(high - low) / 2)
+
+
 def sample(triangles: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Points evenly by area, [count, 3], and the triangle on which each of them lies.
 
