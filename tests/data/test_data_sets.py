@@ -277,7 +277,10 @@ def test_registered_names_and_options():
         dapt.data.load("npz", {"train": "objects.npz"}, "train")
 
 
-@pytest.mark.parametrize("name", sorted(name for name in dapt.data.DATASETS if not name.startswith("synthetic")))
+NEED_FILES = sorted(name for name in dapt.data.DATASETS if not name.startswith("synthetic"))
+
+
+@pytest.mark.parametrize("name", NEED_FILES)
 def test_options_are_flags(name):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=dapt.data.options_of(name))
