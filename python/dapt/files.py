@@ -51,6 +51,28 @@ def write_atomically(path: str | Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """Where to write a file piece by piece, which takes its place when it is complete.
+
+    Args:
+        path: The file; missing folders are made.
+    """
+    path = Path(path)
+    temporary = _beside(path)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            if temporary.parent.is_dir():
+                temporary.unlink(missing_ok=True)
+
+
 def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
     """All of these files or none: a new folder takes the place of the old one in one step.
 

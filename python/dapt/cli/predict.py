@@ -2,11 +2,11 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dapt.cli.parsing import Parser, a_path, add_votes, length
+from dapt.cli.parsing import Parser, a_path, add_votes, at_least_one, length
 from dapt.errors import DataError, UsageError, listed, shown
 
 log = logging.getLogger("dapt")
@@ -21,7 +21,7 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         "predict",
         "Label files of points, or all below a folder: ply, pcd, off, obj, xyz, txt, csv, npy, "
-        "las, npz. A model that labels points leaves the labels and a colored cloud of each file. "
+        "las, laz, npz. A model that labels points leaves the labels and a colored cloud of each. "
         "Further options take the place of the run's: --backbone.checkpoint=FILE, say.",
     )
     parser.add_argument("run", type=a_path, help="run folder")
@@ -37,17 +37,32 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--block", type=length, help="side of a scene's blocks; else the run's")
     parser.add_argument("--stride", type=length, help="from block to block; else half a block")
     parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
+    parser.add_argument(
+        "--tile", type=at_least_one, help="points of a scene in memory at a time (2,000,000)"
+    )
+    parser.add_argument(
+        "--asprs",
+        metavar="CODES",
+        help="also write the classification of las files: ground=2,building=6, or a YAML file, "
+        "or `names` where the labels are called as the classes of the ASPRS",
+    )
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.set_defaults(left_out=0)
     args, flags = parser.parse_known_args(argv)
     from dapt.runs.assembly import restore_model
     from dapt.runs.folder import RunFolder
+    from dapt.runs.options import TrainOptions
+    from dapt.runs.processes import device_of, team
 
     args.files = _files_in(args.files)
-    model = restore_model(RunFolder(args.run, flags))
+    options = TrainOptions(out=args.run, accelerator=args.accelerator)
+    model = restore_model(RunFolder(args.run, flags)).to(device_of(options))
     trained = model.preprocessing
     if args.up:
         trained = replace(trained, up=args.up)
     label = _label_points if model.adapter.task.labels_points else _label_clouds
-    left_out = label(model, trained, args)
+    with team() as processes:
+        left_out = label(model, trained, args, processes)
     if left_out:
         files = "1 file was" if left_out == 1 else f"{left_out} files were"
         raise DataError(f"{files} left out, as said above; the other files were labeled")
@@ -69,43 +84,56 @@ def _files_in(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _file_by_file(files: Sequence[Path], channels: str, work: Callable[[Iterable], None]) -> int:
-    """Work on the clouds of each file; of several, those that are bad are left out and counted."""
+def _file_by_file(args: Namespace, files: Sequence[Path], channels: str, work, team) -> Iterator:
+    """What `work` makes of the clouds of each file; several files are shared by the processes, and
+    those that are bad are left out."""
     from dapt.inference.prediction import clouds_of, clouds_of_all
-    from dapt.progress import watched
+    from dapt.progress import Bar
 
-    if len(files) == 1:
-        work(clouds_of_all(files, channels))
-        return 0
-    left_out = 0
-    for path in watched(files, "files", len(files)):
-        try:
-            work(clouds_of(path, channels))
-        except DataError as error:
-            log.warning("left out: %s", error)
-            left_out += 1
-    return left_out
+    clouds = clouds_of_all if len(args.files) == 1 else _one(clouds_of)
+    with Bar("files", len(files), shown=team.speaks and len(files) > 1) as bar:
+        for begin in range(0, len(files), team.size):
+            group = files[begin : begin + team.size]
+            found = team.each(group, lambda path: work(clouds([path], channels)))
+            yield from _those_that_are_good(args, found)
+            bar.advance(len(group))
 
 
-def _label_clouds(model, trained, args: Namespace) -> int:
+def _one(clouds_of):
+    return lambda paths, channels: clouds_of(*paths, channels)
+
+
+def _those_that_are_good(args: Namespace, found: Iterable) -> Iterator:
+    """An error of the only file is raised; those of several are counted."""
+    for each in found:
+        if not isinstance(each, DataError):
+            yield each
+        elif len(args.files) == 1:
+            raise each
+        else:
+            log.warning("left out: %s", each)
+            args.left_out += 1
+
+
+def _label_clouds(model, trained, args: Namespace, team) -> int:
     if args.out and args.out.suffix not in (".json", ".csv"):
         raise UsageError(f"out must end in .json or .csv, got {args.out}")
     from dapt.inference import prediction
 
-    predictions = []
+    def work(clouds: Iterable) -> list:
+        return list(prediction.predict(model, clouds, trained, args.votes))
 
-    def work(clouds: Iterable) -> None:
-        predictions.extend(list(prediction.predict(model, clouds, trained, args.votes)))
+    found = _file_by_file(args, args.files, trained.channels, work, team)
+    predictions = [each for of_file in found for each in of_file]
+    if team.speaks:
+        if args.out:
+            prediction.write(predictions, args.out)
+        for each in predictions:
+            print(shown(f"{each['file']}: {each['label']} ({each['probability']:.3f})"))
+    return args.left_out
 
-    left_out = _file_by_file(args.files, trained.channels, work)
-    if args.out:
-        prediction.write(predictions, args.out)
-    for each in predictions:
-        print(shown(f"{each['file']}: {each['label']} ({each['probability']:.3f})"))
-    return left_out
 
-
-def _label_points(model, trained, args: Namespace) -> int:
+def _label_points(model, trained, args: Namespace, team) -> int:
     if args.votes > 1:
         raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
     if args.out and args.out.suffix in (".json", ".csv"):
@@ -117,15 +145,54 @@ def _label_points(model, trained, args: Namespace) -> int:
                 f"two files are called {stem}: label them one by one, each its own --out"
             )
     from dapt.inference import labeling
-    from dapt.inference.trained import label_points
+    from dapt.inference.asprs import codes_of
+    from dapt.inference.scenes import SceneOptions, is_streamed, label_scenes
+    from dapt.inference.trained import label_points, sides
 
-    how = args.category, args.block, args.stride
+    names = model.adapter.task.label_names
+    folder = args.out or args.run / "predictions"
+    codes = None if args.asprs is None else codes_of(_codes_in(args.asprs), names)
+    streamed = []
+    if model.adapter.task.name != "part_segmentation":
+        streamed = [path for path in args.files if is_streamed(path, trained.channels)]
+        block, stride = sides(trained, args.block, args.stride)
+        options = {"out": folder, "block": block, "stride": stride, "codes": codes}
+        options = SceneOptions(**options, **({"tile": args.tile} if args.tile else {}))
 
-    def work(clouds: Iterable) -> None:
-        for scan in label_points(model, clouds, trained, *how):
-            written = labeling.write(scan, args.out or args.run / "predictions")
-            shares = listed(f"{name} {share:.1%}" for name, share in scan.shares().items())
-            print(shown(f"{scan.name}: {len(scan.points):,} points: {shares}"))
-            print(shown(f"  {' '.join(map(str, written))}"))
+    def say(name: str, counts, written: Iterable[Path]) -> None:
+        if team.speaks:
+            shares = listed(
+                f"{name} {share:.1%}" for name, share in labeling.shares(counts, names).items()
+            )
+            print(shown(f"{name}: {sum(counts):,} points: {shares}"))
+            print(shown(f"  {' '.join(map(str, written))}"), flush=True)
 
-    return _file_by_file(args.files, trained.channels, work)
+    if streamed:
+        found = label_scenes(model, streamed, trained, options, team)
+        for each in _those_that_are_good(args, found):
+            say(each.name, each.counts, each.written)
+
+    def work(clouds: Iterable) -> list:
+        scans = label_points(model, clouds, trained, args.category, args.block, args.stride)
+        return [(scan.name, scan.counts(), labeling.write(scan, folder)) for scan in scans]
+
+    whole = [path for path in args.files if path not in streamed]
+    for scans in _file_by_file(args, whole, trained.channels, work, team):
+        for scan in scans:
+            say(*scan)
+    return args.left_out
+
+
+def _codes_in(text: str) -> dict[str, int] | None:
+    """names; floor=2,wall=6; or a YAML file of them."""
+    from dapt.runs.trees import read_yaml
+
+    if text == "names":
+        return None
+    if "=" not in text:
+        return read_yaml(Path(text))
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    wrong = [f"{name}={code}" for name, _, code in pairs if not name or not code.strip().isdigit()]
+    if wrong:
+        raise UsageError(f"--asprs takes names, label=code,... or a YAML file, got {wrong[0]}")
+    return {name.strip(): int(code) for name, _, code in pairs}

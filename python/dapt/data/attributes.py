@@ -14,7 +14,7 @@ import numpy as np
 from dapt.data.arrays import load_npy
 from dapt.data.clouds import read_columns_of_text
 from dapt.data.ground import above_ground
-from dapt.data.las import open_las
+from dapt.data.las import label_names, open_las
 from dapt.data.pcd import read_columns
 
 COLORS = (
@@ -115,11 +115,21 @@ def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
     """
     if rgb is None or rgb.ndim != 2 or rgb.shape[1] < 3 or not np.isfinite(rgb).all():
         return None
-    rgb, top = rgb[:, :3].astype(np.float64), rgb[:, :3].max(initial=0)
-    if rgb.min(initial=0) < 0 or top > 65535:
+    rgb = rgb[:, :3].astype(np.float64)
+    scale = color_scale(rgb.min(initial=0), rgb.max(initial=0))
+    return (rgb * scale).round().astype(np.uint8) if scale else None
+
+
+def color_scale(least: float, most: float) -> float | None:
+    """What turns colors into bytes; None where they are none.
+
+    Args:
+        least: of all channels and points.
+        most: of all channels and points.
+    """
+    if not 0 <= least <= most <= 65535:
         return None
-    scale = 255 if top <= 1 else 1 if top <= 255 else 1 / 257
-    return (rgb * scale).round().astype(np.uint8)
+    return 255 if most <= 1 else 1 if most <= 255 else 1 / 257
 
 
 def as_labels(labels: np.ndarray) -> np.ndarray | None:  # [N]
@@ -170,10 +180,11 @@ def _read_pcd(path: Path) -> Columns:
 
 def _read_las(path: Path) -> Columns:
     file = open_las(path)
+    names = label_names(file.header) or ASPRS
     present = set(file.point_format.dimension_names)
     wanted = present & {"red", "green", "blue", "classification", "intensity"}
     wanted |= set(file.point_format.extra_dimension_names)
-    return {name: np.asarray(file[name]) for name in sorted(wanted)}, ASPRS
+    return {name: np.asarray(file[name]) for name in sorted(wanted)}, names
 
 
 def _read_table(path: Path) -> Columns:
@@ -217,6 +228,7 @@ def _are_unit(three: np.ndarray) -> bool:  # [N, 3]
 _COLUMNS = {
     ".csv": _read_table,
     ".las": _read_las,
+    ".laz": _read_las,
     ".npy": _read_table,
     ".pcd": _read_pcd,
     ".ply": _read_ply,

@@ -25,17 +25,83 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
         stride: from one square to the next.
         up: the axis that points up.
     """
-    check_grid(size, stride)
-    check_up(up)
-    first, second = (points[:, axis] for axis in range(3) if axis != "xyz".index(up))
-    order = np.argsort(first, kind="stable")
-    rows = _starts(second, size, stride)
-    for strip in _slices(first[order], _starts(first, size, stride), size):
-        inside = order[strip]
-        inside = inside[np.argsort(second[inside], kind="stable")]
-        for square in _slices(second[inside], rows, size):
-            if square.start < square.stop:
-                yield np.sort(inside[square])
+    return Grid.around(points.min(0), points.max(0), size, stride, up).windows(points)
+
+
+class Grid(NamedTuple):
+    """The squares of a scene, of which a part may be in memory: they depend on its ends alone.
+
+    Args:
+        low: [3], the least coordinates of the scene.
+        high: [3], the largest.
+        size: side of a square.
+        stride: from one square to the next.
+        up: the axis that points up.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    size: float
+    stride: float
+    up: str = "z"
+
+    @classmethod
+    def around(
+        cls, low: np.ndarray, high: np.ndarray, size: float, stride: float, up: str
+    ) -> "Grid":
+        """The grid of a scene, checked.
+
+        Args:
+            low: [3], the least coordinates of the scene.
+            high: [3], the largest.
+            size: side of a square.
+            stride: from one square to the next.
+            up: the axis that points up.
+        """
+        check_grid(size, stride)
+        check_up(up)
+        return cls(low, high, size, stride, up)
+
+    @property
+    def ground(self) -> list[int]:
+        """The two axes that lie on the ground."""
+        return [axis for axis in range(3) if axis != "xyz".index(self.up)]
+
+    def windows(self, points: np.ndarray, needed: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Indices of the points over each square of the ground that has any, in order.
+
+        Args:
+            points: [N, 3], of the whole scene or of a part of it.
+            needed: [N] bool; a square without such a point is left out. All squares of needed
+                points have to be whole within the part.
+        """
+        if len(points) == 0:
+            return
+        one, other = self.ground
+        first, second = points[:, one], points[:, other]
+        order = np.argsort(first, kind="stable")
+        rows = self._starts(second, other)
+        for strip in _slices(first[order], self._starts(first, one), self.size):
+            inside = order[strip]
+            if needed is not None and not needed[inside].any():
+                continue
+            inside = inside[np.argsort(second[inside], kind="stable")]
+            for square in _slices(second[inside], rows, self.size):
+                if square.start == square.stop:
+                    continue
+                index = np.sort(inside[square])
+                if needed is None or needed[index].any():
+                    yield index
+
+    def _starts(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """Where intervals begin that have values in them, however far some of these lie away."""
+        low, high = self.low[axis], self.high[axis]
+        steps = np.ceil(max(high - low - self.size, 0) / self.stride)
+        last = np.unique(np.floor((values - low) / self.stride))  # of the last interval of each
+        before = np.arange(-1, np.ceil(self.size / self.stride) + 1)  # one on either side: rounding
+        numbers = np.unique(last[:, None] - before)
+        numbers = numbers[(numbers >= 0) & (numbers < steps)]
+        return np.append(low + self.stride * numbers, max(high - self.size, low))
 
 
 def check_grid(size: float, stride: float) -> None:
@@ -50,17 +116,6 @@ def check_grid(size: float, stride: float) -> None:
             f"stride must be above 0 and at most the block of {size}, or points would be left out, "
             f"got {stride}"
         )
-
-
-def _starts(values: np.ndarray, size: float, stride: float) -> np.ndarray:
-    """Where intervals begin that have values in them, however far some of these lie away."""
-    low, high = values.min(), values.max()
-    steps = np.ceil(max(high - low - size, 0) / stride)
-    last = np.unique(np.floor((values - low) / stride))  # number of the last interval of each value
-    before = np.arange(-1, np.ceil(size / stride) + 1)  # rounding may cost one on either side
-    numbers = np.unique(last[:, None] - before)
-    numbers = numbers[(numbers >= 0) & (numbers < steps)]
-    return np.append(low + stride * numbers, max(high - size, low))
 
 
 def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""One file of points or of a surface: ply, pcd, off, obj, xyz, txt, csv, npy, las."""
+"""One file of points or of a surface: ply, pcd, off, obj, xyz, txt, csv, npy, las, laz."""
 
 from pathlib import Path
 
@@ -121,6 +121,7 @@ def surface_beside(
 READERS = {
     ".csv": read_table,
     ".las": read_las,
+    ".laz": read_las,
     ".npy": load_npy,
     ".obj": read_geometry,
     ".off": read_geometry,
@@ -155,18 +156,20 @@ def unit_ball(points: np.ndarray) -> np.ndarray:  # [N, 3]
     return points / (np.linalg.norm(points, axis=1).max() or 1)
 
 
-def check_finite(where: str, points: np.ndarray) -> None:  # [N, 3]
+def check_finite(where: str, points: np.ndarray, start: int = 0) -> None:  # [N, 3]
     """Refuse a coordinate that is not a number which float32 holds.
 
     Args:
         where: what the error calls the cloud.
         points: [N, 3].
+        start: number of the first of them in the cloud.
     """
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
     if len(bad):
         raise DataError(
-            f"{where} has a point that is not finite: point {bad[0]} is {points[bad[0]].tolist()}"
+            f"{where} has a point that is not finite: point {start + bad[0]} is "
+            f"{points[bad[0]].tolist()}"
         )
 
 

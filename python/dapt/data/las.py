@@ -1,11 +1,19 @@
-"""Points of .las files, read by laspy once what the header promises was held against the file."""
+"""Points of .las and .laz files, read by laspy once what the header promises was held against the
+file."""
 
+import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from dapt.data.arrays import check_expansion
+
 COMPRESSED = 0x80  # bit of the point format
+LABELS = ("dapt", 1)  # of the table of label names
+MOST_EXPANSION = 10_000  # points that repeat each other unfold to much
 
 
 def read_las(path: Path) -> np.ndarray:
@@ -25,11 +33,44 @@ def open_las(path: Path):
     """
     import laspy
 
-    _check_header(path)
-    return laspy.read(path)
+    check_header(path)
+    with decoding():
+        return laspy.read(path)
 
 
-def _check_header(path: Path) -> None:
+@contextmanager
+def decoding() -> Iterator[None]:
+    """A decoder that gives up on a damaged file may end in a panic, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("its compressed points are damaged") from None
+
+
+def label_names(header) -> dict[int, str]:
+    """Names of the labels that `dapt predict` left in a file, by number.
+
+    Args:
+        header: laspy's.
+    """
+    for table in header.vlrs:
+        if (table.user_id, table.record_id) == LABELS:
+            try:
+                names = json.loads(table.record_data_bytes())
+                return {number: str(name) for number, name in enumerate(names)}
+            except (ValueError, TypeError):
+                break
+    return {}
+
+
+def check_header(path: Path) -> None:
+    """Refuse a file that cannot hold what its header promises.
+
+    Args:
+        path: of the file.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(375)
@@ -46,7 +87,10 @@ def _check_header(path: Path) -> None:
     if not header <= offset <= size or 54 * tables > offset - header:
         raise ValueError(f"its header promises {tables} tables, which do not fit")
     if kind & COMPRESSED:
-        raise ValueError("its points are compressed (laz): decompress it first")
+        import lazrs  # noqa: F401  a package that lacks is named here
+
+        check_expansion(path, size - offset, count * record, MOST_EXPANSION)
+        return
     if count * record > size - offset:
         found = (size - offset) // record
         raise ValueError(f"its header promises {count} points and {found} are there")

@@ -1,7 +1,7 @@
 """Scans in; labels and colored clouds out."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,24 @@ class Scan:
         """Of the files that it is written to."""
         return _file_name(self.where)
 
+    def counts(self) -> np.ndarray:  # [labels]
+        """Points of each label."""
+        return np.bincount(self.result.labels, minlength=len(self.label_names))
+
     def shares(self) -> dict[str, float]:
         """Share of the points of each label that occurs, the largest first."""
-        counts = np.bincount(self.result.labels, minlength=len(self.label_names))
-        order = np.argsort(-counts, kind="stable")
-        return {self.label_names[i]: counts[i] / len(self.points) for i in order if counts[i]}
+        return shares(self.counts(), self.label_names)
+
+
+def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Share of each label that occurs, the largest first.
+
+    Args:
+        counts: [labels], points of each.
+        names: Of the labels.
+    """
+    order = np.argsort(-counts, kind="stable")
+    return {names[i]: counts[i] / counts.sum() for i in order if counts[i]}
 
 
 def label_rooms(
@@ -164,21 +177,49 @@ def ply(scan: Scan) -> bytes:
     Args:
         scan: labeled.
     """
-    columns = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
-    columns |= {"label": "<i4", "confidence": "<f4"}
-    rows = np.empty(len(scan.points), list(columns.items()))
-    for axis, name in enumerate("xyz"):
-        rows[name] = scan.points[:, axis]
-    colors = palette(len(scan.label_names))[scan.result.labels]
-    for channel, name in enumerate(("red", "green", "blue")):
-        rows[name] = colors[:, channel]
-    rows["label"], rows["confidence"] = scan.result.labels, scan.result.confidence
+    labels, confidence = scan.result
+    rows = ply_rows(scan.points, labels, confidence, len(scan.label_names))
+    return ply_head(len(rows), scan.label_names) + rows.tobytes()
+
+
+COLUMNS = {"x": "<f8", "y": "<f8", "z": "<f8", "red": "u1", "green": "u1", "blue": "u1"}
+COLUMNS |= {"label": "<i4", "confidence": "<f4"}
+
+
+def ply_head(count: int, names: Sequence[str]) -> bytes:
+    """The header of such a file.
+
+    Args:
+        count: Of the points.
+        names: Of the labels.
+    """
     types = {"<f8": "double", "u1": "uchar", "<i4": "int", "<f4": "float"}
     header = ["ply", "format binary_little_endian 1.0"]
-    header += [f"comment label {i}: {shown(name)}" for i, name in enumerate(scan.label_names)]
-    header += [f"element vertex {len(rows)}"]
-    header += [f"property {types[kind]} {name}" for name, kind in columns.items()]
-    return "\n".join([*header, "end_header", ""]).encode() + rows.tobytes()
+    header += [f"comment label {i}: {shown(name)}" for i, name in enumerate(names)]
+    header += [f"element vertex {count}"]
+    header += [f"property {types[kind]} {name}" for name, kind in COLUMNS.items()]
+    return "\n".join([*header, "end_header", ""]).encode()
+
+
+def ply_rows(
+    points: np.ndarray, labels: np.ndarray, confidence: np.ndarray, count: int
+) -> np.ndarray:
+    """The points of such a file.
+
+    Args:
+        points: [n, 3].
+        labels: [n].
+        confidence: [n].
+        count: Of all labels.
+    """
+    rows = np.empty(len(points), list(COLUMNS.items()))
+    for axis, name in enumerate("xyz"):
+        rows[name] = points[:, axis]
+    colors = palette(count)[labels]
+    for channel, name in enumerate(("red", "green", "blue")):
+        rows[name] = colors[:, channel]
+    rows["label"], rows["confidence"] = labels, confidence
+    return rows
 
 
 def palette(count: int) -> np.ndarray:  # [count, 3] uint8

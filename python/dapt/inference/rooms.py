@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dapt.adapters import AdaptedModel
-from dapt.data.blocks import at_least, windows
+from dapt.data.blocks import Grid, at_least
 from dapt.data.channels import all_upright
 from dapt.data.clouds import check_cloud, check_up
 from dapt.data.preprocessing import Preprocessing
+from dapt.data.tiles import Region
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import DataError
 from dapt.inference.score import check_probabilities
@@ -67,20 +68,51 @@ def label_room(
         trained: what the clouds of the training were like, to warn of others.
     """
     check_cloud(where, points[:, :3], num_points)
-    _check_ground(points[:, :3], block, up, where)
+    low, high = points[:, :3].min(0), points[:, :3].max(0)
+    check_ground(low, high, block, up, where)
+    grid = Grid.around(low, high, block, stride, up)
+    ready = Preprocessing(num_points, normalize, up)
+    whole = Region(np.arange(len(points)), points, np.ones(len(points), bool))
+    return label_region(model, whole, grid, ready, where, after_block, trained)
+
+
+@torch.no_grad()
+def label_region(
+    model: AdaptedModel,
+    region: Region,
+    grid: Grid,
+    ready: Preprocessing,
+    where: str,
+    after_block: Callable[[np.ndarray], None] = lambda index: None,
+    trained: Preprocessing | None = None,
+) -> PointLabels:
+    """Labels of a region's own points, the same whatever else of the scene is in memory.
+
+    Args:
+        model: What labels points.
+        region: A part of a scene, with all blocks of its own points.
+        grid: Of the whole scene.
+        ready: What is done to a block before the network sees it.
+        where: What errors call the scene.
+        after_block: Gets the indices of each block's points in the region.
+        trained: What the first blocks are compared with.
+    """
     compared = []
     model.eval()
-    votes = np.zeros((len(points), model.adapter.task.num_classes), np.float32)
-    blocks = partial(windows, points[:, :3], block, stride, up)
+    votes = np.zeros((len(region.points), model.adapter.task.num_classes), np.float32)
+    blocks = partial(grid.windows, region.points[:, :3], region.own)
     for index in watched(blocks(), "blocks", lambda: sum(1 for _ in blocks())):
-        cloud = _cloud(all_upright(points[index], up), num_points, normalize)
-        seen = FarthestPoints(num_points)(cloud.whole.to(model.device))
+        cloud = _cloud(
+            all_upright(region.points[index], ready.up), ready.num_points, ready.normalize
+        )
+        seen = FarthestPoints(ready.num_points)(cloud.whole.to(model.device))
         if trained is not None and len(compared) < COMPARED:
             compared.append(seen.cpu())
         votes[index] += _probabilities(model, seen, cloud.points.to(model.device))
         after_block(index)
     if compared:
         trained.compare(where, torch.cat(compared))
+    votes = votes[region.own]
     check_probabilities(where, votes)
     labels = votes.argmax(1)
     best = votes[np.arange(len(votes)), labels]
@@ -127,9 +159,18 @@ def _probabilities(
     return torch.cat(parts).cpu().numpy()
 
 
-def _check_ground(points: np.ndarray, block: float, up: str, where: str) -> None:
+def check_ground(low: np.ndarray, high: np.ndarray, block: float, up: str, where: str) -> None:
+    """Refuse a scene that is smaller than a block.
+
+    Args:
+        low: [3], the least coordinates.
+        high: [3], the largest.
+        block: Side of a block.
+        up: The axis that points up.
+        where: What the error calls the scene.
+    """
     check_up(up)
-    ground = np.delete(np.ptp(points, axis=0), "xyz".index(up))
+    ground = np.delete(high - low, "xyz".index(up))
     if ground.max() < block:
         raise DataError(
             f"{where} is {ground[0]:.3g} by {ground[1]:.3g}, smaller than a block of {block}: "

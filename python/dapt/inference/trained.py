@@ -117,8 +117,19 @@ def label_points(
     """
     if model.adapter.task.name == "part_segmentation":
         return labeling.label_objects(model, clouds, trained, category)
+    return labeling.label_rooms(model, clouds, trained, *sides(trained, block, stride))
+
+
+def sides(trained: Preprocessing, block: float | None, stride: float | None) -> tuple[float, float]:
+    """(block, stride) of scenes: those that are asked for, the training's, half a block.
+
+    Args:
+        trained: What was done to the training's scenes.
+        block: Side of a block, None for the training's.
+        stride: From one to the next, None for half a block.
+    """
     block = block or trained.block or 1.0
-    return labeling.label_rooms(model, clouds, trained, block, stride or block / 2)
+    return block, stride or block / 2
 
 
 def answer_of(scan: labeling.Scan) -> Answer:

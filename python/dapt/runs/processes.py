@@ -2,6 +2,9 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -9,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
+from dapt.inference.team import Team
 from dapt.runs.children import PARENT
 from dapt.runs.options import TrainOptions
 
@@ -83,6 +87,38 @@ def _check_accelerator(options: TrainOptions) -> None:
         )
     if options.devices > found:
         raise UsageError(f"devices must be at most the {found} GPUs here, got {options.devices}")
+
+
+@contextmanager
+def team() -> Iterator[Team]:
+    """The processes that torchrun has started, for work without gradients; else this one alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Team()
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # a tile may take long
+
+    def gather(value: object) -> list:
+        found = [None] * size
+        dist.all_gather_object(found, value)
+        return found
+
+    try:
+        yield Team(dist.get_rank(), size, gather)
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of(options: TrainOptions) -> torch.device:
+    """Where this process computes: on a GPU of its own where there are some.
+
+    Args:
+        options: Whose `accelerator` counts.
+    """
+    _check_accelerator(options)
+    if options.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def is_first_process() -> bool:

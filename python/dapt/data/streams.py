@@ -1,0 +1,172 @@
+"""Files of points that are read and written in pieces, whatever their size: las, laz, binary ply.
+
+Vocabulary: n points of a piece; D columns of a point that a network reads, 3 of them its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dapt.data.attributes import COLORS, NORMALS, color_scale
+from dapt.data.channels import COLUMNS, lacks
+from dapt.data.clouds import check_finite
+from dapt.errors import DataError
+
+PIECE = 2**20  # points that are read at a time
+
+Answers = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels and confidences of a piece
+
+
+class Piece(NamedTuple):
+    """Points of a file that lie one after the other in it.
+
+    Args:
+        start: Number of the first.
+        places: float64 [n, 3].
+        columns: The file's other columns [n] that were asked for, by name.
+    """
+
+    start: int
+    places: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+
+class Labels(NamedTuple):
+    """How labels are written into a file.
+
+    Args:
+        names: Of the labels.
+        codes: [labels], what stands for each in the file's own classification; None to leave that
+            as it is.
+        colors: uint8 [labels, 3], for points of a file that has none.
+    """
+
+    names: Sequence[str]
+    codes: np.ndarray | None
+    colors: np.ndarray
+
+
+class Stream(Protocol):
+    """An open file of points."""
+
+    path: Path
+    count: int
+    names: Sequence[str]  # of the columns beside the places
+
+    def pieces(self, names: Iterable[str] = ()) -> Iterator[Piece]:
+        """All points in the order of the file, with some of the other columns."""
+
+    def write(self, path: Path, answers: Answers, labels: Labels) -> None:
+        """The same file with a label and a confidence for each point."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a network is told of each point of a file beside its place.
+
+    Args:
+        colors: Names of their columns; none where the file has no colors that can be told.
+        normals: Likewise.
+        scale: Turns a color into a byte.
+        channels: What the network reads.
+    """
+
+    colors: tuple[str, ...] = ()
+    normals: tuple[str, ...] = ()
+    scale: float = 1.0
+    channels: str = "xyz"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns to read."""
+        return self.colors + self.normals
+
+    @property
+    def width(self) -> int:
+        """D - 3."""
+        return COLUMNS[self.channels] - 3
+
+    @property
+    def lacking(self) -> list[str]:
+        """What the network reads and the file does not tell."""
+        known = {"colors": self.colors or None, "normals": self.normals or None}
+        return lacks(self.channels, known)
+
+    def of(self, piece: Piece) -> np.ndarray:  # float32 [n, D - 3]
+        """The columns of a piece, zeros where the file does not tell.
+
+        Args:
+            piece: With the columns of `names`.
+        """
+        told = np.zeros((len(piece.places), self.width), np.float32)
+        if self.colors:
+            rgb = np.stack([piece.columns[name] for name in self.colors], 1).astype(np.float64)
+            told[:, :3] = (rgb * self.scale).round().astype(np.uint8) / 255
+        if self.normals:
+            told[:, 3:] = np.stack([piece.columns[name] for name in self.normals], 1)
+        return told
+
+
+class Survey(NamedTuple):
+    """What there is to know of a whole file before its points are labeled.
+
+    Args:
+        low: [3], the least coordinates.
+        high: [3], the largest.
+        told: What a network is told beside them.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    told: Told
+
+
+def survey(
+    stream: Stream, channels: str, look: Callable[[np.ndarray], None] = lambda places: None
+) -> Survey:
+    """Go through a file once: its ends, and what its colors mean.
+
+    Args:
+        stream: The file.
+        channels: What a network reads.
+        look: Is shown the places [n, 3] of each piece.
+    """
+    colors = _columns(stream.names, COLORS) if channels != "xyz" else ()
+    normals = _columns(stream.names, NORMALS) if channels == "normal" else ()
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    least, most, found = 0.0, 0.0, 0
+    for piece in stream.pieces(colors + normals):
+        check_finite(str(stream.path), piece.places, piece.start)
+        low, high = np.minimum(low, piece.places.min(0)), np.maximum(high, piece.places.max(0))
+        for name in colors:  # one that is not finite makes the ends not finite, too
+            least = np.minimum(least, piece.columns[name].min())
+            most = np.maximum(most, piece.columns[name].max())
+        for name in normals:
+            bad = np.flatnonzero(~np.isfinite(piece.columns[name]))
+            if len(bad):
+                row = piece.start + bad[0]
+                raise DataError(f"{stream.path} has normals that are not finite: point {row}")
+        look(piece.places)
+        found += len(piece.places)
+    if found != stream.count:
+        raise DataError(
+            f"cannot read {stream.path}: its header promises {stream.count} points and {found} "
+            "are there"
+        )
+    scale = color_scale(least, most)
+    told = Told(colors if scale else (), normals, scale or 1.0, channels)
+    return Survey(low, high, told)
+
+
+def _columns(names: Sequence[str], triples: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The file's names of the first triple that it has whole."""
+    known = {name.lower(): name for name in names}
+    return next(
+        (tuple(known[name] for name in triple) for triple in triples if set(triple) <= set(known)),
+        (),
+    )
