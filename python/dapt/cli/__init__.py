@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 LONGEST = 1000  # characters of a sentence
-AFTER_FIRST = 3.0  # seconds: what all processes meet, the first one says, and all end with it
+AFTER_FIRST = 8.0  # seconds: what all processes meet, the first one says, and all end with it
 RESUMED = ("train", "pretrain")
 NOTING = (*RESUMED, "compare")  # commands whose runs note what they need
 
