@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -384,3 +385,64 @@ def test_files_that_are_damaged(tmp_path, rng):
                         )
             except DataError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
+
+
+def copc_of(path, rng):
+    """A COPC file as its specification has it: an octree of two levels, a chunk for each node."""
+    import lazrs
+
+    las = las_of(path.with_suffix(".las"), rng, point_format=6)
+    xyz = np.asarray(las.xyz)
+    center, half = (xyz.max(0) + xyz.min(0)) / 2, np.ptp(xyz, axis=0).max() / 2 + 1
+    octant = ((xyz > center) * (1, 2, 4)).sum(1)
+    top = rng.random(len(xyz)) < 0.3
+    nodes = [((0, 0, 0, 0), np.flatnonzero(top))]
+    for each in np.unique(octant[~top]):
+        key = (1, int(each & 1), int(each >> 1 & 1), int(each >> 2 & 1))
+        nodes.append((key, np.flatnonzero(~top & (octant == each))))
+    las.update_header()
+    header = las.header
+    extra = header.point_format.num_extra_bytes
+    packer = lazrs.LazVlr.new_for_compression(6, extra, True)
+    zipped = laspy.VLR("laszip encoded", 22204, "", bytes(packer.record_data()))
+
+    def head(file, hierarchy, size):
+        info = struct.pack("<5d2Q2d", *center, half, 1.0, hierarchy, size, 0.0, 1.0)
+        tables = [laspy.VLR("copc", 1, "", info + bytes(88)), zipped]
+        header.vlrs.clear()
+        header.vlrs.extend([*tables, *kept])
+        header.are_points_compressed = True
+        header.start_of_first_evlr, header.number_of_evlrs = hierarchy - 60, 1
+        file.seek(0)
+        header.write_to(file)
+        return file.tell()
+
+    kept = [vlr for vlr in header.vlrs]
+    with open(path, "wb+") as file:
+        begin = head(file, 60, 0)
+        packed = lazrs.LasZipCompressor(file, packer)
+        packed.reserve_offset_to_chunk_table()
+        entries, at = b"", begin + 8
+        for key, rows in nodes:
+            packed.compress_many(las.points.array[rows].tobytes())
+            packed.finish_current_chunk()
+            entries += struct.pack("<4iQ2i", *key, at, file.tell() - at, len(rows))
+            at = file.tell()
+        packed.done()
+        end = file.seek(0, 2)
+        file.write(struct.pack("<2x16sHQ32s", b"copc", 1000, len(entries), b"") + entries)
+        head(file, end + 60, len(entries))
+    return las.points.array[np.concatenate([rows for _, rows in nodes])]
+
+
+def test_the_index_of_a_copc_file_is_used(model, tmp_path, rng, monkeypatch):
+    path = tmp_path / "a.copc.laz"
+    rows = copc_of(path, rng)
+    assert len(laspy.CopcReader.open(path).query()) == len(rows)
+    whole = label_room(model, read_cloud(path), 64, 1.0, 0.5)
+    monkeypatch.setattr("dapt.data.tiles.Spill.fill", None)  # nothing is sorted on disk
+    label(model, path, tmp_path / "out", 300)
+    after = laspy.read(tmp_path / "out" / "a.copc_labels.laz")
+    assert (after["label"] == whole.labels).all() and (after.intensity == rows["intensity"]).all()
+    assert (after["confidence"] == whole.confidence).all()
+    assert not {"copc"} & {table.user_id for table in [*after.vlrs, *after.evlrs]}

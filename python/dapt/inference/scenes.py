@@ -20,6 +20,7 @@ import torch
 from dapt.adapters import AdaptedModel
 from dapt.data.arrays import Npz, load_npy
 from dapt.data.blocks import Grid
+from dapt.data.copc import CopcRegions
 from dapt.data.las_stream import LasStream
 from dapt.data.ply_stream import PlyStream
 from dapt.data.preprocessing import Preprocessing
@@ -134,11 +135,14 @@ def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataE
     names = {scene.path.name for scene in scenes if isinstance(scene, Scene)}
     what = f"points of {names.pop()}" if len(names) == 1 else "points"
     progress = _Progress(what, sum(map(count.__getitem__, mine)), team)
+    stores = {}
     with progress.bar:
         for number, tile in mine:
             if number not in errors:
                 try:
-                    labeler.label(scenes[number], tile)
+                    if number not in stores:
+                        stores = {number: scenes[number].store()}  # of one scene at a time
+                    labeler.label(scenes[number], tile, stores[number])
                 except DataError as error:
                     errors[number] = error
             progress.advance(count[number, tile])
@@ -207,11 +211,15 @@ class Scene:
         """Whether all of it fits into a tile."""
         return len(self.plan.tiles) == 1
 
-    def store(self) -> "InMemory | Spill":
-        """Where regions are read."""
+    def store(self) -> "InMemory | CopcRegions | Spill":
+        """Where regions are read: by the file's own index where it has one."""
+        stream, told = open_stream(self.path), self.survey.told
         if self.is_small:
-            return InMemory(open_stream(self.path), self.survey.told)
-        return Spill(self.spill, self.plan, self.survey.told)
+            return InMemory(stream, told)
+        indexed = None
+        if isinstance(stream, LasStream):
+            indexed = CopcRegions.of(self.path, self.plan, told, stream.count)
+        return indexed or Spill(self.spill, self.plan, told)
 
 
 def open_stream(path: Path) -> Stream:
@@ -261,7 +269,9 @@ class _Labeler:
             remove(parts)
             parts.mkdir(parents=True)
         if not scene.is_small:
-            scene.store().fill(stream)
+            store = scene.store()
+            if isinstance(store, Spill):
+                store.fill(stream)
             self._keep(scene)
         return scene
 
@@ -318,9 +328,9 @@ class _Labeler:
         known += [trained.num_points, trained.normalize, trained.up, trained.channels]
         return json.dumps([*known, options.block, options.stride, options.tile])
 
-    def label(self, scene: Scene, tile: int) -> None:
+    def label(self, scene: Scene, tile: int, store: "InMemory | CopcRegions | Spill") -> None:
         """Label the points of a tile and keep what came out."""
-        region = scene.store().read(tile)
+        region = store.read(tile)
         options, known = self.options, scene.survey
         grid = Grid.around(known.low, known.high, options.block, options.stride, self.trained.up)
         compared = self.trained if tile == 0 else None
