@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -105,6 +106,8 @@ def _of_file(content: bytes, kind: str, trained: Preprocessing, limits: Limits) 
     """As the readers of files have it, which want one: it has a folder and a name of its own."""
     if kind == "npz":
         _check_zip(content, limits)
+    if kind in ("las", "laz"):
+        limits.check_points(_promised_by_las(content))
     with tempfile.TemporaryDirectory(prefix="dapt-") as folder:
         path = Path(folder) / f"cloud.{kind}"
         path.write_bytes(content)
@@ -113,6 +116,15 @@ def _of_file(content: bytes, kind: str, trained: Preprocessing, limits: Limits) 
                 yield where.replace(str(path), "the cloud"), points
         except DataError as error:
             raise DataError(str(error).replace(str(path), "the cloud")[:LONGEST]) from None
+
+
+def _promised_by_las(content: bytes) -> int:
+    """Points that the header names, which packed ones may unfold to."""
+    if len(content) < 255:
+        return 0
+    (count,) = struct.unpack_from("<I", content, 107)
+    (extended,) = struct.unpack_from("<Q", content, 247)
+    return max(count, extended if content[25] >= 4 else 0)
 
 
 def _check_zip(content: bytes, limits: Limits) -> None:
