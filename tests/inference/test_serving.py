@@ -434,7 +434,7 @@ HOSTILE = {
     "ply with a texture": ("ply", PLY % 1 + TEXTURE + b"end_header\n" + bytes(12), 422, "points"),
     "obj that names a file": ("obj", b"mtllib /etc/passwd\nv 0 0 0\n", 422, "cloud"),
     "no las": ("las", b"LASF" + bytes(300), 422, "cannot read the cloud"),
-    "huge las": ("las", b"LASF" + bytes(103) + b"\xff" * 4 + bytes(200), 413, "4,294,967,295 points"),
+    "huge las": ("las", b"LASF" + bytes(103) + b"\xff" * 4 + bytes(200), 413, "4,294,967,295"),
     "not text": ("xyz", bytes(range(256)), 422, "cannot read the cloud"),
     "no format": ("exe", b"MZ", 422, "'exe' is no format of points"),
     "a path for a format": ("../../etc/passwd", b"", 422, "is no format of points"),
