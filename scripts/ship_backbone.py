@@ -1,11 +1,13 @@
-"""Makes a pre-training run's encoder one that comes with the package.
+"""Makes a pre-training run's encoder one that comes with the package; the run may still go on.
 
-    python scripts/ship_backbone.py runs/pretrain
+    python scripts/ship_backbone.py runs/wide
+    python scripts/ship_backbone.py runs/wide --folder elsewhere    # to look at it first
 
-Writes the weights in float16 and the card beside them. The card's accuracies are those of
-`python benchmarks/probe.py`, which is run on the written file.
+Writes the best epoch's weights in float16 and the card beside them. The card's accuracies are those
+of `python benchmarks/probe.py`, which is run on the written file.
 """
 
+import argparse
 import hashlib
 import json
 import subprocess
@@ -13,45 +15,67 @@ import sys
 from pathlib import Path
 
 import safetensors.torch
-import torch
 import yaml
 
 from dapt.models import pretrained
+from dapt.training.loop import versions
 
 ROOT = Path(__file__).parents[1]
 PREFIX = "backbone."
 
 
+OBJECTIVES = {
+    "rebuild": "points of hidden patches (Point-MAE)",
+    "classify": "the kind of object, told from the visible patches alone (labels of the built-in "
+    "world, which knows what it made)",
+    "both": "points of hidden patches, and the kind of object told from the visible ones (labels "
+    "of the built-in world, which knows what it made)",
+}
+
+
 def main() -> None:
-    run = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path(pretrained.__file__).parent)
+    options = parser.parse_args()
+    run = options.run
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    result = json.loads((run / "result.json").read_text())
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = min(epochs, key=lambda line: line["validation_loss"])
     name = settings["backbone"]["name"]
     state = {
         key.removeprefix(PREFIX): value.half() if value.is_floating_point() else value
         for key, value in safetensors.torch.load_file(run / "backbone.safetensors").items()
         if key.startswith(PREFIX)
     }
-    folder = Path(pretrained.__file__).parent
-    path = folder / f"{name}.safetensors"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path = options.folder / f"{name}.safetensors"
     safetensors.torch.save_file(state, path, metadata={"network": name})
     probe = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "probe.py", "--backbone", name],
+        [sys.executable, ROOT / "benchmarks" / "probe.py", "--backbone", name]
+        + ["--checkpoint", str(path)],
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
+    objective = settings.get("objective", "rebuild")
+    recipe = (
+        "synthetic_wide_pretrain" if "wide" in settings["data"]["name"] else "synthetic_pretrain"
+    )
     card = {
         "network": name,
         "parameters": sum(value.numel() for value in state.values()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "command": "dapt pretrain --config configs/synthetic_pretrain.yaml --out runs/pretrain",
+        "command": f"dapt pretrain --config configs/{recipe}.yaml --out runs/pretrain",
         "data": settings["data"],
-        "clouds_seen": last["step"] * settings["batch_size"],
-        "steps": last["step"],
+        "objective": OBJECTIVES[objective],
+        "augmentation": settings["augmentation"],
+        "clouds_seen": best["step"] * settings["batch_size"],
+        "steps": best["step"],
+        "epochs": f"{best['epoch'] + 1} of {settings['epochs']}",
+        "seconds": round(sum(line["seconds"] for line in epochs if line["step"] <= best["step"])),
         "seed": settings["seed"],
-        "validation_loss": result["validation_loss"],
+        "validation_loss": best["validation_loss"],
         "linear_probe_accuracy": json.loads(probe.stdout),
-        "versions": result["versions"] | {"torch": torch.__version__},
+        "versions": versions(),
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB) and its card")

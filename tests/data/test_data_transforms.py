@@ -198,3 +198,33 @@ def test_augmentations_by_name():
     assert not T.augmentation("scale_translate")(points, generator()).equal(points)
     with pytest.raises(UsageError, match="unknown augmentation 'flip'.*scale_translate"):
         T.augmentation("flip")
+
+
+def test_occlusion_cuts_off_one_side():
+    """The points that are left are those on one side of a plane; none is new."""
+    points = torch.randn(5, 400, 3)
+    cut = T.Occlude(0.5)(points, torch.Generator().manual_seed(0))
+    assert cut.shape == points.shape
+    shares = []
+    for before, after in zip(points, cut, strict=True):
+        same = (before[:, None] == after).all(2)  # [before, after]
+        kept = same.any(1)
+        assert same.any(0).all()
+        shares.append(float(kept.float().mean()))
+        sides = torch.where(kept, 1.0, -1.0)
+        if kept.all():
+            continue
+        weight = torch.zeros(4, requires_grad=True)  # a plane between the two by a perceptron
+        rows = torch.cat([before, torch.ones(400, 1)], 1)
+        optimizer = torch.optim.LBFGS([weight], max_iter=500, line_search_fn="strong_wolfe")
+
+        def closure(rows=rows, sides=sides, weight=weight, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.softplus(-sides * (rows @ weight)).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert ((rows @ weight > 0) == kept).float().mean() > 0.99
+    assert min(shares) < 0.8 and all(0.5 <= share <= 1 for share in shares)
+    assert torch.equal(cut, T.Occlude(0.5)(points, torch.Generator().manual_seed(0)))

@@ -301,7 +301,41 @@ def test_masked_autoencoder(small_backbone):
     assert all(weight.grad is not None for weight in autoencoder.parameters())
 
 
+def test_classes_are_told_from_visible_patches(small_backbone):
+    """What is hidden has no part in it; beside the rebuilding both losses are added up."""
+    points, labels = torch.randn(4, 64, 3), torch.tensor([0, 2, 1, 2])
+    mask = torch.rand(4, 11).argsort(1) < 6
+    network = small_backbone(class_token=False)
+    losses, weights = {}, {}
+    for objective in ("rebuild", "classify", "both"):
+        autoencoder = MaskedAutoencoder(
+            network, decoder_depth=1, objective=objective, num_classes=3
+        ).eval()
+        if objective == "both":
+            autoencoder.load_state_dict(weights)
+        weights |= autoencoder.state_dict()
+        losses[objective] = autoencoder(points, mask, labels)
+        if objective == "classify":
+            groups, rows = network.tokenizer.group(points), []
+            for cloud in range(4):
+                seen = ~mask[cloud]
+                patches, centers = groups.patches[cloud][seen], groups.centers[cloud][seen]
+                tokens = network.forward_patches(patches[None], centers[None]).patches[0]
+                rows.append(torch.cat([tokens.mean(0), tokens.amax(0)]))
+            likely = autoencoder.classify(torch.stack(rows)).log_softmax(1)
+            expected = -0.9 * likely[range(4), labels].mean() - 0.1 * likely.mean()
+            torch.testing.assert_close(losses[objective], expected, **CLOSE)
+    wanted = 30 * losses["rebuild"] + losses["classify"]
+    torch.testing.assert_close(losses["both"], wanted, **CLOSE)
+    autoencoder.train()(points, mask, labels).backward()
+    assert all(weight.grad is not None for weight in autoencoder.parameters())
+
+
 def test_pre_training_settings_are_checked(small_backbone):
+    with pytest.raises(UsageError, match="objective must be rebuild, classify, both, got 'guess'"):
+        MaskedAutoencoder(small_backbone(class_token=False), objective="guess")
+    with pytest.raises(UsageError, match="objective='both' needs clouds of two classes or more"):
+        MaskedAutoencoder(small_backbone(class_token=False), objective="both", num_classes=1)
     with pytest.raises(UsageError, match="class_token=False"):
         MaskedAutoencoder(small_backbone())
     for ratio in (0.0, 0.05, 1.0):

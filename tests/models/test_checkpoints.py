@@ -121,9 +121,12 @@ def test_our_own_files_and_half_precision(small_backbone, tmp_path):
         assert_same_weights(backbone.half(), wanted)
 
 
-def test_backbone_of_our_own_pre_training(small_backbone, tmp_path):
+@pytest.mark.parametrize("objective", ["rebuild", "classify", "both"])
+def test_backbone_of_our_own_pre_training(small_backbone, tmp_path, objective):
     backbone = small_backbone(class_token=False, seed=1)
-    autoencoder = dapt.models.MaskedAutoencoder(backbone, decoder_depth=1)
+    autoencoder = dapt.models.MaskedAutoencoder(
+        backbone, decoder_depth=1, objective=objective, num_classes=5
+    )
     torch.save(autoencoder.state_dict(), tmp_path / "pretrain.pth")
     loaded = small_backbone(seed=2)
     report = load_weights(loaded, tmp_path / "pretrain.pth")

@@ -267,6 +267,25 @@ def _check_enough(num_points: int, points: Tensor) -> None:
         )
 
 
+@dataclass
+class Occlude:
+    """Cuts off the side of each cloud that lies farthest along a random direction, up to a share
+    of the points; points of the rest stand in for them."""
+
+    share: float = 0.3
+
+    def __call__(self, points: Tensor, generator) -> Tensor:
+        way = _draw(torch.randn, (len(points), 3, 1), points, generator).to(points.dtype)
+        order = (points[..., PLACE] @ way)[..., 0].argsort(1)  # [B, N], the farthest last
+        kept = 1 - _uniform(0, self.share, (len(points), 1), points, generator).float()
+        total = points.shape[1]
+        kept = (kept * total).long().clamp_(min=1)  # [B, 1]
+        rank = torch.arange(total, device=points.device).expand_as(order)
+        chance = _draw(torch.rand, tuple(order.shape), points, generator)
+        other = (chance * kept).long().clamp_(max=total - 1)
+        return dapt_ext.gather(points, order.gather(1, torch.where(rank < kept, rank, other)))
+
+
 AUGMENTATIONS = {
     "none": Compose([]),
     "scale_translate": Compose([Scale(), Translate()]),
@@ -274,6 +293,9 @@ AUGMENTATIONS = {
     "rotate": Compose([Rotate()]),
     "scale_rotate": Compose([Scale(0.9, 1.1), Rotate()]),
     "rotate_freely": Compose([RotateFreely()]),
+    "occlude_scale_rotate": Compose(
+        [Occlude(), Scale(0.8, 1.25), Rotate(), Translate(0.1), Jitter()]
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from dapt.models.create import (
 )
 from dapt.models.foreign import VitBackbone
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
-from dapt.models.masked_autoencoder import MaskedAutoencoder
+from dapt.models.masked_autoencoder import MaskedAutoencoder, Objective
 from dapt.models.point_femae import PointFemae, PointFemaeConfig
 from dapt.models.point_gpt import PointGpt, PointGptConfig
 from dapt.models.ptv3 import Ptv3, Ptv3Config, SceneFeatures
@@ -25,6 +25,7 @@ __all__ = [
     "Features",
     "LoadReport",
     "MaskedAutoencoder",
+    "Objective",
     "PointFemae",
     "PointFemaeConfig",
     "PointGpt",

@@ -12,7 +12,7 @@ from dapt.models.checkpoints import load_weights
 from dapt.models.compression import Quantizer, Storage, compress
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
-from dapt.models.masked_autoencoder import MaskedAutoencoder
+from dapt.models.masked_autoencoder import MaskedAutoencoder, Objective
 from dapt.models.point_femae import PointFemaeConfig
 from dapt.models.point_gpt import LARGE_ENCODER, PointGptConfig
 from dapt.models.pretrained import RANDOM, SHIPPED, is_shipped, shipped_checkpoint
@@ -195,6 +195,8 @@ def create_autoencoder(
     checkpoint: str | os.PathLike | None = None,
     mask_ratio: float = 0.6,
     decoder_depth: int = 4,
+    objective: Objective = "rebuild",
+    num_classes: int = 0,
     **fields,
 ) -> MaskedAutoencoder:
     """Point-MAE's pre-training network around a backbone without a class token.
@@ -204,6 +206,8 @@ def create_autoencoder(
         checkpoint: Weights to start from; none, as "none", means random ones.
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: Blocks of the decoder.
+        objective: rebuild, classify or both.
+        num_classes: Of the clouds, for an objective that looks at them.
         fields: Other sizes of the backbone.
     """
     config = backbone_config(name, class_token=False, **fields)
@@ -212,7 +216,9 @@ def create_autoencoder(
     if config.compressed:
         raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
     backbone = config.build()
-    autoencoder = MaskedAutoencoder(backbone, mask_ratio, decoder_depth)
+    autoencoder = MaskedAutoencoder(
+        backbone, mask_ratio, decoder_depth, objective=objective, num_classes=num_classes
+    )
     if checkpoint not in (None, RANDOM):
         report = load_weights(autoencoder, local_file(checkpoint), AUTOENCODER_LAYOUTS)
         _log.info("%s", report)

@@ -327,9 +327,9 @@ LAYOUTS = (
     Layout(
         title="dapt pre-training",
         network="point_mae",
-        marks=(r"backbone\.tokenizer\.", r"decoder\."),
+        marks=(r"backbone\.tokenizer\.", r"(decoder|classify)\."),
         renames=((r"^", "backbone."),),
-        reasons=((r"(?!backbone\.)", "decoder of the pre-training"),),
+        reasons=((r"(?!backbone\.)", "decoder or head of the pre-training"),),
         fresh=_NO_CLASS_TOKEN,
     ),
     Layout(
@@ -366,7 +366,7 @@ AUTOENCODER_LAYOUTS = (
     Layout(
         title="dapt pre-training",
         network="point_mae",
-        marks=(r"backbone\.tokenizer\.", r"decoder\."),
+        marks=(r"backbone\.tokenizer\.", r"(decoder|classify)\."),
         renames=(),
     ),
 )

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from dapt import data
+from dapt import data, models
 from dapt.errors import UsageError, check_at_least, check_rates
 
 LARGEST_SEED = 2**63 - 1
@@ -36,7 +36,8 @@ class TrainOptions:
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points of each cloud that the network sees; all by default.
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
-            or scale_rotate about the y axis, or rotate_freely about any.
+            or scale_rotate about the y axis, rotate_freely about any, or occlude_scale_rotate, for
+            pre-training, which cuts off a side and adds noise as well.
         validation: Share of the training data on which the best epoch is chosen; with 0 all of it
             trains and the last epoch counts.
         label_share: Share of the labels that it learns from, of every class, one at least: what is
@@ -139,12 +140,15 @@ class PretrainOptions(TrainOptions):
     """Pre-training by hiding patches; its further options are those of `dapt train`.
 
     Args:
+        objective: rebuild the hidden patches (Point-MAE), classify the clouds by what is left of
+            them, or both.
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: Blocks of the decoder.
         probe_every: Epochs between two linear probes of the backbone, by the classes of the data;
             the last epoch has one, too. 0 for none.
     """
 
+    objective: models.Objective = "rebuild"
     mask_ratio: float = 0.6
     decoder_depth: int = 4
     probe_every: int = 10

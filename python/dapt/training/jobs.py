@@ -280,6 +280,8 @@ class Pretraining(Job):
             checkpoint,
             mask_ratio=options.mask_ratio,
             decoder_depth=options.decoder_depth,
+            objective=options.objective,
+            num_classes=whole.num_classes,
             **fields,
         )
         check_points(self.train, self.num_points, self.model.backbone)
@@ -303,7 +305,7 @@ class Pretraining(Job):
         return {**batch, "points": points, "hidden": self._hidden(points, share)}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        return network(batch["points"], batch["hidden"])
+        return network(batch["points"], batch["hidden"], batch["labels"])
 
     def _hidden(self, points: Tensor, share: transforms.Share) -> Tensor:  # [B, G]
         """Of the whole batch, so that several processes hide what one process hides."""
@@ -321,7 +323,7 @@ class Pretraining(Job):
         for batch in test_batches(self.validation, EVALUATION_BATCH, fabric, "validation"):
             points = reduction(self.num_points)(batch["points"], None)
             with fabric.autocast():
-                view = {"points": points, "hidden": self._hidden(points, share)}
+                view = {**batch, "points": points, "hidden": self._hidden(points, share)}
                 loss = self.loss(self.model, view)
             totals += torch.stack([loss.double() * len(points), totals.new_tensor(len(points))])
         self.model.train()
