@@ -202,7 +202,7 @@ def test_augmentations_by_name():
 
 def test_occlusion_cuts_off_one_side():
     """The points that are left are those on one side of a plane; none is new."""
-    points = torch.randn(5, 400, 3)
+    points = torch.randn(12, 400, 3)
     cut = T.Occlude(0.5)(points, torch.Generator().manual_seed(0))
     assert cut.shape == points.shape
     shares = []
