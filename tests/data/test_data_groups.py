@@ -32,6 +32,28 @@ def test_groups_without_a_row_for_each_cloud_are_refused(tmp_path):
         load("npz", {"train": tmp_path / "a.npz"}, "train")
 
 
+def test_groups_of_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = []
+    for label in ("cup", "pot"):
+        (tmp_path / "shapes" / label).mkdir(parents=True)
+        for i in range(8):
+            np.save(tmp_path / "shapes" / label / f"{i}.npy", rng.normal(size=(20, 3)))
+            lines += [f"{label}/{i}.npy, mold {i // 2}"] if i < 6 else []  # two are by themselves
+    (tmp_path / "groups.csv").write_text("\n".join(lines))
+    options = {"train": tmp_path / "shapes", "num_points": 20, "groups": tmp_path / "groups.csv"}
+    dataset = load("folder", options, "train")
+    assert np.bincount(dataset.scenes).tolist() == [4, 4, 4, 1, 1, 1, 1]  # molds of both classes
+    train, validation = split_validation(dataset, 0.3, 1)
+    assert not set(train.scenes) & set(validation.scenes) and len(validation)
+    (tmp_path / "groups.csv").write_text("cup/0.npy\n")
+    with pytest.raises(DataError, match="lines `class/file,group`"):
+        load("folder", options, "train")
+    (tmp_path / "groups.csv").write_text("shapes/cup/0.npy,a\n")
+    with pytest.raises(DataError, match="names no file of the data"):
+        load("folder", options, "train")
+
+
 def test_a_training_with_few_labels_validates_on_as_many_clouds(tmp_path, one_thread):
     clouds(tmp_path / "a.npz", 90)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(TINY | {"epochs": 1}))

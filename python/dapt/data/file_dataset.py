@@ -24,7 +24,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
     num_points: int | None = None
     normalize: bool = True
 
-    PATHS = ("cache", "root", "train", "test")
+    PATHS = ("cache", "root", "train", "test", "groups")
 
     def __post_init__(self):
         for field in self.PATHS:

@@ -1,5 +1,6 @@
 """A folder of clouds or meshes per class: the folder's name is the class."""
 
+import csv
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from dapt.data.clouds import READERS, check_up, read_cloud
 from dapt.data.convert import Sample, Source
 from dapt.data.file_dataset import FileDataset
 from dapt.data.registry import register
-from dapt.errors import DataError, UsageError, listed
+from dapt.errors import DataError, UsageError, listed, reading
 
 
 @register("folder")
@@ -31,10 +32,13 @@ class Folder(FileDataset):
         channels: What a point has beside its place, for backbones that read it: color, normal for
             its color and its normal, intensity, or height above the ground. What a file lacks is
             zero.
+        groups: A text file with a line `<class>/<name>,<group>` for each file that has
+            near-duplicates: those of a group are on one side of a validation split.
     """
 
     train: Path
     test: Path | None = None
+    groups: Path | None = None
     num_points: int = 2048
     up: Literal["x", "y", "z"] = "y"
     channels: Channels = "xyz"
@@ -83,7 +87,10 @@ class Folder(FileDataset):
     def files(self, split: str) -> list[Path]:
         base = self._base("train")[0]  # its folders number the classes of both splits
         numbering = [base / name for name in self._classes("train")]
-        return numbering + [path for files in self._classes(split).values() for path in files]
+        named = [] if self.groups is None else [self.groups]
+        return (
+            numbering + named + [path for files in self._classes(split).values() for path in files]
+        )
 
     def read(self, split: str) -> Source:
         class_names = list(self._classes("train"))
@@ -95,12 +102,40 @@ class Folder(FileDataset):
                 f"{listed(class_names)}"
             )
         labeled = [(path, name) for name, files in classes.items() for path in files]
-        samples = (self._sample(split, path, class_names.index(name)) for path, name in labeled)
+        groups = self._groups([self._name(split, path) for path, _ in labeled])
+        samples = (
+            self._sample(split, path, class_names.index(name))._replace(scene=group)
+            for (path, name), group in zip(labeled, groups, strict=True)
+        )
         return Source(self._base(split)[0], class_names, len(labeled), samples)
 
+    def _name(self, split: str, path: Path) -> str:
+        return path.relative_to(self._base(split)[0]).as_posix()
+
+    def _groups(self, names: list[str]) -> list[int] | list[None]:
+        """A number for each file; one that the list of groups leaves out is by itself."""
+        if self.groups is None:
+            return [None] * len(names)
+        with reading(self.groups), open(self.groups, newline="") as file:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+        of_name = {}
+        for line in lines:
+            if len(line) != 2:
+                raise DataError(
+                    f"{self.groups} must have lines `class/file,group`, got {','.join(line)!r:.80}"
+                )
+            of_name[line[0].strip()] = ("group", line[1].strip())
+        if of_name and not of_name.keys() & set(names):
+            raise DataError(
+                f"{self.groups} names no file of the data: its first line is of "
+                f"{next(iter(of_name))!r:.80}, and the first file is {names[0]!r:.80}"
+            )
+        units = [of_name.get(name, ("file", name)) for name in names]
+        numbers = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+        return [numbers[unit] for unit in units]
+
     def _sample(self, split: str, path: Path, label: int) -> Sample:
-        base = self._base(split)[0]
-        seed = zlib.crc32(path.relative_to(base).as_posix().encode())
+        seed = zlib.crc32(self._name(split, path).encode())
         points = read_cloud(path, self.num_points, seed)
         if self.channels == "xyz":
             return Sample(str(path), all_upright(points, self.up), label)

@@ -1,0 +1,343 @@
+"""The tables of docs/comparing.md, one command each: every method, learning rates from one grid,
+three seeds, paired differences. What is complete is not run again.
+
+    python scripts/tables.py hardest --out runs/tables/hardest --minutes 40
+    python scripts/tables.py shapes --data real_shapes_train.npz --out runs/tables/shapes
+    python scripts/tables.py ranks runs/tables/*/comparison.json --out runs/tables/ranks
+
+Before it starts, it says about how long it takes on this machine's cores. --minutes takes as many
+epochs as fit into them, in place of the recipe's; --dry_run prints the commands alone.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from dapt.errors import DaptError, UsageError, reading
+from dapt.files import write_atomically
+
+ALL = (
+    "dapt,full,linear,adapter,peft:lora,vpt,prefix,reversible,reversible:dapt,density:dapt,"
+    "point_peft,idpt,ppt,point_gst,point_lora,ga_prompt,stag"
+).split(",")
+FEW = ["dapt", "full", "linear", "adapter", "peft:lora", "stag"]
+PARTS = "dapt,full,linear,adapter,peft:lora,vpt,prefix,reversible,stag,point_gst".split(",")
+GRID = "5e-4,1e-3,2e-3,4e-3"
+# CPU seconds of a training step of 32 clouds of 1,024 points and of scoring one, one thread of an
+# AMD EPYC (Zen 4) that others used, too
+STEP = {
+    "linear": 0.16, "full": 0.77, "dapt": 0.31, "reversible:dapt": 0.48, "density:dapt": 0.32,
+    "reversible": 0.40, "adapter": 0.27, "peft:lora": 0.32, "vpt": 0.30, "prefix": 0.26,
+}  # fmt: skip
+OTHERS = 0.6
+SCORE, START = 0.008, 8.0  # a cloud; a process, until it trains
+LEAST_EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison.
+
+    Args:
+        config: The recipe.
+        methods: Of the table.
+        train: Clouds to learn from, the validation share taken off.
+        test: Clouds that a run is scored on.
+        epochs: Of each run.
+        flags: Of each run, beside the recipe's.
+        search: The grid; none where there is no search.
+        held_out: Whether a fifth of `--data`'s groups is held out for the test.
+    """
+
+    config: str
+    methods: Sequence[str]
+    train: int
+    test: int
+    epochs: int
+    flags: Sequence[str] = ()
+    search: str | None = GRID
+    held_out: bool = False
+
+
+REAL = ("--data", "npz", "--num_points", "1024", "--validation", "0.15")
+TABLES = {
+    "hardest": Table("synthetic", ALL, 1080, 1000, 15),
+    "shapes": Table("npz", ALL, 1050, 308, 20, REAL, held_out=True),
+    "electronics": Table("npz", ALL, 620, 183, 30, REAL, held_out=True),
+    "parts": Table("synthetic_parts", PARTS, 680, 201, 20, REAL, held_out=True),
+    "corrupted": Table("synthetic", FEW, 1080, 300, 15, ("--data.test_size", "300")),
+}
+# (name, flags): each is a comparison of its own, whose rows come to one table
+LABELS = [(f"labels_{share}", ["--label_share", share]) for share in ("0.01", "0.05", "0.1")]
+COMPRESSED = [
+    ("float", []),
+    ("int8", ["--backbone.weights", "int8"]),
+    ("nf4", ["--backbone.weights", "nf4"]),
+    ("half pruned", ["--backbone.sparsity", "0.5"]),
+    ("two of four", ["--backbone.two_of_four", "true"]),
+]
+ABLATION = [
+    ("dapt", []),
+    ("rank 16", ["--method.rank", "16"]),
+    ("rank 32", ["--method.rank", "32"]),
+    ("rank 128", ["--method.rank", "128"]),
+    ("dropout 0.1", ["--method.dropout", "0.1"]),
+    ("drop_path 0.1", ["--method.drop_path", "0.1"]),
+    ("published dropout and drop_path", ["--method.dropout", "0.2", "--method.drop_path", "0.3"]),
+    ("batch norms count", ["--method.freeze_bn", "false"]),
+    ("head without prompts", ["--method.head_tokens", "[cls, patch:max]"]),
+    ("no warm-up", ["--warmup_epochs", "0"]),
+    ("long warm-up", ["--warmup_epochs", "5"]),
+    ("slow scales", ["--rates", "{adapter: 1.0, .scale: 0.1, .shift: 0.1}"]),
+    ("fast scales", ["--rates", "{adapter: 1.0, .scale: 5.0, .shift: 5.0}"]),
+    ("frozen scales", ["--rates", "{adapter: 1.0, .scale: 0.0, .shift: 0.0}"]),
+    ("no weight decay", ["--weight_decay", "0"]),
+    ("64 fewer patches", ["--backbone.num_groups", "32"]),
+]
+MANY = {
+    "low_label": (LABELS, FEW, Table("synthetic", FEW, 108, 1000, 40, search=None)),
+    "compressed": (
+        COMPRESSED,
+        ["dapt", "density:dapt"],
+        Table("synthetic", ["dapt", "density:dapt"], 1080, 1000, 15, search=None),
+    ),
+    "ablation": (ABLATION, ["dapt"], Table("synthetic", ["dapt"], 1080, 1000, 15, search=None)),
+}
+
+
+def seconds(table: Table, epochs: int, seeds: int) -> float:
+    """About how long a comparison takes on these cores, from CPU seconds that were measured.
+
+    Args:
+        table: Which.
+        epochs: Of each run.
+        seeds: Of each method.
+    """
+    searched = len(table.search.split(",")) if table.search else 0
+    total = 0.0
+    for method in table.methods:
+        step = STEP.get(method, OTHERS) * (1.6 if "parts" in table.config else 1.0)
+        run = START + max(table.train // 32, 1) * epochs * step + SCORE * table.test
+        run += SCORE * epochs * table.train * 0.15
+        total += run * (seeds + searched)
+    return total / cores()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fitting(table: Table, minutes: float | None, seeds: int, times: int = 1) -> int:
+    """The recipe's epochs, or as many as fit.
+
+    Args:
+        table: Which.
+        minutes: For all of it; None for the recipe's epochs.
+        seeds: Of each method.
+        times: Comparisons of this size.
+    """
+    if minutes is None:
+        return table.epochs
+    for epochs in range(table.epochs, LEAST_EPOCHS, -1):
+        if times * seconds(table, epochs, seeds) <= 60 * minutes:
+            return epochs
+    return LEAST_EPOCHS
+
+
+def command(
+    table: Table, methods: Sequence[str], epochs: int, seeds: int, out: Path, flags: Sequence[str]
+) -> list[str]:
+    """Of one comparison.
+
+    Args:
+        table: Which.
+        methods: Of it.
+        epochs: Of each run.
+        seeds: Of each method.
+        out: Its folder.
+        flags: Of each run, beside the table's.
+    """
+    words = ["compare", "--methods", ",".join(methods), "--seeds", str(seeds)]
+    words += ["--config", table.config, "--out", str(out), "--jobs", str(cores())]
+    words += ["--epochs", str(epochs), "--warmup_epochs", f"{max(epochs / 8, 0.5):g}"]
+    words += ["--test_every", "0", "--precision", "fp32", *table.flags]
+    return [*words, *(["--search", table.search] if table.search else []), *flags]
+
+
+def run(commands: Sequence[Sequence[str]], dry: bool) -> None:
+    """One after the other; each goes on where it was stopped.
+
+    Args:
+        commands: Of `dapt`.
+        dry: Whether they are printed alone.
+    """
+    for words in commands:
+        print("dapt " + shlex.join(words), flush=True)
+        if dry:
+            continue
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ
+        code = subprocess.run([sys.executable, "-m", "dapt", *words], env=environment).returncode
+        if code:
+            raise DaptError(f"dapt compare ended with exit code {code}: the same command goes on")
+
+
+def held_out(data: Path, out: Path, dry: bool) -> list[str]:
+    """Flags of training and test clouds: a fifth of the groups of every class is the test.
+
+    Args:
+        data: An npz file with `groups`.
+        out: Where its two parts go.
+        dry: Whether nothing is written.
+    """
+    split = Path(__file__).with_name("split_npz.py")
+    if not dry and not out.with_name(f"{out.name}_validation.npz").exists():
+        subprocess.run([sys.executable, str(split), str(data), "--out", str(out)], check=True)
+    train, test = (f"{out}_{name}.npz" for name in ("train", "validation"))
+    return ["--data.train", train, "--data.test", test]
+
+
+def several(name: str, variants: Sequence[tuple[str, list[str]]], out: Path) -> str:
+    """One table of comparisons that differ in a setting; differences are from the first row.
+
+    Args:
+        name: Of the table.
+        variants: Their names.
+        out: Their folder.
+    """
+    from dapt.training.statistics import differences
+
+    rows, clouds = {}, {}
+    for variant, _ in variants:
+        folder = out / variant.replace(" ", "_")
+        record = json.loads((folder / "comparison.json").read_text())
+        for row in record["rows"]:
+            key = f"{variant}, {row['method']}"
+            rows[key] = row
+            runs = folder / row["method"].replace(":", "_")
+            clouds[key] = np.stack([np.load(runs / f"seed_{s}/clouds.npy") for s in row["seeds"]])
+    first = next(iter(rows))
+    apart = differences(clouds, first)
+    lines = [f"| {name} | {record['metric']} | vs {first}, points |", "|---|---:|---:|"]
+    for key, row in rows.items():
+        spread = f" ± {100 * stdev(row['scores']):.1f}" if len(row["scores"]) > 1 else ""
+        difference = apart[key].in_words if key in apart else ""
+        lines.append(f"| {key} | {100 * fmean(row['scores']):.1f}{spread} % | {difference} |")
+    text = f"{record['caption']}\n\n" + "\n".join(lines) + "\n"
+    told = {key: {**row, "difference": vars(apart[key]) if key in apart else None}
+            for key, row in rows.items()}  # fmt: skip
+    whole = {"caption": record["caption"], "metric": record["metric"], "rows": told}
+    write_atomically(out / f"{name}.json", (json.dumps(whole, indent=2) + "\n").encode())
+    write_atomically(out / f"{name}.md", text.encode())
+    if name == "low_label":
+        write_atomically(out / f"{name}.png", label_chart(rows, record))
+    return text
+
+
+def label_chart(rows: dict[str, dict], record: dict) -> bytes:
+    """Score against the share of labels, as a PNG.
+
+    Args:
+        rows: By "labels_SHARE, METHOD".
+        record: Of one of the comparisons.
+    """
+    from dapt.view.charts import curves_of_methods
+
+    curves: dict[str, list] = {}
+    for key, row in rows.items():
+        share = float(key.partition(",")[0].removeprefix("labels_"))
+        curves.setdefault(row["method"], []).append((100 * share, fmean(row["scores"])))
+    panels = [("", curves)]
+    return curves_of_methods(panels, "labels, %", record["metric"], record["caption"], log=True)
+
+
+def rank(files: Sequence[Path], out: Path) -> str:
+    """Methods by their mean rank over several comparisons, by Friedman's and Nemenyi's tests.
+
+    Args:
+        files: comparison.json of each.
+        out: Folder of ranks.md and ranks.json.
+    """
+    from dapt.training.statistics import ranks
+
+    sets = {}
+    for path in files:
+        with reading(path):
+            record = json.loads(path.read_text())
+            sets[path] = {row["method"]: fmean(row["scores"]) for row in record["rows"]}
+    shared = [name for name in next(iter(sets.values())) if all(name in s for s in sets.values())]
+    if len(sets) < 2 or len(shared) < 2:
+        raise UsageError("ranks need two or more methods that two or more comparisons share")
+    found = ranks({name: [scores[name] for scores in sets.values()] for name in shared})
+    lines = ["| method | mean rank |", "|---|---:|"]
+    lines += [f"| {name} | {place:.2f} |" for name, place in found.mean.items()]
+    text = "\n".join(lines) + (
+        f"\n\nFriedman over {found.datasets} datasets: chi square {found.statistic:.2f}, "
+        f"p = {found.p:.3g}. Mean ranks that are more than {found.critical:.2f} apart differ at "
+        "5 % (Nemenyi).\n"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "ranks.json", (json.dumps(vars(found), indent=2) + "\n").encode())
+    write_atomically(out / "ranks.md", text.encode())
+    return text
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=(*TABLES, *MANY, "ranks"))
+    parser.add_argument("files", nargs="*", type=Path, help="of ranks: comparison.json of each set")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="npz with groups, of shapes, electronics, parts")
+    parser.add_argument("--methods", help="with commas, in place of the table's")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="as many epochs as fit into them")
+    parser.add_argument("--epochs", type=int, help="in place of the table's")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands alone")
+    options, flags = parser.parse_known_args()
+    if options.table == "ranks":
+        print(rank(options.files, options.out), end="")
+        return
+    variants, methods, table = MANY.get(options.table) or (None, None, TABLES[options.table])
+    methods = options.methods.split(",") if options.methods else list(methods or table.methods)
+    table = Table(**{**vars(table), "methods": methods, "epochs": options.epochs or table.epochs})
+    if table.held_out:
+        if options.data is None:
+            raise UsageError(f"{options.table} needs --data FILE.npz")
+        flags = [*held_out(options.data, options.out / "data", options.dry_run), *flags]
+    times = len(variants or [0])
+    epochs = fitting(table, options.minutes, options.seeds, times)
+    minutes = times * seconds(table, epochs, options.seeds) / 60
+    print(f"{len(methods)} methods, {epochs} epochs, about {minutes:.0f} min on {cores()} cores")
+    if variants is None:
+        if options.table == "corrupted":
+            flags = ["--corrupt", "all", *flags]
+        run([command(table, methods, epochs, options.seeds, options.out, flags)], options.dry_run)
+        return
+    run(
+        [
+            command(table, methods, epochs, options.seeds, options.out / name.replace(" ", "_"),
+                    [*own, *flags])
+            for name, own in variants
+        ],
+        options.dry_run,
+    )  # fmt: skip
+    if not options.dry_run:
+        print(several(options.table, variants, options.out), end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DaptError as error:
+        sys.exit(f"tables.py: {error}")
