@@ -82,7 +82,8 @@ def test_commands_of_a_page_are_understood(page, desk, capsys):
             continue
         if command in RUNNABLE:
             if command == "compare":  # its own flags go first, the others are those of a run
-                words = without(words, "--methods", "--seeds", "--jobs", "--launcher")
+                own = ("--methods", "--seeds", "--jobs", "--launcher", "--search", "--reference")
+                words = without(words, *own, *(w for w in words if w.startswith("--slurm.")))
             given = " ".join(words)
             if "--out" not in given:
                 words += ["--out", "x"]
