@@ -53,12 +53,20 @@ void find_nearest(const float* queries, const float* points, const int64_t* leng
     });
     return;
   }
-  const auto prepare = [&](int64_t b) {
-    return std::make_unique<BucketedCloud>(points + 3 * b * N, length_of(b), true, 3, 1);
+  struct Problem {
+    BucketedCloud cloud;
+    Buffer<int32_t> order;  // [M] of the queries
   };
-  for_each_query(B, N, M, prepare, [&](const BucketedCloud& cloud, int64_t begin, int64_t end) {
-    Nearest nearest(cloud, 1);
-    for (int64_t row = begin; row < end; ++row) {
+  const auto prepare = [&](int64_t b) {
+    return std::make_unique<Problem>(
+        Problem{.cloud = BucketedCloud(points + 3 * b * N, length_of(b), true, 3, 1),
+                .order = curve_order(queries + 3 * b * M, M)});
+  };
+  for_each_query(B, N, M, prepare, [&](const Problem& problem, int64_t begin, int64_t end) {
+    Nearest nearest(problem.cloud, 1);
+    for (int64_t turn = begin; turn < end; ++turn) {
+      const int64_t first = turn / M * M;  // query of this cloud
+      const int64_t row = first + (problem.order ? problem.order[turn - first] : turn - first);
       const int64_t key = *nearest.search(queries + 3 * row);
       sq_dist[row] = distance_of(key), idx[row] = index_of(key);
     }

@@ -15,10 +15,7 @@ struct Problem {
   Problem(const KnnArgs& a, int64_t b)
       : cloud(a.points + a.D * b * a.N, a.lengths ? a.lengths[b] : a.N,
               a.D == 3 && a.N >= kSortFrom, a.D, a.k) {
-    if (!cloud.sorted || a.M > INT32_MAX) return;
-    order = make_buffer<int32_t>(a.M);
-    detail::morton_sort<true>(a.queries + 3 * b * a.M, nullptr, a.M, 8 * kBucket, INT64_MAX,
-                              order.get());
+    if (cloud.sorted) order = curve_order(a.queries + 3 * b * a.M, a.M);
   }
 
   int64_t query(int64_t turn) const { return order ? order[turn] : turn; }

@@ -69,6 +69,15 @@ struct BucketedCloud {
   std::vector<Buffer<float>> above;
 };
 
+/// The order of `count` queries [count, 3] along a curve through space, in which each is near the
+/// one before; null where they are too many to be numbered.
+inline Buffer<int32_t> curve_order(const float* queries, int64_t count) {
+  if (count > INT32_MAX) return nullptr;
+  Buffer<int32_t> order = make_buffer<int32_t>(count);
+  detail::morton_sort<true>(queries, nullptr, count, 8 * kBucket, INT64_MAX, order.get());
+  return order;
+}
+
 /// Calls f(*prepare(b), begin, end) for ranges of the queries (rows of [B, M]) of cloud b. In
 /// parallel over clouds, then over queries.
 template <class Prepare, class Function>
