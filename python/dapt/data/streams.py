@@ -59,10 +59,20 @@ class Stream(Protocol):
     names: Sequence[str]  # of the columns beside the places
 
     def pieces(self, names: Iterable[str] = ()) -> Iterator[Piece]:
-        """All points in the order of the file, with some of the other columns."""
+        """All points in the order of the file, with some of the other columns.
+
+        Args:
+            names: Of these columns.
+        """
 
     def write(self, path: Path, answers: Answers, labels: Labels) -> None:
-        """The same file with a label and a confidence for each point."""
+        """The same file with a label and a confidence for each point.
+
+        Args:
+            path: Of the new file.
+            answers: What to write.
+            labels: How.
+        """
 
 
 @dataclass(frozen=True)
