@@ -186,6 +186,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     room = int(options.gigabytes * 2**30)
+    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    path = options.out.with_suffix(".json")
     rows = []
     for op in options.only:
         for crowded in (False, True):
@@ -193,9 +195,7 @@ def main() -> None:
             rows += series(op, sizes, crowded, options.most, room)
         sizes = [(B, BATCH_POINTS) for B in BATCHES]
         rows += series(op, sizes, False, options.most, room)
-    command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
-    path = options.out.with_suffix(".json")
-    write_json(path, command, "cpu", rows)
+        write_json(path, command, "cpu", rows)
     path.with_suffix(".png").write_bytes(chart(json.loads(path.read_text())))
     print(f"wrote {path} and its chart")
 
