@@ -7,7 +7,7 @@
 namespace dapt {
 namespace {
 
-// The first value with an all-ones exponent, or -1. Two passes: the first one vectorises.
+// The first value with an all-ones exponent, or -1. Two passes: the first one vectorizes.
 int64_t first_not_finite(const float* values, int64_t count) {
   constexpr uint32_t kExponent = 0x7f800000;
   uint32_t any = 0;

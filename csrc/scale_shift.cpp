@@ -1,4 +1,4 @@
-// A learnt scale and shift per channel: checks, allocation, registration.
+// A learned scale and shift per channel: checks, allocation, registration.
 #include <tuple>
 
 #include "checks.h"

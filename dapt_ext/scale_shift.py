@@ -1,4 +1,4 @@
-"""TFTS, a learnt scale and shift per channel, on a frozen layer without a pass of its own."""
+"""TFTS, a learned scale and shift per channel, on a frozen layer without a pass of its own."""
 
 from __future__ import annotations
 

@@ -219,3 +219,28 @@ def test_nothing_is_explained_that_is_not_taken():
 def further(node):
     """The names of `*args` and `**kwargs`."""
     return {arg.arg for arg in (node.args.vararg, node.args.kwarg) if arg is not None}
+
+
+# --- spelling -------------------------------------------------------------------------------------
+
+BRITISH = re.compile(
+    r"\b(?:learnt|tyres?|towards|whilst|amongst|grey|artefacts?|licence|judgement|catalogue|"
+    r"(?:centre|colour|flavour|favour|honour|behaviour|metre|fibre)\w*|neighbour(?!s\")\w*|"
+    r"(?:label|model|travel|cancel)l(?:ed|ing|er)|\w+(?:alis|eris|oris|imis|anis)(?:es?|ed|ing|ation|er))\b",
+    re.IGNORECASE,
+)
+WRITTEN = ("*.py", "*.md", "*.cpp", "*.h", "*.cu", "*.cuh", "*.yaml")
+
+
+def test_spelling_is_american():
+    """In code, comments and pages; names of other people's files are quoted as they are."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {word}"
+        for folder in ("python", "dapt_ext", "csrc", "docs", "tests", "examples", "scripts")
+        for kind in WRITTEN
+        for path in sorted((ROOT / folder).rglob(kind))
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for word in BRITISH.findall(line)
+    ]
+    assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-// Activations with their slopes, written so that a loop over a row vectorises.
+// Activations with their slopes, written so that a loop over a row vectorizes.
 #pragma once
 
 #include <algorithm>

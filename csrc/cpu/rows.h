@@ -1,5 +1,5 @@
 // Matrices of any real dtype, worked on row by row in `Sum`: double for float64, float for the
-// others. The loops below are left to the compiler's vectoriser.
+// others. The loops below are left to the compiler's vectorizer.
 #pragma once
 
 #include <torch/headeronly/util/Half.h>

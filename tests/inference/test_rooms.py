@@ -42,7 +42,7 @@ def test_each_point_gets_the_mean_vote_of_its_blocks(small_backbone, rng):
     votes, times = np.zeros((700, 5)), np.zeros(700, int)
     for index in windows(room, 1.0, 0.5):
         x, y, z = (room[index] - room[index].mean(0)).T
-        block = np.stack([x, z, -y], 1)  # y is up where the network learnt
+        block = np.stack([x, z, -y], 1)  # y is up where the network learned
         block = torch.from_numpy(block / np.linalg.norm(block, axis=1).max()).float()[None]
         if len(index) < 64:
             seen = torch.from_numpy(np.resize(block[0].numpy(), (64, 3)))[None]

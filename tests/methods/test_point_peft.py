@@ -174,7 +174,7 @@ def test_the_memory_holds_what_the_pretrained_network_makes_of_clouds(small_back
     with torch.no_grad():
         features = small_backbone().eval()(clouds).patches.amax(1)
     model = dapt.attach(small_backbone(), METHOD, TASK)
-    randomize(model)  # what is learnt has no part in it
+    randomize(model)  # what is learned has no part in it
     model.train().prepare(clouds.split([3, 4]))
     bank = model.backbone.memory.bank
     torch.testing.assert_close(bank, F.normalize(features, dim=1))

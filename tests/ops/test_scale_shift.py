@@ -1,4 +1,4 @@
-"""A learnt scale and shift on frozen layers, against their twins in float64."""
+"""A learned scale and shift on frozen layers, against their twins in float64."""
 
 import pytest
 import torch

@@ -376,7 +376,7 @@ class BlockAdapter(nn.Module):
         Args:
             prior: [B, P, C], what the memory gives for each cloud.
         """
-        learnt = self.prompt_tokens.expand(len(prior), -1, -1)
-        return F.dropout(learnt, self.dropout, self.training) + self.from_prior(
+        learned = self.prompt_tokens.expand(len(prior), -1, -1)
+        return F.dropout(learned, self.dropout, self.training) + self.from_prior(
             prior, residual=prior
         )

@@ -1,4 +1,4 @@
-"""TFTS: a learnt scale and shift per channel after a frozen layer."""
+"""TFTS: a learned scale and shift per channel after a frozen layer."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Visual prompt tuning (ECCV 2022), the deep kind: fresh learnt tokens in front of every block."""
+"""Visual prompt tuning (ECCV 2022), the deep kind: fresh learned tokens in front of every block."""
 
 from dataclasses import dataclass
 

@@ -27,12 +27,12 @@ class Camera:
     distance: float = 4.0
     zoom: float = 1.0
 
-    def axes(self) -> np.ndarray:  # [3, 3]: right, up, towards
+    def axes(self) -> np.ndarray:  # [3, 3]: right, up, toward
         """The picture's axes in space."""
         a, e = np.radians(self.azimuth), np.radians(self.elevation)
-        towards = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+        toward = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
         right = np.array([np.cos(a), 0.0, -np.sin(a)])
-        return np.stack([right, np.cross(towards, right), towards])
+        return np.stack([right, np.cross(toward, right), toward])
 
 
 def render(
@@ -75,8 +75,8 @@ def _splat(
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     centered = points - (low + high) / 2
     radius = max(np.percentile(np.linalg.norm(centered, axis=1), 99.5), 1e-12)
-    right, up, towards = (centered / radius @ camera.axes().T).T
-    away = camera.distance - towards
+    right, up, toward = (centered / radius @ camera.axes().T).T
+    away = camera.distance - toward
     # as large as it fits, in the middle of the picture
     x, y = right / away, up / away
     bounds = [np.percentile(axis, [0.3, 99.7]) for axis in (x, y)]

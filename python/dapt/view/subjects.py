@@ -306,7 +306,7 @@ class Portrayal:
             numbers = self._numbered(told.labels[keep], told.label_names)
             channels.append(Classes("label", "Label", numbers, "labels"))
         if told.normals is not None:
-            note = "Red, green and blue are right, up and towards you."
+            note = "Red, green and blue are right, up and toward you."
             channels.append(Normals("normals", "Normals", told.normals[keep], note=note))
         for i, (name, values) in enumerate(told.values.items()):
             channels.append(Values(f"value{i}", name.capitalize(), values[keep]))

@@ -124,7 +124,7 @@ def run(tickets: list[Ticket]) -> None:
     """Answer tickets of a kin; where a batch fails, each has its own answer or its own error.
 
     Args:
-        tickets: Some may have been cancelled.
+        tickets: Some may have been canceled.
     """
     tickets = [ticket for ticket in tickets if ticket.result.set_running_or_notify_cancel()]
     if not tickets:

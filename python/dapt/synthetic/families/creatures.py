@@ -1,4 +1,4 @@
-"""What lives and grows; it looks towards +z."""
+"""What lives and grows; it looks toward +z."""
 
 import numpy as np
 

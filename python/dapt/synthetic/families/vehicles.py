@@ -1,4 +1,4 @@
-"""What drives, flies or floats; the nose towards +z."""
+"""What drives, flies or floats; the nose toward +z."""
 
 import numpy as np
 
@@ -41,8 +41,8 @@ def wheel(radius, width, at):
         (0.6, 0.3),
         (0, 0.3),
     ]
-    tyre = turn(lathe(np.array(rim) * (radius, width), segments=14), "z", 90)
-    return shift(tyre, at[0], radius, at[1])
+    tire = turn(lathe(np.array(rim) * (radius, width), segments=14), "z", 90)
+    return shift(tire, at[0], radius, at[1])
 
 
 def along_z(outline, width):
@@ -226,10 +226,10 @@ def rocket(r):
 def bicycle(r):
     radius, base = r(0.3, 0.36), r(0.95, 1.15)
     ring = in_plane(arc(radius, 0, 360, 21), "zy", (0, radius, 0))
-    tyre = tube(ring, r(0.018, 0.035))
+    tire = tube(ring, r(0.018, 0.035))
     spokes = shift(around(rod((0, 0, 0), (0, radius, 0), 0.006, segments=3), 8, "x"), 0, radius)
     for z in (-base / 2, base / 2):
-        yield "wheels", shift(join(tyre, spokes), 0, 0, z)
+        yield "wheels", shift(join(tire, spokes), 0, 0, z)
     rear, crank = (0, radius, -base / 2), (0, radius * 0.9, -0.05)
     seat, head = (0, radius * 2.0, -0.2), (0, radius * 2.1, base / 2 - 0.2)
     front = (0, radius, base / 2)

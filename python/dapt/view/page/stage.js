@@ -149,21 +149,21 @@ class Stage {
   // From a direction in degrees, so that nearly all points are in sight; strays may be out of it.
   look(azimuth = 35, elevation = this.slant) {
     const [a, e] = [azimuth, elevation].map((degrees) => (degrees * Math.PI) / 180);
-    const towards = new THREE.Vector3(
+    const toward = new THREE.Vector3(
       Math.sin(a) * Math.cos(e), Math.sin(e), Math.cos(a) * Math.cos(e));
     const right = new THREE.Vector3(Math.cos(a), 0, -Math.sin(a));
-    const up = new THREE.Vector3().crossVectors(towards, right);
+    const up = new THREE.Vector3().crossVectors(toward, right);
     const tall = Math.tan((FIELD_OF_VIEW * Math.PI) / 360);
     const wide = tall * ((this.canvas.clientWidth - this.inset) / this.canvas.clientHeight || 1);
     const p = new THREE.Vector3();
     const needed = this.sample((at) => {
       p.fromArray(at).sub(this.center);
       const across = Math.max(Math.abs(p.dot(right)) / wide, Math.abs(p.dot(up)) / tall);
-      return across + p.dot(towards);
+      return across + p.dot(toward);
     });
     const away = Math.max(1.08 * needed[Math.floor(0.998 * (needed.length - 1))], this.radius * 0.1);
     this.controls.target.copy(this.center);
-    this.camera.position.copy(towards).multiplyScalar(away).add(this.center);
+    this.camera.position.copy(toward).multiplyScalar(away).add(this.center);
     this.controls.minDistance = this.radius * 0.02;
     this.controls.maxDistance = this.radius * 20;
     this.controls.update();
