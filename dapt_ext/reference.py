@@ -1,4 +1,4 @@
-"""PyTorch twins of the ops, with the same signatures: the readable truth that the tests compare
+"""PyTorch twins of the ops, with the same signatures: the readable code that the tests compare
 with. Distances follow the kernels' order of float operations, so float32 indices are equal to the
 last bit; float64 inputs are computed in float64 throughout."""
 

@@ -153,7 +153,10 @@ def ops():
 
 
 def is_told_elsewhere(path, node, owner):
-    """Whether the arguments are those of a documented function of the same name."""
+    """Whether the arguments are those of a documented function of the same name, or the traits of
+    a shape, which its words name: its height, its legs."""
+    if path.parent.name == "grammars":
+        return True
     if owner is not None:
         return node.name in OF_BLOCKS and owner.name not in ("Block",)
     return path.name in STAND_INS and node.name in ops()

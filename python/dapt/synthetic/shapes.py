@@ -343,7 +343,11 @@ def bounds(points: Array) -> tuple[Array, Array]:
 
 
 def centered(triangles: Array) -> Array:
-    """With the box's middle at the origin and its diagonal 2 long."""
+    """The surface with its box's middle at the origin and the box's diagonal 2 long.
+
+    Args:
+        triangles: [T, 3, 3].
+    """
     low, high = bounds(triangles)
     return (triangles - (low + high) / 2) / (np.linalg.norm(high - low) / 2)
 
