@@ -269,8 +269,12 @@ def _check_enough(num_points: int, points: Tensor) -> None:
 
 @dataclass
 class Occlude:
-    """Cuts off the side of each cloud that lies farthest along a random direction, up to a share
-    of the points; points of the rest stand in for them."""
+    """Cuts off the side of each cloud that lies farthest along a random direction; points of the
+    rest stand in for those that are lost.
+
+    Args:
+        share: of the points, that are lost at most.
+    """
 
     share: float = 0.3
 

@@ -113,7 +113,7 @@ def hulls(
     logs=0,
     sub=False,
 ):
-    """A hull and what stands on its deck; the bow is towards +z."""
+    """A hull and what stands on its deck; the bow is toward +z."""
     z = np.linspace(-1, 1, 13)
     if logs:
         yield (
