@@ -207,7 +207,7 @@ class FlagsAttack:
                 contextlib.redirect_stderr(err),
                 contextlib.chdir(self.folder) if hasattr(contextlib, "chdir") else _stay(),
                 mock.patch.object(Trainer, "_step", step if run_on else first_step),
-                mock.patch("dapt.training.compare.run_child", lambda *_: 1),
+                mock.patch("dapt.training.launching.run_child", lambda *_: 1),
             ):
                 outcome.code = cli.main(words)
         except Taken:

@@ -10,6 +10,7 @@ from dapt.runs.options import TrainOptions
 from dapt.training.optimization import adamw, set_schedule
 
 EPOCHS, STEPS = 40, 50  # of an epoch
+CPU = torch.device("cpu")
 
 
 def options(**fields):
@@ -22,7 +23,7 @@ def named(*names):
 
 def test_one_cycle_is_that_of_torch():
     settings = options(schedule="one_cycle", warmup_epochs=2, min_learning_rate=2e-7)
-    optimizer = adamw(named("a"), settings)
+    optimizer = adamw(named("a"), settings, CPU)
     other = torch.optim.AdamW(named("a")[0][1:], lr=1.0)
     peer = torch.optim.lr_scheduler.OneCycleLR(
         other, 2e-3, EPOCHS * STEPS, pct_start=0.05, div_factor=10, final_div_factor=1000
@@ -39,7 +40,7 @@ def test_one_cycle_is_that_of_torch():
 
 def test_rates_are_factors_for_the_weights_whose_names_have_the_word():
     settings = options(rates={"cls": 10, "block": 0.1}, warmup_epochs=0)
-    optimizer = adamw(named("blocks.0.weight", "blocks.0.bias", "cls_block", "head"), settings)
+    optimizer = adamw(named("blocks.0.weight", "blocks.0.bias", "cls_block", "head"), settings, CPU)
     assert [(g["rate"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [
         (0.1, 0.05, 1),
         (10, 0.05, 1),
@@ -58,4 +59,4 @@ def test_rates_without_sense_are_refused(rates):
 
 def test_a_word_that_no_name_has_is_refused():
     with pytest.raises(dapt.DaptError, match="no name of what trains contains 'clz'; there is a.b"):
-        adamw(named("a.b.weight"), options(rates={"clz": 10}))
+        adamw(named("a.b.weight"), options(rates={"clz": 10}), CPU)

@@ -280,7 +280,8 @@ class Occlude:
 
     def __call__(self, points: Tensor, generator) -> Tensor:
         way = _draw(torch.randn, (len(points), 3, 1), points, generator).to(points.dtype)
-        order = (points[..., PLACE] @ way)[..., 0].argsort(1)  # [B, N], the farthest last
+        place = points[..., PLACE].contiguous()  # with and without channels the same sums
+        order = (place @ way)[..., 0].argsort(1)  # [B, N], the farthest last
         kept = 1 - _uniform(0, self.share, (len(points), 1), points, generator).float()
         total = points.shape[1]
         kept = (kept * total).long().clamp_(min=1)  # [B, 1]
