@@ -124,7 +124,7 @@ class SegmentationHead(nn.Module):
                 f"{self.num_categories - 1} for each cloud, got {got}"
             )
         # elsewhere than on the CPU it would wait for the device
-        checks = categories.is_cpu and len(categories) and not torch.compiler.is_compiling()
+        checks = not torch.compiler.is_compiling() and categories.is_cpu and len(categories)
         if checks and not 0 <= categories.min() <= categories.max() < self.num_categories:
             raise UsageError(
                 f"categories must lie in 0 to {self.num_categories - 1}, got {categories.tolist()}"
