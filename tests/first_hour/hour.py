@@ -9,6 +9,7 @@ a method of one's own, a folder that moves.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,9 @@ def readme() -> None:
         if command == "export" and not has("onnx"):
             assert "pip install" in dapt(command, *words, code=2)
             words[words.index("--format") + 1], words[-1] = "pt2", "model.pt2"
+            if shutil.which("g++") is None:
+                assert "C++ compiler" in dapt(command, *words, code=2)
+                continue
         dapt(command, *words, *QUICK.get(command, "").split())
     assert {"train", "evaluate", "predict", "compare", "view", "info", "export"} <= seen
     for code in blocks("README.md", "python"):

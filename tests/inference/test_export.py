@@ -199,3 +199,9 @@ def test_packed_backbones_say_why_not(small_backbone, tmp_path):
     model = dapt.attach(small_backbone("ptv3_tiny"), dapt.Dapt(rank=3), dapt.Classification(3))
     with pytest.raises(UsageError, match="cannot be exported: how many tokens"):
         dapt.export(model, tmp_path / "model.onnx")
+
+
+def test_a_package_needs_a_compiler(small_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(UsageError, match=r"made by a C\+\+ compiler, and there is none"):
+        dapt.export(attached(small_backbone(), "linear").eval(), tmp_path / "model.pt2")

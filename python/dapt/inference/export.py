@@ -118,6 +118,16 @@ def _notes(adapter: Attachment, num_points: int | None) -> dict[str, str]:
 
 
 def _pt2(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> bytes:
+    from torch._inductor.cpp_builder import get_cpp_compiler  # slow to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise UsageError(
+            "a package is made by a C++ compiler, and there is none: apt install g++, say, "
+            'or take the format "onnx"'
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         made = torch._inductor.aoti_compile_and_package(
             program,
