@@ -1,5 +1,6 @@
 """No cliff: what a search looks at, and what a plan costs, grows with the cloud without jumps."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def test_a_query_looks_at_no_more_buckets_in_a_larger_cloud(series, case):
 def test_a_fourth_more_points_cost_no_step_of_sampling_much_more(series, clouds):
     costs = series["fps", clouds]
     assert costs[-1][0] > 45_000_000
-    for (points, before), (_, after) in zip(costs, costs[1:], strict=False):
+    for (points, before), (_, after) in itertools.pairwise(costs):
         assert after < 3 * before, f"from {points} points on"
     # In the end a step is as many cycles as points, or fewer: all multiprocessors share them.
     assert costs[-1][1] < costs[-1][0] * int(clouds)
