@@ -1,15 +1,26 @@
 """The kinds of released files: which model is in one, and under which keys it keeps it.
 
-A new kind is an entry of `KINDS`, and nothing else.
+A new kind is an entry of `KINDS`, and nothing else. Where the backbone's keys are is told in
+`dapt.models.layouts`; an entry here adds those of the method.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from dapt.errors import DaptError, UsageError, look_up
+from dapt.adapters.release_file import (
+    HEAD,
+    BackboneConfig,
+    ReleasedFile,
+    femae_backbone,
+    gpt_backbone,
+    m2ae_backbone,
+    plain_backbone,
+    recon_pp_backbone,
+    task_of,
+)
+from dapt.errors import look_up
 from dapt.methods.dapt import Dapt
 from dapt.methods.full import Full
 from dapt.methods.ga_prompt import GaPrompt
@@ -19,203 +30,10 @@ from dapt.methods.point_gst import PointGst
 from dapt.methods.point_lora import PointLora
 from dapt.methods.ppt import Ppt
 from dapt.methods.stag import Stag
-from dapt.models.hierarchical import PointM2aeConfig
 from dapt.models.layouts import LAYOUTS, Layout
-from dapt.models.point_femae import PointFemaeConfig
-from dapt.models.point_gpt import PointGptConfig
-from dapt.models.recon_pp import ReconPpConfig
-from dapt.models.transformer import PointTransformerConfig
-from dapt.models.weight_files import State
-from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, Task
+from dapt.tasks import Task
 
-HEAD = "cls_head_finetune"
-HEAD_WIDTH = 64  # of an attention's head, where a config does not say how many heads there are
-
-BackboneConfig = PointTransformerConfig | PointM2aeConfig | ReconPpConfig
 Pairs = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class ReleasedFile:
-    """The tensors of a file, and the settings that its shapes do not tell.
-
-    Args:
-        source: its name, for errors.
-        state: tensors by their keys.
-        settings: of the published config.
-    """
-
-    source: str
-    state: State
-    settings: Mapping[str, Any]
-
-    def size(self, key: str, axis: int) -> int:
-        """The length of a tensor's axis.
-
-        Args:
-            key: of the tensor.
-            axis: of the tensor.
-        """
-        if key not in self.state:
-            raise DaptError(
-                f"{self.source} is not a released model of this kind: '{key}' is missing"
-            )
-        return self.state[key].shape[axis]
-
-    def count(self, pattern: str) -> int:
-        """1 + the greatest number in the file's keys.
-
-        Args:
-            pattern: of a key, with a group where the number is.
-        """
-        numbers = (re.match(pattern, key) for key in self.state)
-        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
-
-    @property
-    def head(self) -> str:
-        """With what the keys of the classification head begin."""
-        named = (re.match(rf"(blocks\.)?{HEAD}(?=\.)", key) for key in self.state)
-        return next((match[0] for match in named if match), HEAD)
-
-    @property
-    def encoder_widths(self) -> tuple[int, ...]:
-        """Of the patch encoder's inner layers, one more of which the larger networks have."""
-        keys = (r"\w+\.first_conv\.[036]\.weight", r"\w+\.second_conv\.0\.weight")
-        widths = [
-            [self.size(key, 0) for key in self.state if re.fullmatch(pattern, key)]
-            for pattern in keys
-        ]
-        return (*widths[0], *widths[1])
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the released config.
-
-        Args:
-            name: of the setting.
-            default: None where the config has to say it.
-        """
-        value = self.settings.get(name, default)
-        if value is None:
-            raise UsageError(f"the config of {self.source} must say '{name}'")
-        return value
-
-
-def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
-    """A network of Point-MAE's kind, with the sizes that the tensors have.
-
-    Args:
-        file: as released.
-    """
-    dim = file.size("norm.weight", 0)
-    return PointTransformerConfig(
-        num_groups=file.setting("num_group"),
-        group_size=file.setting("group_size"),
-        dim=dim,
-        depth=file.count(r"blocks\.blocks\.(\d+)\."),
-        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
-        mlp_ratio=file.size("blocks.blocks.0.mlp.fc1.weight", 0) // dim,
-        encoder_dim=file.size("encoder.second_conv.3.weight", 0),
-        class_token="cls_token" in file.state,
-        drop_path=file.setting("drop_path_rate", 0.1),
-        encoder_widths=file.encoder_widths,
-        positions="sincos" if file.size("pos_embed.0.weight", 1) == dim else "mlp",
-    )
-
-
-def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
-    """A Point-FEMAE with the sizes that the tensors have.
-
-    Args:
-        file: as released.
-    """
-    plain = dataclasses.asdict(plain_backbone(file))
-    module = r"blocks\.blocks\.(\d+)\.cls\.conv1\.0\.weight"
-    where = [int(match[1]) for key in file.state if (match := re.fullmatch(module, key))]
-    inner = file.size(f"blocks.blocks.{where[0]}.cls.conv1.0.weight", 0)
-    return PointFemaeConfig(
-        **plain,
-        neighbors=file.setting("gcn_k", 20),
-        reduction=plain["dim"] // inner,
-        local_blocks=None if where == list(range(plain["depth"])) else tuple(where),
-    )
-
-
-def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
-    """A PointGPT with the sizes that the tensors have.
-
-    Args:
-        file: as released.
-    """
-    dim = file.size("blocks.ln_f.weight", 0)
-    return PointGptConfig(
-        num_groups=file.setting("num_group"),
-        group_size=file.setting("group_size"),
-        dim=dim,
-        depth=file.count(r"blocks\.layers\.(\d+)\."),
-        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
-        mlp_ratio=file.size("blocks.layers.0.mlp.0.weight", 0) // dim,
-        encoder_dim=dim,
-        class_token="cls_token" in file.state,
-        encoder_widths=file.encoder_widths,
-    )
-
-
-def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
-    """A ReCon++ with the sizes that the tensors have.
-
-    Args:
-        file: as released.
-    """
-    dim = file.size("encoder.ln_f1.weight", 0)
-    blocks = "encoder.blocks.local_blocks"
-    sizes = ReconPpConfig(
-        num_groups=file.setting("num_group"),
-        group_size=file.setting("group_size"),
-        dim=dim,
-        depth=file.count(rf"{blocks}\.(\d+)\."),
-        num_heads=file.setting("num_heads", max(dim // HEAD_WIDTH, 1)),
-        mlp_ratio=file.size(f"{blocks}.0.mlp.fc1.weight", 0) // dim,
-        drop_path=file.setting("drop_path_rate", 0.2),
-    )
-    return sizes.fitted(file.state)
-
-
-def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
-    """A Point-M2AE, whose sizes come from the config.
-
-    Args:
-        file: as released.
-    """
-    return PointM2aeConfig(
-        num_groups=tuple(file.setting("num_groups")),
-        group_size=tuple(file.setting("group_sizes")),
-        dims=tuple(file.setting("encoder_dims")),
-        depths=tuple(file.setting("encoder_depths")),
-        radius=tuple(file.setting("local_radius")),
-        num_heads=file.setting("num_heads"),
-    )
-
-
-def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
-    """The task whose head is in the file.
-
-    Args:
-        file: as released.
-        head: of a classifier with the published layers; others are told by their keys.
-        dropout: of such a head.
-    """
-    if "convs3.weight" in file.state:
-        labels = file.size("convs3.weight", 0)
-        if "label_conv.0.weight" in file.state:
-            return PartSegmentation(file.size("label_conv.0.weight", 1), labels)
-        return SemanticSegmentation(labels)
-    if f"{file.head}.8.weight" in file.state:
-        classes = file.size(f"{file.head}.8.weight", 0)
-        return Classification(classes, head=head, dropout=dropout)
-    if f"{file.head}.3.weight" in file.state:
-        return Classification(file.size(f"{file.head}.3.weight", 0), head="point_bert")
-    return Classification(file.size(f"{file.head}.0.weight", 0), head="linear")
-
 
 CLASSIFIER_RENAMES = ((r"^head\.layers\.", f"{HEAD}."),)
 SEGMENTATION_RENAMES = (
@@ -237,17 +55,17 @@ class Kind:
     """One kind of released file.
 
     Args:
-        name: what a config names as `method`; none for a fully fine-tuned model.
+        name: what a config names as `method`; None for a fully fine-tuned model.
         title: what such a file is called.
-        marks: regular expressions, each the beginning of a key, that tell the kind of a file whose
-            config names no method.
-        method: the method, with the settings that the file was trained with.
-        backbone: the backbone's config.
+        marks: regular expressions that each match the beginning of a key; by them a file is
+            recognized whose config names no method.
+        method: reads the method, with the settings that the file was trained with.
+        backbone: reads the backbone's config.
         like: title of the layout of the same backbone without the method.
-        renames: from that layout's keys to the file's, where the method has or moves some.
-        reasons: patterns of keys that the model has no use for, and why.
-        head: whose layers a classifier has.
-        head_dropout: in them.
+        renames: from that layout's keys to the file's, where the method adds or moves some.
+        reasons: patterns of further keys that the model has no use for, and why.
+        head: the kind of a classifier's head.
+        head_dropout: its dropout.
     """
 
     name: str | None
@@ -286,7 +104,7 @@ class Kind:
         Args:
             task: that the head was trained for.
         """
-        like = next(layout for layout in LAYOUTS if layout.title == self.like)
+        like = _layout(self.like)
         renames = (
             (r"\.frozen\.", "."),
             (r"^backbone\.", ""),
@@ -294,16 +112,15 @@ class Kind:
             *like.renames,
             *self.renames,
         )
-        return Layout(
-            self.title,
-            like.network,
-            marks=(),
-            renames=renames,
-            otherwise=like.otherwise,
-            reasons=self.reasons,
-            closed=True,
-            license=like.license,
+        reasons = (*self.reasons, *like.reasons)
+        whole = {"marks": (), "others": (), "closed": True}
+        return dataclasses.replace(
+            like, title=self.title, renames=renames, reasons=reasons, **whole
         )
+
+
+def _layout(title: str) -> Layout:
+    return next(layout for layout in LAYOUTS if layout.title == title)
 
 
 def _dapt(file: ReleasedFile) -> Dapt:
@@ -402,6 +219,26 @@ def _idpt(file: ReleasedFile) -> Idpt:
 
 
 _HEAD = rf"{HEAD}\.|convs3\."
+
+
+def _fine_tuned(
+    title: str,
+    backbone: Callable[[ReleasedFile], BackboneConfig],
+    head: str = _HEAD,
+    renames: Pairs = (),
+) -> Kind:
+    """A model that was trained as a whole: the backbone of a layout, and a head."""
+    return Kind(
+        name=None,
+        title=title,
+        marks=(*_layout(title).marks, head),
+        method=lambda file: Full(),
+        backbone=backbone,
+        like=title,
+        renames=renames,
+    )
+
+
 _BLOCK = r"^(blocks\.blocks\.\d+)\."
 _GRAPH = r"^blocks\.blocks\.side\.graphs\.(\d+)\."
 _MLP_RENAMES = (
@@ -413,7 +250,7 @@ KINDS = (
     Kind(
         name="dapt",
         title="released DAPT model",
-        marks=(r"blocks\.blocks\.0\.Adapter_MLP\.",),
+        marks=_layout("released DAPT model").marks,
         method=_dapt,
         renames=(
             (rf"{_BLOCK}norm([12])\.(scale|shift)$", r"\1.tfts_\3_\2"),
@@ -529,49 +366,14 @@ KINDS = (
         ),
         reasons=((r"blocks\.cls\.bn\d\.", "the same layer under a second name"),),
     ),
-    Kind(
-        name=None,
-        title="fine-tuned Point-M2AE",
-        marks=(r"h_encoder\.", r"norm\.", _HEAD),
-        method=lambda file: Full(),
-        backbone=m2ae_backbone,
-        like="fine-tuned Point-M2AE",
-    ),
-    Kind(
-        name=None,
-        title="fine-tuned Point-FEMAE",
-        marks=(r"blocks\.blocks\.\d+\.cls\.", r"encoder\.first_conv\.", _HEAD),
-        method=lambda file: Full(),
-        backbone=femae_backbone,
-        like="fine-tuned Point-FEMAE",
-        reasons=((r"blocks\.blocks\.\d+\.cls\.bn[12]\.", "the same layer under a second name"),),
-    ),
-    Kind(
-        name=None,
-        title="fine-tuned PointGPT",
-        marks=(r"blocks\.layers\.", r"encoder\.first_conv\.", rf"blocks\.{HEAD}\."),
-        method=lambda file: Full(),
-        backbone=gpt_backbone,
-        like="fine-tuned PointGPT",
+    _fine_tuned("fine-tuned Point-M2AE", m2ae_backbone),
+    _fine_tuned("fine-tuned Point-FEMAE", femae_backbone),
+    _fine_tuned(
+        "fine-tuned PointGPT",
+        gpt_backbone,
+        head=rf"blocks\.{HEAD}\.",
         renames=((rf"^{HEAD}\.", f"blocks.{HEAD}."),),
-        reasons=(
-            (r"generator_blocks\.", "generator, which takes no part in classification"),
-            (r"(blocks\.increase_dim|norm)\.", "nothing reads it"),
-        ),
     ),
-    Kind(
-        name=None,
-        title="fine-tuned ReCon++",
-        marks=(r"encoder\.blocks\.local_blocks\.", _HEAD),
-        method=lambda file: Full(),
-        backbone=recon_pp_backbone,
-        like="fine-tuned ReCon++",
-        reasons=((r"decoder\.", "decoder, which takes no part in classification"),),
-    ),
-    Kind(
-        name=None,
-        title="fine-tuned point transformer",
-        marks=(r"encoder\.first_conv\.", r"blocks\.blocks\.", _HEAD),
-        method=lambda file: Full(),
-    ),
+    _fine_tuned("fine-tuned ReCon++", recon_pp_backbone),
+    _fine_tuned("fine-tuned point transformer", plain_backbone),
 )

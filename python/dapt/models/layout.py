@@ -14,14 +14,16 @@ class Layout:
     Args:
         title: what such a file is called.
         network: name in `create_backbone` of the network that such files are made for.
-        marks: regular expressions by which the layout is known: each fits the beginning of a key.
-        renames: regular expressions that make the file's key of the network's entry.
+        marks: regular expressions by which the layout is recognized: each matches the beginning of
+            a key.
+        renames: regular expressions that turn the network's entry into the file's key.
         otherwise: a pattern of a file's key, and the keys that, one after another, make it up where
             the file lacks it; None stands for zeros.
         reasons: a pattern of a file's key, and why it is left over.
+        others: likewise, of parts of a whole model beside its backbone: the head and the adapters.
         fresh: a network's entry that such files never hold, and why.
-        like: whether a file with these marks is one, told by its tensors.
-        closed: whether each key must have a place in the network, or a reason; else only those do
+        like: whether the tensors of a file with these marks are of this kind, too.
+        closed: whether every key must have a place in the network or a reason; otherwise only those
             that belong to a part of it.
         license: of the published weights, where it asks for attention.
     """
@@ -32,6 +34,7 @@ class Layout:
     renames: tuple[tuple[str, str], ...]
     otherwise: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     reasons: tuple[tuple[str, str], ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
     fresh: Mapping[str, str] = field(default_factory=dict)
     like: Callable[[State], bool] = lambda state: True
     closed: bool = False
@@ -79,4 +82,5 @@ class Layout:
         Args:
             key: of the file.
         """
-        return next((why for pattern, why in self.reasons if re.match(pattern, key)), None)
+        known = (*self.reasons, *self.others)
+        return next((why for pattern, why in known if re.match(pattern, key)), None)

@@ -133,7 +133,7 @@ LAYOUTS = (
         network="point_mae",
         marks=(r"blocks\.blocks\.0\.Adapter_MLP\.",),
         renames=plain_renames(""),
-        reasons=(
+        others=(
             (r"(.*\.)?(Adapter_MLP|tfts_)", "adapter: dapt.load_release opens the whole model"),
             _HEAD,
         ),
@@ -183,7 +183,8 @@ LAYOUTS = (
         marks=(r"blocks\.blocks\.\d+\.cls\.", r"encoder\.first_conv\."),
         renames=_femae_renames(""),
         otherwise=_FEMAE_NAMES,
-        reasons=(_FEMAE_SECOND_NAMES, _HEAD),
+        reasons=(_FEMAE_SECOND_NAMES,),
+        others=(_HEAD,),
         license=_FEMAE_LICENSE,
     ),
     Layout(
@@ -204,7 +205,7 @@ LAYOUTS = (
         marks=(r"encoder\.first_conv\.", r"blocks\.blocks\."),
         like=_has_square_positions(""),
         renames=plain_renames(""),
-        reasons=(_HEAD,),
+        others=(_HEAD,),
     ),
     Layout(
         title="Point-MAE pre-training",
@@ -229,7 +230,7 @@ LAYOUTS = (
         network="point_m2ae",
         marks=(r"h_encoder\.", r"norm\."),
         renames=_m2ae(norm="norm"),
-        reasons=(_HEAD,),
+        others=(_HEAD,),
     ),
     Layout(
         title="PointGPT pre-training",
@@ -245,7 +246,8 @@ LAYOUTS = (
         network="point_gpt_*",
         marks=(r"blocks\.layers\.\d+\.", r"encoder\.first_conv\."),
         renames=_gpt_renames(""),
-        reasons=(_GPT_UNUSED, _HEAD),
+        reasons=(_GPT_UNUSED,),
+        others=(_HEAD,),
     ),
     Layout(
         title="ReCon++ pre-training",
@@ -263,7 +265,8 @@ LAYOUTS = (
         network="recon_pp_*",
         marks=(r"encoder\.blocks\.local_blocks\.",),
         renames=_recon_pp_renames(""),
-        reasons=((r"decoder\.", "decoder of the pre-training"), _HEAD),
+        reasons=((r"decoder\.", "decoder of the pre-training"),),
+        others=(_HEAD,),
     ),
     Layout(
         title="Uni3D",
@@ -322,7 +325,7 @@ LAYOUTS = (
         network="point_mae",
         marks=(r"encoder\.first_conv\.", r"blocks\.blocks\."),
         renames=plain_renames(""),
-        reasons=(_HEAD,),
+        others=(_HEAD,),
     ),
     Layout(
         title="dapt pre-training",
