@@ -10,12 +10,13 @@ import yaml
 
 from dapt import cli
 from dapt.errors import UsageError
+from dapt.view.axes import Axis, percent, plain_number
 from dapt.view.evidence import dataset_of, gather
 from dapt.view.findings import chosen
 from dapt.view.records import grouped, read_records
 from dapt.view.report import Report
 from dapt.view.sections import summary_table
-from dapt.view.svg import Axis, Chart, Dot, Line, apart, percent, plain_number
+from dapt.view.svg import Chart, Dot, Line, apart
 from dapt.view.tables import Column, Table
 from support.runs import TINY, clouds, labeled
 

@@ -14,8 +14,9 @@ from dapt.data.attributes import as_colors, read_attributes
 from dapt.errors import DataError
 from dapt.inference.labeling import Scan, palette, ply
 from dapt.inference.rooms import PointLabels
+from dapt.view.portrayal import Portrayal
 from dapt.view.serving import server
-from dapt.view.subjects import Portrayal, Subject, of_file, probable_up
+from dapt.view.subjects import Subject, of_file, probable_up
 from support.runs import clouds, labeled
 
 

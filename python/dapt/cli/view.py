@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
 
 def _clouds(args) -> tuple[list, dict]:
     from dapt.progress import watched
-    from dapt.view.subjects import Portrayal
+    from dapt.view.portrayal import Portrayal
 
     observer = _observer(args) if args.run else None
     labels = observer.model.adapter.task.label_names if observer else ()
@@ -79,7 +79,7 @@ def _count(args) -> int | None:
 def _observer(args):
     from dapt.runs.assembly import restore_model
     from dapt.runs.folder import RunFolder
-    from dapt.view.subjects import Observer
+    from dapt.view.observer import Observer
 
     folder = RunFolder(args.run)
     grid = {"block": args.block, "stride": args.stride, "up": args.up}

@@ -3,8 +3,8 @@
 import io
 from collections.abc import Mapping, Sequence
 
+from dapt.view.axes import plain_number
 from dapt.view.style import FONTS, INK, LINE, SERIES, SOFT
-from dapt.view.svg import plain_number
 
 DPI = 150
 GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # no grid runs through words

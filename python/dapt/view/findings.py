@@ -14,8 +14,10 @@ from dapt.runs.cost import measure as measure_cost
 from dapt.runs.settings import Section
 from dapt.view.clouds import Cloud
 from dapt.view.evidence import Evidence, dataset_of, gather
+from dapt.view.observer import Observer
+from dapt.view.portrayal import Names, Portrayal
 from dapt.view.records import Group, Record, comparable, grouped, read_records
-from dapt.view.subjects import Names, Observer, Portrayal, of_rows
+from dapt.view.subjects import of_rows
 
 COUNTED_BATCH = 8  # clouds, for the memory of methods side by side
 SIDE_BY_SIDE = ("full", "dapt", "reversible")  # figure 2c of the paper

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dapt.files import write_atomically
 from dapt.inference.labeling import palette
+from dapt.view.axes import percent, plain_number
 from dapt.view.findings import Findings, find
 from dapt.view.page import VIEWER, self_contained, text
 from dapt.view.sections import Section, all_sections, words
 from dapt.view.style import hex_of
-from dapt.view.svg import percent, plain_number
 from dapt.view.viewer import content_of
 
 SCRIPTS = (*VIEWER, "gallery.js", "report.js")
