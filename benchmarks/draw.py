@@ -82,7 +82,7 @@ def compare_chart(record: dict) -> bytes:
     Args:
         record: Its comparison.json.
     """
-    from dapt.training.compare import Row, chart
+    from dapt.training.comparison import Row, chart
 
     return chart([Row(**row) for row in record["rows"]], record["metric"], record["caption"])
 

@@ -11,6 +11,7 @@ import yaml
 
 from dapt import cli
 from dapt.training import compare
+from dapt.training.comparison import Row
 from dapt.training.search import choose
 from dapt.training.statistics import differences
 from support.runs import TINY, clouds
@@ -202,7 +203,7 @@ def test_folds_of_one_seed_have_a_spread():
     costs = "trainable_parameters total_parameters saved_activation_bytes peak_memory_bytes"
     result = dict.fromkeys([*costs.split(), "seconds_per_step"], 1)
     result |= {"accuracy": 0.8, "accuracy_std": 0.05}
-    row = compare.Row.of("dapt", {0: result}, "accuracy")
+    row = Row.of("dapt", {0: result}, "accuracy")
     assert row.spread == 0.05
-    row = compare.Row.of("dapt", {0: result, 1: result | {"accuracy": 0.9}}, "accuracy")
+    row = Row.of("dapt", {0: result, 1: result | {"accuracy": 0.9}}, "accuracy")
     assert row.spread == pytest.approx(statistics.stdev([0.8, 0.9]))

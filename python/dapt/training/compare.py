@@ -3,106 +3,29 @@
 Each run is a `dapt train` in a process of its own, so that its peak memory is its own, too.
 """
 
-import csv
 import dataclasses
-import io
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
-
-import numpy as np
 
 from dapt.errors import DaptError, UsageError
 from dapt.files import write_atomically
 from dapt.progress import part_of_whole, watched
 from dapt.runs.folder import RunFolder
-from dapt.runs.settings import Settings, parse
+from dapt.runs.settings import parse
 from dapt.runs.trees import Tree, dump, for_method, read_yaml
-from dapt.tasks import task_class
-from dapt.training import robustness
 from dapt.training import search as searching
+from dapt.training.comparison import Found, write
 from dapt.training.launching import Run, side_by_side, time_left, train
 from dapt.training.robustness import kept_scores, over_seeds
 from dapt.training.search import Choice, Search
 from dapt.training.slurm import SlurmOptions
-from dapt.training.statistics import DRAWS, Difference, differences
-from dapt.view.charts import corruption_curves, score_against_parameters
 from dapt.view.report import Report
 
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 32  # of corrupted clouds
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method: a score for each seed, and what it costs.
-
-    Args:
-        method: its name.
-        seeds: of its runs.
-        scores: in the order of the seeds.
-        trainable_parameters: how many train.
-        total_parameters: how many there are.
-        saved_activation_bytes: kept for the backward of one step.
-        peak_memory_bytes: the most that a process held.
-        seconds_per_step: of the fastest run.
-        spread_of_folds: within a seed, if a run is made of several folds.
-        learning_rate: that was found, if one was searched.
-        difference: from the reference method.
-    """
-
-    method: str
-    seeds: list[int]
-    scores: list[float]
-    trainable_parameters: int
-    total_parameters: int
-    saved_activation_bytes: int
-    peak_memory_bytes: int
-    seconds_per_step: float
-    spread_of_folds: float = 0.0  # within a seed, where a run is made of several folds
-    learning_rate: float | None = None  # where it was searched
-    difference: Difference | None = None  # from the reference
-
-    @classmethod
-    def of(cls, method: str, results: dict[int, dict], metric: str) -> "Row":
-        """The row of a method.
-
-        Args:
-            method: its name.
-            results: by seed.
-            metric: which of the results is the score.
-        """
-
-        def each(key):
-            return [result[key] for result in results.values()]
-
-        return cls(
-            method=method,
-            seeds=list(results),
-            scores=each(metric),
-            trainable_parameters=max(each("trainable_parameters")),
-            total_parameters=max(each("total_parameters")),
-            saved_activation_bytes=max(each("saved_activation_bytes")),
-            peak_memory_bytes=max(each("peak_memory_bytes")),
-            seconds_per_step=min(each("seconds_per_step")),
-            spread_of_folds=mean(result.get(f"{metric}_std", 0.0) for result in results.values()),
-        )
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds, or over the folds of a single run."""
-        return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
-
-    @property
-    def score_in_words(self) -> str:
-        """Mean ± std; the mean alone where a single run has no spread."""
-        has_spread = len(self.scores) > 1 or self.spread_of_folds
-        return f"{mean(self.scores):.4f}" + (f" ± {self.spread:.4f}" if has_spread else "")
 
 
 def compare(
@@ -117,7 +40,7 @@ def compare(
     reference: str | None = None,
     corruptions: Sequence[str] = (),
 ) -> str:
-    """Run or resume what is missing; gives the table as Markdown and leaves it in a folder.
+    """Run or resume what is missing; returns the table as Markdown and leaves it in a folder.
 
     Args:
         methods: their names.
@@ -125,8 +48,8 @@ def compare(
         base: a config for all runs.
         out: the folder, with a run folder for each run.
         flags: for all runs, as `dapt train` takes them.
-        jobs: Runs at once; None for one after the other here, and for all that Slurm has room for.
-        slurm: What Slurm is asked for, where it has the runs.
+        jobs: Runs at once; with None one after the other here, or as many as Slurm has room for.
+        slurm: What Slurm is asked for, if it starts the runs.
         search: The learning rates to choose from for each method; None for those of the recipe.
         reference: The method that the others are compared with; the first by default.
         corruptions: Kinds of corrupted clouds that each run is scored on, too.
@@ -172,7 +95,7 @@ def _curves(runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, dict[str, di
 
 
 def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
-    """Train one run after the other; gives each once it is complete.
+    """Train one run after the other; yields each once it is complete.
 
     Args:
         runs: those that are missing.
@@ -186,7 +109,7 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def report(out: Path, runs: Sequence[Run]) -> None:
-    """Write report.html beside the table; the table stands without it.
+    """Write report.html beside the table, which does without it if the report fails.
 
     Args:
         out: the folder of the comparison.
@@ -208,7 +131,7 @@ def plan(
     flags: Sequence[str],
     choices: Mapping[str, Choice] | None = None,
 ) -> list[Run]:
-    """All runs, with their settings checked before the first of them starts.
+    """All runs, with their settings checked before the first one starts.
 
     Args:
         methods: their names.
@@ -257,10 +180,10 @@ def plan_search(
 
 
 def plain_name(method: str) -> str:
-    """A method as a folder is called.
+    """A method's name as that of a folder.
 
     Args:
-        method: Its name.
+        method: its name.
     """
     return method.replace(":", "_")
 
@@ -277,184 +200,3 @@ def _run(method: str, seed: int, base: Path | None, place: Path, flags: Sequence
 def _recipe(method: str, base: Path | None) -> Tree:
     """The base config as it is for this method."""
     return {} if base is None else for_method(read_yaml(base), method)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a comparison is made of.
-
-    Args:
-        runs: Of the table.
-        reference: The method that others are compared with.
-        search: The grid, where there was one.
-        choices: Of the search, by methods.
-        curves: Scores on corrupted clouds, by methods and kinds.
-    """
-
-    runs: Sequence[Run]
-    reference: str
-    search: Search | None = None
-    choices: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
-    curves: Mapping[str, Mapping[str, dict]] = dataclasses.field(default_factory=dict)
-
-
-def write(out: Path, found: Found, is_complete: bool = False) -> str:
-    """Write comparison.md, .csv, .json and .png of the runs that are complete; gives the table.
-
-    Args:
-        out: the folder of the comparison.
-        found: the runs, at least one complete.
-        is_complete: whether all are, so that methods can be compared.
-    """
-    settings = found.runs[0].settings
-    metric = task_class(settings.task.name).metric
-    results: dict[str, dict[int, dict]] = {}
-    for run in found.runs:
-        result = run.result()
-        if result is not None:
-            results.setdefault(run.method, {})[run.seed] = result
-    rows = [Row.of(method, by_seed, metric) for method, by_seed in results.items()]
-    apart = _differences(found) if is_complete else {}
-    rates = {method: choice.rate for method, choice in found.choices.items()}
-    rows = [
-        dataclasses.replace(
-            row, learning_rate=rates.get(row.method), difference=apart.get(row.method)
-        )
-        for row in rows
-    ]
-    first = next(iter(next(iter(results.values())).values()))
-    split, chosen = first["split"], f"validation_{metric}" in first
-    caption = _caption(settings, split, chosen)
-    table = markdown(rows, metric, caption)
-    record = {"caption": caption, "metric": metric, "split": split}
-    record |= {"rows": [dataclasses.asdict(row) for row in rows], "settings": settings.tree()}
-    if apart:
-        table += f"\n{_footnote(found.reference, first['metric_of_clouds'])}\n"
-        record |= {"reference": found.reference, "draws": DRAWS}
-        record["metric_of_differences"] = first["metric_of_clouds"]
-    if found.choices:
-        table += "\n" + searching.markdown(dict(found.choices), found.search.seeds)
-        record["search"] = {
-            "rates": found.search.rates,
-            "seeds": [searching.FIRST_SEED + i for i in range(found.search.seeds)],
-            "methods": {
-                method: {
-                    "chosen": choice.rate,
-                    f"validation_{metric}": list(choice.scores.values()),
-                }
-                for method, choice in found.choices.items()
-            },
-        }
-    if found.curves:
-        table += "\n" + robustness.markdown(found.curves, metric)
-        record["corruptions"] = found.curves
-        picture = corruption_curves(found.curves, metric, caption)
-        write_atomically(out / "corruptions.png", picture)
-    write_atomically(out / "comparison.md", table.encode())
-    write_atomically(out / "comparison.csv", _csv(rows, metric).encode())
-    write_atomically(out / "comparison.json", (json.dumps(record, indent=2) + "\n").encode())
-    write_atomically(out / "comparison.png", chart(rows, metric, caption))
-    return table
-
-
-def _differences(found: Found) -> dict[str, Difference]:
-    """Each method's from the reference, by the clouds that all runs of the table were scored on."""
-    clouds: dict[str, list[np.ndarray | None]] = {}
-    for run in found.runs:
-        clouds.setdefault(run.method, []).append(run.folder.read_clouds())
-    every = [each for values in clouds.values() for each in values]
-    if len(clouds) < 2 or found.runs[0].settings.task.name == "few_shot":
-        return {}
-    if any(each is None or each.shape != every[0].shape for each in every):
-        log.warning(
-            "no differences: a run has no clouds.npy, or one of other clouds; runs of older "
-            "versions are to be made anew for it"
-        )
-        return {}
-    tables = {method: np.stack(values) for method, values in clouds.items()}  # [R, S] each
-    return differences(tables, found.reference)
-
-
-def _footnote(reference: str, metric: str) -> str:
-    return (
-        f"vs {reference}: {metric.replace('_', ' ')} in points of percent, paired by seed and "
-        f"cloud, with the 95 % interval of {DRAWS:,} bootstrap draws over seeds and clouds; * "
-        "where it differs at 5 %, corrected for the number of methods (Holm)."
-    )
-
-
-def _caption(settings: Settings, split: str, chosen: bool) -> str:
-    backbone, data, training = settings.backbone.name, settings.data, settings.training
-    scanned = data.get("domain") != "clean"
-    variant = f" {data.get('variant')}" if data.get("variant") and scanned else ""
-    counts = "the best on the validation split counts" if chosen else "the last one counts"
-    return (
-        f"{backbone} on the {split} split of {data.name}{variant}, {training.epochs} epochs, "
-        f"of which {counts}, augmentation {training.augmentation}"
-    )
-
-
-def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
-    """The table as Markdown.
-
-    Args:
-        rows: one for each method.
-        metric: the name of the score.
-        caption: what was run.
-    """
-    heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
-    heads += ("activations, MiB", "peak memory, MiB", "ms a step")
-    compared = any(row.difference for row in rows)
-    if compared:
-        base = next((row.method for row in rows if row.difference is None), "the first")
-        heads = (*heads[:3], f"vs {base}, points", *heads[3:])
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for row in rows:
-        share = row.trainable_parameters / row.total_parameters
-        difference = (row.difference.in_words if row.difference else "",)
-        lines.append(
-            (
-                row.method,
-                row.score_in_words,
-                str(len(row.seeds)),
-                *(difference if compared else ()),
-                f"{row.trainable_parameters:,}",
-                f"{share:.2%}",
-                f"{row.saved_activation_bytes / 2**20:.1f}",
-                f"{row.peak_memory_bytes / 2**20:.0f}",
-                f"{row.seconds_per_step * 1e3:.0f}",
-            )
-        )
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{caption}\n\n{table}"
-
-
-def _csv(rows: Sequence[Row], metric: str) -> str:
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    costs = ("trainable_parameters", "total_parameters", "saved_activation_bytes")
-    costs += ("peak_memory_bytes", "seconds_per_step")
-    apart = [field.name for field in dataclasses.fields(Difference)]
-    heads = [f"difference_{name}" for name in apart]
-    table.writerow(
-        ["method", f"{metric}_mean", f"{metric}_std", "seeds", *costs, "learning_rate", *heads]
-    )
-    for row in rows:
-        score = (mean(row.scores), row.spread, len(row.seeds))
-        known = row.difference
-        rest = [getattr(row, cost) for cost in costs] + [row.learning_rate]
-        rest += [getattr(known, name) if known else None for name in apart]
-        table.writerow([row.method, *score, *rest])
-    return buffer.getvalue()
-
-
-def chart(rows: Sequence[Row], metric: str, caption: str) -> bytes:
-    """Score against trained parameters, as a PNG.
-
-    Args:
-        rows: one for each method.
-        metric: the name of the score.
-        caption: what was run.
-    """
-    points = [(row.method, row.trainable_parameters, mean(row.scores), row.spread) for row in rows]
-    return score_against_parameters(points, metric, caption)
