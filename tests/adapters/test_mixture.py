@@ -9,6 +9,7 @@ import torch
 import dapt
 from dapt.adapters.mixture import named
 from dapt.errors import UsageError
+from dapt.methods import side_by_side
 from support.methods import FAMILY, randomize
 
 KINDS = {
@@ -164,6 +165,44 @@ def test_moves_and_changes_of_weights_are_seen(small_backbone):
     after = model(points.double(), adapters=names)
     assert torch.equal(after[0], model(points.double(), adapters=["a", "b", "b"])[0])
     assert not torch.allclose(after[2].float(), before[2], atol=1e-3)
+
+
+def test_copies_of_the_last_adapters_serve_the_next_calls(small_backbone, monkeypatch):
+    model = carrying(small_backbone(), KINDS["dapt"])
+    points = torch.randn(3, 80, 3)
+    wanted = {name: one_at_a_time(model, points, [name] * 3) for name in "abc"}
+
+    def check(names):
+        for b, row in enumerate(model(points[: len(names)], adapters=list(names))):
+            torch.testing.assert_close(row, wanted[names[b]][b], rtol=1e-4, atol=1e-4)
+
+    check("ab")  # fills two rows
+    check("bca")  # and a third
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda rows: pytest.fail("copied once more"))
+    for names in ("bca", "cb", "aca"):
+        check(names)
+    monkeypatch.setattr(torch, "stack", stack)
+    for name in "ab":  # neither is the active one
+        with torch.no_grad():
+            for value in model.adapters[name].own_entries.values():
+                value.mul_(1.1)
+        wanted[name] = one_at_a_time(model, points, [name] * 3)
+        check("bca")
+
+
+def test_more_adapters_than_are_kept(small_backbone, monkeypatch):
+    monkeypatch.setattr(side_by_side, "MOST_KEPT", 2)
+    model = carrying(small_backbone(), KINDS["dapt"])
+    points = torch.randn(3, 80, 3)
+    for names in ("abc", "ab", "cb", "cab"):
+        got = model(points[: len(names)], adapters=list(names))
+        wanted = one_at_a_time(model, points[: len(names)], names)
+        for mine, theirs in zip(got, wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        ((network,),) = model._mixtures._idle.values()
+        assert len(network._kept) <= 2
+        assert all(place.stack is None or len(place.stack) <= 2 for place in network._places)
 
 
 def test_adding_replacing_and_removing_change_no_call(small_backbone, tmp_path, one_thread):

@@ -127,6 +127,12 @@ class Attachment:
         state = _state(self.network).items()
         return {entry: value for entry, value in state if self.method.owns(entry)}
 
+    @cached_property
+    def kin(self) -> str | None:
+        """Adapters on one backbone that say the same here run side by side; None: it runs alone."""
+        kin = self.method.kin()
+        return None if kin is None else repr(kin)
+
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
         """The reverse of `own_state`; nothing is loaded unless everything fits.
 

@@ -11,13 +11,14 @@ from dapt.errors import UsageError, listed
 from dapt.methods.method import METHODS, Method, is_packed
 from dapt.methods.side_by_side import SideBySide
 from dapt.models import Features
-from dapt.tasks.heads import Pool
+from dapt.tasks.heads import ClassificationHead, Pool
 
 
 class Mixtures:
     """Runs batches in which each cloud has an adapter of its own.
 
-    It keeps networks for adapters side by side, without the adapters; a call has one for itself.
+    It keeps networks for adapters side by side, with copies of a few adapters at most; a call has
+    one for itself.
     """
 
     def __init__(self):
@@ -74,15 +75,19 @@ class Mixtures:
             side_by_side.bring([adapter.own_entries for adapter in kinds], rows)
             features = kinds[0].method.features(side_by_side.network, points, levels)
         labeled = points if queries is None else queries
+        pooled = _pooled(kinds, features)
         out: list[Tensor | None] = [None] * len(adapters)
         for adapter in kinds:
             clouds = [b for b, own in enumerate(adapters) if own is adapter]
-            read = [i for i, level in enumerate(levels) if level in adapter.head.levels]
-            logits = adapter.head(
-                _rows_of(features, clouds, read),
-                labeled[clouds][..., :3],
-                *(value[clouds] for value in inputs),
-            )
+            if pooled is not None:
+                logits = adapter.head.layers(pooled[clouds])
+            else:
+                read = [i for i, level in enumerate(levels) if level in adapter.head.levels]
+                logits = adapter.head(
+                    _rows_of(features, clouds, read),
+                    labeled[clouds][..., :3],
+                    *(value[clouds] for value in inputs),
+                )
             for b, row in zip(clouds, logits, strict=True):
                 out[b] = row
         return out
@@ -90,7 +95,7 @@ class Mixtures:
     @contextmanager
     def _network(self, adapter: Attachment):
         """One that no other call has."""
-        idle = self._idle.setdefault(repr(adapter.method.kin()), [])
+        idle = self._idle.setdefault(adapter.kin, [])
         try:
             network = idle.pop()
         except IndexError:
@@ -107,10 +112,9 @@ def _grouped(adapters: Sequence[Attachment | None], packed: bool) -> list[list[i
     groups: dict[str | None, list[int]] = {}
     several = len(set(adapters)) > 1
     for b, adapter in enumerate(adapters):
-        kin = None if adapter is None else adapter.method.kin()
-        if several and adapter is not None and (kin is None or packed):
+        if several and adapter is not None and (adapter.kin is None or packed):
             _refuse(adapter.name, adapter.method, packed)
-        groups.setdefault(None if adapter is None else repr(kin), []).append(b)
+        groups.setdefault(None if adapter is None else repr(adapter.kin), []).append(b)
     return list(groups.values())
 
 
@@ -125,6 +129,15 @@ def _refuse(name: str, method: Method, packed: bool) -> None:
         f"adapter '{name}' cannot share a batch with others: method '{method.name}' changes more "
         f"than rows of one op; those that can are {', '.join(able)} and peft:lora"
     )
+
+
+def _pooled(adapters: Sequence[Attachment], features: Features) -> Tensor | None:
+    """What all heads read, where they read the same: [B, ...]."""
+    heads = [adapter.head for adapter in adapters]
+    if any(type(head) is not ClassificationHead for head in heads):
+        return None
+    pool = heads[0].pool
+    return pool(features) if len({head.pool.head_tokens for head in heads}) == 1 else None
 
 
 def _rows_of(features: Features, rows: list[int], levels: Sequence[int]) -> Features:

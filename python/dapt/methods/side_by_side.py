@@ -1,9 +1,12 @@
 """Adapters of one kind side by side: a network in which each cloud has the weights of its own.
 
-A call brings them, stacked, and takes them away again; the frozen layers run once for all clouds.
+A call brings them, stacked, and what a few adapters brought stays for the next call; the frozen
+layers run once for all clouds.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,16 +22,62 @@ from dapt.methods.scale_shift import ScaleShift, ScaleShiftLinear, ScaleShiftNor
 from dapt.methods.vpt import PromptedBlock
 from dapt.models.views import sharing_copy
 
+MOST_KEPT = 16  # adapters of which copies stay behind a call
 _FRONT = ("cls_token", "cls_pos")  # [1, 1, C]: for each cloud they are [B, 1, C]
 
 
-class _Place(NamedTuple):
+@dataclass
+class _Place:
     """Where what is brought for an entry of the adapters' state goes."""
 
     entry: str
     module: nn.Module
     name: str
     shaped: Callable[[Tensor], Tensor] | None  # of the clouds' rows; None: the stack as it is
+    stack: Tensor | None = None  # [A, ...]
+
+    def with_more(self, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The stack and, behind it, so many adapters more."""
+        more = torch.stack([state[self.entry] for state in states])
+        return more if self.stack is None else torch.cat([self.stack, more])
+
+    def fill(self, rows: Tensor, in_order: bool) -> None:
+        """Give each cloud the row of its adapter."""
+        stack = self.stack
+        if self.shaped is not None:
+            stack = self.shaped(stack if in_order else stack[rows])
+        setattr(self.module, self.name, stack)
+
+    def empty(self) -> None:
+        """As before the first call."""
+        self.stack = None
+        setattr(self.module, self.name, None)
+
+
+class _Kept(NamedTuple):
+    """Whose copies stand in a row of the stacks, and of which time."""
+
+    witness: weakref.ref  # to a tensor of the adapter, which has the same ones for good
+    versions: tuple[int, ...]  # of all of them; what changes one in place counts it up
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> "_Kept":
+        """A row that has just been filled."""
+        return cls(weakref.ref(next(iter(state.values()))), _versions(state))
+
+    def holds(self, state: Mapping[str, Tensor], versions: tuple[int, ...]) -> bool:
+        """Whether the row is what would be copied now."""
+        same = self.witness() is next(iter(state.values()))
+        return same and self.versions == versions != ()
+
+
+def _versions(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """How often each was changed; empty where that is not counted, as of tensors made in inference
+    mode."""
+    try:
+        return tuple([tensor._version for tensor in state.values()])
+    except RuntimeError:
+        return ()
 
 
 class SideBySide:
@@ -43,6 +92,8 @@ class SideBySide:
         self.network = sharing_copy(network).eval()
         self._places: list[_Place] = []
         self._adapters: list[_PerCloud] = []
+        self._kept: list[_Kept | None] = []  # a row of the stacks each
+        self._rows: list[int] | None = None  # of the clouds, of which the places are full
         self._fit(method, self.network, "")
         left = [e for e in self.network.state_dict() if method.owns(e)]
         if left:
@@ -58,19 +109,53 @@ class SideBySide:
             states: An adapter's own entries each, A of them.
             rows: int64 [B], the number of each cloud's adapter.
         """
-        in_order = rows.tolist() == list(range(len(states)))
+        if not self._places:
+            return
+        numbers = self._stack(states)
+        of_clouds = [numbers[row] for row in rows.tolist()]
+        if of_clouds == self._rows:
+            return
+        self._rows = None
+        stacked = torch.tensor(of_clouds, device=rows.device)
+        in_order = of_clouds == list(range(len(self._kept)))
         for place in self._places:
-            stack = torch.stack([state[place.entry] for state in states])
-            if place.shaped is not None:
-                stack = place.shaped(stack if in_order else stack[rows])
-            setattr(place.module, place.name, stack)
+            place.fill(stacked, in_order)
         for adapter in self._adapters:
-            adapter.rows = rows
+            adapter.rows = stacked
+        self._rows = of_clouds
 
     def take_away(self) -> None:
-        """Leave every place empty again."""
+        """Keep no more than the copies of a few adapters."""
+        if len(self._kept) > MOST_KEPT:
+            self._clear()
+
+    def _stack(self, states: Sequence[Mapping[str, Tensor]]) -> list[int]:
+        """The row of each state in the stacks, to which those are added that lack."""
+        numbers = [self._number(state) for state in states]
+        if len(self._kept) + numbers.count(None) > MOST_KEPT:
+            self._clear()
+            numbers = [None] * len(states)
+        lacking = [state for state, number in zip(states, numbers, strict=True) if number is None]
+        if lacking:
+            kept = [_Kept.of(state) for state in lacking]
+            stacks = [place.with_more(lacking) for place in self._places]
+            for place, stack in zip(self._places, stacks, strict=True):
+                place.stack = stack
+            new = iter(range(len(self._kept), len(self._kept) + len(lacking)))
+            numbers = [next(new) if number is None else number for number in numbers]
+            self._kept += kept
+            self._rows = None
+        return numbers
+
+    def _number(self, state: Mapping[str, Tensor]) -> int | None:
+        versions = _versions(state)
+        found = (row for row, kept in enumerate(self._kept) if kept.holds(state, versions))
+        return next(found, None)
+
+    def _clear(self) -> None:
         for place in self._places:
-            setattr(place.module, place.name, None)
+            place.empty()
+        self._kept, self._rows = [], None
 
     def _fit(self, method: Method, module: nn.Module, path: str) -> None:
         """Makes room for what is brought, in a module and in those below it."""
@@ -116,13 +201,20 @@ class CloudScaleShift(_Twin):
     def __init__(self, single: ScaleShift):
         super().__init__()
         self.frozen = getattr(single, "frozen", None)
-        self.scale = self.shift = None  # [B, C]
+        self.scale = self.shift = None  # [B, 1, C]
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, ..., C]
-        if self.frozen is not None:
-            x = self.frozen(x)
-        wide = (len(x), *(1,) * (x.dim() - 2), -1)
-        return torch.addcmul(self.shift.view(wide), x, self.scale.view(wide)).to(x.dtype)
+    def wanted(self, single: nn.Module) -> Iterator[tuple[str, Callable | None]]:
+        return ((entry, lambda t: t[:, None]) for entry, _ in super().wanted(single))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, C] or [B, C]
+        if x.dim() == 2:
+            return self.forward(x[:, None])[:, 0]
+        if self.frozen is None:
+            return torch.addcmul(self.shift, x, self.scale).to(x.dtype)
+        x = self.frozen(x)
+        if x.dtype != self.scale.dtype:
+            return torch.addcmul(self.shift, x, self.scale).to(x.dtype)
+        return torch.addcmul(self.shift, x, self.scale, out=x)  # x is nobody else's
 
 
 class CloudLinear(_Twin):
