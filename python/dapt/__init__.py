@@ -1,6 +1,6 @@
 """Adapt a frozen, pre-trained point-cloud transformer by training a few percent of it.
 
-What needs torch is imported when it is first asked for, so that `dapt --help` is quick.
+Modules that need torch are imported on first use, so that `dapt --help` starts quickly.
 """
 
 import importlib
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 def load_run(folder: "str | os.PathLike") -> "TrainedModel":
-    """The trained model of a run folder, whose `predict` takes clouds as they are in files.
+    """Load the trained model of a run folder; its `predict` takes clouds as they are in files.
 
     Args:
-        folder: What `dapt train --out` named.
+        folder: The folder given to `dapt train --out`.
     """
     from dapt.runs.assembly import load_run as load
 
@@ -83,7 +83,7 @@ __all__ = [
     "merge",
 ]
 
-# where these names are, and what `import dapt` is enough for: dapt.data.load(...)
+# where these names are defined; `import dapt` is enough to use them: dapt.data.load(...)
 _HOMES = ("inference.trained", "adapters", "methods", "models", "tasks", "inference.export")
 _WINGS = ("adapters", "data", "methods", "models", "synthetic", "tasks")
 

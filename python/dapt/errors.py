@@ -1,4 +1,4 @@
-"""What goes wrong outside the program, said in one sentence.
+"""Errors whose cause is outside the program, each told in one sentence.
 
 The command line prints the sentence and ends with `exit_code`, without a traceback.
 """
@@ -15,37 +15,37 @@ from pathlib import Path
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
-PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # modules that are named otherwise
+PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml"}  # import names that differ
 
 
 class DaptError(Exception):
-    """The files, the machine or the weights are not as they have to be."""
+    """The files, the machine or the weights are not as required."""
 
     exit_code = 1
 
 
 class UsageError(DaptError):
-    """What was asked for cannot be: an unknown name, a wrong option."""
+    """The request is impossible: an unknown name or a wrong option."""
 
     exit_code = 2
 
 
 class Interrupted(DaptError):
-    """The user stopped what was under way; it is saved."""
+    """The user stopped the work; its state is saved."""
 
     exit_code = 130
 
 
 class DataError(DaptError):
-    """A dataset or a file of points is missing, unreadable or holds something impossible."""
+    """A dataset or a file of points is missing, unreadable or invalid."""
 
 
 @contextmanager
 def reading(path: str | Path):
-    """Name the file in whatever a library says about it.
+    """Add the file's name to any error that a library raises.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     try:
         yield
@@ -55,17 +55,17 @@ def reading(path: str | Path):
         raise DataError(f"{path} needs {missing_package(error)}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # each library of formats has its own exceptions
+    except Exception as error:  # every format library has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
 
 
 def listed(names: Iterable[object], most: int = 20) -> str:
-    """The names, separated by commas; of many only the first and how many more there are.
+    """Join the names with commas; a long list ends with the number of names left out.
 
     Args:
-        names: Of whatever an error is about.
-        most: So many are named.
+        names: The names, or other values that an error lists.
+        most: The number of names to show.
     """
     names = list(map(str, names))
     more = len(names) - most
@@ -73,11 +73,10 @@ def listed(names: Iterable[object], most: int = 20) -> str:
 
 
 def shown(text: object) -> str:
-    """Text of a file as it is shown on a terminal: on one line, and without what the terminal
-    would obey.
+    """Make text from a file safe to print on a terminal: one line, no control characters.
 
     Args:
-        text: A name of a class or file, or a sentence that holds one.
+        text: The name of a class or file, or a sentence that contains one.
     """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
@@ -86,11 +85,11 @@ def shown(text: object) -> str:
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages of each extra, `pip install 'dapt[extra]'`; none if dapt is not installed."""
+    """The packages of each extra, as in `pip install 'dapt[extra]'`; empty if not installed."""
     packages: dict[str, list[str]] = {}
     try:
         requirements = requires("dapt") or []
-    except PackageNotFoundError:  # used from its source folder
+    except PackageNotFoundError:  # run from its source folder
         return {}
     for requirement in requirements:
         name = re.match(r"[\w.-]+", requirement)[0].replace("_", "-")
@@ -100,10 +99,10 @@ def extras() -> dict[str, list[str]]:
 
 
 def missing_package(error: ImportError) -> str:
-    """The package that an import lacks, and how to install it: "the package h5py: pip install ..."
+    """Name the package that an import lacks, and how to install it.
 
     Args:
-        error: What the import raised.
+        error: The error that the import raised.
     """
     module = (error.name or str(error)).partition(".")[0]
     package = PACKAGE_OF.get(module, module.replace("_", "-"))
@@ -113,13 +112,13 @@ def missing_package(error: ImportError) -> str:
 
 
 _OF_THE_MACHINE = {
-    "there is not enough memory: a smaller batch_size or fewer num_workers may help": (
+    "not enough memory: a smaller batch_size or fewer num_workers may help": (
         r"out of memory|not enough memory|(can't|cannot) allocate memory|unable to allocate"
         r"|bad_alloc|OutOfMemory|MemoryError|Cannot allocate"
     ),
-    "a process that loads data was killed, most often because memory is short: fewer num_workers "
+    "a process that loads data was killed, probably for lack of memory: fewer num_workers "
     "may help": r"DataLoader worker .*(killed|exited)",
-    "another process of the run ended, or cannot be reached": (
+    "another process of the run ended or cannot be reached": (
         r"Connection (closed|reset) by|Connection refused|gloo|NCCL|TCPStore|DistBackendError"
         r"|DistNetworkError|DistStoreError|Broken pipe"
     ),
@@ -127,10 +126,10 @@ _OF_THE_MACHINE = {
 
 
 def said_of_the_machine(error: BaseException) -> str | None:
-    """A sentence for what a library reports of the machine; None where it is something else.
+    """Turn a library's error about the machine into a sentence; None if it is another error.
 
     Args:
-        error: What the library raised.
+        error: The error that the library raised.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write {error.filename or 'a file'}: the disk is full"
@@ -142,11 +141,11 @@ def said_of_the_machine(error: BaseException) -> str | None:
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """The entry of a table; an unknown name is answered with the known ones.
+    """Look up an entry in a table; an unknown name raises an error that lists the known ones.
 
     Args:
         kind: What the table holds, in the singular: "method".
-        name: The entry that is wanted.
+        name: The entry to look up.
         table: All entries by name.
     """
     if name not in table:
@@ -159,11 +158,11 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
 
 
 def check_at_least(settings: object, **bounds: float) -> None:
-    """Refuse a field below its bound.
+    """Refuse a field that is below its bound.
 
     Args:
-        settings: a dataclass.
-        bounds: least values by the names of fields.
+        settings: A dataclass.
+        bounds: The smallest allowed value of each named field.
     """
     for name, bound in bounds.items():
         value = getattr(settings, name)
@@ -175,8 +174,8 @@ def check_choice(settings: object, **choices: Sequence[str]) -> None:
     """Refuse a field that is not one of its choices.
 
     Args:
-        settings: a dataclass.
-        choices: the values that each named field may have.
+        settings: A dataclass.
+        choices: The allowed values of each named field.
     """
     for name, known in choices.items():
         value = getattr(settings, name)
@@ -186,16 +185,16 @@ def check_choice(settings: object, **choices: Sequence[str]) -> None:
 
 
 def check_sizes(settings: object, smallest: int = 1, largest: int = 2**20) -> None:
-    """That whole numbers, and tuples of them, count something, and that others are finite.
+    """Check that whole numbers, and tuples of them, are sizes, and that other numbers are finite.
 
     Args:
         settings: A dataclass of sizes.
-        smallest: Below it a number is no size.
-        largest: Above it a number is no size.
+        smallest: The smallest valid size.
+        largest: The largest valid size.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if field.name in getattr(settings, "PLACES", ()):  # numbers that tell where
+        if field.name in getattr(settings, "PLACES", ()):  # these numbers are positions, not sizes
             continue
         for each in value if isinstance(value, tuple | list) else (value,):
             whole = isinstance(each, int) and not isinstance(each, bool)
@@ -210,8 +209,8 @@ def check_rates(settings: object, *names: str) -> None:
     """Refuse a field outside [0, 1).
 
     Args:
-        settings: a dataclass.
-        names: of fields.
+        settings: A dataclass.
+        names: The fields.
     """
     for name in names:
         value = getattr(settings, name)

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what the system says about them names the file."""
+"""Files are written whole or not at all, and errors from the system name the file."""
 
 import ctypes
 import errno
@@ -16,10 +16,10 @@ from dapt.errors import DaptError
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Name the file when the system refuses to write it.
+    """Name the file if the system refuses to write it.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     try:
         yield
@@ -30,10 +30,10 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """All of the content or none of it, whatever happens meanwhile.
+    """Write all of the content or none of it, even if the process is killed.
 
     Args:
-        path: The file; missing folders are made.
+        path: The file; missing folders are created.
         content: All of its bytes.
     """
     path = Path(path)
@@ -53,10 +53,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 @contextmanager
 def written_atomically(path: str | Path) -> Iterator[Path]:
-    """Where to write a file piece by piece, which takes its place when it is complete.
+    """Give a path to write to piece by piece; the file replaces `path` once it is complete.
 
     Args:
-        path: The file; missing folders are made.
+        path: The file; missing folders are created.
     """
     path = Path(path)
     temporary = _beside(path)
@@ -74,13 +74,13 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
-    """All of these files or none: a new folder takes the place of the old one in one step.
+    """Write all of these files or none: a new folder replaces the old one in one step.
 
-    A folder that holds other things too, or in which somebody works, gets them one by one.
+    A folder that also holds other files, or that is in use, gets the files one by one.
 
     Args:
-        folder: It is made where it is missing.
-        files: The content of each file by its name.
+        folder: Created if it is missing.
+        files: The content of each file, by name.
     """
     folder = Path(folder).resolve()
     if folder.exists() and not _may_be_replaced(folder, files):
@@ -102,19 +102,19 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
 
 
 def _may_be_replaced(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether nothing is lost but earlier versions of the files."""
+    """Whether replacing the folder loses nothing but earlier versions of the files."""
     others = {each.name for each in folder.iterdir()} - files.keys()
     here = Path.cwd().is_relative_to(folder) or os.path.ismount(folder)
     return not others and not here and os.access(folder.parent, os.W_OK)
 
 
 def put_in_place(fresh: Path, path: Path, before: Path | None = None) -> None:
-    """A file or folder takes the place of another, in one step where the system knows one.
+    """Replace a file or folder with another, in one step if the system can.
 
     Args:
-        fresh: What is complete; it lies on the same disk.
-        path: Where it belongs.
-        before: Where to keep what was there; by default it goes.
+        fresh: The complete replacement, on the same disk.
+        path: The destination.
+        before: Where to keep the previous content; deleted by default.
     """
     aside = before or fresh.with_name(f"{fresh.name}.old")
     if not path.exists():
@@ -139,7 +139,7 @@ def remove(path: Path) -> None:
     """Remove a file or a whole folder, if it is there.
 
     Args:
-        path: of either.
+        path: The file or folder.
     """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -148,8 +148,8 @@ def remove(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Give two files or folders each other's names; False where the system has no such step."""
-    calls = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # and "here"
+    """Swap the names of two files or folders; False if the system cannot do so in one step."""
+    calls = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # with AT_FDCWD
     name, here = calls.get(sys.platform, ("", 0))
     call = getattr(ctypes.CDLL(None), name, None) if name else None
     swap = 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
@@ -157,32 +157,32 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that what was renamed in a folder stays so when the power fails.
+    """Make sure that a rename in a folder survives a power failure.
 
     Args:
-        folder: whose entries changed.
+        folder: The folder whose entries changed.
     """
-    if os.name == "nt":  # folders cannot be opened there
+    if os.name == "nt":  # folders cannot be opened on Windows
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written but not listed
+    except PermissionError:  # the folder may be written to but not listed
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some disks keep no folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every disk syncs folders
             raise
     finally:
         os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """What processes that were killed left of files that they were writing.
+    """Remove half-written files that killed processes left behind.
 
     Args:
-        folder: Where nobody else writes these files now.
-        names: Of the files.
+        folder: A folder where no other process is writing these files.
+        names: The names of the files.
     """
     if not folder.is_dir():
         return
@@ -196,7 +196,7 @@ _TEMPORARY = re.compile(r"\.(.+?)\.\d+(?:-\d+)?(?:\.old)?")
 
 
 def _beside(path: Path) -> Path:
-    """Of this thread alone."""
+    """A temporary name beside the path, unique to this thread."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
 
 

@@ -1,9 +1,9 @@
-"""Methods, datasets, backbones and tasks that come from elsewhere.
+"""Methods, datasets, backbones and tasks from other packages.
 
-An installed package names them as entry points of the groups `dapt.methods`, `dapt.datasets`,
-`dapt.backbones` and `dapt.tasks`, each with the module that registers it; the module is imported
-when its name is asked for. Modules of one's own are named on the command line: `--import MODULE`.
-Nothing else imports anything: files of settings and adapters only have names.
+An installed package lists them as entry points in the groups `dapt.methods`, `dapt.datasets`,
+`dapt.backbones` and `dapt.tasks`, each with the module that registers it. The module is imported
+when its name is used. On the command line, `--import MODULE` names a module of your own. Nothing
+else triggers an import: files of settings and adapters contain only names.
 """
 
 import importlib.util
@@ -20,12 +20,12 @@ from dapt.errors import DaptError, UsageError, look_up
 Entry = TypeVar("Entry")
 KINDS = ("method", "dataset", "backbone", "task")
 OPTION = "--import"
-NOTED = "--imports"  # all of them, as a setting of a run
+NOTED = "--imports"  # all imported modules, as a setting of a run
 
 
 @cache
 def installed(kind: str) -> dict[str, EntryPoint]:
-    """The entry points of installed packages, by the names that they register.
+    """The entry points of installed packages, by the name that each registers.
 
     Args:
         kind: method, dataset, backbone or task.
@@ -34,25 +34,25 @@ def installed(kind: str) -> dict[str, EntryPoint]:
 
 
 def entry(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """The entry of a table, which an installed package may yet have to put there.
+    """Look up an entry; if needed, first import the installed package that registers it.
 
     Args:
         kind: method, dataset, backbone or task.
-        name: The entry that is wanted.
-        table: All that are registered so far, by name.
+        name: The entry to look up.
+        table: All entries registered so far, by name.
     """
     points = installed(kind)
     if name in points and name not in table:
         _load(kind, points[name])
         if name not in table:
-            raise DaptError(f"the plug-in {points[name].value} registers no {kind} {name!r}")
+            raise DaptError(f"the plug-in {points[name].value} registers no {kind} named {name!r}")
     return look_up(kind, name, {**dict.fromkeys(points), **table})
 
 
 def _load(kind: str, point: EntryPoint) -> None:
     try:
         point.load()
-    except Exception as error:  # it is somebody's code
+    except Exception as error:  # third-party code may raise anything
         package = f" of {point.dist.name}" if point.dist else ""
         raise DaptError(
             f"the {kind} {point.name!r}{package} cannot be imported: {_said(error)}"
@@ -60,10 +60,10 @@ def _load(kind: str, point: EntryPoint) -> None:
 
 
 def taken(words: list[str]) -> tuple[list[str], list[str]]:
-    """(the words of a command line without --import, the modules that it names).
+    """Split a command line into (the words without --import, the modules that --import names).
 
     Args:
-        words: of a command line.
+        words: The words of the command line.
     """
     rest, modules, words = [], [], list(words)
     while words:
@@ -73,7 +73,7 @@ def taken(words: list[str]) -> tuple[list[str], list[str]]:
         elif flag == OPTION:
             value = value if equals else words.pop(0) if words else ""
             if not value.strip() or value.startswith("-"):
-                raise UsageError(f"{OPTION} needs the name of a module, or its file")
+                raise UsageError(f"{OPTION} needs a module name or a .py file")
             modules.append(value)
         else:
             rest.append(f"{flag}{equals}{value}")
@@ -81,10 +81,10 @@ def taken(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def noted(modules: list[str]) -> str:
-    """The modules as one word, for the settings of a run.
+    """Join the modules into one word, for the settings of a run.
 
     Args:
-        modules: What `import_module` gave.
+        modules: What `import_module` returned.
     """
     return f"{NOTED}={json.dumps(modules)}"
 
@@ -96,17 +96,17 @@ def _noted(text: str) -> list[str]:
             return modules
     except ValueError:
         pass
-    raise UsageError(f"{NOTED} must be a list of modules, got {text:.40}: name each by {OPTION}")
+    raise UsageError(f"{NOTED} must be a list of modules, got {text:.40}: name each with {OPTION}")
 
 
 def import_module(name: str) -> str:
-    """Import what a user names; the same once more is nothing.
+    """Import a module that the user names; importing it again does nothing.
 
     Args:
-        name: A module, which may lie in the current folder, or a file that ends in .py.
+        name: A module, which may be in the current folder, or a .py file.
 
     Returns:
-        The name, a file as its absolute path.
+        The name; for a file, its absolute path.
     """
     path = Path(name).expanduser().absolute()
     here = str(Path.cwd())
@@ -119,7 +119,7 @@ def import_module(name: str) -> str:
             return str(path)
         importlib.import_module(name)
         return name
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # the user's code may raise anything
         raise UsageError(f"{OPTION} {name}: {_said(error)}") from error
     finally:
         if added:
@@ -131,7 +131,7 @@ def _import_file(path: Path) -> None:
     if known is not None:
         if getattr(known, "__file__", None) == str(path):
             return
-        raise ImportError(f"there is another module {path.stem}: call the file otherwise")
+        raise ImportError(f"another module is called {path.stem}: rename the file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module

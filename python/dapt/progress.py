@@ -1,4 +1,4 @@
-"""Bars for long work where somebody watches: how far it is, and the time left. Silent elsewhere."""
+"""Progress bars with the time left, on a terminal only."""
 
 import os
 import sys
@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE = 0.5  # seconds; what is done sooner gets no bar
-WHOLE = "DAPT_WHOLE"  # tells a process of which larger work it is a part: "done/total/what"
+PATIENCE = 0.5  # seconds; shorter work gets no bar
+WHOLE = "DAPT_WHOLE"  # tells a process which larger work it belongs to: "done/total/what"
 
 
 def is_watched() -> bool:
-    """Whether messages go to a terminal, and rich is there to draw on it."""
+    """Whether messages go to a terminal and rich is installed to draw on it."""
     return sys.stderr.isatty() and find_spec("rich") is not None
 
 
@@ -24,13 +24,13 @@ def watched(
     total: int | Callable[[], int] | None = None,
     shown: bool = True,
 ) -> Iterator[T]:
-    """The items, under a bar.
+    """Iterate over the items under a progress bar.
 
     Args:
-        items: What is gone through.
-        what: Stands before the bar.
-        total: How many there are, or a function that counts them where a bar is drawn.
-        shown: Whether this process is the one to show it.
+        items: The items.
+        what: The text before the bar.
+        total: The number of items, or a function that counts them if a bar is drawn.
+        shown: Whether this process shows the bar.
     """
     if not (shown and is_watched()):
         yield from items
@@ -42,14 +42,14 @@ def watched(
 
 
 class Bar:
-    """A line at the bottom of the terminal while its context lasts.
+    """A progress bar at the bottom of the terminal, while its context lasts.
 
     Args:
-        what: Stands before the bar.
-        total: How many steps there are; None where nobody knows.
-        done: Steps that were done before.
-        shown: Whether this process is the one to show it.
-        patience: Seconds before it appears.
+        what: The text before the bar.
+        total: The number of steps; None if it is not known.
+        done: Steps already done.
+        shown: Whether this process shows the bar.
+        patience: Seconds before the bar appears.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class Bar:
             self._task = None
 
     def advance(self, steps: float = 1) -> None:
-        """Count further steps as done.
+        """Count more steps as done.
 
         Args:
-            steps: how many.
+            steps: The number of steps.
         """
         self.update(done=self.done + steps)
 
     def update(self, **changes) -> None:
-        """Change `what`, `total`, `done` or `note`, the words behind the time."""
+        """Change `what`, `total`, `done` or `note`, the text after the time."""
         for name, value in changes.items():
             setattr(self, name, value)
         if not self.shown:
@@ -95,43 +95,44 @@ class Bar:
 
     @property
     def speed(self) -> float:
-        """Steps a second of late; 0 where nothing is drawn."""
+        """The recent number of steps per second; 0 if nothing is drawn."""
         return 0.0 if self._task is None else _display.speed(self._task)
 
 
 def part_of_whole(what: str, done: int, total: int) -> dict[str, str]:
-    """The variable that tells a process of which larger work it is a part, whose bar it draws, too.
+    """The variable that tells a process which larger work it belongs to, whose bar it also draws.
 
     Args:
         what: The larger work.
-        done: Parts that are complete.
-        total: Parts.
+        done: The number of complete parts.
+        total: The number of parts.
     """
     return {WHOLE: f"{done}/{total}/{what}"}
 
 
 def whole(shown: bool = True) -> Bar:
-    """The bar of the larger work that this process is a part of, for the first who asks; for the
-    others, and without larger work, one that is not shown.
+    """The bar of the larger work that this process belongs to, for the first caller only.
+
+    Later callers, and processes without larger work, get a bar that is not shown.
 
     Args:
-        shown: Whether this process is the one to show it.
+        shown: Whether this process shows the bar.
     """
     done, total, what = os.environ.pop(WHOLE, "0/1/").split("/", 2)
     return Bar(what, int(total), int(done), shown=shown and bool(what), patience=0)
 
 
 def say(line: str) -> None:
-    """Print a line of the log, above all bars.
+    """Print a line of the log above all bars.
 
     Args:
-        line: without its end.
+        line: The text, without a newline.
     """
     print(line, file=sys.stderr, flush=True)
 
 
 class _Display:
-    """All bars of this process, one below the other, drawn by rich while there are any."""
+    """All bars of this process, one below the other, drawn by rich."""
 
     def __init__(self):
         self._lock, self._drawn, self._bars = threading.RLock(), None, 0
@@ -181,7 +182,7 @@ def _drawing():
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # what goes to a file is not for the terminal
+        redirect_stdout=sys.stdout.isatty(),  # output to a file must not pass through the terminal
     )
 
 

@@ -155,7 +155,7 @@ def test_predict_takes_folders_and_tables_and_leaves_out_what_is_bad(first, tmp_
     (scans / "f.ply").write_text("nothing")
     out = tmp_path / "p.json"
     assert cli.main(["predict", str(first), str(scans), "--out", str(out)]) == 1
-    assert "1 file was left out" in said(capsys)
+    assert "1 file was skipped" in said(capsys)
     found = json.loads(out.read_text())
     assert [each["file"][-5:] for each in found] == ["a.npy", "b.csv", "c.txt", "d.txt", "e.csv"]
     for each in found[1:]:

@@ -112,7 +112,7 @@ def test_what_cannot_be_imported_is_one_sentence(run, tmp_path, capsys, code, wo
     told = said(capsys)
     assert exit_code == 2 and told.startswith(f"dapt train: --import {module}: {words}")
     assert not folder.exists()
-    assert run("x", "--import")[1] == 2 and "needs the name of a module" in said(capsys)
+    assert run("x", "--import")[1] == 2 and "needs a module name" in said(capsys)
 
 
 def test_a_method_of_a_notebook_is_saved_by_its_name_or_says_what_it_lacks(
@@ -194,7 +194,7 @@ def test_a_package_brings_methods_datasets_backbones_and_tasks(installed, tmp_pa
     assert "plug-in: method bitfit, of my-points 1.5" in installed("doctor").stdout
     for name, words in {
         "broken": "the method 'broken' of my-points cannot be imported: ModuleNotFoundError",
-        "silent": "the plug-in my_points registers no method 'silent'",
+        "silent": "the plug-in my_points registers no method named 'silent'",
         "bitfitt": "(did you mean bitfit?)",
     }.items():
         done = installed("train", "--method", name, "--data.train", "a.npz", "--out", "no")

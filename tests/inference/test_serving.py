@@ -583,8 +583,8 @@ def test_the_command(run, tmp_path):
     "words, sentence",
     [
         (["nowhere"], "nowhere"),
-        (["x/run", "y/run"], "two runs are called run: name them, as run_2=y/run"),
-        (["run", "--adapters", "."], "--adapters needs a token, in the environment's"),
+        (["x/run", "y/run"], "two runs are called run: rename one, for example run_2=y/run"),
+        (["run", "--adapters", "."], "--adapters needs a token in the environment variable"),
         (["run", "--port", "70000"], "port must lie in 0 to 65535"),
         (["run", "--timeout", "-1"], "must be above 0"),
         (["run", "--queue", "0"], "must be at least 1"),

@@ -100,7 +100,7 @@ def test_no_memory(run, monkeypatch, capsys, error):
     monkeypatch.setattr(Trainer, "_step", step)
     assert run("x")[1] == 1
     line = said(capsys)
-    assert "not enough memory" in line and "--resume goes on" in line
+    assert "not enough memory" in line and "--resume continues" in line
 
 
 def test_other_errors_are_not_hidden(run, monkeypatch):

@@ -166,7 +166,7 @@ def test_the_command_shows_what_a_run_says(tmp_path, run, one_thread, capsys):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ([], "name files of points, or a run"),
+        ([], "name files of points, a run"),
         (["missing.ply"], "cannot read missing.ply"),
         (["--run", "nowhere"], "is not a run folder"),
         (["a.npy", "--port", "70000"], "port must lie in"),

@@ -1,6 +1,6 @@
-"""The command line, a file for each command: `run(argv)` reads its arguments and prints.
+"""The command line, one file per command: `run(argv)` reads its arguments and prints.
 
-`dapt --help` is quick: heavy imports wait until a command needs them.
+`dapt --help` is quick because heavy imports wait until a command needs them.
 """
 
 import importlib
@@ -17,22 +17,22 @@ from dapt.version import __version__
 
 COMMANDS = {
     "train": "adapt a backbone to a dataset",
-    "pretrain": "train a backbone by hiding patches",
+    "pretrain": "pre-train a backbone by hiding patches",
     "evaluate": "score a run's model on its test or validation split",
     "predict": "label files of points with a run's model",
-    "compare": "train several methods with several seeds, and put them in one table",
-    "view": "show clouds in 3D, and what a run's model makes of them",
-    "report": "tell of runs in one page: scores, curves, classes, memory, a gallery",
+    "compare": "train several methods with several seeds and compare them in a table",
+    "view": "show clouds in 3D, with a run's predictions",
+    "report": "summarize runs in one page: scores, curves, classes, memory, a gallery",
     "export": "write a run's model as one file for Python and C++, or for ONNX",
-    "serve": "answer requests over HTTP with runs' models",
+    "serve": "serve runs' models over HTTP",
     "info": "explain an adapter folder, or count a model's parameters, memory and arithmetic",
-    "doctor": "say what is installed, and what is missing for what",
+    "doctor": "list what is installed, and which features lack a package",
 }
 
-LONGEST = 1000  # characters of a sentence
-AFTER_FIRST = 8.0  # seconds: what all processes meet, the first one says, and all end with it
+LONGEST = 1000  # characters in an error message
+AFTER_FIRST = 8.0  # seconds: the first process reports an error that ends all of them
 RESUMED = ("train", "pretrain")
-NOTING = (*RESUMED, "compare")  # commands whose runs note what they need
+NOTING = (*RESUMED, "compare")  # commands whose runs record the modules they need
 
 USAGE = f"""\
 usage: dapt COMMAND [options]
@@ -47,7 +47,7 @@ dapt COMMAND --import MODULE imports methods, datasets, backbones or tasks of yo
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code.
+    """Run a command and return its exit code.
 
     Args:
         argv: The command and its arguments; None for those of the process.
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] in ("dapt", "dapt_ext"):
             raise
         return _say(command, f"needs {missing_package(error)}", 1)
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -92,13 +92,13 @@ def main(argv: list[str] | None = None) -> int:
             return _say(command, f"{named}{error.strerror or error}", 1)
         if sentence is None:
             raise
-        more = "; --resume goes on from the last checkpoint" if command in RESUMED else ""
+        more = "; --resume continues from the last checkpoint" if command in RESUMED else ""
         return _say(command, sentence + more, 1)
     return 0
 
 
 class _Shown(logging.Formatter):
-    """Names in messages come from files."""
+    """Makes names from files safe to print."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple):
@@ -108,13 +108,13 @@ class _Shown(logging.Formatter):
 
 
 def _own_words(error: DaptError) -> str:
-    """The sentence alone, also of an error that comes out of a process that loads data."""
+    """The sentence alone, also for an error from a process that loads data."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2] if text.startswith("Caught ") else text
 
 
 def _is_first() -> bool:
-    """Whether this process speaks for those that train together."""
+    """Whether this process reports for all processes of a training."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
 
 

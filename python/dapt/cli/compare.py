@@ -5,53 +5,52 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
-    """`dapt compare`.
+    """Run `dapt compare`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "compare",
-        "Train several methods with several seeds, or go on where that stopped, and write "
-        "comparison.md, .csv, .json and .png and report.html. Further options are those of dapt "
-        "train.",
+        "Train several methods with several seeds and write comparison.md, .csv, .json, .png and "
+        "report.html. Repeating the command resumes it. Further options are those of dapt train.",
     )
     parser.add_argument("--methods", required=True, help="dapt,linear,full,...")
-    parser.add_argument("--seeds", type=at_least_one, default=3, help="runs of each method")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="runs per method")
     parser.add_argument(
-        "--config", type=a_path, help="YAML file, with what differs under `methods:`"
+        "--config", type=a_path, help="YAML file; settings per method under `methods:`"
     )
     parser.add_argument(
-        "--out", type=a_path, required=True, help="folder of the runs and the table"
+        "--out", type=a_path, required=True, help="folder for the runs and the table"
     )
     parser.add_argument(
         "--search",
         metavar="RATES",
-        help="learning rates to choose from for each method by the validation split: "
+        help="learning rates to choose from for each method, on the validation split: "
         "3e-4,1e-3,3e-3",
     )
     parser.add_argument(
-        "--search_seeds", type=at_least_one, default=1, help="search runs of each method and rate"
+        "--search_seeds", type=at_least_one, default=1, help="search runs per method and rate"
     )
     parser.add_argument(
-        "--reference", help="method that the others are compared with; the first by default"
+        "--reference", help="method to compare the others with; the first by default"
     )
     parser.add_argument(
         "--corrupt",
         metavar="KINDS",
-        help="score each run on corrupted clouds, too: jitter, dropout, occlusion, density, "
-        "rotation, some of them with commas, or all",
+        help="also score each run on corrupted clouds: all, or a comma-separated list of jitter, "
+        "dropout, occlusion, density, rotation",
     )
     parser.add_argument(
         "--jobs",
         type=at_least_one,
-        help="runs at once, which share the cores of this machine; with Slurm all, else one",
+        help="runs at a time, which share the cores of this machine; with Slurm all, otherwise one",
     )
     parser.add_argument(
         "--launcher",
         choices=("here", "slurm"),
         default="here",
-        help="slurm hands each run to Slurm as a job, by submitit",
+        help="slurm submits each run to Slurm as a job, through submitit",
     )
     add_slurm(parser)
     args, flags = parser.parse_known_args(argv)
@@ -73,22 +72,22 @@ def run(argv: list[str]) -> None:
 
 
 def add_slurm(parser: Parser) -> None:
-    """The options `--slurm.partition` and so on.
+    """Add the options `--slurm.partition` and so on.
 
     Args:
-        parser: Of a command that launches runs.
+        parser: The parser of a command that launches runs.
     """
-    group = parser.add_argument_group("with --launcher slurm", "What each run asks for.")
+    group = parser.add_argument_group("with --launcher slurm", "What each job requests.")
     words = {
-        "partition": "of the cluster",
-        "time": "minutes of a job (1440); a run that needs more goes on in another one",
-        "gpus": "GPUs of a job (0)",
-        "cpus": "cores of a job (4)",
-        "memory": "GB of a job",
-        "account": "whom the job is charged to",
+        "partition": "partition of the cluster",
+        "time": "minutes per job (1440); a run that needs more continues in another job",
+        "gpus": "GPUs per job (0)",
+        "cpus": "cores per job (4)",
+        "memory": "GB per job",
+        "account": "account to charge",
         "qos": "quality of service",
         "constraint": "features that a node must have",
-        "setup": "a shell command before the run: 'module load cuda', say",
+        "setup": "a shell command before the run, such as 'module load cuda'",
     }
     for name, meaning in words.items():
         kind = int if name in ("time", "gpus", "cpus", "memory") else str

@@ -1,26 +1,26 @@
-"""What the shell completes: `eval "$(register-python-argcomplete dapt)"` in its start file.
+"""Shell completion: put `eval "$(register-python-argcomplete dapt)"` in the shell's startup file.
 
-The shell starts `dapt` with the line as it stands; each command's own parser then says what fits.
+The shell runs `dapt` with the current line; each command's own parser then offers completions.
 """
 
 import os
 from argparse import ArgumentParser
 from collections.abc import Iterable
 
-ASKS = "_ARGCOMPLETE"  # set by the shell; from which word on the parser's own words stand
+ASKS = "_ARGCOMPLETE"  # set by the shell; the index of the first word for the parser
 
 
 def is_asked() -> bool:
-    """Whether the shell wants to know what could stand here."""
+    """Whether the shell is asking for completions."""
     return ASKS in os.environ
 
 
 def words_so_far(commands: Iterable[str]) -> list[str]:
-    """The command and its words before the one that is completed.
+    """The command and its words before the one being completed.
 
     Args:
-        commands: Names of all; while one of them is being typed it is completed here, and the
-            process ends.
+        commands: The names of all commands. If the command itself is being typed, it is
+            completed here and the process ends.
     """
     import argcomplete
 
@@ -31,15 +31,15 @@ def words_so_far(commands: Iterable[str]) -> list[str]:
         parser = ArgumentParser(prog="dapt")
         parser.add_argument("command", choices=list(commands))
         argcomplete.autocomplete(parser)
-    os.environ[ASKS] = str(start + 1)  # the command's parser knows its own options alone
+    os.environ[ASKS] = str(start + 1)  # the command's parser knows only its own options
     return words[start:]
 
 
 def complete(parser: ArgumentParser) -> None:
-    """Tell the shell what could stand next; the process ends.
+    """Send the completions to the shell and end the process.
 
     Args:
-        parser: Of the command.
+        parser: The command's parser.
     """
     import argcomplete
 

@@ -1,4 +1,4 @@
-"""`dapt doctor`: what is installed, what is missing for what, and which kernels run here."""
+"""`dapt doctor`: what is installed, what is missing, and which kernels run here."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -13,26 +13,26 @@ from dapt.plugins import KINDS, installed
 PURPOSES = {
     "train": "training and its commands, h5 files, charts",
     "files": "meshes and las files",
-    "hub": "checkpoints and adapters of Hugging Face's hub",
-    "serve": "runs' models over HTTP",
-    "peft": "methods of Hugging Face PEFT",
-    "view": "t-SNE in the report of a run",
+    "hub": "checkpoints and adapters on the Hugging Face Hub",
+    "serve": "models over HTTP",
+    "peft": "methods from Hugging Face PEFT",
+    "view": "t-SNE in reports",
 }
-DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # extras that no user needs
+DEVELOPMENT = ("bench", "browser", "build", "dev", "docs", "test")  # not needed by users
 
 
 def run(argv: list[str]) -> None:
-    """`dapt doctor`.
+    """Run `dapt doctor`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
-    Parser("doctor", "Say what is installed, and what is missing for what.").parse_args(argv)
+    Parser("doctor", "List what is installed, and which features lack a package.").parse_args(argv)
     print("\n".join(lines()))
 
 
 def lines() -> list[str]:
-    """What is installed here, a line each."""
+    """What is installed here, one line per item."""
     build = dapt_ext.build_info()
     told = [
         f"python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}",
@@ -45,7 +45,7 @@ def lines() -> list[str]:
         if extra not in DEVELOPMENT:
             told.append(_extra(extra, packages))
     told += [
-        f"plug-in: {kind} {name}, of {point.dist.name} {point.dist.version}"
+        f"plug-in: {kind} {name}, from {point.dist.name} {point.dist.version}"
         for kind in KINDS
         for name, point in sorted(installed(kind).items())
     ]
@@ -53,7 +53,7 @@ def lines() -> list[str]:
 
 
 def _extra(extra: str, packages: list[str]) -> str:
-    """What an extra brings, and if it is not whole the command that installs it."""
+    """What an extra adds, and the command that installs it if it is incomplete."""
     found, missing = [], []
     for package in packages:
         try:
@@ -72,5 +72,5 @@ def _cuda(architectures: list[str]) -> str:
     if torch.version.cuda is None:
         return f"CUDA: {built}; this torch is built without CUDA"
     if not torch.cuda.is_available():
-        return f"CUDA: {built}; torch has CUDA {torch.version.cuda} and finds no GPU"
+        return f"CUDA: {built}; torch has CUDA {torch.version.cuda} but finds no GPU"
     return f"CUDA: {built}; torch has CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"

@@ -7,15 +7,15 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt evaluate`.
+    """Run `dapt evaluate`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "evaluate",
-        "Score a run's model, by torchrun on several processes. Further options take the place of "
-        "the run's: --data.test FILE, say.",
+        "Score a run's model; torchrun uses several processes. Further options replace those of "
+        "the run, for example --data.test FILE.",
     )
     parser.add_argument("run", type=a_path, help="run folder")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
@@ -26,8 +26,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--corrupt",
         metavar="KINDS",
-        help="score corrupted clouds, in five severities: jitter, dropout, occlusion, density, "
-        "rotation, some of them with commas, or all",
+        help="score corrupted clouds at five severities: all, or a comma-separated list of jitter, "
+        "dropout, occlusion, density, rotation",
     )
     args, flags = parser.parse_known_args(argv)
     from dapt.files import write_atomically
@@ -56,7 +56,7 @@ def _evaluate_corrupted(args, flags: list[str], options) -> None:
     from dapt.training.robustness import corrupted_scores
 
     if args.votes > 1:
-        raise UsageError("--corrupt has no votes: leave --votes out")
+        raise UsageError("--corrupt does not support voting: leave out --votes")
     kinds = kinds_of(args.corrupt)
     curves = corrupted_scores(RunFolder(args.run, flags), kinds, args.split, options)
     if not is_first_process():

@@ -7,21 +7,21 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt export`.
+    """Run `dapt export`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "export",
-        "Write a run's model, its adapter folded into the network, as one file: pt2 for Python and "
-        "C++ with torch and dapt_ext, onnx for any runtime of ONNX.",
+        "Write a run's model, with its adapter folded into the network, as one file: pt2 for "
+        "Python and C++ with torch and dapt_ext, or onnx for any ONNX runtime.",
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--format", choices=("pt2", "onnx"), help="else what --out ends in")
+    parser.add_argument("--format", choices=("pt2", "onnx"), help="by default, the ending of --out")
     parser.add_argument("--out", type=Path, help="the file; by default model.FORMAT in the run")
     parser.add_argument(
-        "--num_points", type=at_least_one, help="of each cloud; by default any number"
+        "--num_points", type=at_least_one, help="points per cloud; any number by default"
     )
     args = parser.parse_args(argv)
     from dapt.inference.export import export

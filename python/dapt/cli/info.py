@@ -1,4 +1,4 @@
-"""`dapt info`: what a model costs before it is trained, or what an adapter folder is."""
+"""`dapt info`: what a model costs before it is trained, or what an adapter folder contains."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from dapt.errors import UsageError
 
 
 def run(argv: list[str]) -> None:
-    """`dapt info`.
+    """Run `dapt info`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "info",
@@ -19,13 +19,13 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "adapter",
         nargs="?",
-        help="folder of an adapter or of a run, or hf://owner/repository@revision of a hub",
+        help="folder of an adapter or a run, or hf://owner/repository@revision on a hub",
     )
     parser.add_argument("--config", type=a_path, help="YAML file with backbone, method and task")
-    parser.add_argument("--backbone", help="its name, in place of the config's")
-    parser.add_argument("--method", help="its name, in place of the config's")
+    parser.add_argument("--backbone", help="name of the backbone, instead of the config's")
+    parser.add_argument("--method", help="name of the method, instead of the config's")
     parser.add_argument("--num_classes", type=at_least_one, default=15)
-    parser.add_argument("--num_parts", type=at_least_one, default=50, help="of part segmentation")
+    parser.add_argument("--num_parts", type=at_least_one, default=50, help="for part segmentation")
     parser.add_argument("--num_points", type=at_least_one, default=2048)
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args(argv)
@@ -48,13 +48,13 @@ def run(argv: list[str]) -> None:
     print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
     print(f"backbone {cost['backbone_bytes'] / 1e6:.2f} MB")
     print(f"adapter file about {cost['adapter_bytes'] / 1e6:.2f} MB")
-    print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP a cloud in torch's matrix products")
+    print(f"{cost['flops_per_cloud'] / 1e9:.2f} GFLOP per cloud in torch's matrix products")
     kept = cost["saved_activation_bytes"] / 2**20
-    print(f"{kept:.1f} MiB kept for the backward of {args.batch_size} clouds")
+    print(f"{kept:.1f} MiB kept for the backward pass of {args.batch_size} clouds")
 
 
 def _folder(word: str) -> Path:
-    """Of an adapter or a run; one of a hub is fetched."""
+    """The folder of an adapter or a run; one on a hub is downloaded."""
     from dapt.adapters.hub import fetch
     from dapt.models.sources import HUB
 

@@ -1,4 +1,4 @@
-"""How commands read their arguments: a wrong one is answered with a sentence."""
+"""How commands read their arguments; a wrong one gets a one-sentence error."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ LARGEST_COUNT = 2**31
 
 
 class Parser(ArgumentParser):
-    """Raises its complaints, for the command line to say them as it says all others.
+    """A parser that raises its errors, so that the command line reports them like all others.
 
     Args:
         command: The command's name, after `dapt`.
@@ -25,11 +25,11 @@ class Parser(ArgumentParser):
         super().__init__(prog=f"dapt {command}", description=description)
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does, which takes `--out=--` for no value at all.
+        """Parse as argparse does, except that argparse accepts `--out=--` as an empty value.
 
         Args:
             args: The words; those of the process by default.
-            namespace: Where the values go.
+            namespace: Where to store the values.
         """
         if is_asked():
             complete(self)
@@ -39,28 +39,28 @@ class Parser(ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise the error, for one sentence without the usage before it.
+        """Raise the error as one sentence, without the usage before it.
 
         Args:
-            message: argparse's.
+            message: The message from argparse.
         """
         raise UsageError(message)
 
 
 def add_votes(parser: ArgumentParser) -> None:
-    """The option `--votes`, which several commands have.
+    """Add the option `--votes`, which several commands have.
 
     Args:
-        parser: of a command.
+        parser: The parser of a command.
     """
-    parser.add_argument("--votes", type=votes, default=1, help="views of a cloud to average")
+    parser.add_argument("--votes", type=votes, default=1, help="views per cloud to average over")
 
 
 def votes(text: str) -> int:
-    """The type of --votes.
+    """The argument type of --votes.
 
     Args:
-        text: as typed.
+        text: The value as typed.
     """
     count = at_least_one(text)
     if count > MOST_VOTES:
@@ -69,10 +69,10 @@ def votes(text: str) -> int:
 
 
 def a_path(text: str) -> Path:
-    """The type of a file or folder; an empty value would be the current folder.
+    """The argument type of a file or folder; an empty value would mean the current folder.
 
     Args:
-        text: as typed.
+        text: The value as typed.
     """
     if not text.strip():
         raise ArgumentTypeError("has an empty value")
@@ -80,10 +80,10 @@ def a_path(text: str) -> Path:
 
 
 def length(text: str) -> float:
-    """The type of an argument that measures something.
+    """The argument type of a length.
 
     Args:
-        text: as typed.
+        text: The value as typed.
     """
     value = float(text)
     if not 0 < value < math.inf:
@@ -92,10 +92,10 @@ def length(text: str) -> float:
 
 
 def at_least_one(text: str) -> int:
-    """The type of an argument that counts something.
+    """The argument type of a count.
 
     Args:
-        text: as typed.
+        text: The value as typed.
     """
     count = int(text)
     if count < 1:

@@ -13,30 +13,30 @@ log = logging.getLogger("dapt")
 
 
 def run(argv: list[str]) -> None:
-    """`dapt predict`.
+    """Run `dapt predict`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "predict",
-        "Label files of points, or all below a folder: ply, pcd, off, obj, xyz, txt, csv, npy, "
-        "las, laz, npz. A model that labels points leaves the labels and a colored cloud of each. "
-        "Further options take the place of the run's: --backbone.checkpoint=FILE, say.",
+        "Label files of points, or all files below a folder: ply, pcd, off, obj, xyz, txt, csv, "
+        "npy, las, laz, npz. A model that labels points writes labels and a colored cloud of each. "
+        "Further options replace those of the run, for example --backbone.checkpoint=FILE.",
     )
     parser.add_argument("run", type=a_path, help="run folder")
-    parser.add_argument("files", type=a_path, nargs="+", help="files, or folders of them")
+    parser.add_argument("files", type=a_path, nargs="+", help="files, or folders of files")
     add_votes(parser)
     parser.add_argument(
         "--out",
         type=a_path,
-        help="also write the probabilities: .json or .csv; of a model that labels points the "
-        "folder of its labels, by default `predictions` in the run folder",
+        help="also write the probabilities, to a .json or .csv file; for a model that labels "
+        "points, the folder for its labels, by default `predictions` in the run folder",
     )
-    parser.add_argument("--category", help="of the objects, for their parts")
-    parser.add_argument("--block", type=length, help="side of a scene's blocks; else the run's")
-    parser.add_argument("--stride", type=length, help="from block to block; else half a block")
-    parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; else the run's")
+    parser.add_argument("--category", help="category of the objects, for part segmentation")
+    parser.add_argument("--block", type=length, help="side of a scene's blocks; default: the run's")
+    parser.add_argument("--stride", type=length, help="step between blocks; default: half a block")
+    parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis; default: the run's")
     parser.add_argument(
         "--tile", type=at_least_one, help="points of a scene in memory at a time (2,000,000)"
     )
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
         "--asprs",
         metavar="CODES",
         help="also write the classification of las files: ground=2,building=6, or a YAML file, "
-        "or `names` where the labels are called as the classes of the ASPRS",
+        "or `names` if the labels have the names of the ASPRS classes",
     )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
     parser.set_defaults(left_out=0)
@@ -65,11 +65,11 @@ def run(argv: list[str]) -> None:
         left_out = label(model, trained, args, processes)
     if left_out:
         files = "1 file was" if left_out == 1 else f"{left_out} files were"
-        raise DataError(f"{files} left out, as said above; the other files were labeled")
+        raise DataError(f"{files} skipped, see above; the other files were labeled")
 
 
 def _files_in(paths: Sequence[Path]) -> list[Path]:
-    """The files, and in place of each folder all clouds and meshes below it."""
+    """The files, with each folder replaced by all clouds and meshes below it."""
     from dapt.data.clouds import READERS
 
     kinds, files = {*READERS, ".npz"}, []
@@ -85,8 +85,7 @@ def _files_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def _file_by_file(args: Namespace, files: Sequence[Path], channels: str, work, team) -> Iterator:
-    """What `work` makes of the clouds of each file; several files are shared by the processes, and
-    those that are bad are left out."""
+    """Apply `work` to the clouds of each file, shared by the processes; skip bad files."""
     from dapt.inference.prediction import clouds_of, clouds_of_all
     from dapt.progress import Bar
 
@@ -104,14 +103,14 @@ def _one(clouds_of):
 
 
 def _those_that_are_good(args: Namespace, found: Iterable) -> Iterator:
-    """An error of the only file is raised; those of several are counted."""
+    """Raise the error of a single file; count the errors of several."""
     for each in found:
         if not isinstance(each, DataError):
             yield each
         elif len(args.files) == 1:
             raise each
         else:
-            log.warning("left out: %s", each)
+            log.warning("skipped: %s", each)
             args.left_out += 1
 
 
@@ -137,12 +136,12 @@ def _label_points(model, trained, args: Namespace, team) -> int:
     if args.votes > 1:
         raise UsageError("votes are for models that label whole clouds; blocks of a scene overlap")
     if args.out and args.out.suffix in (".json", ".csv"):
-        raise UsageError(f"out must be a folder where points are labeled, got {args.out}")
+        raise UsageError(f"out must be a folder for a model that labels points, got {args.out}")
     stems = [path.stem for path in args.files]
     for stem in stems:
         if stems.count(stem) > 1:
             raise UsageError(
-                f"two files are called {stem}: label them one by one, each its own --out"
+                f"two files are called {stem}: label them separately, each with its own --out"
             )
     from dapt.inference import labeling
     from dapt.inference.asprs import codes_of
@@ -184,7 +183,7 @@ def _label_points(model, trained, args: Namespace, team) -> int:
 
 
 def _codes_in(text: str) -> dict[str, int] | None:
-    """names; floor=2,wall=6; or a YAML file of them."""
+    """Parse `names`, `floor=2,wall=6`, or a YAML file with such pairs."""
     from dapt.runs.trees import read_yaml
 
     if text == "names":

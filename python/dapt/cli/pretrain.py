@@ -1,18 +1,18 @@
-"""`dapt pretrain`: train a backbone by hiding patches."""
+"""`dapt pretrain`: pre-train a backbone by hiding patches."""
 
 from dapt.cli.completion import complete, is_asked
 from dapt.runs.settings import PRETRAINING, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
-    """`dapt pretrain`.
+    """Run `dapt pretrain`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     if is_asked():
         complete(parser_of("dapt pretrain", argv, PRETRAINING))
-    settings = parse("dapt pretrain", argv, PRETRAINING, "Train a backbone by hiding patches.")
+    settings = parse("dapt pretrain", argv, PRETRAINING, "Pre-train a backbone by hiding patches.")
     from dapt.runs.processes import is_first_process
     from dapt.training.loop import train
 

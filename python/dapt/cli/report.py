@@ -5,30 +5,30 @@ from dapt.errors import shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt report`.
+    """Run `dapt report`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "report",
-        "Tell of a run, of several, or of a comparison in one page that needs no network: scores, "
+        "Summarize runs or a comparison in one self-contained page: scores, "
         "curves, classes, confusion, calibration, memory and time, dynamic scales, features and a "
         "gallery in 3D.",
     )
     parser.add_argument(
-        "runs", type=a_path, nargs="+", help="run folders, or folders that hold runs"
+        "runs", type=a_path, nargs="+", help="run folders, or folders that contain runs"
     )
     parser.add_argument("--out", type=a_path, help="the page; by default report.html in the folder")
-    parser.add_argument("--latex", action="store_true", help="also the tables, as a paper has them")
-    parser.add_argument("--markdown", action="store_true", help="also the tables, for a README")
+    parser.add_argument("--latex", action="store_true", help="also write the tables as LaTeX")
+    parser.add_argument("--markdown", action="store_true", help="also write the tables as Markdown")
     parser.add_argument(
         "--samples",
         type=at_least_one,
-        help="most samples for the models to look at; all by default",
+        help="largest number of samples to run the models on; all by default",
     )
     parser.add_argument(
-        "--files_only", action="store_true", help="tell what the files say; no model is run"
+        "--files_only", action="store_true", help="report only what the files say; run no model"
     )
     args = parser.parse_args(argv)
     from dapt.view.report import Report

@@ -6,10 +6,10 @@ from dapt.runs.settings import ADAPTATION, Settings, parse, parser_of
 
 
 def run(argv: list[str]) -> None:
-    """`dapt train`.
+    """Run `dapt train`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     if is_asked():
         complete(parser_of("dapt train", argv, ADAPTATION))

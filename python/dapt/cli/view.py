@@ -9,32 +9,32 @@ from dapt.errors import UsageError, shown
 
 
 def run(argv: list[str]) -> None:
-    """`dapt view`.
+    """Run `dapt view`.
 
     Args:
-        argv: the words behind it.
+        argv: The command-line arguments.
     """
     parser = Parser(
         "view",
-        "Show clouds and scenes in 3D, in a page that needs no network: files of ply, pcd, off, "
-        "obj, xyz, npy, las, npz. With a run also what its model makes of them; without files the "
-        "run's own test data.",
+        "Show clouds and scenes in 3D, in a self-contained page: files of ply, pcd, off, "
+        "obj, xyz, npy, las, npz. With a run, also show its model's predictions; without files, "
+        "show the run's own test data.",
     )
     parser.add_argument("files", type=a_path, nargs="*")
-    parser.add_argument("--run", type=a_path, help="run folder whose model looks at the clouds")
+    parser.add_argument("--run", type=a_path, help="run folder whose model labels the clouds")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
     parser.add_argument("--limit", type=at_least_one, default=24, help="most clouds to show")
-    parser.add_argument("--max_points", type=at_least_one, default=500_000, help="of a cloud")
+    parser.add_argument("--max_points", type=at_least_one, default=500_000, help="per cloud")
     parser.add_argument("--up", choices=("x", "y", "z"), help="vertical axis of the files")
-    parser.add_argument("--category", help="of the objects, for their parts")
-    parser.add_argument("--block", type=length, help="side of a scene's blocks; else the run's")
-    parser.add_argument("--stride", type=length, help="from block to block; else half a block")
+    parser.add_argument("--category", help="category of the objects, for part segmentation")
+    parser.add_argument("--block", type=length, help="side of a scene's blocks; default: the run's")
+    parser.add_argument("--stride", type=length, help="step between blocks; default: half a block")
     parser.add_argument("--out", type=a_path, default=Path("view.html"), help="the page")
     parser.add_argument("--serve", action="store_true", help="serve the page on this machine")
-    parser.add_argument("--port", type=int, default=0, help="for --serve; any free one by default")
+    parser.add_argument("--port", type=int, default=0, help="for --serve; any free port by default")
     args = parser.parse_args(argv)
     if not args.files and not args.run:
-        raise UsageError("name files of points, or a run by --run, or both")
+        raise UsageError("name files of points, a run with --run, or both")
     if not 0 <= args.port <= 65535:
         raise UsageError(f"port must lie in 0 to 65535, got {args.port}")
     from dapt.view.viewer import viewer_page
@@ -70,7 +70,7 @@ def _clouds(args) -> tuple[list, dict]:
 
 
 def _count(args) -> int | None:
-    """How many clouds there will be, where the names of the files tell."""
+    """The number of clouds, if the file names tell."""
     if any(path.suffix.lower() == ".npz" for path in args.files):
         return None
     return min(args.limit, len(args.files) or args.limit)
@@ -96,9 +96,9 @@ def _subjects(args, observer) -> Iterator:
     for path in args.files:
         for subject in of_file(path, observer.up_of_files() if observer else args.up):
             if count == args.limit:
-                print(f"the first {count} clouds are shown: --limit shows more")
+                print(f"only the first {count} clouds are shown: --limit shows more")
                 return
-            if names.count(path.name) > 1:  # told apart by where they lie
+            if names.count(path.name) > 1:  # distinguish them by their folder
                 subject = replace(subject, name=f"{path.parent.name}/{subject.name}")
             yield subject
             count += 1
