@@ -116,7 +116,7 @@ def nan_points():
         (["--method", "nonsense"], 2, "unknown method"),
         (["--backbone", "nonsense"], 2, "nonsense"),
         (["--epochs", "0"], 2, "epochs must be at least 1"),
-        (["--patience", "3", "--validation", "0"], 2, "patience needs a validation share"),
+        (["--patience", "3", "--validation", "0"], 2, "patience needs a validation split"),
         (["--epochs", "many"], 2, "epochs"),
         (["--backbone.num_groups", "25"], 2, "num_groups"),
         (["--backbone.group_size", "25"], 2, "group_size"),

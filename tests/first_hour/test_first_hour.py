@@ -211,7 +211,7 @@ MISTAKES = {
     "--method.rnak 4": "did you mean --method.rank?",
     "--data.tarin x.npz": "did you mean --data.train?",
     "--lr 1": "there is no option --lr",
-    "--wholly-unknown 1": "--help shows those that there are",
+    "--wholly-unknown 1": "see --help for all options",
     "--method lora": "unknown method 'lora': did you mean peft:lora?",
     "--method Dapt": "(did you mean dapt?)",
     "--method daptt": "(did you mean dapt?)",

@@ -99,7 +99,7 @@ def test_a_comparison_that_is_stopped(comparison, number):
     wait_until(lambda: not is_alive(child), 30)
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert said[-1] == "dapt compare: stopped: the same command goes on from here"
+        assert said[-1] == "dapt compare: stopped: repeat the command to continue"
         assert "stopped and saved" in said[-2]
         state = torch.load(run.last, weights_only=True)
         assert state["metrics"] == run.metrics.read_text()  # nothing is lost

@@ -27,8 +27,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
         ("a: " + "{b: " * 5000 + "}" * 5000, "nested too deeply"),
         ("method: 5\n", "method must be a name"),
         ("method: [dapt]\n", "method must be a name"),
-        ("data: 2024-99-99\n", "a value cannot be"),
-        ("epochs: " + "9" * 5000, "a value cannot be"),
+        ("data: 2024-99-99\n", "invalid value"),
+        ("epochs: " + "9" * 5000, "invalid value"),
         ("method:\n", "data"),  # an empty section is none; what is missing then is the data
         ("seed: 18446744073709551616\n", "seed"),
         ("learning_rate:\n", "learning_rate must have a value"),

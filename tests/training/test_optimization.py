@@ -53,7 +53,7 @@ def test_rates_are_factors_for_the_weights_whose_names_have_the_word():
 
 @pytest.mark.parametrize("rates", [{"a": -1.0}, {"a": math.inf}, {"a": math.nan}])
 def test_rates_without_sense_are_refused(rates):
-    with pytest.raises(dapt.DaptError, match="rates: that of 'a' must be 0 or more and finite"):
+    with pytest.raises(dapt.DaptError, match="rates: the factor of .a. must be at least 0"):
         options(rates=rates)
 
 

@@ -88,7 +88,7 @@ def test_all_are_stopped_and_go_on(words, tmp_path, flags):
         process.kill()
         process.communicate()
     assert process.returncode == 130
-    assert said[-1] == "dapt compare: stopped: the same command goes on from here"
+    assert said[-1] == "dapt compare: stopped: repeat the command to continue"
     for run in runs:
         run.wait()  # nobody trains there any more
         epochs = len(run.metrics.read_text().splitlines())

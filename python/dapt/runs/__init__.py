@@ -1,1 +1,1 @@
-"""What a run is made of and leaves: its settings, its folder, its data and model, its processes."""
+"""What makes up a run: its settings, its folder, its data and model, its processes."""

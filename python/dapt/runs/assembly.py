@@ -1,4 +1,4 @@
-"""What the settings of a run describe, put together: its data, its model."""
+"""Build the data and the model that the settings of a run describe."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -22,16 +22,16 @@ Splits = tuple[PointDataset, PointDataset | None, PointDataset | None]
 
 
 def load_splits(settings: Settings) -> Splits:
-    """(train, validation, test).
+    """Load the (train, validation, test) splits.
 
-    There is no validation split with `validation` 0, nor for folds of few clouds.
+    There is no validation split with `validation` 0, nor for few-shot folds.
 
     Args:
-        settings: of a run.
+        settings: The settings of the run.
     """
     training, name, options = settings.training, settings.data.name, settings.data.options
     if settings.task.name == FewShot.name:
-        FewShot(num_classes=1, **settings.task.options)  # says what is wrong before data are read
+        FewShot(num_classes=1, **settings.task.options)  # report bad options before reading data
         train, test = load_fold(settings.data, settings.task, training.seed)
         return train, None, test
     whole = load(name, options, "train")
@@ -40,17 +40,17 @@ def load_splits(settings: Settings) -> Splits:
     if training.validation > 0:
         whole, validation = split_validation(whole, training.validation, training.seed)
     elif test is None:
-        raise UsageError("validation 0 needs test data: without any nothing scores the model")
+        raise UsageError("validation 0 needs test data, or nothing scores the model")
     return few_labels(whole, training.label_share, training.seed), validation, test
 
 
 def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, PointDataset]:
-    """(train, test) of a published fold, or of one drawn from any labeled training data.
+    """Load (train, test) of a published fold, or draw a fold from any labeled training data.
 
     Args:
-        data: the dataset.
-        task: of few clouds, with way, shot and fold.
-        seed: of the draw.
+        data: The dataset.
+        task: The few-shot task, with way, shot and fold.
+        seed: The seed of the draw.
     """
     way, shot, fold = (task.options[option] for option in ("way", "shot", "fold"))
     if data.name == "modelnet40_fewshot":
@@ -61,22 +61,22 @@ def load_fold(data: Section, task: Section, seed: int) -> tuple[PointDataset, Po
 
 
 def build_backbone(backbone: Section) -> nn.Module:
-    """The pre-trained network that the settings name.
+    """Build the pre-trained network that the settings name.
 
     Args:
-        backbone: its section.
+        backbone: Its section.
     """
     return create_backbone(backbone.name, **backbone.options)
 
 
 def build_model(backbone: Section, method: Section, task: Task, seed: int) -> AdaptedModel:
-    """The untrained model that the settings describe, the same for the same seed.
+    """Build the untrained model that the settings describe; the same seed gives the same model.
 
     Args:
-        backbone: its section.
-        method: its section.
-        task: the task itself.
-        seed: of weights that are drawn at random.
+        backbone: The backbone's section.
+        method: The method's section.
+        task: The task itself.
+        seed: The seed of randomly drawn weights.
     """
     torch.manual_seed(seed)
     network = build_backbone(backbone)
@@ -86,10 +86,10 @@ def build_model(backbone: Section, method: Section, task: Task, seed: int) -> Ad
 
 
 def restore_model(folder: RunFolder) -> TrainedModel:
-    """The trained model of a run: its backbone built anew, its adapter read from the folder.
+    """Restore the trained model of a run: build its backbone, then read its adapter.
 
     Args:
-        folder: of a complete run.
+        folder: A complete run.
     """
     settings = _settings_of_model(folder)
     model = load_adapter(folder.adapter, _restored_backbone(settings))
@@ -100,12 +100,13 @@ def restore_model(folder: RunFolder) -> TrainedModel:
 def restore_together(
     folders: Mapping[str, RunFolder], device: str = "cpu"
 ) -> Iterator[tuple[str, TrainedModel, Preprocessing | None]]:
-    """The models of several runs, those on one backbone in one model: (name, model, what was done
-    to the training's clouds where the adapter's file does not say).
+    """Restore the models of several runs, with those on one backbone in one model.
+
+    Yields (name, model, preprocessing for an adapter whose file has none).
 
     Args:
-        folders: By what the adapters will be called.
-        device: Where the models go.
+        folders: The run folders, by the name that each adapter gets.
+        device: Where to put the models.
     """
     models: dict[str, TrainedModel] = {}
     for name, folder in folders.items():
@@ -123,14 +124,14 @@ def restore_together(
 
 
 def _settings_of_model(folder: RunFolder) -> Settings:
-    """Of a run that has left a model."""
+    """The settings of a run that has a model."""
     settings = folder.settings()
     if settings.is_pretraining:
-        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+        raise UsageError(f"{folder.path} is a pre-training run, which has no classes to predict")
     task = settings.task
     if task.name == FewShot.name and task.get("fold") is None:
         raise UsageError(
-            f"{folder.path} holds a run for each of its folds: name one, {folder.path}/fold_0"
+            f"{folder.path} holds a run for each fold: name one, such as {folder.path}/fold_0"
         )
     return settings
 
@@ -141,16 +142,16 @@ def _restored_backbone(settings: Settings) -> nn.Module:
 
 
 def _fallback(settings: Settings) -> Preprocessing | None:
-    """For the adapters of older runs, which do not say it themselves."""
+    """The preprocessing for adapters of older runs, which do not store it."""
     options, num_points = settings.data.options, settings.training.num_points
     return Preprocessing.of(options, num_points) if num_points else None
 
 
 def load_run(folder: str | os.PathLike) -> TrainedModel:
-    """The trained model of a run folder, whose `predict` takes clouds as they are in files.
+    """Load the trained model of a run folder; its `predict` takes clouds as they are in files.
 
     Args:
-        folder: What `dapt train --out` named.
+        folder: The folder given to `dapt train --out`.
     """
     return restore_model(RunFolder(folder))
 
@@ -159,9 +160,9 @@ def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) ->
     """Refuse to sample more points than the clouds have, or fewer than the backbone needs.
 
     Args:
-        dataset: of training.
-        num_points: that the network is to see.
-        backbone: that sees them.
+        dataset: The training data.
+        num_points: The number of points that the network sees.
+        backbone: The backbone that sees them.
     """
     if num_points > dataset.num_points:
         raise UsageError(
@@ -172,25 +173,25 @@ def check_points(dataset: PointDataset, num_points: int, backbone: nn.Module) ->
     reads = (3, 6, 9)[: read // 3] if read % 3 == 0 else (3, read)
     if columns not in reads:
         raise UsageError(
-            f"the clouds have {columns} numbers a point and this backbone reads "
+            f"the clouds have {columns} numbers per point and this backbone reads "
             f"{' or '.join(map(str, reads))}: set data.channels to xyz, or backbone.in_channels to "
-            f"{columns} (point_mae and its kin), or take a backbone that reads color, uni3d_* or "
-            "ptv3_*"
+            f"{columns} (point_mae and its relatives), or use a backbone that reads color, "
+            "uni3d_* or ptv3_*"
         )
     check_groups(num_points, backbone)
 
 
 def check_groups(num_points: int, backbone: nn.Module) -> None:
-    """Refuse fewer points than a cloud needs for all centers, or than a patch needs.
+    """Refuse fewer points than a cloud needs for all group centers, or than a patch needs.
 
     Args:
-        num_points: that the network is to see.
-        backbone: that sees them.
+        num_points: The number of points that the network sees.
+        backbone: The backbone that sees them.
     """
     first = backbone.tokenizers[0]
     for field in ("num_groups", "group_size"):
         if getattr(first, field, 0) > num_points:
             raise UsageError(
                 f"the network sees {num_points} points of a cloud, fewer than its {field} of "
-                f"{getattr(first, field)}: make backbone.{field} smaller, or give more points"
+                f"{getattr(first, field)}: make backbone.{field} smaller, or provide more points"
             )

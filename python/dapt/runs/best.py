@@ -10,12 +10,12 @@ from dapt.files import put_in_place, remove, writing
 class Best:
     """The weights of the best epoch, and those of the best one before.
 
-    New ones are written beside; they take their place once a checkpoint that knows them is on the
-    disk. So each of the two checkpoints finds its own, wherever the run is killed.
+    New weights are first written next to the old ones, and replace them once a checkpoint that
+    refers to them is on disk. So each of the two checkpoints always finds its own.
 
     Args:
         path: The file or folder of the weights.
-        weights: The file whose content tells them from others, within the folder.
+        weights: The file in the folder whose content identifies the weights.
     """
 
     def __init__(self, path: Path, weights: str = ""):
@@ -29,10 +29,10 @@ class Best:
         return self.path / self._weights
 
     def stage(self, write: Callable[[Path], None]) -> str:
-        """Weights that are not yet those of the run; returns their digest.
+        """Write weights without publishing them yet; returns their digest.
 
         Args:
-            write: Leaves them at a path.
+            write: Writes the weights to a path.
         """
         with writing(self.path):
             remove(self.fresh)
@@ -40,16 +40,16 @@ class Best:
         return digest_of(self.fresh / self._weights)
 
     def publish(self) -> None:
-        """What was staged becomes the run's."""
+        """Make the staged weights those of the run."""
         if self.fresh.exists():
             with writing(self.path):
                 put_in_place(self.fresh, self.path, self.before)
 
     def restore(self, digest: str | None) -> bool:
-        """Put those weights in place that a checkpoint knows; False where they are damaged or gone.
+        """Restore the weights that a checkpoint refers to; False if they are damaged or missing.
 
         Args:
-            digest: Of their file; None where the run had none yet.
+            digest: The digest of their file; None if the run had none yet.
         """
         found = digest is None or digest_of(self.file) == digest
         with writing(self.path):
@@ -61,18 +61,18 @@ class Best:
         return found
 
     def is_whole(self, digest: str | None) -> bool:
-        """Whether the weights are those that were written.
+        """Whether the weights are unchanged since they were written.
 
         Args:
-            digest: of the file when it was written; None where that was not noted.
+            digest: The digest of the file when it was written; None if it was not recorded.
         """
         return digest is None or digest_of(self.file) == digest
 
 
 def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file's content; None where there is no file.
+    """The SHA-256 of a file's content; None if there is no file.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Processes that start others: who is stopped stops its children, and none outlives its parent."""
+"""Child processes: stopping a process stops its children, and none outlives its parent."""
 
 import ctypes
 import os
@@ -12,19 +12,19 @@ from contextlib import contextmanager
 
 from dapt.errors import Interrupted
 
-PARENT = "DAPT_PARENT"  # in a child's environment: the process to end with
+PARENT = "DAPT_PARENT"  # in a child's environment: the process whose end it follows
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-AT_ONCE = 1.0  # seconds in which signals count as one: a terminal and a launcher both send them
+AT_ONCE = 1.0  # seconds in which signals count as one: a terminal and a launcher may both send it
 
 
 @contextmanager
 def on_signals(act: Callable[[int], None]) -> Iterator[None]:
-    """Calls `act` when somebody asks this process to stop, once for signals that come together.
+    """Call `act` when this process is asked to stop, once for signals that arrive together.
 
-    Only a main thread is asked; in another one nothing changes.
+    Only the main thread receives signals; in any other thread this does nothing.
 
     Args:
-        act: Gets the signal's number.
+        act: Called with the signal's number.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -46,14 +46,14 @@ def on_signals(act: Callable[[int], None]) -> Iterator[None]:
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-    """Run a command that ends with this process; who stops this one stops it, and is waited for.
+    """Run a command that ends with this process; stopping this process stops it and waits for it.
 
     Args:
         command: The program and its arguments.
-        environment: What its environment has beside this process's.
+        environment: Variables to add to this process's environment.
 
     Returns:
-        Its exit code; negative is the signal that killed it.
+        Its exit code; a negative one is the signal that killed it.
     """
     child, asked = None, []
 
@@ -68,7 +68,7 @@ def run_child(command: Sequence[str], environment: Mapping[str, str] | None = No
             child.send_signal(asked[0])
         code = child.wait()
     if asked:
-        raise Interrupted("stopped: the same command goes on from here")
+        raise Interrupted("stopped: repeat the command to continue")
     return code
 
 
@@ -79,30 +79,30 @@ def start_child(
 
     Args:
         command: The program and its arguments.
-        environment: What its environment has beside this process's.
-        options: Further ones of `subprocess.Popen`.
+        environment: Variables to add to this process's environment.
+        options: Further options of `subprocess.Popen`.
     """
     own = {**os.environ, **(environment or {}), PARENT: str(os.getpid())}
     return subprocess.Popen(command, env=own, **options)
 
 
 def threads(cores: int | None) -> dict[str, str]:
-    """Variables that keep a child to its share of the cores; what the user has set stays.
+    """Variables that limit a child to its share of the cores, unless the user has set them.
 
     Args:
-        cores: How many; None for as many as it finds.
+        cores: The number of cores; None for all.
     """
     names = () if cores is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return {name: str(cores) for name in names if name not in os.environ}
 
 
 def end_with_parent() -> None:
-    """Where another process started this one to end with it: be asked to stop when it is gone."""
+    """In a child that must end with its parent: be asked to stop when the parent is gone."""
     parent = int(os.environ.pop(PARENT, "0"))
     if not parent:
         return
     told = sys.platform == "linux" and ctypes.CDLL(None).prctl(1, signal.SIGTERM) == 0  # PDEATHSIG
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # the parent was already gone
         _stop()
     elif not told:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

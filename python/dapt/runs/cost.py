@@ -20,16 +20,16 @@ def measure(
     num_points: int,
     batch_size: int,
 ) -> dict[str, int]:
-    """Counted on one batch of random points on the CPU.
+    """Measure one batch of random points on the CPU.
 
     Args:
         backbone: The network.
         method: How it is adapted.
-        task: What it would learn; the sizes that a dataset would tell come from here:
-        num_classes: Classes, or categories of objects.
-        num_parts: Labels of points.
-        num_points: Points of a cloud.
-        batch_size: Clouds of the batch whose activations are counted.
+        task: What it would learn; the sizes that a dataset would provide are the next arguments.
+        num_classes: Number of classes, or of object categories.
+        num_parts: Number of point labels.
+        num_points: Points per cloud.
+        batch_size: Clouds in the batch whose activations are counted.
     """
     kind, sizes = task_class(task.name), {"num_classes": num_classes, "num_parts": num_parts}
     chosen = kind(**{size: sizes[size] for size in sizes if size in kind.from_data}, **task.options)

@@ -1,4 +1,4 @@
-"""What `--help` and mistaken flags say of the settings: their docstrings, readable types, hints."""
+"""What `--help` and wrong flags say about settings: docstrings, readable types, suggestions."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ _WORDS = {"bool": "{true,false}", "int": "N", "float": "X", "Path": "PATH", "str
 
 
 class SettingsHelp(DefaultHelpFormatter):
-    """A flag's values stand where argparse has its name in capitals; no types in parentheses."""
+    """Shows a flag's values where argparse prints its name in capitals, without types."""
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
@@ -36,33 +36,33 @@ class SettingsHelp(DefaultHelpFormatter):
 
 
 def _plain(value: object) -> str:
-    """A default as one would type it."""
+    """A default as the user would type it."""
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text.lower() if isinstance(value, bool) else text.replace("%", "%%")
 
 
 def describe(parser: ArgumentParser, section: str, name: str, kind: type) -> None:
-    """Give the group of a section's options a heading that says whose they are.
+    """Give the group of a section's options a heading that names their owner.
 
     Args:
-        parser: Has that group already.
+        parser: A parser that already has the group.
         section: data, backbone, method or task.
-        name: The one that was chosen.
-        kind: Its class of settings, whose docstring the group begins with.
+        name: The chosen name.
+        kind: Its settings class, whose docstring becomes the description of the group.
     """
     group = parser.groups[section]
     group.title = f"options of {section} {name}"
     group.description = parse_docstring(kind.__doc__ or "").short_description
     for action in group._group_actions:
-        if action.dest == section:  # jsonargparse's own `--data FILE`; here it takes the name
+        if action.dest == section:  # jsonargparse's own `--data FILE`; here it takes a name
             action.help = SUPPRESS
 
 
 def hint(message: str, known: Iterable[str]) -> str:
-    """What the parser complains about, and of a flag that there is not the nearest that there is.
+    """The parser's complaint; for an unknown flag, with the nearest known one.
 
     Args:
-        message: The parser's.
+        message: The parser's message.
         known: All flags.
     """
     found = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
@@ -72,7 +72,7 @@ def hint(message: str, known: Iterable[str]) -> str:
     words = [word.partition("=")[0] for word in found[1].split() if word.startswith("-")]
     for word in (word for word in words if word not in known):
         near = _nearest(word, known)
-        also = f"did you mean {near}?" if near else "--help shows those that there are"
+        also = f"did you mean {near}?" if near else "see --help for all options"
         return f"there is no option {word}: {also}"
     return message
 

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class CountSaved(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that autograd keeps for the backward: each storage once, weights excluded.
+    """Counts the bytes that autograd keeps for the backward pass: each storage once, no weights.
 
     Args:
-        model: whose weights are not counted.
+        model: The model whose weights are not counted.
     """
 
     def __init__(self, model: nn.Module):
         state = [tensor.untyped_storage() for tensor in model.state_dict().values()]
-        # held while it counts, so that no other storage takes the place of one that is gone
+        # kept alive while counting, so that no new storage reuses the address of a freed one
         self._seen = {storage.data_ptr(): storage for storage in state}
         self.bytes = 0
         super().__init__(self._count, lambda tensor: tensor)
@@ -37,7 +37,7 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes that a device, or on a CPU this process, has ever held.
 
     Args:
-        device: of the computation.
+        device: The device of the computation.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

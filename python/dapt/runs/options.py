@@ -1,4 +1,4 @@
-"""The training itself, as settings: the top level of a config."""
+"""The training options: the top level of a config."""
 
 import dataclasses
 import math
@@ -14,54 +14,53 @@ Augmentation = Literal[tuple(data.transforms.AUGMENTATIONS)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The training itself.
+    """The training options.
 
     Args:
         out: The run folder.
-        resume: Go on with the run in `out` from its last checkpoint. `--resume FOLDER` names the
-            run, and needs no other option.
+        resume: Continue the run in `out` from its last checkpoint. `--resume FOLDER` names the run
+            and needs no other option.
         seed: Fixes everything: weights, split, order, augmentation, dropout.
-        epochs: How often each training cloud is seen.
-        batch_size: Clouds in a step, of all processes together.
-        accumulate: Batches whose gradients are summed up to one update.
-        learning_rate: At the top of the schedule.
+        epochs: Number of passes over the training clouds.
+        batch_size: Clouds per step, over all processes.
+        accumulate: Batches whose gradients are summed for one update.
+        learning_rate: The largest learning rate of the schedule.
         min_learning_rate: At the start of the warm-up and at the end of the cosine.
-        warmup_epochs: Epochs in which the learning rate rises.
-        schedule: cosine, which rises along a line and falls along a cosine; or one_cycle, which
-            rises along a cosine, too, from a tenth, while AdamW's first beta goes from 0.95 to
-            0.85 and back.
-        rates: Factors of the learning rate for weights whose name contains a word, the first that
-            fits: {scales: 0.1} for the blocks of PTv3's fine-tuning, say.
-        weight_decay: For matrices; none for biases, other 1-D parameters and tokens.
+        warmup_epochs: Epochs during which the learning rate rises.
+        schedule: cosine, with a linear rise and a cosine fall; or one_cycle, with a cosine rise
+            from a tenth and a cosine fall, while AdamW's first beta goes 0.95, 0.85, 0.95.
+        rates: Factors of the learning rate, by a word in the weight's name; the first match counts.
+            {scales: 0.1} is for the blocks in PTv3's fine-tuning.
+        weight_decay: Applies to matrices; not to biases, other 1-D parameters or tokens.
         clip_norm: Largest norm of the gradient; 0 for no limit.
-        num_points: Points of each cloud that the network sees; all by default.
+        num_points: Points per cloud that the network sees; all by default.
         augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
-            or scale_rotate about the y axis, rotate_freely about any, or occlude_scale_rotate, for
-            pre-training, which cuts off a side and adds noise as well.
-        validation: Share of the training data on which the best epoch is chosen; with 0 all of it
+            or scale_rotate about the y axis, rotate_freely about any axis, or occlude_scale_rotate,
+                for pre-training, which also cuts off a side and adds noise.
+        validation: Share of the training data on which the best epoch is chosen. With 0, all data
             trains and the last epoch counts.
-        label_share: Share of the labels that it learns from, of every class, one at least: what is
-            left of the training data once the validation split is taken; 1 for all.
+        label_share: Share of the labels of every class to train on, at least one each, after the
+            validation split is taken; 1 for all.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
-        test_every: Epochs from one look at the test split to the next, by which nothing is chosen;
+        test_every: Epochs from one scoring of the test split to the next, which chooses nothing;
             with 0 it is scored once, at the end.
-        patience: Stop after so many epochs without a better one; 0 for never.
+        patience: Stop after this many epochs without improvement; 0 for never.
         ema: Decay of the running mean of the weights, which is evaluated and saved; 0 for none.
-        precision: fp32; bf16 for matrix products in bfloat16; auto for bf16 where this machine
-            multiplies it faster. A run that goes on keeps what it was begun with.
-        compile: Compile the network by torch.compile.
-        cuda_graph: Repeat the training step as one CUDA graph: the same result, without the time
-            that a CPU takes to launch a thousand kernels. On one GPU, with methods whose steps are
-            alike; others are refused in a sentence.
+        precision: fp32; bf16 for matrix products in bfloat16; auto for bf16 if this machine
+            multiplies it faster. A resumed run keeps its precision.
+        compile: Compile the network with torch.compile.
+        cuda_graph: Replay the training step as one CUDA graph: the same result, without the time
+            that a CPU takes to launch a thousand kernels. For one GPU, and methods whose steps are
+            all alike; others are refused with an error message.
         accelerator: auto, cpu or cuda.
-        devices: Processes to start on this machine; under torchrun it decides.
+        devices: Number of processes to start on this machine; torchrun overrides it.
         num_workers: Processes that load data, for datasets that compute their clouds.
         checkpoint_seconds: Time between two checkpoints within an epoch.
         tensorboard: Write TensorBoard events.
-        logger: Another logger beside it, by name: csv, wandb, mlflow, comet, neptune, or a class of
-            Lightning's kind as package.module.Class.
-        imports: A module of methods, datasets, backbones or tasks of your own, or its .py file. A
-            run notes it, and needs it again: it is imported where this option names it, alone.
+        logger: An additional logger, by name: csv, wandb, mlflow, comet, neptune, or a class with
+            Lightning's interface as package.module.Class.
+        imports: A module with methods, datasets, backbones or tasks of your own, or its .py file. A
+            run records it and needs it again; it is imported only if this option names it.
     """
 
     out: Path
@@ -96,7 +95,7 @@ class TrainOptions:
     logger: str | None = None
     imports: tuple[str, ...] = ()
 
-    # what may change when a run goes on: it does not touch the result
+    # what may change when a run is resumed, because it does not affect the result
     FREE: ClassVar[tuple[str, ...]] = (
         *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard", "logger"),
         "cuda_graph",
@@ -124,7 +123,7 @@ class TrainOptions:
         for word, rate in self.rates.items():
             if not 0 <= rate < math.inf:
                 raise UsageError(
-                    f"rates: that of {word!r} must be 0 or more and finite, got {rate}"
+                    f"rates: the factor of {word!r} must be at least 0 and finite, got {rate}"
                 )
         if self.seed > LARGEST_SEED:
             raise UsageError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
@@ -132,20 +131,20 @@ class TrainOptions:
         if not 0 < self.label_share <= 1:
             raise UsageError(f"label_share must be above 0 and at most 1, got {self.label_share}")
         if self.patience and not self.validation:
-            raise UsageError("patience needs a validation share to wait on, and validation is 0")
+            raise UsageError("patience needs a validation split, and validation is 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainOptions(TrainOptions):
-    """Pre-training by hiding patches; its further options are those of `dapt train`.
+    """Pre-training by hiding patches; the other options are those of `dapt train`.
 
     Args:
-        objective: rebuild the hidden patches (Point-MAE), classify the clouds by what is left of
-            them, or both.
-        mask_ratio: Share of the patches that are hidden.
+        objective: rebuild the hidden patches (Point-MAE), classify the clouds from the visible
+            ones, or both.
+        mask_ratio: Share of the patches that is hidden.
         decoder_depth: Blocks of the decoder.
-        probe_every: Epochs between two linear probes of the backbone, by the classes of the data;
-            the last epoch has one, too. 0 for none.
+        probe_every: Epochs between two linear probes of the backbone on the classes of the data;
+            the last epoch always has one. 0 for none.
     """
 
     objective: models.Objective = "rebuild"

@@ -1,4 +1,4 @@
-"""Paths in a run's config: stored absolute, found again where a run was moved with its files."""
+"""Paths in a run's config: stored absolute, and found again if a run is moved with its files."""
 
 import logging
 import os
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def absolute(tree: Tree) -> Tree:
-    """The settings with every path made absolute.
+    """Make every path in the settings absolute.
 
     Args:
-        tree: of a run, left as it is.
+        tree: The settings of a run, left unchanged.
     """
     tree = _copy(tree)
     for part, key in _paths(tree):
@@ -27,21 +27,21 @@ def absolute(tree: Tree) -> Tree:
 
 
 def found(tree: Tree, folder: Path) -> Tree:
-    """The settings of a run, each file of which is gone looked for beside the run.
+    """Look beside the run for each file in its settings that is gone.
 
     Args:
-        tree: As config.yaml has it.
-        folder: Where the run is now. What lay beside it when it was begun may have come along.
+        tree: The settings in config.yaml.
+        folder: Where the run is now. Files that were next to it may have moved with it.
     """
     tree = absolute(tree)
     backbone = tree.get("backbone")
     if isinstance(backbone, dict) and backbone.get("checkpoint") is None:
-        backbone["checkpoint"] = RANDOM  # which to say nothing meant in earlier versions
+        backbone["checkpoint"] = RANDOM  # earlier versions wrote nothing for it
     home = tree.get("out")
     tree["out"] = os.path.abspath(folder)
     for part, key in _paths(tree):
         path = Path(part[key])
-        if not os.path.exists(path):  # unlike Path.exists, false for a name that no disk can hold
+        if not os.path.exists(path):  # unlike Path.exists, returns False for an overlong name
             places = _places(path, home, Path(tree["out"]))
             other = next(filter(os.path.exists, places), None)
             if other is not None:
@@ -52,8 +52,8 @@ def found(tree: Tree, folder: Path) -> Tree:
 
 @cache
 def _say(gone: Path, taken: Path) -> None:
-    """Once, however often a config is read."""
-    log.info("%s is gone: %s is taken, beside the run", gone, taken)
+    """Log it once, however often a config is read."""
+    log.info("%s is gone: using %s, beside the run", gone, taken)
 
 
 def _places(path: Path, home: str | None, folder: Path) -> Iterator[Path]:
@@ -68,7 +68,7 @@ def _copy(tree: Tree) -> Tree:
 
 
 def _paths(tree: Tree) -> Iterator[tuple[Tree, str]]:
-    """Each entry that is a path, as its part of the tree and its key in it."""
+    """Each entry that is a path, as (its part of the tree, its key there)."""
     data, backbone = tree.get("data", {}), tree.get("backbone", {})
     yield from ((data, key) for key in FileDataset.PATHS if isinstance(data.get(key), str))
     checkpoint = backbone.get("checkpoint")

@@ -1,4 +1,4 @@
-"""Several processes that train as one: Fabric, batch norm over all of them, common decisions."""
+"""Several processes that train together: Fabric, synchronized batch norm, common decisions."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_precision(accelerator: str) -> str:
-    """The faster one of fp32 and bf16 on this machine.
+    """The faster of fp32 and bf16 on this machine.
 
     Args:
         accelerator: auto, cpu or cuda, as in the settings.
@@ -32,7 +32,7 @@ def choose_precision(accelerator: str) -> str:
         fast, why = _cpu_multiplies_bfloat16(), "this CPU"
     chosen = "bf16" if fast else "fp32"
     log.info(
-        "precision %s: %s %s bfloat16 by units of its own",
+        "precision %s: %s %s bfloat16 in hardware",
         chosen,
         why,
         "multiplies" if fast else "does not multiply",
@@ -41,16 +41,16 @@ def choose_precision(accelerator: str) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """AVX512-BF16 or AMX; without them torch converts to float32 and back."""
+    """Whether the CPU has AVX512-BF16 or AMX; otherwise torch converts to float32 and back."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def launch(options: TrainOptions) -> Fabric:
-    """Fabric for this machine, or for the processes that torchrun has started.
+    """Set up Fabric for this machine, or for the processes that torchrun has started.
 
     Args:
-        options: for accelerator, devices and precision.
+        options: Its accelerator, devices and precision are used.
     """
     _check_accelerator(options)
     devices, nodes = options.devices, 1
@@ -68,7 +68,7 @@ def launch(options: TrainOptions) -> Fabric:
             else options.precision
         ],
     )
-    os.environ[PARENT] = str(os.getpid())  # for those that Fabric starts
+    os.environ[PARENT] = str(os.getpid())  # for the processes that Fabric starts
     try:
         fabric.launch()
     finally:
@@ -82,8 +82,8 @@ def _check_accelerator(options: TrainOptions) -> None:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not found:
         raise UsageError(
-            "accelerator cuda: torch finds no GPU here (`dapt doctor` says more); "
-            "leave --accelerator out to take what there is"
+            "accelerator cuda: torch finds no GPU here (see `dapt doctor`); "
+            "leave out --accelerator to use what there is"
         )
     if options.devices > found:
         raise UsageError(f"devices must be at most the {found} GPUs here, got {options.devices}")
@@ -91,12 +91,12 @@ def _check_accelerator(options: TrainOptions) -> None:
 
 @contextmanager
 def team() -> Iterator[Team]:
-    """The processes that torchrun has started, for work without gradients; else this one alone."""
+    """The processes that torchrun has started, for work without gradients; else this one only."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
-    dist.init_process_group("gloo", timeout=timedelta(days=30))  # a tile may take long
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # a tile may take a long time
 
     def gather(value: object) -> list:
         found = [None] * size
@@ -110,10 +110,10 @@ def team() -> Iterator[Team]:
 
 
 def device_of(options: TrainOptions) -> torch.device:
-    """Where this process computes: on a GPU of its own where there are some.
+    """The device of this process: a GPU of its own if there are any.
 
     Args:
-        options: Whose `accelerator` counts.
+        options: Its `accelerator` is used.
     """
     _check_accelerator(options)
     if options.accelerator == "cpu" or not torch.cuda.is_available():
@@ -127,11 +127,11 @@ def is_first_process() -> bool:
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:
-    """Whether a flag is set in any of the processes; all of them learn it.
+    """Whether a flag is set in any process; all processes get the answer.
 
     Args:
-        fabric: of this process.
-        flag: this process's own.
+        fabric: The Fabric of this process.
+        flag: The flag of this process.
     """
     if fabric.world_size == 1:
         return flag
@@ -142,7 +142,7 @@ def synchronize_batch_norms(model: nn.Module) -> None:
     """Replace each batch norm that updates its statistics by a `SynchronizedBatchNorm`.
 
     Args:
-        model: in training mode.
+        model: A model in training mode.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -154,7 +154,7 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
     """Batch norm over the batches of all processes, on every device.
 
     Args:
-        norm: The one whose weights and statistics it takes over.
+        norm: The batch norm whose weights and statistics it takes over.
     """
 
     def __init__(self, norm: nn.BatchNorm1d):

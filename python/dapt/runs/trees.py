@@ -1,4 +1,4 @@
-"""Trees of settings as YAML files hold them."""
+"""Settings as nested mappings, as YAML files hold them."""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import yaml
 from dapt.errors import UsageError, look_up
 
 Tree = dict[str, Any]
-RECIPES = Path(__file__).parents[1] / "configs"  # those that come with the package
-MOST_ENTRIES = 100_000  # of a config, aliases unfolded
+RECIPES = Path(__file__).parents[1] / "configs"  # shipped with the package
+MOST_ENTRIES = 100_000  # in a config, with aliases expanded
 NAMED = ("data", "backbone", "method", "task")  # sections whose name decides their other fields
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string."""
+    """Reads 1e-3 as a number; YAML 1.1 takes it for a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -30,12 +30,12 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(text: str) -> Any:
-    """YAML in which a section may be given by its name alone, and 1e-3 is a number.
+    """Parse YAML in which a section may be given by its name alone, and 1e-3 is a number.
 
-    Anything that is not settings raises a yaml.YAMLError, whatever went wrong.
+    Any text that is not settings raises a yaml.YAMLError.
 
     Args:
-        text: of a file or a flag.
+        text: The text of a file or a flag.
     """
     try:
         loader = _Loader(text)
@@ -48,16 +48,16 @@ def load_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except Exception as error:  # a date of the 40th, a number of 5,000 digits
-        raise yaml.YAMLError(f"a value cannot be: {str(error):.200}") from None
+    except Exception as error:  # such as a date of the 40th, or a number with 5,000 digits
+        raise yaml.YAMLError(f"invalid value: {str(error):.200}") from None
     return spelled_out(tree) if isinstance(tree, dict) else tree
 
 
 def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """The entries below a node once aliases stand for themselves; too many are refused."""
+    """Count the entries below a node with aliases expanded; too many are refused."""
     if id(node) in sizes:
         if sizes[id(node)] is None:
-            raise yaml.YAMLError("an alias stands for what it is a part of")
+            raise yaml.YAMLError("an alias refers to a node that contains it")
         return sizes[id(node)]
     sizes[id(node)] = None
     size = 1
@@ -65,21 +65,21 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
         for each in child if isinstance(child, tuple) else (child,):
             size += _unfolded(each, sizes)
     if size > MOST_ENTRIES:
-        raise yaml.YAMLError(f"its aliases unfold to more than {MOST_ENTRIES:,} entries")
+        raise yaml.YAMLError(f"its aliases expand to more than {MOST_ENTRIES:,} entries")
     sizes[id(node)] = size
     return size
 
 
 def spelled_out(tree: Tree) -> Tree:
-    """`method: dapt` is short for `method: {name: dapt}`; an empty section is none.
+    """Expand `method: dapt` to `method: {name: dapt}`, and drop empty sections.
 
     Args:
-        tree: of settings, left as it is.
+        tree: The settings, left unchanged.
     """
     tree = {key: value for key, value in tree.items() if key not in NAMED or value is not None}
     for key in NAMED:
         if key in tree and not isinstance(tree[key], str | Mapping):
-            raise UsageError(f"{key} must be a name or settings by name, got {tree[key]!r:.40}")
+            raise UsageError(f"{key} must be a name or a mapping, got {tree[key]!r:.40}")
     return {
         key: {"name": value} if key in NAMED and isinstance(value, str) else value
         for key, value in tree.items()
@@ -87,10 +87,10 @@ def spelled_out(tree: Tree) -> Tree:
 
 
 def config_file(config: str | Path) -> Path:
-    """The file of a config, given by its path or as the name of a recipe: npz.
+    """The file of a config, given by its path or by the name of a recipe, such as npz.
 
     Args:
-        config: A file on this machine counts before a recipe.
+        config: The config; an existing file takes precedence over a recipe.
     """
     path, recipes = Path(config), {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
     if path.exists() or path.suffix or path.name != str(path):
@@ -99,48 +99,48 @@ def config_file(config: str | Path) -> Path:
 
 
 def read_yaml(path: str | Path) -> Tree:
-    """The settings in a file or a recipe, unchanged.
+    """Read the settings in a file or a recipe, unchanged.
 
     Args:
-        path: of a file, or the name of a recipe.
+        path: The file, or the name of a recipe.
     """
     path = config_file(path)
     try:
         tree = load_yaml(path.read_text())
     except OSError as error:
         shipped = RECIPES / path.name
-        hint = f": the recipe of this name is --config {path.stem}" if shipped.is_file() else ""
+        hint = f"; the recipe of this name is --config {path.stem}" if shipped.is_file() else ""
         raise UsageError(f"cannot read the config {path}: {error.strerror}{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise UsageError(f"the config {path} must hold settings by name, got {tree!r:.40}")
+        raise UsageError(f"the config {path} must hold a mapping of settings, got {tree!r:.40}")
     return tree
 
 
 def for_method(tree: Tree, method: str | None) -> Tree:
-    """A recipe for one method: what stands under `methods:` for it replaces the rest.
+    """A recipe for one method: its settings under `methods:` replace the general ones.
 
     Args:
-        tree: of a recipe, left as it is.
-        method: its name.
+        tree: The recipe, left unchanged.
+        method: The method's name.
     """
     tree = dict(tree)
     changes = tree.pop("methods", None) or {}
     if not isinstance(changes, dict):
-        raise UsageError(f"methods must hold settings by the methods' names, got {changes!r:.40}")
+        raise UsageError(f"methods must hold settings by method name, got {changes!r:.40}")
     own = changes.get(method) or {}
     if not isinstance(own, dict):
-        raise UsageError(f"methods.{method} must hold settings by name, got {own!r:.40}")
+        raise UsageError(f"methods.{method} must hold a mapping of settings, got {own!r:.40}")
     return merged(for_names(tree, {"method": method}), spelled_out(own))
 
 
 def for_names(tree: Tree, names: Mapping[str, str | None]) -> Tree:
-    """Without the sections of other names: the options of one dataset are not those of another.
+    """Drop sections that have another name: the options of one dataset do not fit another.
 
     Args:
-        tree: A recipe.
-        names: Of the sections, as flags may have chosen them. None leaves a section as it is.
+        tree: The recipe.
+        names: The sections' names, as chosen by flags. None leaves a section unchanged.
     """
     return {
         key: section
@@ -154,11 +154,11 @@ def _name(section: Any) -> str | None:
 
 
 def merged(tree: Mapping, changes: Mapping) -> Tree:
-    """A tree with the leaves of another one in place of its own.
+    """A copy of a tree with some of its leaves replaced.
 
     Args:
-        tree: left as it is.
-        changes: part of a tree.
+        tree: The tree, left unchanged.
+        changes: The leaves to replace, as part of a tree.
     """
     result = dict(tree)
     for key, value in changes.items():
@@ -168,10 +168,10 @@ def merged(tree: Mapping, changes: Mapping) -> Tree:
 
 
 def plain(value: Any) -> Any:
-    """A tree as YAML and JSON have it: no paths and no tuples.
+    """A tree as YAML and JSON can hold it, without paths and tuples.
 
     Args:
-        value: a tree or a leaf.
+        value: A tree or a leaf.
     """
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
@@ -184,17 +184,17 @@ def dump(tree: Tree) -> str:
     """The tree as YAML.
 
     Args:
-        tree: of settings.
+        tree: The settings.
     """
     return yaml.safe_dump(plain(tree), sort_keys=False)
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
-    """A tree as one level of dotted names: {"data": {"train": x}} -> {"data.train": x}.
+    """Flatten a tree to dotted names: {"data": {"train": x}} -> {"data.train": x}.
 
     Args:
-        tree: of settings.
-        prefix: of all names.
+        tree: The settings.
+        prefix: The prefix of all names.
     """
     flat = {}
     for key, value in tree.items():

@@ -202,7 +202,7 @@ def side_by_side(
                 break
             time.sleep(LOOK)
     if asked:
-        raise Interrupted("stopped: the same command goes on from here")
+        raise Interrupted("stopped: repeat the command to continue")
     if failed:
         raise failed
 
