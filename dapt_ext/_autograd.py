@@ -28,11 +28,11 @@ def register_autograd(
     """Give an op its derivatives.
 
     Args:
-        op: its name, without the namespace.
-        formula: the op in differentiable ops of torch, with the op's arguments and outputs.
-        save: called as `save(ctx, inputs, outputs)`, with the inputs as attributes by the names of
+        op: Its name, without the namespace.
+        formula: The op in differentiable ops of torch, with the op's arguments and outputs.
+        save: Called as `save(ctx, inputs, outputs)`, with the inputs as attributes by the names of
             the schema and the outputs as a tuple, keeps what the backward needs.
-        backward: called as `backward(ctx, *grads)`, returns gradients by the inputs' names. Without
+        backward: Called as `backward(ctx, *grads)`, returns gradients by the inputs' names. Without
             it the backward is that of the formula.
 
     In both, `ctx.needs` holds the names of the inputs that need a gradient.
@@ -81,8 +81,8 @@ def refuse_derivatives(op: str, message: str) -> None:
     """Make an op raise an error wherever a gradient or a tangent is asked of it.
 
     Args:
-        op: its name.
-        message: of the error.
+        op: Its name.
+        message: The message of the error.
     """
     overload = getattr(ops, op).default
 

@@ -74,7 +74,7 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
     """Raise unless all are tensors on the device of the first one.
 
     Args:
-        tensors: by the names that the message shall use; None stands for one that is left out.
+        tensors: By the names that the message shall use; None stands for one that is left out.
     """
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first_name, first = next(iter(given.items()))
@@ -95,7 +95,7 @@ def register_fake(op: str) -> Callable[[Callable], Callable]:
     on the others' device that nobody has written.
 
     Args:
-        op: its name, "dapt::fps" say; the fake kernel has the names of the schema's arguments.
+        op: Its name, "dapt::fps" say; the fake kernel has the names of the schema's arguments.
     """
 
     def register(fake: Callable) -> Callable:

@@ -10,7 +10,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which a linear layer would multiply: autocast's where that is on.
 
     Args:
-        x: its input.
+        x: Its input.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:

@@ -57,14 +57,14 @@ def dynamic_adapter(
         up_weight, up_bias: [C, r] and [C].
         norm_weight, norm_bias: [C]; without them z = x.
         scale_weight, scale_bias: [1, C] and [1]; without them s = static_scale.
-        static_scale: the scale of every token where none is made.
+        static_scale: The scale of every token where none is made.
         mlp_out, residual: [B, T, C], each left out of the sum when absent.
         path_factor: [B], DropPath's factor of each cloud; no gradient.
-        dropout: probability that a hidden unit is dropped; only in training.
-        training: whether anything is dropped.
+        dropout: Probability that a hidden unit is dropped; only in training.
+        training: Whether anything is dropped.
         activation: "gelu" (erf), "relu" or "quickgelu".
-        prompt: whether prompt_mean is wanted.
-        eps: what the norm adds to the variance.
+        prompt: Whether prompt_mean is wanted.
+        eps: What the norm adds to the variance.
         memory: "default" keeps the hidden row of each token for the backward, "low" computes it
             again. Both keep x and three numbers a token.
 

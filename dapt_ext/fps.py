@@ -24,7 +24,7 @@ def farthest_point_sample(
         points: [B, N, 3], any floating dtype and strides; computed in float32.
         num_samples: M, at most the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never chosen.
-        start: index of the first sample of every cloud, `"random"`, or int64 [B].
+        start: Index of the first sample of every cloud, `"random"`, or int64 [B].
         near_origin: "skip" is pointnet2's rule: after the first sample no point is chosen whose
             squared distance from the origin is at most 1e-3; where none is left, the first one
             repeats.
@@ -56,7 +56,7 @@ def resolve_start(
     Args:
         points: [B, N, 3].
         lengths: [B]; None where the clouds have all N points.
-        start: an index, "random", or indices [B].
+        start: An index, "random", or indices [B].
     """
     check_tensors(points=points)
     if isinstance(start, Tensor):

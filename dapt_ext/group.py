@@ -45,7 +45,7 @@ def group(
         num_groups: G, at most the length of each cloud.
         group_size: K, likewise.
         lengths: int64 [B]; points past a cloud's length are never used.
-        start: the first center, as in `farthest_point_sample`.
+        start: The first center, as in `farthest_point_sample`.
         near_origin: of centers, likewise; any point can be one of a patch.
 
     Returns:

@@ -30,8 +30,8 @@ def interpolate(
         queries: [B, M, 3], any floating dtype and strides.
         points: [B, N, 3], where the values are.
         values: [B, N, C], any floating dtype; sums are kept in float32 (float64 for float64).
-        k: how many points, at most the length of each cloud.
-        epsilon: what is added to a squared distance.
+        k: How many points, at most the length of each cloud.
+        epsilon: What is added to a squared distance.
         lengths: int64 [B]; points past a cloud's length have no part in it.
 
     Returns:

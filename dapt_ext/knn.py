@@ -18,7 +18,7 @@ def knn(
     Args:
         queries: [B, M, D], any floating dtype and strides; of any dimension, made for three.
         points: [B, N, D], of the same device.
-        k: any number from 1 to the length of each cloud.
+        k: Any number from 1 to the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never found.
 
     Returns:

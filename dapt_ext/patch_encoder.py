@@ -52,7 +52,7 @@ def fold_batch_norm(
     width 1, weight [out, in, 1]) followed by a batch norm in evaluation mode.
 
     Args:
-        weight: Of the linear layer.
+        weight: The weight of the linear layer.
         bias: [out], likewise.
         norm_weight: [out], of the batch norm.
         norm_bias: [out], likewise.

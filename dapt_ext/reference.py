@@ -236,8 +236,8 @@ def dynamic_adapters(
     Args:
         x: [B, T, C].
         adapters: int64 [B], the row of each cloud's adapter.
-        prompt: whether the means for prompts are wanted.
-        given: what `dynamic_adapter` takes: tensors with a row for each adapter; for `mlp_out` and
+        prompt: Whether the means for prompts are wanted.
+        given: What `dynamic_adapter` takes: tensors with a row for each adapter; for `mlp_out` and
             `residual`, one for each cloud.
     """
     outs, prompts = [], []
@@ -284,7 +284,7 @@ def dynamic_adapter_backward(
     forward.
 
     Args:
-        grad_out, grad_prompt: of the outputs; None where nothing comes.
+        grad_out, grad_prompt: Of the outputs; None where nothing comes.
         x: [B, T, C].
         norm_weight, norm_bias: [C].
         down_weight: [r, C].
@@ -294,10 +294,10 @@ def dynamic_adapter_backward(
         up_weight: [C, r].
         up_bias: [C].
         path_factor: [B].
-        kept: what dropout multiplied the hidden units by.
-        activation: of the hidden units.
-        static_scale: in place of the learned scale.
-        eps: of the norm.
+        kept: What dropout multiplied the hidden units by.
+        activation: The activation of the hidden units.
+        static_scale: In place of the learned scale.
+        eps: The epsilon of the norm.
     """
     x_hat, deviation = x, None
     if norm_weight is not None:
@@ -359,9 +359,9 @@ def dropout_factors(seed: Tensor, shape: torch.Size, dropout: float) -> Tensor:
     """What dropout multiplies hidden units by.
 
     Args:
-        seed: one int64 number.
-        shape: of the hidden units, [..., rank].
-        dropout: rate.
+        seed: One int64 number.
+        shape: The shape of the hidden units, [..., rank].
+        dropout: The dropout rate.
     """
     kept = dropout_mask(seed, shape[:-1].numel(), shape[-1], dropout)
     return kept.view(shape) * (1 / (1 - dropout) if dropout < 1 else 0.0)
@@ -374,10 +374,10 @@ def dropout_mask(seed: Tensor, tokens: int, rank: int, dropout: float) -> Tensor
     `seed` and the counter (t, j / 4).
 
     Args:
-        seed: one int64 number.
-        tokens: of all clouds.
-        rank: hidden units.
-        dropout: rate.
+        seed: One int64 number.
+        tokens: The tokens of all clouds.
+        rank: Hidden units.
+        dropout: The dropout rate.
     """
     t = torch.arange(tokens, device=seed.device)[:, None]
     quad = torch.arange((rank + 3) // 4, device=seed.device)[None]
@@ -436,9 +436,9 @@ def attention_backward(grad: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
     """The gradient of qkv, [B, T, 3 C].
 
     Args:
-        grad: of the output, [B, T, C].
+        grad: Of the output, [B, T, C].
         qkv: [B, T, 3 C].
-        num_heads: divides C.
+        num_heads: Divides C.
     """
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     grad = grad.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, H, T, D]

@@ -66,7 +66,7 @@ def scale_shift_norm(
         x: [..., C], any floating dtype.
         weight, bias: [C], of the frozen norm.
         scale, shift: [C].
-        eps: what the norm adds to the variance.
+        eps: What the norm adds to the variance.
     """
     check_tensors(x=x, weight=weight, bias=bias, scale=scale, shift=shift)
     _check_frozen(weight, bias)

@@ -12,8 +12,8 @@ class KNN(nn.Module):
     """k nearest reference points of each query: Euclidean distances and int64 indices.
 
     Args:
-        k: how many.
-        transpose_mode: whether points are [B, N, D] instead of [B, D, N].
+        k: The number of them.
+        transpose_mode: Whether points are [B, N, D] instead of [B, D, N].
     """
 
     def __init__(self, k: int, transpose_mode: bool = False) -> None:

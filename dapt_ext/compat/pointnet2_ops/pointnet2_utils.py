@@ -15,7 +15,7 @@ def furthest_point_sample(xyz: Tensor, npoint: int, near_origin: str = "skip") -
 
     Args:
         xyz: [B, N, 3].
-        npoint: how many are chosen.
+        npoint: The number of them.
         near_origin: "skip" never chooses a point whose squared norm is at most 1e-3, except as the
             first one, as pointnet2 does; "keep" treats all points alike.
     """
@@ -48,8 +48,8 @@ def ball_query(radius: float, nsample: int, xyz: Tensor, new_xyz: Tensor) -> Ten
     """Points near centers, int32 [B, npoint, nsample]. A row without a hit is 0 throughout.
 
     Args:
-        radius: of the balls.
-        nsample: most points of a ball.
+        radius: The radius of the balls.
+        nsample: Most points of a ball.
         xyz: [B, N, 3], the points.
         new_xyz: [B, npoint, 3], the centers.
     """
@@ -84,9 +84,9 @@ class QueryAndGroup(nn.Module):
     """Groups the points in a ball around each center, as coordinates relative to the center.
 
     Args:
-        radius: of the balls.
-        nsample: points of a group.
-        use_xyz: whether the coordinates come before the features.
+        radius: The radius of the balls.
+        nsample: Points of a group.
+        use_xyz: Whether the coordinates come before the features.
     """
 
     def __init__(self, radius: float, nsample: int, use_xyz: bool = True) -> None:
@@ -106,7 +106,7 @@ class GroupAll(nn.Module):
     """One group that holds the whole cloud.
 
     Args:
-        use_xyz: whether the coordinates come before the features.
+        use_xyz: Whether the coordinates come before the features.
     """
 
     def __init__(self, use_xyz: bool = True) -> None:

@@ -37,8 +37,8 @@ class BackboneRecord:
     """Which backbone an adapter belongs to.
 
     Args:
-        kind: the name of its class.
-        config: its settings, as JSON has them.
+        kind: The name of its class.
+        config: Its settings, as JSON has them.
         fingerprint: SHA-256 of its weights.
     """
 
@@ -51,8 +51,8 @@ class BackboneRecord:
         """The record of a backbone.
 
         Args:
-            backbone: with or without an adapter.
-            owned: whether an entry is the adapter's own, which does not count.
+            backbone: With or without an adapter.
+            owned: Whether an entry is the adapter's own, which does not count.
         """
         digest = hashlib.sha256()
         for entry, value in sorted(backbone.state_dict().items()):
@@ -70,7 +70,7 @@ class BackboneRecord:
         chosen.
 
         Args:
-            backbone: of the same kind.
+            backbone: The backbone of the same kind.
         """
         kept = [f for f in dataclasses.fields(backbone.config) if f.name not in _ONLY_FOR_TRAINING]
         defaults = {f.name: f.default for f in kept if f.default is not dataclasses.MISSING}
@@ -84,12 +84,12 @@ class AdapterConfig:
     """The content of adapter_config.json.
 
     Args:
-        format_version: of the file format.
-        method: its name and settings.
-        task: its name and settings.
-        backbone: the fields of a `BackboneRecord`.
-        weights_sha256: of the file beside it.
-        preprocessing: what the clouds of the training went through.
+        format_version: The version of the file format.
+        method: Its name and settings.
+        task: Its name and settings.
+        backbone: The fields of a `BackboneRecord`.
+        weights_sha256: The SHA-256 of the file beside it.
+        preprocessing: How the training clouds were prepared.
     """
 
     format_version: int
@@ -105,7 +105,7 @@ class AdapterFile:
     """What the files of an adapter hold.
 
     Args:
-        method: With its settings.
+        method: The method with its settings.
         task: Likewise.
         backbone: What the adapter was trained on.
         state: Its own tensors by name.
@@ -130,12 +130,12 @@ def write(
     """Write an adapter's two files, each atomically.
 
     Args:
-        folder: made if it is not there.
-        method: with its settings.
-        task: with its settings.
-        backbone: on which the adapter was trained.
-        state: the adapter's own tensors.
-        preprocessing: what the clouds of the training went through.
+        folder: The folder; created if it is missing.
+        method: The method with its settings.
+        task: The task with its settings.
+        backbone: The backbone on which the adapter was trained.
+        state: The adapter's own tensors.
+        preprocessing: How the training clouds were prepared.
     """
     check_finite(state, f"the adapter for {folder}")
     _check_named("method", method, method_class)
@@ -157,7 +157,7 @@ def read(folder: str | os.PathLike) -> AdapterFile:
     """The adapter in a folder; damaged or foreign files are refused.
 
     Args:
-        folder: with the adapter's two files.
+        folder: The folder with the adapter's two files.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
@@ -191,8 +191,8 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
     """Refuse values that are not finite, as a run that diverged leaves them.
 
     Args:
-        state: tensors by their names.
-        where: what the error calls them.
+        state: Tensors by their names.
+        where: The name to use in errors.
     """
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -203,9 +203,9 @@ def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: Backb
     """Refuse a backbone that is not the one the adapter was trained on.
 
     Args:
-        folder: of the adapter, for the error.
-        wanted: the backbone of its training.
-        got: the backbone at hand.
+        folder: The folder of the adapter, for the error.
+        wanted: The backbone of its training.
+        got: The backbone at hand.
     """
     if wanted.kind != got.kind:
         raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")

@@ -48,9 +48,9 @@ def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
     """A model with the adapter of a folder; on an error its backbone is let go.
 
     Args:
-        model: without adapters.
-        folder: of the adapter.
-        name: under which the model carries it.
+        model: Without adapters.
+        folder: The folder of the adapter.
+        name: The name under which the model carries it.
     """
     try:
         model.load_adapter(folder, name)

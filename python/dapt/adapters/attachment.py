@@ -53,10 +53,10 @@ class Attachment:
         """A fresh adapter.
 
         Args:
-            backbone: left as it is.
-            name: under which the model carries it.
-            method: with its settings.
-            task: with its settings.
+            backbone: Left unchanged.
+            name: The name under which the model carries it.
+            method: The method with its settings.
+            task: The task with its settings.
         """
         check_sizes(method, smallest=0)
         method.check(backbone)
@@ -137,7 +137,7 @@ class Attachment:
         """The reverse of `own_state`; nothing is loaded unless everything fits.
 
         Args:
-            state: the adapter's own tensors.
+            state: The adapter's own tensors.
         """
         own = self.own_state()
         for entry in sorted(own.keys() ^ state.keys()):

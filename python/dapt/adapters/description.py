@@ -48,7 +48,7 @@ def lines(description: dict[str, str]) -> str:
     """The description as a table.
 
     Args:
-        description: values by their names.
+        description: Values by their names.
     """
     width = max(map(len, description)) + 2
     return "\n".join(
@@ -88,7 +88,7 @@ def named_backbone(record: BackboneRecord) -> tuple[str, dict[str, object]] | No
     name is near.
 
     Args:
-        record: Of a file.
+        record: The record of a file.
     """
     best = None
     for name, config in BACKBONES.items():

@@ -35,7 +35,7 @@ class Provenance:
     Args:
         data: Name of the data, without the folders of whoever trained.
         metrics: Scores by name, that which counts first.
-        split: Of the data, that the scores are of.
+        split: The split of the data, that the scores are of.
     """
 
     data: str | None = None
@@ -48,7 +48,7 @@ class Fetched:
     """An adapter's files, as they are at a commit.
 
     Args:
-        folder: Of the two files.
+        folder: The folder of the two files.
         source: hf://owner/repository@commit.
     """
 
@@ -154,12 +154,12 @@ def push(
 
     Args:
         repository: "owner/repository", which is made where there is none.
-        folder: Of the files.
+        folder: The folder of the files.
         card: README.md.
         revision: The branch; None for the main one.
         private: Whether a new repository is.
         token: Of the hub; by default that of its login.
-        message: Of the commit.
+        message: The message of the commit.
     """
     _check_name(repository)
     with asking_hub(HUB + repository, "pushed to"):
@@ -188,10 +188,10 @@ def card(
 
     Args:
         repository: Where it will be.
-        folder: Of its files.
-        known: Of its training.
-        license: Of the adapter, by the hub's names: "mit", say.
-        backbone_license: Of the weights that it belongs to, where it asks for attention.
+        folder: The folder of its files.
+        known: The known facts of its training.
+        license: The license of the adapter, by the hub's names: "mit", say.
+        backbone_license: Of the weights that it belongs to, if it has restrictions.
     """
     file, told = adapter_files.read(folder), describe(folder)
     with asking_hub(HUB + repository, "described"):

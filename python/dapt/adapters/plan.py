@@ -34,7 +34,7 @@ class Plan:
         """A fresh adapter's tensors, by names that a ParameterDict can have.
 
         Args:
-            backbone: left as it is.
+            backbone: Left unchanged.
         """
         self.method.check(backbone)
         entries = tensors_of(self._wrapped(backbone)).items()
@@ -46,8 +46,8 @@ class Plan:
         dtype.
 
         Args:
-            backbone: left as it is.
-            own: the adapter's tensors, as `fresh` names them.
+            backbone: Left unchanged.
+            own: The adapter's tensors, as `fresh` names them.
         """
         if self.network is None:
             self.network = self._wrapped(backbone)
@@ -62,8 +62,8 @@ class Plan:
         """A frozen network of plain layers, as far as these can do the same.
 
         Args:
-            backbone: left as it is.
-            own: the adapter's tensors, as `fresh` names them.
+            backbone: Left unchanged.
+            own: The adapter's tensors, as `fresh` names them.
         """
         plan = Plan(self.method)
         with torch.no_grad():
@@ -105,7 +105,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tensor of several names stands under each.
 
     Args:
-        module: any.
+        module: Any.
     """
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
@@ -115,7 +115,7 @@ def set_mode(network: nn.Module, training: bool) -> None:
     """Training or eval mode, in which batch norms keep their statistics.
 
     Args:
-        network: adapted.
+        network: Adapted.
         training: as in `nn.Module.train`.
     """
     for module in network.modules():

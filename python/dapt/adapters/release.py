@@ -31,13 +31,13 @@ def load_release(
     Sizes are read off the tensors. What these hide is in the published config, or is said by name.
 
     Args:
-        path: the .pth or safetensors file; hf://owner/repository/file@revision is one of a hub.
-        config: the published YAML file, or its settings; `method` names the method where the keys
+        path: The .pth or safetensors file; hf://owner/repository/file@revision is one of a hub.
+        config: The published YAML file, or its settings; `method` names the method where the keys
             of the tensors do not tell it.
-        num_groups: patches of a cloud; `num_group` in a published config.
-        group_size: points of a patch.
-        num_heads: of each attention.
-        head_tokens: what a DAPT model's head reads.
+        num_groups: Patches of a cloud; `num_group` in a published config.
+        group_size: Points of a patch.
+        num_heads: The number of heads of each attention.
+        head_tokens: What a DAPT model's head reads.
         near_origin: "skip" samples as the published code does, which takes no patch around a point
             nearer than 0.03 to the origin: for its numbers to the last cloud.
     """

@@ -26,9 +26,9 @@ class ReleasedFile:
     """The tensors of a file, and the settings that their shapes do not tell.
 
     Args:
-        source: the name of the file, for errors.
-        state: tensors by their keys.
-        settings: those of the published config.
+        source: The name of the file, for errors.
+        state: Tensors by their keys.
+        settings: Those of the published config.
     """
 
     source: str
@@ -39,8 +39,8 @@ class ReleasedFile:
         """The length of a tensor's axis.
 
         Args:
-            key: of the tensor.
-            axis: of the tensor.
+            key: The key of the tensor.
+            axis: The axis of the tensor.
         """
         if key not in self.state:
             raise DaptError(
@@ -52,7 +52,7 @@ class ReleasedFile:
         """One more than the greatest number in the file's keys.
 
         Args:
-            pattern: that matches a key, with a group for the number.
+            pattern: That matches a key, with a group for the number.
         """
         numbers = (re.match(pattern, key) for key in self.state)
         return 1 + max((int(number[1]) for number in numbers if number), default=-1)
@@ -77,8 +77,8 @@ class ReleasedFile:
         """A setting of the released config.
 
         Args:
-            name: of the setting.
-            default: what it is where the config does not say; None if the config must say it.
+            name: The name of the setting.
+            default: What it is where the config does not say; None if the config must say it.
         """
         value = self.settings.get(name, default)
         if value is None:
@@ -186,8 +186,8 @@ def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
 
     Args:
         file: as released.
-        head: the kind that has the published layers; other kinds are told by their keys.
-        dropout: that of such a head.
+        head: The kind that has the published layers; other kinds are told by their keys.
+        dropout: That of such a head.
     """
     if "convs3.weight" in file.state:
         labels = file.size("convs3.weight", 0)

@@ -22,7 +22,7 @@ def check_expansion(where: object, packed: int, unpacked: int, most: int = MOST_
     """That data does not unfold to far more than its packed size: nothing measured does.
 
     Args:
-        where: What an error calls it.
+        where: The name to use in errors.
         packed: Its bytes in the file.
         unpacked: Its bytes in memory.
         most: How many times more these may be.
@@ -126,7 +126,7 @@ class H5(Mapping):
         """The open h5py.Dataset, checked, to read rows from.
 
         Args:
-            name: of the array in the file.
+            name: The name of the array in the file.
         """
         if not isinstance(self._h5.get(name, getlink=True), self._hard):
             raise DataError(f"its {name!r} is a link, which is refused: it may lead to any file")
@@ -176,6 +176,6 @@ def open_arrays(path: str | Path) -> AbstractContextManager[Mapping[str, np.ndar
     """The arrays of a file, to be read one by one.
 
     Args:
-        path: of an .npz, .h5 or .hdf5 file.
+        path: The .npz, .h5 or .hdf5 file.
     """
     return H5(path) if Path(path).suffix.lower() in (".h5", ".hdf5") else Npz(path)

@@ -50,7 +50,7 @@ class Attributes:
         labels: int64 [N].
         intensity: [N], of the echoes of a laser.
         heights: float64 [N], above the ground.
-        label_names: Of the labels that the file names.
+        label_names: The names of the labels that the file names.
         values: Further columns of numbers [N], by name.
     """
 
@@ -67,9 +67,9 @@ def read_attributes(path: str | Path, count: int, heights: bool = False) -> Attr
     """The attributes of a file's points; none of a mesh or of an odd file.
 
     Args:
-        path: of a file whose points could be read.
-        count: how many they are.
-        heights: whether to find those above the ground in a las file, where z points up.
+        path: The file whose points could be read.
+        count: The number of them.
+        heights: Whether to find those above the ground in a las file, where z points up.
     """
     path = Path(path)
     read = _COLUMNS.get(path.suffix.lower())
@@ -92,7 +92,7 @@ def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]
 
     Args:
         columns: [N] each, by their names in the file.
-        label_names: names of labels, if the file has some.
+        label_names: Names of labels, if the file has some.
     """
     left = {name.lower(): column for name, column in columns.items() if column.dtype.kind in "fiub"}
     for axis in POSITIONS:
@@ -124,8 +124,8 @@ def color_scale(least: float, most: float) -> float | None:
     """What turns colors into bytes; None where they are none.
 
     Args:
-        least: of all channels and points.
-        most: of all channels and points.
+        least: Of all channels and points.
+        most: Of all channels and points.
     """
     if not 0 <= least <= most <= 65535:
         return None

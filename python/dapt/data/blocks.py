@@ -21,9 +21,9 @@ def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> It
 
     Args:
         points: [N, 3].
-        size: side of a square.
-        stride: from one square to the next.
-        up: the axis that points up.
+        size: Side of a square.
+        stride: The step between two squares.
+        up: The axis that points up.
     """
     return Grid.around(points.min(0), points.max(0), size, stride, up).windows(points)
 
@@ -34,9 +34,9 @@ class Grid(NamedTuple):
     Args:
         low: [3], the least coordinates of the scene.
         high: [3], the largest.
-        size: side of a square.
-        stride: from one square to the next.
-        up: the axis that points up.
+        size: Side of a square.
+        stride: The step between two squares.
+        up: The axis that points up.
     """
 
     low: np.ndarray
@@ -54,9 +54,9 @@ class Grid(NamedTuple):
         Args:
             low: [3], the least coordinates of the scene.
             high: [3], the largest.
-            size: side of a square.
-            stride: from one square to the next.
-            up: the axis that points up.
+            size: Side of a square.
+            stride: The step between two squares.
+            up: The axis that points up.
         """
         check_grid(size, stride)
         check_up(up)
@@ -108,8 +108,8 @@ def check_grid(size: float, stride: float) -> None:
     """Refuse blocks that would leave points out.
 
     Args:
-        size: side of a square.
-        stride: from one square to the next.
+        size: Side of a square.
+        stride: The step between two squares.
     """
     if not 0 < stride <= size:
         raise UsageError(
@@ -132,7 +132,7 @@ def at_least(index: np.ndarray, count: int) -> np.ndarray:
 
     Args:
         index: [n], at least one.
-        count: how many are wanted at least.
+        count: How many are wanted at least.
     """
     return np.resize(index, max(len(index), count))
 
@@ -141,10 +141,10 @@ class Scene(NamedTuple):
     """A labeled scene.
 
     Args:
-        where: what errors call it.
+        where: The name to use in errors.
         points: [N, 3].
         labels: [N].
-        kind: the class of scenes that it belongs to.
+        kind: The class of scenes that it belongs to.
         colors: [N, 3], from 0 to 1 or from 0 to 255.
         normals: [N, 3].
         intensity: [N].
@@ -197,7 +197,7 @@ class BlockDataset(FileDataset):
         """Samples cut out of scenes, each as large as the dataset's clouds.
 
         Args:
-            scenes: read as they are asked for.
+            scenes: The scenes, read on demand.
             split: "train" takes overlapping blocks.
         """
         stride = self.stride if split == "train" else self.block
@@ -216,7 +216,7 @@ class BlockDataset(FileDataset):
         """What a network is told of each point, [N, D - 3]; what the scene does not know is zero.
 
         Args:
-            scene: one with its colors and normals, if it has any.
+            scene: One with its colors and normals, if it has any.
         """
         if self.channels == "xyz":
             return None
@@ -243,6 +243,6 @@ def by_name(paths: Iterable[Path]) -> list[Path]:
     """Paths in the order of their names, the same on every machine.
 
     Args:
-        paths: in any order.
+        paths: In any order.
     """
     return sorted(paths, key=lambda path: path.as_posix())

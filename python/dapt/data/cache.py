@@ -42,13 +42,13 @@ def load_converted(
     """The converted copy of files, opened or made now.
 
     Args:
-        files: the sources; when one changes, the copy is made anew.
-        options: what else the copy depends on.
-        label: the readable part of its name.
-        home: its folder `dapt_cache` is where the copy lies, if it can be written; else the user's
+        files: The sources; when one changes, the copy is made anew.
+        options: Everything else that the copy depends on.
+        label: The readable part of its name.
+        home: Its folder `dapt_cache` is where the copy lies, if it can be written; else the user's
             cache.
         chosen: a folder for the copy, in place of these.
-        convert: fills the empty folder that it is given.
+        convert: Fills the empty folder that it is given.
     """
     home = home.resolve()
     files = list(dict.fromkeys(files))

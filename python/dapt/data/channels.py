@@ -130,10 +130,10 @@ def read_beside(
     """([N, D - 3] of a file of `count` points, what the file does not tell).
 
     Args:
-        path: Of a cloud, or of a mesh on which the points were drawn.
+        path: The cloud, or the mesh on which the points were drawn.
         channels: What the network is told.
         count: N.
-        seed: Of the draw on a mesh.
+        seed: The seed of the draw on a mesh.
     """
     known = surface_beside(path, count, seed)
     if known is None:
@@ -146,7 +146,7 @@ def lacks(channels: str, known: Known) -> list[str]:
 
     Args:
         channels: a name of `COLUMNS`.
-        known: what the file has.
+        known: What the file has.
     """
     return [name for name in PARTS[channels] if known.get(name) is None]
 

@@ -160,9 +160,9 @@ def check_finite(where: str, points: np.ndarray, start: int = 0) -> None:  # [N,
     """Refuse a coordinate that is not a number which float32 holds.
 
     Args:
-        where: what the error calls the cloud.
+        where: The name to use in errors.
         points: [N, 3].
-        start: number of the first of them in the cloud.
+        start: Number of the first of them in the cloud.
     """
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
@@ -177,9 +177,9 @@ def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
     """Refuse points that a network could not see.
 
     Args:
-        where: what the error calls the cloud.
+        where: The name to use in errors.
         points: [N, 3].
-        num_points: how many the network sees.
+        num_points: The number of points that the network sees.
     """
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"{where} must have points [N, 3], got {list(points.shape)}")

@@ -22,11 +22,11 @@ class Sample(NamedTuple):
     """One cloud of the source, unchanged.
 
     Args:
-        where: what an error calls it: "cloud 3 of train.npz", "chair/chair_0001.off".
+        where: The name to use in errors: "cloud 3 of train.npz", "chair/chair_0001.off".
         points: [N, 3].
-        label: its class.
+        label: Its class.
         part_labels: [N].
-        scene: the number of the scene or group that it belongs to.
+        scene: The number of the scene or group that it belongs to.
         channels: [N, 3 or 6], colors from 0 to 1, then normals.
     """
 
@@ -43,12 +43,12 @@ class Source:
     """What is being read: what is known at once, and its samples one by one.
 
     Args:
-        where: the file or folder that an error about the whole of it names.
-        class_names: in the order of the labels.
-        length: how many samples; None if that is known only at the end.
-        samples: read as they are asked for.
-        part_names: in the order of the part labels.
-        class_parts: the parts of each class; None where every class may have all.
+        where: The file or folder that an error about the whole of it names.
+        class_names: The names, in the order of the labels.
+        length: How many samples; None if that is known only at the end.
+        samples: The samples, read on demand.
+        part_names: The names, in the order of the part labels.
+        class_parts: The parts of each class; None where every class may have all.
     """
 
     where: Path  # the file or folder that an error about the whole of it names
@@ -63,10 +63,10 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
     """Check the samples and stream them to a folder: memory holds one cloud at a time.
 
     Args:
-        source: what is read.
-        num_points: of each cloud, that are kept; None for all.
-        normalize: whether each cloud is moved and scaled to the unit ball.
-        folder: where the arrays are written.
+        source: The data to read.
+        num_points: The number of points to keep per cloud; None for all.
+        normalize: Whether each cloud is moved and scaled to the unit ball.
+        folder: Where the arrays are written.
     """
     check_distinct(f"the class names of {source.where}", source.class_names)
     check_distinct(f"the part names of {source.where}", source.part_names)

@@ -23,7 +23,7 @@ class PointDataset(ABC):
     stay on one side of a split; None: none do.
 
     Args:
-        labels: Of the classes [S].
+        labels: The labels of the classes [S].
         class_names: A name a class.
         num_points: N, points of each cloud.
         part_names: A name a label of points; none where they have none.

@@ -87,7 +87,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a list of names, without the blank ones.
 
     Args:
-        path: of a text file.
+        path: The text file.
     """
     with reading(path):
         lines = [line.strip() for line in path.read_text().splitlines()]

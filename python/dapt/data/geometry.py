@@ -12,7 +12,7 @@ def read_geometry(path: Path):
     """A cloud's points, or a trimesh mesh; no other file that it names is opened.
 
     Args:
-        path: of a .ply, .off or .obj file.
+        path: The .ply, .off or .obj file.
     """
     import trimesh
 

@@ -34,7 +34,7 @@ def as_names(names: np.ndarray) -> list[str]:
     """Names as text.
 
     Args:
-        names: an array of strings or bytes.
+        names: An array of strings or bytes.
     """
     return [
         name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

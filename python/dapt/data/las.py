@@ -20,7 +20,7 @@ def read_las(path: Path) -> np.ndarray:
     """The points of a .las or .laz file, [N, 3].
 
     Args:
-        path: of the file.
+        path: The file.
     """
     return np.asarray(open_las(path).xyz)
 
@@ -29,7 +29,7 @@ def open_las(path: Path):
     """A laspy.LasData whose records are all there.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     import laspy
 
@@ -69,7 +69,7 @@ def check_header(path: Path) -> None:
     """Refuse a file that cannot hold what its header promises.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -60,7 +60,7 @@ class LasStream:
         """The same file with a label and a confidence for each point.
 
         Args:
-            path: Of the new file, compressed where this one is.
+            path: The new file, compressed where this one is.
             answers: What to write.
             labels: How.
         """
@@ -136,7 +136,7 @@ def piece_of(start: int, record, names: Iterable[str]) -> Piece:
     Args:
         start: Number of its first point in the file.
         record: A ScaleAwarePointRecord.
-        names: Of the columns beside the places.
+        names: The names of the columns beside the places.
     """
     places = np.stack([np.asarray(record[axis]) for axis in "xyz"], 1).astype(np.float64)
     return Piece(start, places, {name: np.asarray(record[name]) for name in names})

@@ -203,7 +203,7 @@ def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, in
     Args:
         offsets: [S + 1], from 0 to the number of points, or [S] without the last.
         total: T, points of all clouds.
-        where: What an error calls them.
+        where: The name to use in errors.
     """
     offsets = as_numbers(offsets, where)
     if offsets.ndim == 1 and len(offsets) and offsets[-1] != total:

@@ -15,7 +15,7 @@ def read_pcd(path: Path) -> np.ndarray:
     out.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     columns = read_columns(path)
     return np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
@@ -26,7 +26,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     as `read_pcd`.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     with open(path, "rb") as file:
         header = _header(file)

@@ -25,7 +25,7 @@ def load_pickle(path: str | Path):
     arrays.
 
     Args:
-        path: of the file.
+        path: The file.
     """
     try:
         with open(path, "rb") as file:

@@ -76,7 +76,7 @@ class PlyStream:
         """The same properties with a label and a confidence, and a color where there is none.
 
         Args:
-            path: Of the new file.
+            path: The new file.
             answers: What to write.
             labels: How.
         """

@@ -56,8 +56,8 @@ class Preprocessing:
         """As the options of a dataset say.
 
         Args:
-            options: of a run's `data` section.
-            num_points: that the network sees.
+            options: The options of a run's `data` section.
+            num_points: The number of points that the network sees.
         """
         fields = ("normalize", "up", "channels", "block")
         return cls(num_points, **{name: options[name] for name in fields if name in options})
@@ -66,7 +66,7 @@ class Preprocessing:
         """The same, with the size and the spacing of a training set's clouds.
 
         Args:
-            dataset: the training set.
+            dataset: The training set.
         """
         rows = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
         seen = FarthestPoints(self.num_points)(dataset.batch(rows)["points"], None)
@@ -93,7 +93,7 @@ class Preprocessing:
         """Warn if clouds differ much from those of the training.
 
         Args:
-            where: what the warning calls them.
+            where: The name to use in warnings.
             seen: [B, N, D], as the network sees them.
         """
         remark = self.remark(where, seen)

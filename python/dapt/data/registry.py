@@ -38,7 +38,7 @@ def options_of(name: str) -> type:
     """The dataclass of options of the dataset `name`.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
     """
     if name not in DATASETS:
         for module in ELSEWHERE.values():
@@ -55,7 +55,7 @@ def load(name: str, options, split: str) -> PointDataset:
     """The `split` ("train" or "test") of a dataset; `options` is its dataclass or a mapping.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
         options: Its dataclass, or a mapping of the fields.
         split: "train" or "test".
     """
@@ -69,7 +69,7 @@ def has_split(name: str, options, split: str) -> bool:
     """Whether the options name this split: one's own data may come without a test set.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
         options: Its dataclass, or a mapping of the fields.
         split: "train" or "test".
     """

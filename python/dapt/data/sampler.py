@@ -23,7 +23,7 @@ class BatchSampler:
     Args:
         length: Samples of the dataset.
         batch_size: Of all processes together.
-        seed: Of the order.
+        seed: The seed of the order.
         shuffle: Whether each epoch has an order of its own.
         drop_last: Whether a last batch that is not full is left out.
         rank: Number of this process.

@@ -21,8 +21,8 @@ def stratified(
 
     Args:
         labels: Classes [S].
-        fraction: Of each class, as nearly as groups allow.
-        seed: Of the draw.
+        fraction: The fraction of each class, as nearly as groups allow.
+        seed: The seed of the draw.
         groups: Numbers [S] of what belongs together; None: every sample is by itself.
     """
     if not 0 < fraction < 1:
@@ -69,8 +69,8 @@ def split_validation(
 
     Args:
         dataset: What to divide.
-        fraction: Of each class, for validation.
-        seed: Of the draw.
+        fraction: The fraction of each class, for validation.
+        seed: The seed of the draw.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"the validation fraction must lie between 0 and 1, got {fraction}")
@@ -95,7 +95,7 @@ def few_labels(dataset: PointDataset, share: float, seed: int) -> PointDataset:
     Args:
         dataset: What to learn from.
         share: Of each class; 1 for all.
-        seed: Of the draw.
+        seed: The seed of the draw.
     """
     if not 0 < share <= 1:
         raise UsageError(f"the share of labels must be above 0 and at most 1, got {share}")
@@ -121,7 +121,7 @@ def few_shot_fold(
         way: Classes of the episode.
         shot: Samples of each to learn from.
         fold: Number of the episode.
-        seed: Of all episodes.
+        seed: The seed of all episodes.
         queries: Samples of each class to test on.
     """
     rng = np.random.default_rng([seed, fold])

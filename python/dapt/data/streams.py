@@ -40,7 +40,7 @@ class Labels(NamedTuple):
     """How labels are written into a file.
 
     Args:
-        names: Of the labels.
+        names: The names of the labels.
         codes: [labels], what stands for each in the file's own classification; None to leave that
             as it is.
         colors: uint8 [labels, 3], for points of a file that has none.
@@ -69,7 +69,7 @@ class Stream(Protocol):
         """The same file with a label and a confidence for each point.
 
         Args:
-            path: Of the new file.
+            path: The new file.
             answers: What to write.
             labels: How.
         """

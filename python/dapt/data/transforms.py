@@ -24,7 +24,7 @@ class Share:
     seed together draw what a single one draws. All processes' batches are equally large.
 
     Args:
-        generator: seeded alike in all processes.
+        generator: Seeded alike in all processes.
         rank: of this process.
         world_size: W, processes.
     """
@@ -92,9 +92,9 @@ class Scale:
     """Multiplies by one random factor per axis, or by one for all three.
 
     Args:
-        low: least factor.
-        high: largest factor.
-        per_axis: whether each axis has a factor of its own.
+        low: Least factor.
+        high: Largest factor.
+        per_axis: Whether each axis has a factor of its own.
     """
 
     low: float = 2 / 3
@@ -112,7 +112,7 @@ class Translate:
     """Shifts each cloud by up to `limit` along every axis.
 
     Args:
-        limit: largest shift along an axis.
+        limit: Largest shift along an axis.
     """
 
     limit: float = 0.2
@@ -128,7 +128,7 @@ class Rotate:
 
     Args:
         axis: "x", "y" or "z".
-        max_angle: radians, to either side.
+        max_angle: Radians, to either side.
     """
 
     axis: str = "y"
@@ -175,8 +175,8 @@ class Jitter:
     """Moves every point by Gaussian noise.
 
     Args:
-        sigma: its standard deviation.
-        clip: largest shift along an axis.
+        sigma: Its standard deviation.
+        clip: Largest shift along an axis.
     """
 
     sigma: float = 0.01
@@ -193,7 +193,7 @@ class FarthestPoints:
     """The usual reduction at test time: farthest point sampling.
 
     Args:
-        num_points: of each cloud, that are kept.
+        num_points: The number of points to keep per cloud.
     """
 
     num_points: int
@@ -214,7 +214,7 @@ class Resample:
     whole cloud if it has no more than that.
 
     Args:
-        num_points: of each cloud, that are kept.
+        num_points: The number of points to keep per cloud.
     """
 
     num_points: int
@@ -248,7 +248,7 @@ class RandomPoints:
     """A random choice of points, as in pre-training.
 
     Args:
-        num_points: of each cloud, that are kept.
+        num_points: The number of points to keep per cloud.
     """
 
     num_points: int
@@ -273,7 +273,7 @@ class Occlude:
     rest stand in for those that are lost.
 
     Args:
-        share: of the points, that are lost at most.
+        share: The largest share of points to remove.
     """
 
     share: float = 0.3

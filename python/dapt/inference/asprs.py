@@ -16,7 +16,7 @@ def codes_of(known: Mapping[str, int] | None, names: Sequence[str]) -> np.ndarra
 
     Args:
         known: Codes by the label's name; None to take the labels' names for those of the ASPRS.
-        names: Of the labels.
+        names: The names of the labels.
     """
     if known is None:
         named = {name: code for code, name in ASPRS.items()}

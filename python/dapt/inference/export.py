@@ -61,7 +61,7 @@ class Exported(nn.Module):
     """A call of the model, without what trains, switches and saves.
 
     Args:
-        adapter: of the model.
+        adapter: The adapter of the model.
     """
 
     def __init__(self, adapter: Attachment):

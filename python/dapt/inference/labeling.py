@@ -24,10 +24,10 @@ class Scan:
     """One cloud of a file, labeled.
 
     Args:
-        where: what errors call it.
+        where: The name to use in errors.
         points: [N, 3].
-        result: of each point.
-        label_names: in the order of the labels.
+        result: The result of each point.
+        label_names: The names, in the order of the labels.
     """
 
     where: str
@@ -54,7 +54,7 @@ def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
 
     Args:
         counts: [labels], points of each.
-        names: Of the labels.
+        names: The names of the labels.
     """
     order = np.argsort(-counts, kind="stable")
     return {names[i]: counts[i] / counts.sum() for i in order if counts[i]}
@@ -87,7 +87,7 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
     """The number of the category that a user names.
 
     Args:
-        task: with its categories.
+        task: With its categories.
         category: as named; None is refused.
     """
     categories = task.category_names
@@ -105,7 +105,7 @@ def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P
     """Whether each part is one of the category's.
 
     Args:
-        task: Of the model.
+        task: The task of the model.
         category: Its name.
     """
     return task.own_parts(torch.device("cpu"))[category_number(task, category)].numpy()
@@ -117,10 +117,10 @@ def label_objects(
     """Label objects of a category by a model of part segmentation.
 
     Args:
-        model: the trained model.
-        clouds: to be labeled.
-        trained: what the clouds of the training went through.
-        category: of all clouds.
+        model: The trained model.
+        clouds: The clouds to label.
+        trained: How the training clouds were prepared.
+        category: The category of all clouds.
     """
     task = model.adapter.task
     number = torch.tensor([category_number(task, category)], device=model.device)
@@ -160,8 +160,8 @@ def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
     """Write `<name>_labels.npy` and the colored cloud `<name>_labels.ply`; gives their paths.
 
     Args:
-        scan: labeled.
-        folder: for both files.
+        scan: The labeled scan.
+        folder: For both files.
     """
     buffer = io.BytesIO()
     np.save(buffer, scan.result.labels)
@@ -175,7 +175,7 @@ def ply(scan: Scan) -> bytes:
     """Binary PLY: positions, the color of the label, the label and the confidence in it.
 
     Args:
-        scan: labeled.
+        scan: The labeled scan.
     """
     labels, confidence = scan.result
     rows = ply_rows(scan.points, labels, confidence, len(scan.label_names))
@@ -190,8 +190,8 @@ def ply_head(count: int, names: Sequence[str]) -> bytes:
     """The header of such a file.
 
     Args:
-        count: Of the points.
-        names: Of the labels.
+        count: The number of the points.
+        names: The names of the labels.
     """
     types = {"<f8": "double", "u1": "uchar", "<i4": "int", "<f4": "float"}
     header = ["ply", "format binary_little_endian 1.0"]
@@ -210,7 +210,7 @@ def ply_rows(
         points: [n, 3].
         labels: [n].
         confidence: [n].
-        count: Of all labels.
+        count: The number of all labels.
     """
     rows = np.empty(len(points), list(COLUMNS.items()))
     for axis, name in enumerate("xyz"):
@@ -227,7 +227,7 @@ def palette(count: int) -> np.ndarray:  # [count, 3] uint8
     lightnesses of OKLCH, so that none is much louder than the others.
 
     Args:
-        count: how many.
+        count: The number of them.
     """
     order = np.arange(count)
     hue = 2 * np.pi * ((0.72 + 0.6180339887 * order) % 1)

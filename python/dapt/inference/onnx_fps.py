@@ -12,7 +12,7 @@ def sample_farthest(points: FLOAT, count: INT64) -> INT64:
 
     Args:
         points: [B, N, 3].
-        count: how many are chosen.
+        count: The number of them.
     """
     clouds = op.Shape(points, start=0, end=1)
     size = op.Shape(points, start=1, end=2)

@@ -23,11 +23,11 @@ def linear_probe(
     Its weight decay is chosen on a fifth of the training clouds.
 
     Args:
-        backbone: back in its own mode afterwards.
-        train: to fit on.
-        test: to score on.
-        num_points: that the network sees; None for all.
-        batch_size: for the network.
+        backbone: Back in its own mode afterwards.
+        train: To fit on.
+        test: To score on.
+        num_points: The number of points that the network sees; None for all.
+        batch_size: For the network.
     """
     was_training = backbone.training
     backbone.eval()
@@ -53,10 +53,10 @@ def features(
     """Mean and maximum of each cloud's tokens, [S, 2 C], and its label, [S].
 
     Args:
-        backbone: in eval mode.
-        dataset: with labels.
-        num_points: that the network sees; None for all.
-        batch_size: for the network.
+        backbone: In eval mode.
+        dataset: With labels.
+        num_points: The number of points that the network sees; None for all.
+        batch_size: For the network.
     """
     device = next(backbone.parameters()).device
     rows, labels = [], []

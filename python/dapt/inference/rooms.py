@@ -56,16 +56,16 @@ def label_room(
     much from those of the training, where it is known, is said to.
 
     Args:
-        model: one that labels points.
+        model: One that labels points.
         points: [N, D].
-        num_points: of a block, that the network sees.
-        block: side of a square block, in the points' unit.
-        stride: from block to block.
-        up: the axis that points up.
-        normalize: whether each block is scaled to the unit ball.
-        where: what errors call the room.
-        after_block: is given the indices of a block's points once it is done.
-        trained: what the clouds of the training were like, to warn of others.
+        num_points: The number of points of a block that the network sees.
+        block: Side of a square block, in the points' unit.
+        stride: The step between two squares.
+        up: The axis that points up.
+        normalize: Whether each block is scaled to the unit ball.
+        where: The name to use in errors.
+        after_block: Is given the indices of a block's points once it is done.
+        trained: What the clouds of the training were like, to warn of others.
     """
     check_cloud(where, points[:, :3], num_points)
     low, high = points[:, :3].min(0), points[:, :3].max(0)
@@ -91,7 +91,7 @@ def label_region(
     Args:
         model: What labels points.
         region: A part of a scene, with all blocks of its own points.
-        grid: Of the whole scene.
+        grid: The grid of the whole scene.
         ready: What is done to a block before the network sees it.
         where: What errors call the scene.
         after_block: Gets the indices of each block's points in the region.
@@ -126,11 +126,11 @@ def probabilities(
     """Probabilities for all points of one cloud.
 
     Args:
-        model: one that labels points.
+        model: One that labels points.
         points: [N, D].
-        num_points: that the network sees.
-        normalize: whether the cloud is scaled to the unit ball.
-        inputs: what the head takes beside the points.
+        num_points: The number of points that the network sees.
+        normalize: Whether the cloud is scaled to the unit ball.
+        inputs: What the head takes beside the points.
     """
     cloud = _cloud(points, num_points, normalize)
     seen = FarthestPoints(num_points)(cloud.whole.to(model.device))

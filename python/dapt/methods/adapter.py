@@ -55,8 +55,8 @@ class AdapterBlock(nn.Module):
     """A frozen block with an adapter beside its MLP.
 
     Args:
-        frozen: the backbone's block.
-        adapter: beside its MLP.
+        frozen: The backbone's block.
+        adapter: Beside its MLP.
     """
 
     def __init__(self, frozen: Block, adapter: Bottleneck):

@@ -14,11 +14,11 @@ class Bottleneck(nn.Module):
 
     Args:
         dim: C, of x and of the output.
-        rank: hidden units.
-        scale: of the output.
-        dropout: rate, on the hidden units.
+        rank: Hidden units.
+        scale: The scale of the output.
+        dropout: The dropout rate, on the hidden units.
         activation: "gelu", "relu" or "quickgelu".
-        normalize: whether a LayerNorm comes first.
+        normalize: Whether a LayerNorm comes first.
     """
 
     def __init__(

@@ -31,9 +31,9 @@ class Dapt(Method):
     Args:
         rank: r, hidden units of an adapter.
         dropout: Inside the adapters.
-        drop_path: Of the last block; it grows from 0 in the first.
+        drop_path: The drop-path rate of the last block; it grows from 0 in the first.
         head_tokens: What the head reads; None for the backbone's own tokens and the prompts' mean.
-        freeze_bn: False lets batch norms go on counting, as in the published code.
+        freeze_bn: False lets batch norms keep updating their statistics, as in the published code.
         memory: "low" keeps the inputs of blocks and computes the rest again in the backward.
     """
 
@@ -110,8 +110,8 @@ class DynamicAdapter(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        rank: hidden units.
-        dropout: rate, on the hidden units.
+        rank: Hidden units.
+        dropout: The dropout rate, on the hidden units.
         memory: as in `Dapt`: "low" computes again in the backward pass instead of keeping.
     """
 
@@ -158,12 +158,12 @@ class DaptBlock(nn.Module):
     """A frozen block with the adapter in its second half and one more prompt token at its end.
 
     Args:
-        frozen: the backbone's block; its layers already carry their scale and shift.
-        config: of the method.
-        drop_path: rate of this block.
-        add_positions: whether the block adds the positions: DAPT adds them once, before the first
+        frozen: The backbone's block; its layers already carry their scale and shift.
+        config: The settings of the method.
+        drop_path: Rate of this block.
+        add_positions: Whether the block adds the positions: DAPT adds them once, before the first
             block, unless blocks make them themselves.
-        prompt_at: where among the tokens the prompt is inserted; None for no prompt.
+        prompt_at: Where among the tokens the prompt is inserted; None for no prompt.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Density(OnTop):
     """On top of any method that keeps its activations: `density:dapt`, say.
 
     Args:
-        density_weight: Of the loss.
+        density_weight: The weight of the loss.
         density_epsilon: The square of the size from which on a unit counts as active.
         relu: ReLU in place of GELU, which is seldom exactly zero.
     """
@@ -97,7 +97,7 @@ class MeteredActivation(nn.Module):
     them it counts the active units.
 
     Args:
-        activation: the backbone's own.
+        activation: The backbone's own.
         epsilon: `density_epsilon` of `Density`.
     """
 

@@ -22,14 +22,14 @@ class Idpt(Method):
     """Instance-aware Dynamic Prompt Tuning. With several scales the last one gets the prompt.
 
     Args:
-        prompt_layer: the block before which the prompt is made, counted from 0; None for the last.
-        edge_convs: graph convolutions, each on neighbors of its own; the published "mlp",
+        prompt_layer: The block before which the prompt is made, counted from 0; None for the last.
+        edge_convs: Graph convolutions, each on neighbors of its own; the published "mlp",
             "dgcnn_light", "dgcnn_light2" and "dgcnn" have 0, 1, 2 and 3.
         neighbors: k, tokens around a token, itself among them.
-        head_tokens: what the head reads; None for the backbone's own tokens and the prompt.
-        class_token: whether the class token trains. Without it nothing does before the prompt's
+        head_tokens: What the head reads; None for the backbone's own tokens and the prompt.
+        class_token: Whether the class token trains. Without it nothing does before the prompt's
             block, and the backward ends there.
-        train_prompt_position: whether the prompt's position trains, too; the published one stays
+        train_prompt_position: Whether the prompt's position trains, too; the published one stays
             as it was drawn.
     """
 
@@ -76,9 +76,9 @@ class IdptStack(nn.Module):
     """Frozen blocks; from one of them on, a prompt stands in front of the patches.
 
     Args:
-        frozen: the backbone's blocks.
-        config: of the method.
-        prompt_layer: the block before which the prompt is made.
+        frozen: The backbone's blocks.
+        config: The settings of the method.
+        prompt_layer: The block before which the prompt is made.
     """
 
     def __init__(self, frozen: BlockStack, config: Idpt, prompt_layer: int):
@@ -129,7 +129,7 @@ class PromptNetwork(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        edge_convs: how many; with 0 the prompt is made of the tokens themselves.
+        edge_convs: How many; with 0 the prompt is made of the tokens themselves.
         neighbors: k, of each token in a graph.
     """
 

@@ -73,7 +73,7 @@ class Method:
         """What a head of whole clouds reads.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
         """
         return backbone.head_tokens
 
@@ -81,7 +81,7 @@ class Method:
         """What the wrapped backbone makes of a batch of clouds.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
             points: [B, N, 3], or as many channels as the backbone reads.
             levels: Blocks whose tokens the head reads, too.
         """
@@ -91,7 +91,7 @@ class Method:
         """Take from batches of training clouds, each [B, N, 3], what the method needs of them.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
             clouds: The batches.
         """
 
@@ -99,7 +99,7 @@ class Method:
         """Resize data-dependent entries of the backbone to match a saved state of it.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
             state: The method's own tensors, by the names that the backbone's state has for them.
         """
 
@@ -107,7 +107,7 @@ class Method:
         """A term that training adds to the task's loss, of the forward pass just made.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
         """
         return None
 
@@ -115,7 +115,7 @@ class Method:
         """What the method measured of itself since the last reading, logged for each split.
 
         Args:
-            backbone: The wrapped one.
+            backbone: The wrapped backbone.
         """
         return {}
 

@@ -35,7 +35,7 @@ class OnTop(Method):
         """This method on top of another one, which keeps its settings.
 
         Args:
-            method: the method below.
+            method: The method below.
             settings: of this one.
         """
         fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}

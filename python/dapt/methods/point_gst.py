@@ -25,7 +25,7 @@ class PointGst(Method):
 
     Args:
         rank: r, hidden units of the adapters.
-        local: centers of a run along the curve, which has a graph of its own; the last run is
+        local: Centers of a run along the curve, which has a graph of its own; the last run is
             shorter where it has to be.
         transform: "U" multiplies by the matrix of eigenvectors where its transpose would give the
             spectrum, as published; "Ut" by the transpose.
@@ -80,7 +80,7 @@ def basis_of(
         local: L, centers in a run.
         published: as in `PointGst`.
         transform: "U" or "Ut", as in `PointGst`.
-        dtype: of the basis.
+        dtype: The dtype of the basis.
     """
     order = curve_codes(centers).argsort(dim=1, stable=True)
     runs = cut(dapt_ext.gather(centers, order), local)
@@ -112,7 +112,7 @@ def graph_bases(parts: list[Tensor], whole_batch: bool) -> list[Tensor]:
 
     Args:
         parts: [B, R, L, 3], each of another length of run.
-        whole_batch: whether distances are measured by the smallest of all clouds, not of each.
+        whole_batch: Whether distances are measured by the smallest of all clouds, not of each.
 
     Returns:
         [B, R, L, L] of each part, in float64.
@@ -153,8 +153,8 @@ class PointGstStack(nn.Module):
     """Frozen blocks with an adapter beside each MLP.
 
     Args:
-        frozen: the backbone's blocks.
-        config: of the method.
+        frozen: The backbone's blocks.
+        config: The settings of the method.
     """
 
     def __init__(self, frozen: BlockStack, config: PointGst):
@@ -195,7 +195,7 @@ class SpectralAdapter(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        rank: hidden units.
+        rank: Hidden units.
     """
 
     def __init__(self, dim: int, rank: int):

@@ -36,15 +36,15 @@ class PointLora(Method):
 
     Args:
         rank: r of the low-rank updates.
-        alpha: the updates are scaled by alpha / rank; not in the released code.
-        bottleneck: hidden units of the shared bottlenecks.
-        groups: patches of each scale.
-        sizes: points of a patch of each scale.
-        select: patches chosen of each scale.
-        mask_weight: of the entropy of the choice in the loss.
-        prompted: how many tokens, patches first and then the chosen, have the patches' adapter;
+        alpha: The updates are scaled by alpha / rank; not in the released code.
+        bottleneck: Hidden units of the shared bottlenecks.
+        groups: Patches of each scale.
+        sizes: Points of a patch of each scale.
+        select: Patches chosen of each scale.
+        mask_weight: The weight of the entropy of the choice in the loss.
+        prompted: How many tokens, patches first and then the chosen, have the patches' adapter;
             None for the patches. The released code says 128, whatever the backbone has.
-        freeze_bn: False lets batch norms go on counting, as in the released code.
+        freeze_bn: False lets batch norms keep updating their statistics, as in the released code.
         published: as released, no gradient of the task reaches the choice, and its loss drives
             every probability to one half.
     """
@@ -129,9 +129,9 @@ class LowRankLinear(nn.Module):
     """A frozen layer, its low-rank update, and a share of a bottleneck common to several layers.
 
     Args:
-        linear: the frozen layer.
-        rank: of the update.
-        scale: by which the update is multiplied.
+        linear: The frozen layer.
+        rank: The rank of the update.
+        scale: By which the update is multiplied.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float):
@@ -187,8 +187,8 @@ class PointLoraStack(nn.Module):
     """Frozen blocks, the adapters that they share, and the choice of patches.
 
     Args:
-        frozen: the backbone's blocks, whose layers already have their low-rank updates.
-        config: of the method.
+        frozen: The backbone's blocks, whose layers already have their low-rank updates.
+        config: The settings of the method.
     """
 
     def __init__(self, frozen: BlockStack, config: PointLora):
@@ -296,9 +296,9 @@ class SharedBottleneck(nn.Module):
     """up(GELU(down(x))), as wide as a layer's output.
 
     Args:
-        dim: of the input.
-        hidden: units in between.
-        out_dim: of the output.
+        dim: The width of the input.
+        hidden: Units in between.
+        out_dim: The width of the output.
     """
 
     def __init__(self, dim: int, hidden: int, out_dim: int):

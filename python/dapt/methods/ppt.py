@@ -31,10 +31,10 @@ class Ppt(Method):
     published settings but one, they are encoded once.
 
     Args:
-        prompts: patches that are prompts; None for as many as the backbone has, and the same.
-        prompt_size: points of such a patch; None for the backbone's.
-        rank: hidden units of the three adapters.
-        freeze_bn: False lets batch norms go on counting, as in the published code.
+        prompts: Patches that are prompts; None for as many as the backbone has, and the same.
+        prompt_size: Points of such a patch; None for the backbone's.
+        rank: Hidden units of the three adapters.
+        freeze_bn: False lets batch norms keep updating their statistics, as in the published code.
     """
 
     prompts: int | None = None
@@ -91,9 +91,9 @@ class PptStack(nn.Module):
     """Frozen blocks that share three adapters: of patches, of prompts and of all tokens.
 
     Args:
-        frozen: the backbone's blocks.
-        rank: hidden units of each adapter.
-        has_own_patches: whether prompts come from patches of their own, given at each call;
+        frozen: The backbone's blocks.
+        rank: Hidden units of each adapter.
+        has_own_patches: Whether prompts come from patches of their own, given at each call;
             otherwise the backbone's patches serve.
     """
 

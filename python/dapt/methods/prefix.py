@@ -19,7 +19,7 @@ class Prefix(Method):
 
     Args:
         prefixes: p, keys and values in each block.
-        hidden: width of the small network that makes them in training; None learns them directly.
+        hidden: Width of the small network that makes them in training; None learns them directly.
             `merge` keeps what it made.
     """
 
@@ -62,8 +62,8 @@ class PrefixBlock(nn.Module):
     """A frozen block whose tokens also attend to a prefix.
 
     Args:
-        frozen: the backbone's block.
-        prefix: keys and values, [2, p, C]; None where each pass is given its own.
+        frozen: The backbone's block.
+        prefix: Keys and values, [2, p, C]; None where each pass is given its own.
     """
 
     def __init__(self, frozen: Block, prefix: Tensor | None = None):
@@ -90,7 +90,7 @@ class PrefixBlock(nn.Module):
 
         Args:
             x: [B, T, C].
-            mask: which tokens see each other.
+            mask: Which tokens attend to each other.
             prefix: of this pass, [2, p, C] or one for each cloud, [B, 2, p, C].
         """
         prefix, block = self.prefix if prefix is None else prefix, self.frozen
@@ -115,10 +115,10 @@ def attend_with_prefix(
     runs is the one for tokens alone.
 
     Args:
-        attention: the block's.
+        attention: The block's.
         x: [B, T, C].
         prefix: [2, p, C], or [B, 2, p, C].
-        mask: which tokens see each other; all see the prefix.
+        mask: Which tokens attend to each other; all see the prefix.
     """
     p = prefix.shape[-2]  # [2, p, C], or [B, 2, p, C] with one for each cloud
     queries = torch.zeros_like(prefix[..., :1, :, :])
@@ -134,9 +134,9 @@ class MadePrefix(nn.Module):
 
     Args:
         prefixes: p, rows of each prefix.
-        hidden: units of the network.
+        hidden: Units of the network.
         dim: C, the width of the tokens.
-        depth: blocks, each with a prefix of its own.
+        depth: Blocks, each with a prefix of its own.
     """
 
     def __init__(self, prefixes: int, hidden: int, dim: int, depth: int):
@@ -157,8 +157,8 @@ class PrefixStack(nn.Module):
     """Frozen blocks whose prefixes are made at each pass.
 
     Args:
-        frozen: the backbone's blocks.
-        prefix: what makes them.
+        frozen: The backbone's blocks.
+        prefix: What makes them.
     """
 
     def __init__(self, frozen: BlockStack, prefix: MadePrefix):

@@ -27,8 +27,8 @@ class Replacements:
 
         Args:
             parent: a module of the backbone.
-            name: of its child, parameter or buffer.
-            substitute: what stands there from now on.
+            name: The name of its child, parameter or buffer.
+            substitute: What stands there from now on.
         """
         original = getattr(parent, name)
         self._done.append(_Replacement(parent, name, original, substitute))
@@ -39,8 +39,8 @@ class Replacements:
 
         Args:
             parent: a module of the backbone.
-            name: not taken yet.
-            module: the new child.
+            name: Not taken yet.
+            module: The new child.
         """
         if hasattr(parent, name):
             raise NameError(f"{type(parent).__name__} already has a '{name}'")
@@ -52,8 +52,8 @@ class Replacements:
 
         Args:
             parent: a module of the backbone.
-            name: of the child that was replaced.
-            original: what stood there before.
+            name: The name of the child that was replaced.
+            original: What stood there before.
         """
         self._done.append(_Replacement(parent, name, original, getattr(parent, name)))
 
@@ -62,7 +62,7 @@ class Replacements:
 
         Args:
             parent: a module of the backbone.
-            name: of its parameter or buffer.
+            name: The name of its parameter or buffer.
         """
         original = getattr(parent, name)
         copy = original.detach().clone()
@@ -93,7 +93,7 @@ class Replacements:
         """Give back what was there before.
 
         Args:
-            device: to which the originals move, should the network have moved meanwhile.
+            device: To which the originals move, should the network have moved meanwhile.
         """
         for step in reversed(self._done):
             if step.original is None:
@@ -105,7 +105,7 @@ class Replacements:
         """Put everything in place again.
 
         Args:
-            device: to which the substitutes move, should the network have moved meanwhile.
+            device: To which the substitutes move, should the network have moved meanwhile.
         """
         for step in self._done:
             setattr(step.parent, step.name, _on(step.substitute, device))
@@ -115,7 +115,7 @@ def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
     """(parent, name) of a module in a network.
 
     Args:
-        network: where to look.
+        network: Where to look.
         module: a child of the network or of a module in it.
     """
     return next(
@@ -130,8 +130,8 @@ def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
     """Let the class token and its position train, where the backbone has them.
 
     Args:
-        backbone: whose token it is.
-        replacements: where the copies are recorded.
+        backbone: Whose token it is.
+        replacements: Where the copies are recorded.
     """
     for name in ("cls_token", "cls_pos"):
         if getattr(backbone, name, None) is not None:
@@ -142,8 +142,8 @@ def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
     """Let the first half of the patch encoder and the position embedding train.
 
     Args:
-        backbone: whose they are.
-        replacements: where the copies are recorded.
+        backbone: Whose they are.
+        replacements: Where the copies are recorded.
     """
     replacements.own_parameters(backbone.tokenizer.encoder.first)
     replacements.own_parameters(backbone.pos_embed)

@@ -30,7 +30,7 @@ class ScaleShiftLinear(ScaleShift):
     """A frozen Linear, scaled and shifted without a pass of its own.
 
     Args:
-        frozen: the layer whose output is scaled and shifted.
+        frozen: The layer whose output is scaled and shifted.
     """
 
     def __init__(self, frozen: nn.Linear):
@@ -58,7 +58,7 @@ class ScaleShiftNorm(ScaleShift):
     """A frozen LayerNorm, scaled and shifted without a pass of its own.
 
     Args:
-        frozen: the norm whose output is scaled and shifted.
+        frozen: The norm whose output is scaled and shifted.
     """
 
     def __init__(self, frozen: nn.LayerNorm):
@@ -88,9 +88,9 @@ def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) 
     A layer that does nothing (`nn.Identity`) counts as one as wide as the parent's tokens.
 
     Args:
-        replacements: where the changes are recorded.
+        replacements: Where the changes are recorded.
         parent: a module of the backbone.
-        names: of its layers.
+        names: The names of its layers.
     """
     for name in names:
         layer = getattr(parent, name)

@@ -30,13 +30,13 @@ class Stag(Method):
         size: "standard" or "large", the published "std" and "sl". It chooses the next three fields
             where they are None: half of the blocks adapted by one set of layers, or three quarters
             by one set for each quarter.
-        first: the first block whose tokens are adapted, counted from 0.
-        share_down: successive blocks whose tokens come into the state by one projection.
-        share_graph: successive blocks that are adapted by one graph convolution.
+        first: The first block whose tokens are adapted, counted from 0.
+        share_down: Successive blocks whose tokens come into the state by one projection.
+        share_graph: Successive blocks that are adapted by one graph convolution.
         rank: r, the width of the side network's state.
         neighbors: K, centers from which a center's state is made, itself among them.
-        final_norm: whether the head reads normed tokens; the published one does not.
-        zero_start: whether the adapted network starts as the pre-trained one; the published one
+        final_norm: Whether the head reads normed tokens; the published one does not.
+        zero_start: Whether the adapted network starts as the pre-trained one; the published one
             starts elsewhere.
     """
 
@@ -91,7 +91,7 @@ class LeftOut(nn.Module):
     """A frozen layer that is not applied.
 
     Args:
-        frozen: the layer.
+        frozen: The layer.
     """
 
     def __init__(self, frozen: nn.Module):
@@ -107,8 +107,8 @@ class StagStack(nn.Module):
     some.
 
     Args:
-        frozen: the backbone's blocks.
-        config: of the method.
+        frozen: The backbone's blocks.
+        config: The settings of the method.
     """
 
     def __init__(self, frozen: BlockStack, config: Stag):
@@ -169,10 +169,10 @@ class SideNetwork(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        config: of the method.
-        num_downs: projections.
-        num_graphs: graph convolutions.
-        number_from: the key of the first graph convolution.
+        config: The settings of the method.
+        num_downs: Projections.
+        num_graphs: Graph convolutions.
+        number_from: The key of the first graph convolution.
     """
 
     def __init__(self, dim: int, config: Stag, num_downs: int, num_graphs: int, number_from: int):
@@ -191,8 +191,8 @@ class GraphConvolution(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        rank: of the state.
-        zero_start: whether a fresh one moves no token.
+        rank: The rank of the state.
+        zero_start: Whether a fresh one moves no token.
     """
 
     def __init__(self, dim: int, rank: int, zero_start: bool):

@@ -20,7 +20,7 @@ class Streams(NamedTuple):
 
     Args:
         one: [B, T, C], whole numbers in float64: steps of the grid.
-        two: likewise.
+        two: Likewise.
     """
 
     one: Tensor
@@ -34,7 +34,7 @@ class Streams(NamedTuple):
         """The tokens that the two streams stand for.
 
         Args:
-            dtype: of the tokens, [B, T, C].
+            dtype: The dtype of the tokens, [B, T, C].
         """
         return off_grid((self.one + self.two) / 2, dtype)
 
@@ -52,8 +52,8 @@ def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
     """The numbers that steps stand for; the reverse of `on_grid`.
 
     Args:
-        steps: whole numbers in float64.
-        dtype: of the result.
+        steps: Whole numbers in float64.
+        dtype: The dtype of the result.
     """
     return (steps / GRID).to(dtype)
 
@@ -62,7 +62,7 @@ def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
     """The quotient, and the remainder (uint8), or None when dividing by one.
 
     Args:
-        steps: whole numbers in float64.
+        steps: Whole numbers in float64.
         by: a small positive whole number.
     """
     if by == 1:
@@ -75,8 +75,8 @@ def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
     """The reverse of `divided`.
 
     Args:
-        quotient: whole numbers in float64.
-        by: what was divided by.
+        quotient: Whole numbers in float64.
+        by: What was divided by.
         remainder: of that division; None stands for zero.
     """
     return quotient if remainder is None else quotient * by + remainder
@@ -86,7 +86,7 @@ class Chance:
     """The random state that a computation began with, to repeat it.
 
     Args:
-        device: where the computation runs; its random state is kept beside the CPU's.
+        device: Where the computation runs; its random state is kept beside the CPU's.
     """
 
     def __init__(self, device: torch.device):
@@ -117,7 +117,7 @@ def by_chance(
         function: of ``x`` and ``positions``; it may draw random numbers.
         x: [B, T, C].
         positions: [B, T, C].
-        chance: the state of an earlier call, to repeat it; None draws anew.
+        chance: The state of an earlier call, to repeat it; None draws anew.
     """
     if chance is None:
         chance = Chance(x.device)

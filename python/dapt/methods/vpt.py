@@ -46,9 +46,9 @@ class PromptedBlock(nn.Module):
     afterwards.
 
     Args:
-        frozen: the backbone's block.
-        prompts: learned tokens.
-        prompt_at: where among the tokens they are inserted.
+        frozen: The backbone's block.
+        prompts: Learned tokens.
+        prompt_at: Where among the tokens they are inserted.
     """
 
     def __init__(self, frozen: Block, prompts: int, prompt_at: int):

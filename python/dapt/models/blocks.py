@@ -23,8 +23,8 @@ def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
 
     Args:
         x: [B, ...], for its batch size, dtype and device.
-        rate: probability that a cloud is dropped.
-        training: nothing is dropped otherwise.
+        rate: Probability that a cloud is dropped.
+        training: Nothing is dropped otherwise.
     """
     if rate == 0.0 or not training:
         return None
@@ -38,7 +38,7 @@ def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
     Args:
         x: [B, T, C].
         branch: [B, T, C].
-        factor: one for each cloud, [B]; None for 1.
+        factor: One for each cloud, [B]; None for 1.
     """
     return x + branch if factor is None else x + factor[:, None, None] * branch
 
@@ -54,7 +54,7 @@ def of_kept(
         branch: a function of tokens, cloud by cloud.
         x: [B, T, C].
         factor: drop-path's, [B]; None where nothing is dropped.
-        mask: of the attention; with one, all clouds are computed.
+        mask: The mask of the attention; with one, all clouds are computed.
     """
     skips = factor is not None and mask is None and x.is_cpu and not torch.compiler.is_compiling()
     kept = factor.nonzero()[:, 0] if skips else None
@@ -86,8 +86,8 @@ class Attention(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: divides C.
-        qkv_bias: whether queries, keys and values have one.
+        num_heads: Divides C.
+        qkv_bias: Whether queries, keys and values have one.
         causal: a token sees itself and those before it.
         layer_scale: a learned factor per channel of what is given back.
     """
@@ -133,8 +133,8 @@ class Mlp(nn.Module):
 
     Args:
         dim: C, of x and of the output.
-        hidden: units in between.
-        layer_scale: whether the output has a learned factor per channel.
+        hidden: Units in between.
+        layer_scale: Whether the output has a learned factor per channel.
     """
 
     def __init__(self, dim: int, hidden: int, layer_scale: bool = False):
@@ -154,11 +154,11 @@ class Block(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: of the attention.
-        mlp_ratio: hidden units of the MLP to C.
-        drop_path: share of the clouds for which a half of the block is left out in training.
-        attn: in place of the plain attention.
-        mlp: in place of the plain MLP.
+        num_heads: The number of heads of the attention.
+        mlp_ratio: Hidden units of the MLP to C.
+        drop_path: Share of the clouds for which a half of the block is left out in training.
+        attn: In place of the plain attention.
+        mlp: In place of the plain MLP.
         eps: of both norms.
     """
 
@@ -207,9 +207,9 @@ class Block(nn.Module):
 
         Args:
             x: [B, T, C].
-            mask: which tokens see each other.
+            mask: Which tokens attend to each other.
             factor: drop-path's, [B].
-            attention: of the normed tokens, in place of the block's own.
+            attention: The attention of the normed tokens, in place of the block's own.
         """
         attention = attention or (lambda u: self.attn(u, mask))
         branch = of_kept(lambda x: attention(self.norm1(x)), x, factor, mask)
@@ -268,8 +268,8 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     """Rates of stochastic depth, one a block; they grow linearly from 0 in the first.
 
     Args:
-        last: rate of the last block.
-        depth: blocks.
+        last: Rate of the last block.
+        depth: Blocks.
     """
     return [last * i / max(depth - 1, 1) for i in range(depth)]
 
@@ -278,7 +278,7 @@ def init_weights(network: nn.Module) -> None:
     """Initialize linear layers as the published networks do, in place.
 
     Args:
-        network: any module.
+        network: Any module.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -30,7 +30,7 @@ class LoadReport:
         loaded: Entries of the network.
         left_over: For each key of the file that was not used the reason.
         fresh: For each entry of the network that such files never hold the reason.
-        license: Of the published weights, where it asks for attention.
+        license: The license of the published weights, if it has restrictions.
     """
 
     source: str
@@ -61,7 +61,7 @@ def load_weights(
 
     Args:
         network: The one to fill.
-        path: Of the checkpoint.
+        path: The checkpoint.
         layouts: Those that the file may have.
         take: What puts some of the entries of a network on "meta" in their place itself, one by
             one; it says whether it did.
@@ -135,9 +135,9 @@ def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layou
     """The first of the layouts that a file matches.
 
     Args:
-        state: the tensors of the file by their keys.
-        layouts: candidates, in order of preference.
-        source: the file's name, for the error.
+        state: The tensors of the file by their keys.
+        layouts: Candidates, in order of preference.
+        source: The file's name, for the error.
     """
     for layout in layouts:
         if layout.matches(state):

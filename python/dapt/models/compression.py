@@ -35,9 +35,9 @@ class Storage:
     """How a backbone keeps the frozen weights of its blocks.
 
     Args:
-        weights: float, or quantized: int8 (a scale a row), int4 or nf4 (a scale for 64 of them).
-        sparsity: share of them that are zero, those of the smallest size.
-        two_of_four: two of each four that lie side by side are zero, as some hardware wants it.
+        weights: Float, or quantized: int8 (a scale a row), int4 or nf4 (a scale for 64 of them).
+        sparsity: Share of them that are zero, those of the smallest size.
+        two_of_four: Two of each four that lie side by side are zero, as some hardware wants it.
     """
 
     weights: Weights = "float"
@@ -81,7 +81,7 @@ def compress(backbone: nn.Module) -> None:
     """Prune and quantize the layers of the blocks, in place, as the backbone's config says.
 
     Args:
-        backbone: whose ``config`` is a `Storage`, too.
+        backbone: Whose ``config`` is a `Storage`, too.
     """
     storage = backbone.config
     layers = _layers(backbone)
@@ -114,7 +114,7 @@ class Quantizer:
         """Whether each weight can be compressed by itself.
 
         Args:
-            storage: the settings.
+            storage: The settings.
         """
         return storage.weights != "float" and (storage.two_of_four or not storage.sparsity)
 
@@ -123,7 +123,7 @@ class Quantizer:
         """Put a weight in its place, compressed, and say whether it was one to compress.
 
         Args:
-            entry: its name in the network's state.
+            entry: Its name in the network's state.
             weight: as the file has it.
         """
         if entry not in self._layers:
@@ -143,7 +143,7 @@ def prune_smallest(weights: list[Tensor], share: float) -> None:
 
     Args:
         weights: of any shapes.
-        share: from 0 to 1, of the weights that become zero.
+        share: From 0 to 1, of the weights that become zero.
     """
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     count = round(share * len(sizes))
@@ -176,7 +176,7 @@ class QuantizedLinear(nn.Linear):
     To whoever reads it, `weight` is a float tensor.
 
     Args:
-        layer: whose weight is taken.
+        layer: Whose weight is taken.
         kind: "int8", "int4" or "nf4".
     """
 
@@ -267,7 +267,7 @@ def dequantized(codes: Tensor, scales: Tensor, kind: str, shape: tuple[int, int]
 
     Args:
         codes: as `quantized` gives them.
-        scales: likewise.
+        scales: Likewise.
         kind: "int8", "int4" or "nf4".
         shape: (out, in), of the weight.
     """

@@ -202,12 +202,12 @@ def create_autoencoder(
     """Point-MAE's pre-training network around a backbone without a class token.
 
     Args:
-        name: Of the backbone.
+        name: The name of the backbone.
         checkpoint: Weights to start from; none, as "none", means random ones.
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: Blocks of the decoder.
         objective: rebuild, classify or both.
-        num_classes: Of the clouds, for an objective that looks at them.
+        num_classes: The number of classes of the clouds, for an objective that looks at them.
         fields: Other sizes of the backbone.
     """
     config = backbone_config(name, class_token=False, **fields)
@@ -229,7 +229,7 @@ def backbone_config(name: str, **fields) -> BackboneConfig:
     """The size of a name, with other fields where they are given.
 
     Args:
-        name: Of the backbone.
+        name: The name of the backbone.
         fields: Other sizes.
     """
     config = entry("backbone", name, BACKBONES)

@@ -26,9 +26,9 @@ class VitConfig:
         num_groups: G, patches of a cloud.
         group_size: K, points of a patch.
         dim: C, the width of the tokens.
-        depth: blocks.
-        num_heads: of each attention.
-        positions_once: whether positions are added before the first block alone.
+        depth: Blocks.
+        num_heads: The number of heads of each attention.
+        positions_once: Whether positions are added before the first block alone.
     """
 
     class_token: ClassVar[bool] = False
@@ -46,12 +46,12 @@ class VitBackbone(PointTransformer):
     """A backbone of someone's blocks.
 
     Args:
-        blocks: the blocks, in their order.
-        tokenizer: points to tokens.
-        pos_embed: the patches' centers [B, G, 3] to positions [B, G, C].
-        norm: the last one; none where it is left out.
+        blocks: The blocks, in their order.
+        tokenizer: Points to tokens.
+        pos_embed: The patches' centers [B, G, 3] to positions [B, G, C].
+        norm: The last one; none where it is left out.
         cls_token: [1, 1, C], in front of the patches; none where there is none.
-        cls_pos: its position [1, 1, C]; zeros by default.
+        cls_pos: Its position [1, 1, C]; zeros by default.
         positions_once: False adds the positions before every block, as Point-MAE does.
     """
 

@@ -31,9 +31,9 @@ class PointM2aeConfig(Storage):
         dims: Widths of the tokens.
         depths: Blocks.
         radius: Within which a center's token sees others.
-        num_heads: Of each attention.
+        num_heads: The number of heads of each attention.
         mlp_ratio: Hidden units of an MLP to C.
-        encoder_widths: Of the inner layers of the first scale's patch encoder.
+        encoder_widths: The widths of the inner layers of the first scale's patch encoder.
         drop_path: Stochastic depth of the last block; it grows from 0 in the first.
         near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
             published networks did.
@@ -76,7 +76,7 @@ class Scale(nn.Module):
         tokenizer: of this scale.
         blocks: of this scale.
         dim: C, the width of its tokens.
-        radius: within which a center sees others.
+        radius: Within which a center sees others.
     """
 
     def __init__(self, tokenizer: Tokenizer, blocks: BlockStack, dim: int, radius: float):

@@ -12,20 +12,20 @@ class Layout:
     """Where one kind of file keeps the entries of a network.
 
     Args:
-        title: what such a file is called.
-        network: name in `create_backbone` of the network that such files are made for.
-        marks: regular expressions by which the layout is recognized: each matches the beginning of
+        title: What such a file is called.
+        network: Name in `create_backbone` of the network that such files are made for.
+        marks: Regular expressions by which the layout is recognized: each matches the beginning of
             a key.
-        renames: regular expressions that turn the network's entry into the file's key.
+        renames: Regular expressions that turn the network's entry into the file's key.
         otherwise: a pattern of a file's key, and the keys that, one after another, make it up where
             the file lacks it; None stands for zeros.
         reasons: a pattern of a file's key, and why it is left over.
-        others: likewise, of parts of a whole model beside its backbone: the head and the adapters.
+        others: Likewise, of parts of a whole model beside its backbone: the head and the adapters.
         fresh: a network's entry that such files never hold, and why.
-        like: whether the tensors of a file with these marks are of this kind, too.
-        closed: whether every key must have a place in the network or a reason; otherwise only those
+        like: Whether the tensors of a file with these marks are of this kind, too.
+        closed: Whether every key must have a place in the network or a reason; otherwise only those
             that belong to a part of it.
-        license: of the published weights, where it asks for attention.
+        license: The license of the published weights, if it has restrictions.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Layout:
         """Whether a file with these tensors has this layout.
 
         Args:
-            state: the tensors of a file by their keys.
+            state: The tensors of a file by their keys.
         """
         marked = all(any(re.match(mark, key) for key in state) for mark in self.marks)
         return marked and self.like(state)
@@ -64,7 +64,7 @@ class Layout:
 
         Args:
             entry: a name in our network's state.
-            state: the tensors of a file by their keys.
+            state: The tensors of a file by their keys.
         """
         whole = self.key(entry)
         ways = [(whole,)]
@@ -80,7 +80,7 @@ class Layout:
         """Why a key of the file is left over, where the layout knows.
 
         Args:
-            key: of the file.
+            key: The key of the file.
         """
         known = (*self.reasons, *self.others)
         return next((why for pattern, why in known if re.match(pattern, key)), None)

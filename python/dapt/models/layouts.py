@@ -10,7 +10,7 @@ def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
     """Our names of a plain transformer to those of Point-MAE's files.
 
     Args:
-        prefix: of all keys of the file.
+        prefix: Of all keys of the file.
     """
     return (
         (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),

@@ -27,10 +27,10 @@ class Decoder(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        depth: blocks.
-        num_heads: divides C.
-        mlp_ratio: hidden units of an MLP to C.
-        drop_path: rate of the last block.
+        depth: Blocks.
+        num_heads: Divides C.
+        mlp_ratio: Hidden units of an MLP to C.
+        drop_path: Rate of the last block.
     """
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: int, drop_path: float):

@@ -18,9 +18,9 @@ class PointFemaeConfig(PointTransformerConfig):
     """The size of a Point-FEMAE; the other fields are those of the plain transformer.
 
     Args:
-        neighbors: patches, its own among them, that a local module looks at; at most all.
-        reduction: by how much a local module is narrower inside than the network.
-        local_blocks: the blocks that a local module follows; None: all.
+        neighbors: Patches, its own among them, that a local module looks at; at most all.
+        reduction: By how much a local module is narrower inside than the network.
+        local_blocks: The blocks that a local module follows; None: all.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("local_blocks",)
@@ -91,7 +91,7 @@ class LocalModule(nn.Module):
     Args:
         dim: C, the width of the tokens.
         reduction: C to the channels of an edge.
-        drop_path: rate of this module.
+        drop_path: Rate of this module.
     """
 
     def __init__(self, dim: int, reduction: int, drop_path: float):

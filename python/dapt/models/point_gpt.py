@@ -89,8 +89,8 @@ class GptBlock(Block):
     """A causal block whose first half adds to the normed tokens, not to the tokens.
 
     Args:
-        config: of the network.
-        drop_path: rate of this block.
+        config: The settings of the network.
+        drop_path: Rate of this block.
     """
 
     def __init__(self, config: PointTransformerConfig, drop_path: float):

@@ -67,7 +67,7 @@ class Block(Protocol):
 
         Args:
             x: [B, T, C], tokens that have their positions.
-            mask: which tokens see each other.
+            mask: Which tokens attend to each other.
             factor: drop-path's, [B].
         """
 

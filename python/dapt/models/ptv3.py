@@ -35,7 +35,7 @@ class Ptv3Config(Storage):
             origin, its lowest point to height 0.
         dims: Channels of each scale.
         depths: Blocks of each scale.
-        num_heads: Of the attention of each scale.
+        num_heads: The number of heads of the attention of each scale.
         patch_size: Cells that attend to each other.
         curves: Along which patches are cut, block by block in turn.
         shuffle_curves: Whether the order of the curves is drawn for each scale in training.
@@ -98,7 +98,7 @@ class CellEmbedding(nn.Module):
     """Points to the tokens of cells: the first point of each speaks for it.
 
     Args:
-        config: of the network.
+        config: The settings of the network.
     """
 
     def __init__(self, config: Ptv3Config):
@@ -157,8 +157,8 @@ class SceneFeatures:
 
     Args:
         points: [B, N, 3], as they were given.
-        tokens: Of the cells of each scale, [M, C].
-        geometries: Of each scale.
+        tokens: The tokens of the cells of each scale, [M, C].
+        geometries: The geometries of each scale.
         rows: int64 [B, N], the cell of each point in each scale; -1 past a cloud's length.
         around: int64 [M], for each scale but the last the coarser cell around each cell.
         wanted: Scales that `levels` gives.

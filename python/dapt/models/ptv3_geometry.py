@@ -101,10 +101,10 @@ class Geometry:
         """Curves and neighbors of cells.
 
         Args:
-            cells: of all scenes of a batch.
-            curves: their names, one patch order each.
-            patch_size: cells in a patch.
-            alike: whether no patch may be larger than the smallest scene, so that all patches of a
+            cells: Of all scenes of a batch.
+            curves: Their names, one patch order each.
+            patch_size: Cells in a patch.
+            alike: Whether no patch may be larger than the smallest scene, so that all patches of a
                 batch are equally large.
         """
         sizes = cells.sizes()

@@ -100,7 +100,7 @@ class SceneBlock(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: Of the attention.
+        num_heads: The number of heads of the attention.
         mlp_ratio: Hidden units of the MLP to C.
         drop_path: Share of the cells for which a half of the block is left out in training.
         rope_base: Of rotary positions in the attention.
@@ -145,9 +145,9 @@ class SceneBlock(nn.Module):
 
         Args:
             x: [M, C], of all scenes.
-            mask: the patches within which tokens see each other.
+            mask: The patches within which tokens see each other.
             factor: drop-path's, [1].
-            attention: of the normed tokens, in place of the block's own.
+            attention: The attention of the normed tokens, in place of the block's own.
         """
         u = self.norm1(x)
         return add_branch(x, self.attn(u, mask) if attention is None else attention(u), factor)
@@ -177,8 +177,8 @@ class Pooling(nn.Module):
     """Up to eight cells become one, the maximum of what is made of them.
 
     Args:
-        dim: channels of the finer cells.
-        out_dim: channels of the coarser ones.
+        dim: Channels of the finer cells.
+        out_dim: Channels of the coarser ones.
     """
 
     def __init__(self, dim: int, out_dim: int):
@@ -198,9 +198,9 @@ class Unpooling(nn.Module):
     """Cells, with the features of the coarser ones around them.
 
     Args:
-        coarse_dim: channels of the coarser cells.
-        dim: channels of the finer ones.
-        out_dim: channels of the result.
+        coarse_dim: Channels of the coarser cells.
+        dim: Channels of the finer ones.
+        out_dim: Channels of the result.
     """
 
     def __init__(self, coarse_dim: int, dim: int, out_dim: int):
@@ -223,8 +223,8 @@ def scene_stack(
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: divides C.
-        mlp_ratio: hidden units of an MLP to C.
+        num_heads: Divides C.
+        mlp_ratio: Hidden units of an MLP to C.
         rates: of drop-path, one for each block.
         rope_base: of rotary positions; None for none.
     """

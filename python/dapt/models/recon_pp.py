@@ -49,13 +49,13 @@ class ReconPpConfig(TransformerSize):
     """The size of a ReCon++; further fields are those of `TransformerSize`.
 
     Args:
-        mlp_ratio: hidden units of an MLP to C.
+        mlp_ratio: Hidden units of an MLP to C.
         encoder_widths: of the patch encoder's inner layers, the last of which is the second half's.
-        image_queries: tokens beside the patches that the pre-training taught by images.
-        text_queries: likewise by texts.
+        image_queries: Tokens beside the patches that the pre-training taught by images.
+        text_queries: Likewise by texts.
         causal: hybrid's stream of patches, or else OpenShape's.
-        color: whether points come with one.
-        layer_scale: whether the halves of blocks have a learned factor per channel.
+        color: Whether points come with one.
+        layer_scale: Whether the halves of blocks have a learned factor per channel.
     """
 
     class_token: ClassVar[bool] = False  # of the stream of patches: it stands among the queries
@@ -203,7 +203,7 @@ class Asking:
     """What happens after each block: the queries look at the tokens, which stay as they are.
 
     Args:
-        blocks: one `QueryBlock` for each block of the backbone.
+        blocks: One `QueryBlock` for each block of the backbone.
         queries: [B, Q, C].
     """
 
@@ -220,8 +220,8 @@ class QueryBlock(nn.Module):
     """Queries look at tokens, then think. One norm serves both.
 
     Args:
-        config: of the network.
-        drop_path: rate of this block.
+        config: The settings of the network.
+        drop_path: Rate of this block.
     """
 
     def __init__(self, config: ReconPpConfig, drop_path: float):
@@ -247,8 +247,8 @@ class CrossAttention(nn.Module):
 
     Args:
         dim: C, the width of queries and tokens.
-        num_heads: divides C.
-        layer_scale: whether the output has a learned factor per channel.
+        num_heads: Divides C.
+        layer_scale: Whether the output has a learned factor per channel.
     """
 
     def __init__(self, dim: int, num_heads: int, layer_scale: bool):

@@ -14,8 +14,8 @@ def as_weights(x: Tensor, module: nn.Module) -> Tensor:
     """A tensor in the dtype of a module's weights: coordinates are float32 whatever the points are.
 
     Args:
-        x: any tensor.
-        module: one with parameters.
+        x: Any tensor.
+        module: One with parameters.
     """
     return x.to(next(module.parameters()).dtype)
 
@@ -25,7 +25,7 @@ class PatchEncoder(nn.Module):
 
     Args:
         in_dim: D, channels of a point.
-        widths: of the inner layers, two or more of the first half and one of the second.
+        widths: The widths of the inner layers, two or more of the first half and one of the second.
         out_dim: C, the width of the tokens.
     """
 
@@ -111,8 +111,8 @@ class Tokenizer(nn.Module):
     Args:
         num_groups: G, patches of a cloud.
         group_size: K, points of a patch.
-        encoder: patches to one vector each.
-        project: encoder width to network width; an identity where they agree.
+        encoder: Patches to one vector each.
+        project: Encoder width to network width; an identity where they agree.
         near_origin: "skip" takes no center near the origin, as the published networks did.
     """
 
@@ -319,7 +319,7 @@ def position_embedding(hidden: int, dim: int) -> nn.Sequential:
     """Two layers over the centers, as Point-MAE has them.
 
     Args:
-        hidden: units of the first layer.
+        hidden: Units of the first layer.
         dim: C, the width of the tokens.
     """
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))

@@ -63,9 +63,9 @@ class TransformerSize(Storage):
         num_groups: G, patches of a cloud.
         group_size: K, points of a patch.
         dim: C, the width of the tokens.
-        depth: blocks.
-        num_heads: of each attention; a head has a whole number of channels.
-        drop_path: stochastic depth of the last block; it grows from 0 in the first.
+        depth: Blocks.
+        num_heads: The number of heads of each attention; a head has a whole number of channels.
+        drop_path: Stochastic depth of the last block; it grows from 0 in the first.
         near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
             published networks did; "keep" takes all points alike.
     """
@@ -91,13 +91,13 @@ class PointTransformerConfig(TransformerSize):
     """The size of a plain point transformer; further fields are those of `TransformerSize`.
 
     Args:
-        mlp_ratio: hidden units of an MLP to C.
-        encoder_dim: what the patch encoder gives; a projection to C follows where they differ.
+        mlp_ratio: Hidden units of an MLP to C.
+        encoder_dim: What the patch encoder gives; a projection to C follows where they differ.
         encoder_widths: of the patch encoder's inner layers, the last of which is the second half's.
-        class_token: whether a learned token stands in front of the patches.
+        class_token: Whether a learned token stands in front of the patches.
         positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
             and cosines (PCP-MAE).
-        in_channels: numbers of a point that the patch encoder reads, three of them its place. Of
+        in_channels: Numbers of a point that the patch encoder reads, three of them its place. Of
             weights for places alone the columns of the others are zero: the network is the same
             until they train, which they do with `full`, `ppt` and `point_lora`.
     """

@@ -24,12 +24,12 @@ class Uni3dConfig(TransformerSize):
     """The size of a Uni3D; further fields are those of `TransformerSize`.
 
     Args:
-        hidden: units of an MLP.
+        hidden: Units of an MLP.
         mlp: "gelu" (giant), "swiglu" (tiny and small), "swiglu_norm" (base and large).
-        encoder_dim: what the patch encoder gives.
-        encoder_widths: of the patch encoder's inner layers.
-        embed_dim: width of the space that is shared with images and text.
-        embed: whether to keep the layer to that space, which only `Uni3d.embed` needs.
+        encoder_dim: What the patch encoder gives.
+        encoder_widths: The widths of the patch encoder's inner layers.
+        embed_dim: Width of the space that is shared with images and text.
+        embed: Whether to keep the layer to that space, which only `Uni3d.embed` needs.
     """
 
     class_token: ClassVar[bool] = True
@@ -109,8 +109,8 @@ class GatedMlp(Mlp):
 
     Args:
         dim: C, the width of the tokens.
-        hidden: units after the gate.
-        norm: whether a LayerNorm follows the gate.
+        hidden: Units after the gate.
+        norm: Whether a LayerNorm follows the gate.
     """
 
     def __init__(self, dim: int, hidden: int, norm: bool):

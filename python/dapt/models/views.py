@@ -35,7 +35,7 @@ def sharing_copy(network: nn.Module) -> nn.Module:
     because modules move their parameters in place.
 
     Args:
-        network: left as it is.
+        network: Left unchanged.
     """
     return View(network).network
 

@@ -24,7 +24,7 @@ def read_state(path: str | os.PathLike) -> State:
     Nothing but tensors, numbers, strings and plain containers is ever unpickled.
 
     Args:
-        path: of the file; its kind is told by its first bytes, not by its name.
+        path: The file; its kind is told by its first bytes, not by its name.
     """
     source = os.fspath(path)
     start = _first_bytes(source)
@@ -38,8 +38,8 @@ class WeightFile(State):
     were read stay in memory as long as their mapping.
 
     Args:
-        source: path of the file.
-        open_file: gives for each name a function that reads the tensor.
+        source: Path of the file.
+        open_file: Gives for each name a function that reads the tensor.
     """
 
     def __init__(self, source: str, open_file: Callable[[str], dict[str, Callable[[], Tensor]]]):

@@ -45,9 +45,9 @@ class Synthetic:
     """Procedural objects of many families; nothing is downloaded or stored.
 
     Args:
-        families: scan (the 15 classes of ScanObjectNN), pretraining (the other families), parts
+        families: Scan (the 15 classes of ScanObjectNN), pretraining (the other families), parts
             (families for part segmentation), all, or names with commas between them.
-        domain: clean (CAD-like, upright), scan (what a depth camera sees of it) or mixed.
+        domain: Clean (CAD-like, upright), scan (what a depth camera sees of it) or mixed.
         variant: of a scan: only (the object alone), bg (with background) or hardest (its box is
             shifted, turned and scaled too).
         train_size: Clouds of the training split.
@@ -165,7 +165,7 @@ class SyntheticDataset(PointDataset):
         """Points [N, 3] in the unit ball and the part label of each [N], -1 for the background.
 
         Args:
-            index: Of the cloud.
+            index: The index of the cloud.
         """
         label, rng = int(self.labels[index]), self.rng(index)
         triangles, parts = self.families[label].surfaces(rng)
@@ -177,7 +177,7 @@ class SyntheticDataset(PointDataset):
         """What everything about a cloud is drawn from.
 
         Args:
-            index: Of the cloud.
+            index: The index of the cloud.
         """
         key = [self.options.seed, 2 * index + (self.split == "test")]
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
@@ -190,7 +190,7 @@ class SyntheticDataset(PointDataset):
         Args:
             triangles: [T, 3, 3], within the unit ball.
             parts: [T].
-            rng: Of the cloud.
+            rng: The random generator of the cloud.
         """
         options = self.options
         scanned = options.domain == "scan" or (options.domain == "mixed" and rng.random() < 0.5)

@@ -25,13 +25,13 @@ def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple
     """Points of a scan of the object, [count, 3], and the part to which each belongs.
 
     Args:
-        triangles: of the object, [T, 3, 3].
-        parts: of each triangle, [T].
+        triangles: The triangles of the object, [T, 3, 3].
+        parts: The parts of each triangle, [T].
         variant: "only" leaves the object's own points; "bg" keeps what else is in its box;
             "hardest" shifts, turns and scales the box first, so that it cuts the object and holds
             more of the rest.
-        count: how many points.
-        rng: from which all is drawn.
+        count: How many points.
+        rng: From which all is drawn.
     """
     dice = Dice(rng)
     scene, owner = triangles, parts

@@ -17,7 +17,7 @@ class Dice:
     """Short words for the choices that make one object unlike the next.
 
     Args:
-        rng: from which all is drawn.
+        rng: From which all is drawn.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -30,7 +30,7 @@ class Dice:
         """True with a probability.
 
         Args:
-            probability: from 0 to 1.
+            probability: From 0 to 1.
         """
         return self.rng.random() < probability
 
@@ -38,8 +38,8 @@ class Dice:
         """A whole number.
 
         Args:
-            low: the least.
-            high: the largest.
+            low: The least.
+            high: The largest.
         """
         return low + int((high + 1 - low) * self.rng.random())
 
@@ -74,11 +74,11 @@ def box(width: float, height: float, depth: float, at=ORIGIN, top: float = 1.0) 
     """A box that stands on the ground.
 
     Args:
-        width: along x.
-        height: along y.
-        depth: along z.
-        at: the middle of its foot.
-        top: the size of the upper face relative to the lower one.
+        width: Along x.
+        height: Along y.
+        depth: Along z.
+        at: The middle of its foot.
+        top: The size of the upper face relative to the lower one.
     """
     shape = _UNIT_BOX * (width, height, depth)
     if top != 1.0:
@@ -99,8 +99,8 @@ def lathe(profile, at=ORIGIN, segments: int = 16) -> Array:
 
     Args:
         profile: (radius, height) of each of its points.
-        at: where the vertical stands.
-        segments: of a turn.
+        at: Where the vertical stands.
+        segments: The number of segments in a full turn.
     """
     line = np.asarray(profile, dtype=float)  # [P, 2]
     circle = _CIRCLES[segments]
@@ -115,11 +115,11 @@ def cylinder(radius: float, height: float, at=ORIGIN, top: float = 1.0, segments
     """A closed cylinder or cone.
 
     Args:
-        radius: of the lower face.
-        height: along y.
-        at: the middle of its foot.
-        top: the upper radius relative to the lower one.
-        segments: of a turn.
+        radius: The radius of the lower face.
+        height: Along y.
+        at: The middle of its foot.
+        top: The upper radius relative to the lower one.
+        segments: The number of segments in a full turn.
     """
     upper = radius * top
     return lathe([(0, 0), (radius, 0), (upper, height), (0, height)], at, segments)
@@ -130,8 +130,8 @@ def tube(path, radius, segments: int = 6) -> Array:
 
     Args:
         path: [P, 3].
-        radius: one, or one for each point.
-        segments: of a turn.
+        radius: One, or one for each point.
+        segments: The number of segments in a full turn.
     """
     path = np.asarray(path, dtype=float)
     along = np.gradient(path, axis=0)
@@ -152,11 +152,11 @@ def rod(start, end, radius: float, end_radius: float | None = None, segments: in
     """A straight tube between two points.
 
     Args:
-        start: one of them.
-        end: the other.
-        radius: at the start.
-        end_radius: at the end; the same by default.
-        segments: of a turn.
+        start: One of them.
+        end: The other.
+        radius: At the start.
+        end_radius: At the end; the same by default.
+        segments: The number of segments in a full turn.
     """
     radii = (radius, radius if end_radius is None else end_radius)
     return tube([start, end], radii, segments)
@@ -183,8 +183,8 @@ def ball(rx: float, ry: float, rz: float, at=ORIGIN) -> Array:
     """An ellipsoid.
 
     Args:
-        rx, ry, rz: its radii.
-        at: its center.
+        rx, ry, rz: Its radii.
+        at: Its center.
     """
     return _UNIT_BALL * (rx, ry, rz) + at
 
@@ -194,8 +194,8 @@ def slab(outline, thickness: float, at=ORIGIN) -> Array:
 
     Args:
         outline: [P, 2], in the x-y plane.
-        thickness: along z.
-        at: its middle.
+        thickness: Along z.
+        at: Its middle.
     """
     line = np.asarray(outline, dtype=float)
     line = np.concatenate([line, line[:1]])
@@ -212,11 +212,11 @@ def cushion(width: float, height: float, depth: float, at=ORIGIN, roundness: flo
     """A soft box: thick in the middle, thin along the seams.
 
     Args:
-        width: along x.
-        height: along y.
-        depth: along z.
-        at: the middle of its foot.
-        roundness: how full it is.
+        width: Along x.
+        height: Along y.
+        depth: Along z.
+        at: The middle of its foot.
+        roundness: How full it is.
     """
     u = np.linspace(-1, 1, 9)
     bulge = (1 - np.abs(u) ** (2 * roundness)) ** 0.5
@@ -236,11 +236,11 @@ def arc(radius: float, start: float, end: float, points: int = 9, squash: float 
     """A part of a circle, [points, 2].
 
     Args:
-        radius: of the circle.
-        start: its angle in degrees.
-        end: likewise.
-        points: how many.
-        squash: the second coordinate's factor.
+        radius: The radius of the circle.
+        start: Its angle in degrees.
+        end: Likewise.
+        points: How many.
+        squash: The second coordinate's factor.
     """
     angle = np.radians(np.linspace(start, end, points))
     return np.stack([radius * np.cos(angle), radius * squash * np.sin(angle)], 1)
@@ -252,7 +252,7 @@ def in_plane(line: Array, plane: str, at=ORIGIN) -> Array:
     Args:
         line: [P, 2].
         plane: "xy", "zy" or "xz".
-        at: where its origin comes to lie.
+        at: Where its origin comes to lie.
     """
     points = np.zeros((len(line), 3))
     points[:, ["xyz".index(axis) for axis in plane]] = line
@@ -271,8 +271,8 @@ def shift(surface: Array, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Arr
     """The surface, moved.
 
     Args:
-        surface: triangles, [T, 3, 3].
-        x, y, z: by how much.
+        surface: Triangles, [T, 3, 3].
+        x, y, z: By how much.
     """
     return surface + (x, y, z)
 
@@ -281,9 +281,9 @@ def turn(surface: Array, axis: str, degrees: float) -> Array:
     """The surface, turned about an axis through the origin.
 
     Args:
-        surface: triangles, [T, 3, 3].
+        surface: Triangles, [T, 3, 3].
         axis: "x", "y" or "z".
-        degrees: how far.
+        degrees: How far.
     """
     a, b = _AXES[axis]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -297,7 +297,7 @@ def mirror(surface: Array, *axes: str) -> Array:
     """The surface and its mirror images: with two axes, four of them.
 
     Args:
-        surface: triangles, [T, 3, 3].
+        surface: Triangles, [T, 3, 3].
         axes: "x", "y" or "z", each.
     """
     for axis in axes:
@@ -311,10 +311,10 @@ def around(surface: Array, count: int, axis: str = "y", start: float = 0.0) -> A
     """Copies of a surface, turned evenly about an axis.
 
     Args:
-        surface: triangles, [T, 3, 3].
-        count: how many.
+        surface: Triangles, [T, 3, 3].
+        count: The number of them.
         axis: "x", "y" or "z".
-        start: the first one's angle in degrees.
+        start: The first one's angle in degrees.
     """
     return join(*(turn(surface, axis, start + 360 * i / count) for i in range(count)))
 
@@ -323,7 +323,7 @@ def copies(surface: Array, places) -> Array:
     """The surface at each of the places.
 
     Args:
-        surface: triangles, [T, 3, 3].
+        surface: Triangles, [T, 3, 3].
         places: [P, 3].
     """
     return (surface[None] + np.asarray(places, dtype=float)[:, None, None]).reshape(-1, 3, 3)
@@ -357,8 +357,8 @@ def sample(triangles: Array, count: int, rng: np.random.Generator) -> tuple[Arra
 
     Args:
         triangles: [T, 3, 3].
-        count: how many.
-        rng: from which they are drawn.
+        count: The number of them.
+        rng: From which they are drawn.
     """
     origin = triangles[:, 0]
     u, v = triangles[:, 1] - origin, triangles[:, 2] - origin

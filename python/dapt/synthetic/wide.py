@@ -25,8 +25,8 @@ class Wide(Synthetic):
     """The wider built-in world: no kind that the scan task asks for, in any pose.
 
     Args:
-        families: wide (all that there are) or names with commas between them.
-        domain: clean, scan (what a depth camera sees) or mixed.
+        families: Wide (all that there are) or names with commas between them.
+        domain: Clean, scan (what a depth camera sees) or mixed.
         variant: of a scan: only, bg, hardest, or any for one of them drawn for each cloud.
         pose: upright, any, or mixed: half upright, a quarter leaning by up to 40 degrees, and a
             quarter in any pose.

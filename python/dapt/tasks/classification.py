@@ -24,7 +24,7 @@ class Classification(Task):
         head: Whose layers the head has: point_mae, point_bert, ppt or linear.
         dropout: In the head.
         label_smoothing: Share of a label that is spread over all classes.
-        class_names: Of the classes; numbers by default.
+        class_names: The names of the classes; numbers by default.
     """
 
     name: ClassVar[str] = "classification"

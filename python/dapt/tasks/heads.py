@@ -34,7 +34,7 @@ class Pool(nn.Module):
     """Reads head tokens off the features.
 
     Args:
-        head_tokens: their names, each of which may be a sum ``"a+b"``.
+        head_tokens: Their names, each of which may be a sum ``"a+b"``.
     """
 
     def __init__(self, head_tokens: Sequence[str]):
@@ -63,12 +63,12 @@ class ClassificationHead(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_classes: logits.
-        head_tokens: what `Pool` reads.
-        style: the paper that the layers follow: "point_mae", "point_bert", "ppt" (whose activations
+        num_classes: Logits.
+        head_tokens: What `Pool` reads.
+        style: The paper that the layers follow: "point_mae", "point_bert", "ppt" (whose activations
             are GELU) or "linear".
-        hidden: units of each layer.
-        dropout: rate after each layer.
+        hidden: Units of each layer.
+        dropout: Rate after each layer.
     """
 
     levels = ()  # intermediate features of the backbone that this head reads

@@ -19,7 +19,7 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, labels: int) -> Tensor:
     Args:
         truth: int64 [..., N].
         predicted: int64 [..., N].
-        labels: how many there are.
+        labels: How many there are.
     """
     rows = truth.shape[:-1].numel()
     row = torch.arange(rows, device=truth.device).view(*truth.shape[:-1], 1)
@@ -81,7 +81,7 @@ class Scores(ABC):
 
         Args:
             logs: log-probabilities.
-            batch: with the truth.
+            batch: With the truth.
         """
 
     @property
@@ -112,8 +112,8 @@ class ClassScores(Scores):
     """Accuracy of labels of clouds.
 
     Args:
-        names: of the classes.
-        device: where counts are kept.
+        names: The names of the classes.
+        device: Where counts are kept.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
@@ -155,8 +155,8 @@ class PointScores(Scores):
     """Intersection over union of labels of points, over the points of all clouds together.
 
     Args:
-        names: of the labels.
-        device: where counts are kept.
+        names: The names of the labels.
+        device: Where counts are kept.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
@@ -211,7 +211,7 @@ class PartScores(Scores):
     their clouds.
 
     Args:
-        names: of the categories.
+        names: The names of the categories.
         own_parts: bool [R, P], which parts each of them has.
     """
 

@@ -25,7 +25,7 @@ class SceneHead(nn.Module):
         """Logits of the cells of the finest scale.
 
         Args:
-            features: of the backbone.
+            features: The features of the backbone.
         """
 
     def forward(self, features: SceneFeatures, points: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class LinearSceneHead(SceneHead):
     """One layer over the tokens of all scales side by side, as in the published linear probes.
 
     Args:
-        dims: Of the scales' tokens.
+        dims: The widths of the scales' tokens.
         num_labels: Logits of a point.
     """
 
@@ -68,7 +68,7 @@ class DecoderSceneHead(SceneHead):
     """The published decoder: scale by scale what the coarser cells know, then blocks, then a layer.
 
     Args:
-        config: Of the encoder, whose scales and kind of blocks the decoder has.
+        config: The settings of the encoder, whose scales and kind of blocks the decoder has.
         num_labels: Logits of a point.
         depth: Blocks of each scale.
     """
@@ -102,7 +102,7 @@ def decoder_widths(config: Ptv3Config) -> tuple[int, ...]:
     to 64 channels if the next one has as many, in whole heads.
 
     Args:
-        config: of the backbone.
+        config: The settings of the backbone.
     """
     head_dim = config.dims[0] // config.num_heads[0]
     *finer, _ = config.dims

@@ -27,8 +27,8 @@ class PartSegmentation(Task):
         num_parts: Labels of points, over all categories.
         dropout: In the head.
         class_parts: The labels that each category has; all of them by default.
-        class_names: Of the categories; numbers by default.
-        part_names: Of the labels; numbers by default.
+        class_names: The names of the categories; numbers by default.
+        part_names: The names of the labels; numbers by default.
     """
 
     name: ClassVar[str] = "part_segmentation"
@@ -120,8 +120,8 @@ class SemanticSegmentation(Task):
         num_classes: Labels of points.
         dropout: In the head.
         weighted: Rare classes count more in the loss.
-        class_weights: Of each class in the loss; from the training data by default.
-        class_names: Of the classes; numbers by default.
+        class_weights: The weight of each class in the loss; from the training data by default.
+        class_names: The names of the classes; numbers by default.
         head: auto, or of PTv3 encoders linear (one layer over all scales, which auto is there) or
             decoder (the published one).
         decoder_depth: Blocks of each scale of the decoder.

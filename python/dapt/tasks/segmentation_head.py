@@ -17,7 +17,7 @@ def thirds(depth: int) -> tuple[int, ...]:
     """The blocks that end each third of the network: the fourth, eighth and twelfth of twelve.
 
     Args:
-        depth: blocks.
+        depth: Blocks.
     """
     return tuple(sorted({max(depth * third // 3 - 1, 0) for third in (1, 2, 3)}))
 
@@ -45,11 +45,11 @@ class SegmentationHead(nn.Module):
 
     Args:
         dim: C, the width of the tokens; that of the layers follows it.
-        num_labels: logits of a point.
-        levels: of the backbone, that are read.
-        num_categories: kinds of objects; 0 for none.
-        dropout: rate before the last layer.
-        token_dim: width of all levels' tokens together; C times their number by default.
+        num_labels: Logits of a point.
+        levels: The levels of the backbone to read.
+        num_categories: Kinds of objects; 0 for none.
+        dropout: Rate before the last layer.
+        token_dim: Width of all levels' tokens together; C times their number by default.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class Task(ABC):
         """What the head is given beside features and points.
 
         Args:
-            batch: Of a dataset.
+            batch: The batch of a dataset.
         """
         return ()
 
@@ -74,8 +74,8 @@ class Task(ABC):
         """What training minimizes, from the head's output.
 
         Args:
-            output: Of the head.
-            batch: Of a dataset.
+            output: The output of the head.
+            batch: The batch of a dataset.
         """
 
     @abstractmethod
@@ -91,8 +91,8 @@ def names_or_numbers(names: Sequence[str] | None, count: int) -> tuple[str, ...]
     """The names, or "0", "1" and so on if there are none.
 
     Args:
-        names: of the labels.
-        count: how many labels there are.
+        names: The names of the labels.
+        count: How many labels there are.
     """
     return tuple(map(str, range(count))) if names is None else tuple(names)
 
@@ -101,10 +101,10 @@ def set_names(task: Task, field: str, kind: str, count: int) -> None:
     """Make the names of a task a tuple, and check their number.
 
     Args:
-        task: in its making.
-        field: of the names.
+        task: In its making.
+        field: The field of the names.
         kind: of what they name, for the error.
-        count: how many there must be.
+        count: How many there must be.
     """
     names = getattr(task, field)
     if names is None:

@@ -15,7 +15,7 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
     """The scores of a run's model on its validation or test split.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         split: "test" or "validation".
         votes: Views of a cloud to average over.
         options: Batch size, devices and so on of this evaluation; its precision is the run's.
@@ -44,10 +44,10 @@ def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOpti
     folds.
 
     Args:
-        folder: of a run of all folds.
+        folder: The folder of a run of all folds.
         split: "validation" or "test".
-        votes: views of each cloud whose probabilities are averaged.
-        options: for accelerator and precision.
+        votes: Views of each cloud whose probabilities are averaged.
+        options: For accelerator and precision.
     """
     results = [
         evaluate_run(fold, split, votes, options)

@@ -21,7 +21,7 @@ def is_of_folds(settings: Settings) -> bool:
     """Whether the settings ask for every fold.
 
     Args:
-        settings: of a run.
+        settings: The settings of a run.
     """
     task = settings.task
     return task is not None and task.name == FewShot.name and task.get("fold") is None
@@ -31,8 +31,8 @@ def fold_folders(folder: RunFolder, settings: Settings) -> list[RunFolder]:
     """A folder for each fold, within that of the whole run.
 
     Args:
-        folder: of the whole run.
-        settings: which say how many folds there are.
+        folder: The folder of the whole run.
+        settings: Which say how many folds there are.
     """
     paths = (folder.path / f"fold_{fold}" for fold in range(settings.task.get("folds")))
     return [RunFolder(path, folder.flags) for path in paths]
@@ -42,7 +42,7 @@ def train_folds(settings: Settings, train: Callable[[Settings], dict]) -> dict:
     """Train each fold in a folder of its own; going on, a finished one is not trained again.
 
     Args:
-        settings: Of all folds.
+        settings: The settings of all folds.
         train: Trains one fold, by its settings, and gives its result.
     """
     FewShot(num_classes=1, **settings.task.options)  # says what is wrong before anything starts
@@ -75,7 +75,7 @@ def summary(results: list[dict]) -> dict:
     """Mean and standard deviation of the folds' accuracies, and each of them.
 
     Args:
-        results: one for each fold.
+        results: One for each fold.
     """
     accuracies = [result["accuracy"] for result in results]
     return {"accuracy": fmean(accuracies), "accuracy_std": pstdev(accuracies), "folds": accuracies}

@@ -69,8 +69,8 @@ def train(run: Run, environment: Mapping[str, str]) -> None:
     """Train in a process of its own, which shows its own progress and that of all runs.
 
     Args:
-        run: which.
-        environment: for the process.
+        run: Which.
+        environment: For the process.
     """
     run.folder.wait()
     code = run_child([sys.executable, *run.command], environment)
@@ -240,7 +240,7 @@ def environment(
     Args:
         cores: Threads; None for as many as it finds. What the user has set stays.
         slot: Which of those that are side by side it is.
-        settings: Of the training.
+        settings: The settings of the training.
     """
     own = threads(cores)
     if settings is None or settings.training.accelerator == "cpu" or settings.training.devices > 1:

@@ -20,8 +20,8 @@ class Logger(Protocol):
         """Record numbers.
 
         Args:
-            metrics: by their names.
-            step: at which they hold.
+            metrics: By their names.
+            step: At which they hold.
         """
 
     def finalize(self, status: str) -> None:
@@ -37,7 +37,7 @@ def create_logger(name: str, folder: Path) -> Logger:
 
     Args:
         name: csv, wandb, mlflow ...
-        folder: Of the run, in which it leaves its files.
+        folder: The folder of the run, in which it leaves its files.
     """
     module, _, kind = name.rpartition(".")
     if not module and name not in CLASSES:

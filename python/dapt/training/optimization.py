@@ -14,8 +14,8 @@ def decays(name: str, weight: nn.Parameter) -> bool:
     """Whether weight decay acts on a parameter: not on vectors, biases and tokens.
 
     Args:
-        name: of the parameter.
-        weight: the parameter.
+        name: The name of the parameter.
+        weight: The parameter.
     """
     own = name.rpartition(".")[2]
     return weight.ndim > 1 and own != "bias" and "token" not in own
@@ -27,9 +27,9 @@ def adamw(
     """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so.
 
     Args:
-        named: what trains.
-        options: of the optimizer.
-        device: on CUDA the rates are tensors there, for graphs.
+        named: What trains.
+        options: The options of the optimizer.
+        device: On CUDA the rates are tensors there, for graphs.
     """
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
@@ -58,9 +58,9 @@ def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainO
     reads it.
 
     Args:
-        optimizer: from `adamw`.
-        epoch: the time, in epochs.
-        options: of the schedule.
+        optimizer: From `adamw`.
+        epoch: The time, in epochs.
+        options: The options of the schedule.
     """
     for group in optimizer.param_groups:
         rate = torch.tensor(learning_rate(epoch, options) * group.get("rate", 1.0))
@@ -76,8 +76,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Take up the state of a checkpoint; whether a graph can capture the optimizer stays as it is.
 
     Args:
-        optimizer: from `adamw`.
-        state: of the checkpoint.
+        optimizer: From `adamw`.
+        state: The state of the checkpoint.
     """
     own = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -89,8 +89,8 @@ def learning_rate(epoch: float, options: TrainOptions) -> float:
     """The learning rate at a time: up, then down along a cosine.
 
     Args:
-        epoch: the time, in epochs.
-        options: of the schedule.
+        epoch: The time, in epochs.
+        options: The options of the schedule.
     """
     low, high = options.min_learning_rate, options.learning_rate
     if options.schedule == "one_cycle" and epoch < _warmup(options):
@@ -116,8 +116,8 @@ class RunningMean:
     """Exponential mean of the weights, for evaluation.
 
     Args:
-        weights: that train.
-        decay: of the mean at each step.
+        weights: That train.
+        decay: The decay of the mean at each step.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter], decay: float):
@@ -140,7 +140,7 @@ class RunningMean:
         """Take up the mean of a checkpoint.
 
         Args:
-            mean: one tensor for each weight.
+            mean: One tensor for each weight.
         """
         for own, value in zip(self.mean, mean, strict=True):
             own.copy_(value)

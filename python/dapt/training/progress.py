@@ -18,11 +18,11 @@ class Progress:
     is no bar.
 
     Args:
-        options: for epochs and loggers.
-        sampler: whose batches are the steps of an epoch.
-        points_per_step: of all clouds of a batch.
+        options: For epochs and loggers.
+        sampler: Whose batches are the steps of an epoch.
+        points_per_step: Of all clouds of a batch.
         fabric: of this process.
-        folder: of the run.
+        folder: The folder of the run.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Progress:
         """Show the epoch, from the step that it goes on at.
 
         Args:
-            epoch: from 0.
-            step: within the epoch.
+            epoch: From 0.
+            step: Within the epoch.
         """
         self.step, self.read = epoch * self.steps + step, None if step else (0.0, 0.0)
         self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
@@ -70,7 +70,7 @@ class Progress:
         """Count one step more.
 
         Args:
-            totals: the sum of the losses, and how many steps there were.
+            totals: The sum of the losses, and how many steps there were.
         """
         self.bar.advance()
         self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
@@ -90,8 +90,8 @@ class Progress:
         """Print an epoch's line and hand it to TensorBoard.
 
         Args:
-            line: the epoch's metrics.
-            is_best: whether it is the best so far.
+            line: The epoch's metrics.
+            is_best: Whether it is the best so far.
         """
         if self.speaks:
             say(epoch_line(line, self.epochs, is_best))

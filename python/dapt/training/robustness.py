@@ -26,7 +26,7 @@ def corrupted_scores(
     """The scores of a run's model on its split, corrupted: by kinds, severities 0 to 5.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         kinds: Of `dapt.data.corruptions`.
         split: "test" or "validation".
         options: Batch size and devices; precision is the run's.
@@ -64,7 +64,7 @@ def kept_scores(
     """The same of the split that the run's result is of, from the folder where they are known.
 
     Args:
-        folder: Of a run that is complete.
+        folder: The folder of a run that is complete.
         kinds: Of `dapt.data.corruptions`.
         options: Batch size and devices.
     """

@@ -71,7 +71,7 @@ def check(runs: Sequence[Run]) -> None:
     """That each of the runs has a validation split.
 
     Args:
-        runs: Of the search.
+        runs: The runs of the search.
     """
     for run in runs:
         if not run.settings.training.validation or run.settings.task.name == "few_shot":
@@ -85,7 +85,7 @@ def choose(runs: Sequence[Run], rates: Sequence[float]) -> dict[str, Choice]:
     """The best rate of each method.
 
     Args:
-        runs: Of the search, all complete.
+        runs: The runs of the search, all complete.
         rates: The grid.
     """
     scores: dict[str, dict[float, list[float]]] = {}

@@ -20,7 +20,7 @@ class SlurmOptions:
     """What Slurm is asked for, for each run.
 
     Args:
-        partition: Of the cluster; its default otherwise.
+        partition: The partition of the cluster; its default otherwise.
         time: Minutes of a job. A run that needs more goes on in another one.
         gpus: GPUs of a job.
         cpus: Cores of a job.
@@ -86,7 +86,7 @@ class Queue:
 
         Args:
             command: Its program and arguments.
-            folder: Of the run.
+            folder: The folder of the run.
             cores: Threads that it may have; None for those of the job.
         """
         return Job(self._executor.submit(Training(list(command), folder, cores)))
@@ -126,7 +126,7 @@ class Training:
 
     Args:
         command: A `dapt train --resume`.
-        folder: Of the run.
+        folder: The folder of the run.
         cores: Threads that it may have; None for those of the job.
     """
 

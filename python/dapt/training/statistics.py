@@ -24,7 +24,7 @@ class Difference:
 
     Args:
         mean: Of the scores of the same seeds and clouds; above 0 where the method is better.
-        low: Of the 95 % confidence interval.
+        low: The lower end of the 95 % confidence interval.
         high: Likewise.
         p: Of no difference, from the same bootstrap, two-sided.
         p_holm: The same, corrected for the number of methods.
@@ -57,7 +57,7 @@ def bootstrap_means(differences: Floats, draws: int = DRAWS, seed: int = 0) -> F
     Args:
         differences: [..., R, S].
         draws: How many.
-        seed: Of the draws, which are the same for all tables.
+        seed: The seed of the draws, which are the same for all tables.
     """
     rows, columns = differences.shape[-2:]
     rng = np.random.default_rng(seed)
@@ -78,8 +78,8 @@ def differences(
     Args:
         scores: By methods, [R, S] each: a number for each seed and cloud, 1 for right.
         reference: What the others are compared with.
-        draws: Of the bootstrap.
-        seed: Of the draws.
+        draws: The number of draws of the bootstrap.
+        seed: The seed of the draws.
     """
     others = [method for method in scores if method != reference]
     if not others:

@@ -33,7 +33,7 @@ def check_graph(options: TrainOptions, device: torch.device, processes: int) -> 
     """That the steps of a run with these options can be one graph.
 
     Args:
-        options: Of the run, `cuda_graph` among them.
+        options: The options of the run, `cuda_graph` among them.
         device: Where it trains.
         processes: That train together.
     """
@@ -83,7 +83,7 @@ class StepGraph:
         """One step.
 
         Args:
-            batch: Of the first one's shapes.
+            batch: A batch with the shapes of the first one.
         """
         self._place(batch)
         if len(self.seen) < WARM_UP:

@@ -30,8 +30,8 @@ class Block:
         """Append an array; gives its name.
 
         Args:
-            name: under which the page finds it.
-            values: numbers of any shape.
+            name: Under which the page finds it.
+            values: Numbers of any shape.
         """
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
         self.content += bytes(-len(self.content) % 4)
@@ -64,16 +64,16 @@ class Channel(ABC):
         """Put the values into the block; gives what describes them.
 
         Args:
-            block: of the cloud.
-            order: of the points, [N].
+            block: The block of the cloud.
+            order: The order of the points, [N].
         """
 
     def header(self, block: Block, order: np.ndarray) -> dict:
         """What the page is told of the channel.
 
         Args:
-            block: of the cloud.
-            order: of the points, [N].
+            block: The block of the cloud.
+            order: The order of the points, [N].
         """
         head = {"key": self.key, "title": self.title, **self.pack(block, order)}
         return head | ({"note": self.note} if self.note else {})
@@ -115,7 +115,7 @@ class Classes(Channel):
 
     Args:
         classes: [N], from 0, rows of the table of names.
-        names: the key of one of the page's tables of names.
+        names: The key of one of the page's tables of names.
     """
 
     classes: np.ndarray
@@ -133,7 +133,7 @@ class Values(Channel):
 
     Args:
         values: [N].
-        map: one of the maps of `style`.
+        map: One of the maps of `style`.
         range: The numbers at the ends of the map; by default the least and the largest value.
         percent: Whether they are shares.
     """
@@ -156,7 +156,7 @@ class Tokens(Channel):
     Args:
         values: [L, T].
         token: [N], the token to which each point belongs.
-        map: one of the maps of `style`.
+        map: One of the maps of `style`.
     """
 
     values: np.ndarray
@@ -208,11 +208,11 @@ class Cloud:
     """One cloud of a page.
 
     Args:
-        name: its title.
+        name: Its title.
         points: [N, 3], in the file's own coordinates.
-        channels: by what it can be colored, beside its height.
-        up: the axis that points up.
-        facts: what is known of it.
+        channels: By what it can be colored, beside its height.
+        up: The axis that points up.
+        facts: What is known of it.
         first: The key of the channel that is shown first.
     """
 
@@ -257,7 +257,7 @@ def spacing(points: np.ndarray, samples: int = 2000) -> float:
 
     Args:
         points: [N, 3].
-        samples: about how many points are measured.
+        samples: About how many points are measured.
     """
     if len(points) < 2:
         return 1.0

@@ -67,8 +67,8 @@ def dataset_of(folder: RunFolder, limit: int | None) -> tuple[str, PointDataset]
     """(name, samples) of the split that scores a run: test, or validation where there is no test.
 
     Args:
-        folder: of the run.
-        limit: most samples, spread evenly; all by default.
+        folder: The folder of the run.
+        limit: Most samples, spread evenly; all by default.
     """
     _, validation, test = load_splits(folder.settings())
     split, dataset = ("test", test) if test is not None else ("validation", validation)
@@ -83,9 +83,9 @@ def gather(folder: RunFolder, dataset: PointDataset, split: str) -> Evidence:
     model.
 
     Args:
-        folder: of the run.
-        dataset: what the model looks at.
-        split: the name of that split.
+        folder: The folder of the run.
+        dataset: What the model looks at.
+        split: The name of that split.
     """
     path = folder.path / KEPT
     about = _fingerprint(folder, dataset, split)
@@ -125,9 +125,9 @@ def measure(
 
     Args:
         model: a trained one.
-        dataset: what it looks at.
-        num_points: of each cloud, that the network sees; None for all.
-        fabric: for device and precision.
+        dataset: What it looks at.
+        num_points: The number of points of each cloud that the network sees; None for all.
+        fabric: For device and precision.
     """
     task = model.adapter.task
     model.to(fabric.device).eval()

@@ -34,7 +34,7 @@ class Findings:
         groups: The best first.
         metric: The score that they have in common.
         evidence: By the names of the groups whose model could look at its data.
-        class_names: Of the clouds or points that the models tell apart.
+        class_names: The names of the clouds or points that the models tell apart.
         split: Which data the evidence is of.
         samples: How many samples the models looked at.
         of_samples: How many the split has.
@@ -67,7 +67,7 @@ class Findings:
         """The number of a group's color in all charts.
 
         Args:
-            group: one of `groups`.
+            group: One of `groups`.
         """
         return [each.name for each in self.groups].index(group.name)
 
@@ -171,7 +171,7 @@ def chosen(evidence: Evidence) -> list[int]:
     classes.
 
     Args:
-        evidence: of a model.
+        evidence: The evidence of a model.
     """
     if (evidence.predicted < 0).all():  # of points: from the worst to the best
         order = np.argsort(evidence.right, kind="stable")

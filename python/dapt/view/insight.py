@@ -99,7 +99,7 @@ def token_scales(model: AdaptedModel, points: Tensor) -> Tensor:  # [B, N, 3] ->
     token.
 
     Args:
-        model: with dynamic adapters in a plain transformer.
+        model: With dynamic adapters in a plain transformer.
         points: [B, N, 3].
     """
     was_training = model.training
@@ -232,15 +232,15 @@ def look_at_room(
     """What a model makes of a scene of any size, which it sees block by block.
 
     Args:
-        model: one that labels points.
+        model: One that labels points.
         points: [N, 3].
-        num_points: of a block, that the network sees at a time.
-        normalize: whether each block is scaled to the unit ball.
-        block: side of a square block, in the scene's unit.
-        stride: from block to block.
-        up: the axis that points up.
-        where: what errors call the scene.
-        after_block: is given the indices of a block's points once it is done.
+        num_points: The number of points of a block that the network sees at a time.
+        normalize: Whether each block is scaled to the unit ball.
+        block: Side of a square block, in the scene's unit.
+        stride: The step between two squares.
+        up: The axis that points up.
+        where: What errors call the scene.
+        after_block: Is given the indices of a block's points once it is done.
     """
     with Watch(model) as watch:
         blocks = _Blocks(points, up, normalize, watch)

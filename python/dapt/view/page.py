@@ -21,7 +21,7 @@ def asset(name: str) -> str:
     """The text of a file of the page.
 
     Args:
-        name: of a file in `view/page`.
+        name: The name of a file in `view/page`.
     """
     return (ASSETS / name).read_text(encoding="utf-8")
 
@@ -37,7 +37,7 @@ def self_contained(
     """The page as text.
 
     Args:
-        title: Of the window.
+        title: The title of the window.
         body: Markup, in which everything foreign is escaped.
         styles: Names of the style sheets among the assets.
         scripts: Names of the scripts among the assets; they share one scope, in this order.
@@ -96,6 +96,6 @@ def text(words: object) -> str:
     """Anything as text of a page, safe in an element and in an attribute.
 
     Args:
-        words: shown by `str`, cut where it is long.
+        words: Shown by `str`, cut where it is long.
     """
     return html.escape(shown(words))

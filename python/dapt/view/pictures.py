@@ -26,7 +26,7 @@ def portrait(
     Args:
         path: A .png or a .webp.
         points: A scan a row, each [N, 3], y up.
-        scales: Of each scan [L, N].
+        scales: The scales of each scan [L, N].
         predicted: Of each scan its most probable classes with their probabilities.
         truth: The class of each scan.
     """

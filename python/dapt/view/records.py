@@ -44,7 +44,7 @@ class Record:
         """From a run folder.
 
         Args:
-            path: of a run folder.
+            path: The run folder.
         """
         folder = RunFolder(path)
         settings = folder.settings()
@@ -96,7 +96,7 @@ class Group:
         """The mean of a number over the complete runs; None where none has it.
 
         Args:
-            key: of the number in a run's result.
+            key: The key of the number in a run's result.
         """
         known = [r.result[key] for r in self.complete if isinstance(r.result.get(key), int | float)]
         return fmean(known) if known else None
@@ -105,7 +105,7 @@ class Group:
         """Standard deviation over seeds; of a single run, the one over its folds, if it has any.
 
         Args:
-            key: of the number in a run's result.
+            key: The key of the number in a run's result.
         """
         known = [r.result[key] for r in self.complete if isinstance(r.result.get(key), int | float)]
         return stdev(known) if len(known) > 1 else self.mean(f"{key}_std")
@@ -123,7 +123,7 @@ class Group:
         """(epoch, mean, least, most) over the runs, for the epochs that have the number.
 
         Args:
-            key: of the number in a line of metrics.
+            key: The key of the number in a line of metrics.
         """
         values: dict[int, list[float]] = {}
         for record in self.records:
@@ -137,7 +137,7 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
     """The runs in these folders, in their order.
 
     Args:
-        paths: each is a run folder or holds some, as a comparison does.
+        paths: Each is a run folder or holds some, as a comparison does.
     """
     found: dict[Path, Record] = {}
     for path in paths:

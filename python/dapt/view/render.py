@@ -19,7 +19,7 @@ class Camera:
         azimuth: Degrees around the vertical axis; 0 looks at the front.
         elevation: Degrees above the horizon.
         distance: In radii of the cloud.
-        zoom: Of the picture.
+        zoom: The zoom of the picture.
     """
 
     azimuth: float = 35.0

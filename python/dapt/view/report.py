@@ -41,10 +41,10 @@ class Report:
         """The report of runs.
 
         Args:
-            paths: run folders, or folders that hold runs.
-            limit: most samples for each model to look at; all by default.
-            look: whether the models look at their data at all.
-            say: is told what takes its time.
+            paths: Run folders, or folders that hold runs.
+            limit: Most samples for each model to look at; all by default.
+            look: Whether the models look at their data at all.
+            say: Is told what takes its time.
         """
         findings = find(paths, limit, look, say)
         return cls(findings, all_sections(findings))
@@ -119,9 +119,9 @@ class Report:
         """Write the page, and the tables beside it; gives the paths.
 
         Args:
-            out: of the page.
-            markdown: whether the tables are written as Markdown, too.
-            latex: whether they are written as LaTeX, too.
+            out: Of the page.
+            markdown: Whether the tables are written as Markdown, too.
+            latex: Whether they are written as LaTeX, too.
         """
         written = {out: self.page()}
         if markdown:

@@ -37,8 +37,8 @@ class Column:
 
         Args:
             value: None where it is not known.
-            spread: standard deviation, if there is one.
-            plus_minus: between the two.
+            spread: Standard deviation, if there is one.
+            plus_minus: Between the two.
         """
         if value is None:
             return "–"
@@ -97,7 +97,7 @@ class Table:
         """All cells as text.
 
         Args:
-            plus_minus: between a value and its spread.
+            plus_minus: Between a value and its spread.
         """
         return [
             [
@@ -111,7 +111,7 @@ class Table:
         """The table as HTML.
 
         Args:
-            bars: numbers of the columns of shares that are drawn as bars, too.
+            bars: Numbers of the columns of shares that are drawn as bars, too.
         """
         heads = "".join(
             f'<th scope="col" class="{"" if column.kind == "text" else "number"}">'

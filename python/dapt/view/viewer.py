@@ -13,8 +13,8 @@ def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
     """What the scripts of the viewer read: the page's JSON, and the packed blocks of the clouds.
 
     Args:
-        clouds: to be shown.
-        names: tables of names and colors that channels refer to.
+        clouds: To be shown.
+        names: Tables of names and colors that channels refer to.
     """
     packed = [cloud.pack() for cloud in clouds]
     tables = {
@@ -29,8 +29,8 @@ def viewer_page(clouds: Sequence[Cloud], names: Names) -> str:
     """The whole page that shows clouds.
 
     Args:
-        clouds: at least one.
-        names: tables of names and colors that channels refer to.
+        clouds: At least one.
+        names: Tables of names and colors that channels refer to.
     """
     content, blocks = content_of(clouds, names)
     title = f"{clouds[0].name} – dapt view"

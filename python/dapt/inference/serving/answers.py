@@ -34,7 +34,7 @@ def written(name: str, labeled: Sequence[Labeled], kind: str) -> bytes:
     """The body of an answer.
 
     Args:
-        name: Of the adapter.
+        name: The name of the adapter.
         labeled: A cloud each.
         kind: One of `TYPES`; other files than JSON hold one cloud.
     """

@@ -27,7 +27,7 @@ class Ticket:
         seen: [1, n, D].
         inputs: What the head asks for beside the points, a row each.
         queries: [1, N, 3], the points to label; None where whole clouds are.
-        result: Of the head's logits, [classes] or [N, labels].
+        result: The result of the head's logits, [classes] or [N, labels].
     """
 
     served: Served

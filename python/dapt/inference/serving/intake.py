@@ -32,7 +32,7 @@ def kind_of(format: str, filename: str = "", content_type: str = "") -> str:
     Args:
         format: "ply", say.
         filename: "chair.ply", of which the ending alone is looked at.
-        content_type: Of the request.
+        content_type: The content type of the request.
     """
     by_type = {"application/json": "json", "application/x-npy": "npy"}
     named = by_type.get(content_type.partition(";")[0].strip().lower())

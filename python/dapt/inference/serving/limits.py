@@ -13,7 +13,7 @@ class Limits:
     """What a server takes on.
 
     Args:
-        megabytes: Of a request's body.
+        megabytes: The size in MiB of a request's body.
         points: Of all clouds of a request.
         seconds: From a request's first byte to its answer.
         queue: Requests at a time; further ones are sent away.
@@ -38,7 +38,7 @@ class Limits:
         """Refuse more points than a request may have.
 
         Args:
-            count: Of all its clouds so far.
+            count: The number of all its clouds so far.
         """
         if count > self.points:
             raise Refused(
@@ -61,7 +61,7 @@ class Refused(Exception):
     Args:
         status: Of HTTP.
         sentence: For whoever asked.
-        headers: Of the answer.
+        headers: The headers of the answer.
     """
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):

@@ -30,7 +30,7 @@ class Served:
         name: What requests call it.
         model: Which carries it, beside others on the same backbone.
         adapter: The adapter.
-        preprocessing: Of its training clouds.
+        preprocessing: The preprocessing of its training clouds.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Shelf:
         """Serve an adapter that a model carries under that name.
 
         Args:
-            name: Of the adapter, in the model and here.
+            name: The name of the adapter, in the model and here.
             model: In evaluation.
             fallback: What was done to its training clouds, where its file does not say.
         """
@@ -136,7 +136,7 @@ class Shelf:
         """Put the adapter of a subfolder on the shelf, in the place of one of that name.
 
         Args:
-            name: Of the subfolder, which holds an adapter or is a run's.
+            name: The name of the subfolder, which holds an adapter or is a run's.
         """
         folder = self._subfolder(name)
         reasons = []
@@ -176,7 +176,7 @@ class Shelf:
         """Take an adapter off the shelf; requests that found it are answered by it.
 
         Args:
-            name: Of the adapter.
+            name: The name of the adapter.
         """
         with self._changing:
             served = self.get(name)

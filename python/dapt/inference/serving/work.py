@@ -78,7 +78,7 @@ class Ready:
         where: What it is called.
         points: [N, D], as they came.
         ticket: Its place in the line.
-        category: Of an object whose parts are labeled.
+        category: The category of an object whose parts are labeled.
         remark: As in `Labeled`.
     """
 
@@ -112,7 +112,7 @@ def goes_alone(served: Served, clouds: Sequence[Cloud]) -> bool:
 
     Args:
         served: The adapter that they are for.
-        clouds: Of a request.
+        clouds: The clouds of a request.
     """
     task = served.adapter.task
     if task.name == "part_segmentation":
@@ -141,7 +141,7 @@ def made_ready(served: Served, cloud: Cloud, category: str | None) -> Ready:
     Args:
         served: Who will see it.
         cloud: Its name and points [N, D].
-        category: Of an object whose parts are labeled.
+        category: The category of an object whose parts are labeled.
     """
     where, points = cloud
     task, trained = served.adapter.task, Noted(served)

@@ -18,7 +18,7 @@ def shipped_checkpoint(name: str) -> Path:
     """The file of weights that comes with the package.
 
     Args:
-        name: Of the backbone.
+        name: The name of the backbone.
     """
     path = _FOLDER / f"{name}.safetensors"
     if not path.is_file():
@@ -31,7 +31,7 @@ def is_shipped(name: str) -> bool:
     """Whether weights of this backbone come with the package.
 
     Args:
-        name: Of the backbone.
+        name: The name of the backbone.
     """
     return (_FOLDER / f"{name}.safetensors").is_file()
 
@@ -40,6 +40,6 @@ def card(name: str) -> dict:
     """What a shipped backbone was trained on, how, and what its features are worth.
 
     Args:
-        name: Of the backbone.
+        name: The name of the backbone.
     """
     return json.loads(shipped_checkpoint(name).with_suffix(".json").read_text())

@@ -15,7 +15,7 @@ class Family:
     """Objects that share a name: their parts, and how to build one.
 
     Args:
-        name: Of the class.
+        name: The name of the class.
         parts: Names of its parts.
         build: Yields the surfaces of one object, each with its part.
     """

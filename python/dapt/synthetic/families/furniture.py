@@ -26,11 +26,11 @@ def four_legs(r, width, depth, height, spread=None):
     """Legs at the corners of a rectangle; round or square, upright or splayed.
 
     Args:
-        r: the dice.
-        width: along x.
-        depth: along z.
-        height: along y.
-        spread: of the feet, relative to the tops; at random by default.
+        r: The dice.
+        width: Along x.
+        depth: Along z.
+        height: Along y.
+        spread: The spread of the feet, relative to the tops; at random by default.
     """
     thick = r(0.02, 0.05)
     x, z = width / 2 - thick, depth / 2 - thick
@@ -46,9 +46,9 @@ def pedestal(r, height, reach):
     """A column on a plate or on a star of feet.
 
     Args:
-        r: the dice.
-        height: of the column.
-        reach: of the foot.
+        r: The dice.
+        height: The height of the column.
+        reach: Of the foot.
     """
     column = cylinder(r(0.025, 0.06), height)
     if r.chance(0.5):

@@ -25,9 +25,9 @@ def grip(r, length, radius):
     """The handle of a tool, by which a hand holds it.
 
     Args:
-        r: the dice.
-        length: along y.
-        radius: about.
+        r: The dice.
+        length: Along y.
+        radius: About.
     """
     middle = r(0.85, 1.3)
     line = [(0, 0), (radius, 0.02), (radius * middle, length * 0.5), (radius * 0.8, length)]

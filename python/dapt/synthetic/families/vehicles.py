@@ -27,8 +27,8 @@ def wheel(radius, width, at):
     """A wheel on the ground, its axle along x.
 
     Args:
-        radius: of the tire.
-        width: of the tire.
+        radius: The radius of the tire.
+        width: The width of the tire.
         at: (x, z) of its middle.
     """
     rim = [
@@ -50,7 +50,7 @@ def along_z(outline, width):
 
     Args:
         outline: [P, 2], of (z, y).
-        width: along x.
+        width: Along x.
     """
     return turn(slab(np.asarray(outline) * (-1, 1), width), "y", 90)
 

@@ -24,7 +24,7 @@ def hollow(outline, wall=0.03):
 
     Args:
         outline: [P, 2], (radius, height) of the outside, from the bottom up.
-        wall: its thickness.
+        wall: Its thickness.
     """
     outside = np.asarray(outline, dtype=float)
     bottom = outside[0, 1]
@@ -36,11 +36,11 @@ def handle(x, low, high, reach, thick=0.03):
     """A loop at the side.
 
     Args:
-        x: where it begins, beside the axis.
-        low: its lower end.
-        high: its upper end.
-        reach: how far it stands out.
-        thick: radius of the bow.
+        x: Where it begins, beside the axis.
+        low: Its lower end.
+        high: Its upper end.
+        reach: How far it stands out.
+        thick: Radius of the bow.
     """
     bow = arc(1, -90, 90, 9) * (reach, (high - low) / 2)
     return tube(in_plane(bow, "xy", (x, (low + high) / 2, 0)), thick)
@@ -50,9 +50,9 @@ def curve(r, radii, height):
     """A smooth outline, [12, 2].
 
     Args:
-        r: the dice.
-        radii: at even heights.
-        height: of the whole.
+        r: The dice.
+        radii: At even heights.
+        height: The height of the whole.
     """
     knots = np.linspace(0, 1, len(radii))
     at = np.linspace(0, 1, 12)
