@@ -20,9 +20,9 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     "text, message",
     [
-        (BOMB, "aliases unfold"),
-        ("a: &a [*a]\n", "part of"),
-        ("a: &a {<<: *a}\n", "part of|merg"),
+        (BOMB, "aliases expand"),
+        ("a: &a [*a]\n", "contains it"),
+        ("a: &a {<<: *a}\n", "contains it|merg"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a: " + "{b: " * 5000 + "}" * 5000, "nested too deeply"),
         ("method: 5\n", "method must be a name"),
