@@ -163,7 +163,7 @@ def test_strangers_files_are_refused_in_a_sentence(hub, model, tmp_path):
     hub.commit(NAME, "main", {adapter_files.CONFIG: json.dumps(config).encode()})
     with pytest.raises(DaptError, match="asks for a larger network than"):
         load(checkpoint=tmp_path / "small.pth")
-    with pytest.raises(UsageError, match="name their file by checkpoint="):
+    with pytest.raises(UsageError, match="name their file with checkpoint="):
         load()
     weights = files[adapter_files.WEIGHTS]
     hub.commit(NAME, "main", files | {adapter_files.WEIGHTS: weights[:-1] + b"x"})

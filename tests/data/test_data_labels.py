@@ -147,5 +147,5 @@ def test_color_is_for_networks_that_read_it(tmp_path, run):
     clouds = list(clouds_of(paths[0], "color"))
     assert len(clouds) == 24 and clouds[3][1].shape == (24, 6)
     np.testing.assert_allclose(clouds[3][1], points[3], atol=1e-6)
-    with pytest.raises(UsageError, match="this network reads places alone"):
+    with pytest.raises(UsageError, match="this network reads coordinates only"):
         dapt.create_backbone("point_mae")(torch.rand(1, 2048, 6))

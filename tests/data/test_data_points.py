@@ -322,7 +322,7 @@ def test_bad_scenes(tmp_path, content, words):
 def test_bad_folders(tmp_path):
     refused("scenes", {"train": tmp_path}, "train", "holds no scenes")
     refused("scenes", {"train": tmp_path}, "test", "name no test folder")
-    refused("s3dis", {"root": tmp_path}, "test", "holds nothing of Area_5")
+    refused("s3dis", {"root": tmp_path}, "test", "holds nothing for Area_5")
     refused("s3dis", {"root": tmp_path, "test_area": 7}, "test", "test_area must lie in 1 to 6")
     np.save(tmp_path / "Area_5_office_1.npy", np.zeros((20, 6)))
     refused("s3dis", {"root": tmp_path}, "test", r"x y z r g b label, \[N, 7\], got \[20, 6\]")

@@ -200,7 +200,7 @@ def las(count=3, tables=0, records=3):
         ("a.pcd", PCD.replace("COUNT 1", "COUNT 2").format(1, "binary") + "x" * 16, "COUNT"),
         ("a.las", las(count=4_000_000_000), "promises 4000000000 points and 3"),
         ("a.las", las(tables=4_000_000_000), "promises 4000000000 tables"),
-        ("a.las", las()[:100], "no header"),
+        ("a.las", las()[:100], "no las header"),
     ],
 )
 def test_a_cloud_has_what_its_header_says(tmp_path, name, content, message):

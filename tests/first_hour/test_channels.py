@@ -285,7 +285,7 @@ def test_further_channels_are_zero_columns_until_they_train(run, tmp_path, capsy
     assert code == 2 and "reads 3: set data.channels to xyz, or backbone.in_channels to 6" in told
     folder, code = run("frozen", *words, "--backbone.in_channels=6", **tiny)
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert code == 2 and "dapt leaves the layer that would read further channels as it is" in told
+    assert code == 2 and "dapt does not train the layer that would read more channels" in told
     words += ["--backbone.in_channels=6", "--backbone.num_groups=6", "--backbone.group_size=9"]
     folder, code = run("full", *words, "--method=full", **tiny | {"method": "full"})
     assert code == 0

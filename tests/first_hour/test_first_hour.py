@@ -217,7 +217,7 @@ MISTAKES = {
     "--method daptt": "(did you mean dapt?)",
     "--method peft:nothing": "unknown method 'peft:nothing'",
     "--method density": "density:dapt",
-    "--method full:dapt": "method 'full' stands alone",
+    "--method full:dapt": "method 'full' cannot be combined",
     "--backbone point-mae": "(did you mean point_mae?)",
     "--backbone pointmae": "(did you mean point_mae?)",
     "--data modelnet": "unknown dataset 'modelnet'",

@@ -131,7 +131,7 @@ def test_onnx_labels_points(small_backbone, tmp_path, kind):
 def package(tmp_path_factory):
     """A small model and its package, made once: a compiler runs for it."""
     if shutil.which("g++") is None:
-        pytest.skip("a package is made by a C++ compiler")
+        pytest.skip("pt2 needs a C++ compiler")
     torch.manual_seed(0)
     sizes = {"dim": 24, "depth": 2, "num_heads": 2, "encoder_dim": 24, "encoder_widths": (4, 8, 8)}
     backbone = dapt.create_backbone("point_mae", num_groups=6, group_size=5, **sizes)
@@ -203,5 +203,5 @@ def test_packed_backbones_say_why_not(small_backbone, tmp_path):
 
 def test_a_package_needs_a_compiler(small_backbone, tmp_path, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(UsageError, match=r"made by a C\+\+ compiler, and there is none"):
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler, and there is none"):
         dapt.export(attached(small_backbone(), "linear").eval(), tmp_path / "model.pt2")

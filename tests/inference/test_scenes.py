@@ -347,7 +347,7 @@ def test_codes_that_are_none(run, tmp_path, rng, capsys, text, sentence):
 
 def test_codes_go_by_the_labels_names():
     assert codes_of(None, ("High_Vegetation", "chair", "water")).tolist() == [5, 1, 9]
-    with pytest.raises(UsageError, match="no label is called as a class of the ASPRS"):
+    with pytest.raises(UsageError, match="no label has the name of an ASPRS class"):
         codes_of(None, ("chair", "table"))
 
 

@@ -370,7 +370,7 @@ def test_adapters_that_do_not_fit_are_refused_without_paths(ask, folder, tmp_pat
     for name, reason in {
         "foreign": "an adapter for a backbone with depth=1",
         "broken": "is not JSON",
-        "untold": "does not say what was done to its training clouds",
+        "untold": "does not record how its training clouds were prepared",
     }.items():
         status, told = ask(f"/adapters/{name}", method="PUT", **right)
         assert status == 422 and reason in told["detail"], told
@@ -407,16 +407,16 @@ PLY = b"ply\nformat binary_little_endian 1.0\nelement vertex %d\n" + b"".join(
 )
 TEXTURE = b"comment TextureFile /etc/passwd\n"
 HOSTILE = {
-    "nothing": ("npy", b"", 422, "no whole .npy file"),
+    "nothing": ("npy", b"", 422, "not a complete .npy file"),
     "huge npy": ("npy", header_of_npy((10**12, 3)), 422, "promises 24,000,000,000,000 bytes"),
-    "negative npy": ("npy", header_of_npy((-1, 3)), 422, "no whole .npy file"),
+    "negative npy": ("npy", header_of_npy((-1, 3)), 422, "not a complete .npy file"),
     "rows of nothing": ("npy", header_of_npy((10**9, 0, 3)), 413, f"{MOST_CLOUDS} clouds"),
     "cut npy": ("npy", npy(cloud())[:-9], 422, "bytes of numbers and"),
-    "code in a header": ("npy", header_of_npy("__import__('os').abort()"), 422, "no whole .npy"),
+    "code in a header": ("npy", header_of_npy("__import__('os').abort()"), 422, "complete .npy"),
     "pickled npy": ("npy", npy(np.array([Boom()], object)), 422, "Python objects"),
     "pickled npz": ("npz", zipped("points.npy", npy(np.array([Boom()], object))), 422, "objects"),
-    "zip bomb": ("npz", zipped("points.npy", bytes(2**24)), 413, "unfolds to more than"),
-    "no zip": ("npz", b"PK\x03\x04" + bytes(99), 422, "no whole .npz file"),
+    "zip bomb": ("npz", zipped("points.npy", bytes(2**24)), 413, "expands to more than"),
+    "no zip": ("npz", b"PK\x03\x04" + bytes(99), 422, "not a complete .npz file"),
     "NaN": ("npy", npy(with_nan()), 422, "not finite: point 7"),
     "NaN in JSON": ("json", json.dumps({"points": with_nan().tolist()}).encode(), 422, "point 7"),
     "few points": ("npy", npy(cloud(0, 9)), 422, "has 9 points, and the network was trained on"),
@@ -426,7 +426,7 @@ HOSTILE = {
     "no JSON": ("json", b'{"points": [[1, 2', 422, "no JSON"),
     "deep JSON": ("json", b"[" * 70_000, 422, "no JSON"),
     "wide JSON": ("json", b'{"points": [' + b"[]," * 90_000 + b"[]]}", 413, "JSON is too long"),
-    "ragged JSON": ("json", b'{"points": [[1, 2, 3], [4, 5]]}', 422, "as many numbers each"),
+    "ragged JSON": ("json", b'{"points": [[1, 2, 3], [4, 5]]}', 422, "of equal length"),
     "other JSON": ("json", b'{"path": "/etc/passwd"}', 422, "and nothing else"),
     "large numbers": ("json", b'{"points": [[1e999, 0, 0]]}', 422, "has 1 points"),
     "huge ply": ("ply", PLY % 10**12 + b"end_header\n" + bytes(12), 422, "cannot read the cloud"),
@@ -436,11 +436,11 @@ HOSTILE = {
     "no las": ("las", b"LASF" + bytes(300), 422, "cannot read the cloud"),
     "huge las": ("las", b"LASF" + bytes(103) + b"\xff" * 4 + bytes(200), 413, "4,294,967,295"),
     "not text": ("xyz", bytes(range(256)), 422, "cannot read the cloud"),
-    "no format": ("exe", b"MZ", 422, "'exe' is no format of points"),
-    "a path for a format": ("../../etc/passwd", b"", 422, "is no format of points"),
+    "no format": ("exe", b"MZ", 422, "'exe' is not a format of points"),
+    "a path for a format": ("../../etc/passwd", b"", 422, "is not a format of points"),
     "many clouds": ("npy", npy(np.zeros((MOST_CLOUDS + 1, 24, 3))), 413, "may hold 64 clouds"),
     "many points": ("npy", npy(np.zeros((40_001, 3), np.float32)), 413, "40,001 points"),
-    "many bytes": ("npy", bytes(2 * 2**20 + 1), 413, "longer than the 2 MiB"),
+    "many bytes": ("npy", bytes(2 * 2**20 + 1), 413, "more than 2 MiB"),
 }  # fmt: skip
 
 
@@ -458,7 +458,7 @@ def test_mistaken_requests(ask):
     body = npy(cloud())
     for path, words in {
         "/predict?format=npy": "say which adapter: a, ",
-        "/predict?adapter=a": "say what the body is by format=: json, npz, csv",
+        "/predict?adapter=a": "name the format of the body with format=: json, npz, csv",
         "/predict?adapter=a&format=npy&answer=ply": "labels whole clouds",
         "/predict?adapter=a&format=npy&answer=pickle": "query answer: Input should be 'json'",
         "/predict?adapter=a&format=npy&category=cup": "knows no categories",
@@ -469,7 +469,7 @@ def test_mistaken_requests(ask):
         assert status == 422 and words in told["detail"], told
     for host in ("evil.example", "evil.example:80", "[::1", "127.0.0.1.evil.example", "@127.0.0.1"):
         status, told = ask("/health", method="GET", Host=host)
-        assert status == 400 and "this server is not called" in told["detail"], host
+        assert status == 400 and "this server does not answer to" in told["detail"], host
     assert ask("/health", method="GET", Host="127.0.0.1:99")[0] == 200
     two = npy(np.stack([cloud(0), cloud(1)]))
     status, told = ask("/predict?adapter=parts&category=cup&format=npy&answer=las", two)
@@ -507,7 +507,7 @@ def test_a_full_queue_and_a_late_answer(ask, server, held, monkeypatch):
             waiting = [pool.submit(ask, "/predict?adapter=a&format=npy", body) for _ in range(2)]
             until(lambda: len(service.batcher) == 2)
             status, told = ask("/predict?adapter=a&format=npy", body)
-            assert status == 429 and "2 requests are under way" in told["detail"]
+            assert status == 429 and "2 requests are in progress" in told["detail"]
             for late in waiting:
                 status, told = late.result()
                 assert status == 503 and "not answered in time" in told["detail"]

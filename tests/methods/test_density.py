@@ -56,7 +56,7 @@ def test_loss_and_gradients_are_the_formulas(small_backbone, name):
             reached += 1
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)  # float32
     assert reached > len(weights) / 2
-    with pytest.raises(UsageError, match="of a forward pass with gradients: make one"):
+    with pytest.raises(UsageError, match="run a forward pass with gradients"):
         model.extra_loss()
 
 
@@ -78,7 +78,7 @@ def test_meters_count_what_is_active(small_backbone):
         for block, active in enumerate(above):
             wanted = active.float().mean().item()
             assert measured[f"{name}_block_{block}"] == pytest.approx(wanted)
-    with pytest.raises(UsageError, match="evaluate first"):
+    with pytest.raises(UsageError, match="run an evaluation"):
         model.meters()
 
 
@@ -135,7 +135,7 @@ def test_it_lowers_the_density_in_training(run):
 
 
 def test_what_it_stands_on(small_backbone):
-    with pytest.raises(UsageError, match="density stands on another method: name density:dapt"):
+    with pytest.raises(UsageError, match="density needs a method underneath: use density:dapt"):
         dapt.Density()
     with pytest.raises(UsageError, match="which reversible does not keep"):
         dapt.attach(small_backbone(), dapt.Density.on(dapt.Reversible()), TASK)

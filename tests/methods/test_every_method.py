@@ -249,7 +249,7 @@ def test_settings_travel_to_other_processes(method):
 
 def test_a_method_that_does_not_fold_says_so(small_backbone, caplog):
     dapt.merge(attached(small_backbone(), dapt.Adapter(rank=4)))
-    assert "nothing of method 'adapter' folds" in caplog.text
+    assert "method 'adapter' has nothing to fold" in caplog.text
     caplog.clear()
     dapt.merge(attached(small_backbone(), dapt.Linear()))
     assert not caplog.text

@@ -48,7 +48,7 @@ def test_settings_from_the_command_line(run):
             lambda: dapt.Peft.of("nonsense"),
             "unknown method 'peft:nonsense': choose one of peft:adamss, ",
         ),
-        (lambda: dapt.Peft(), "peft is named with its kind: peft:lora"),
+        (lambda: dapt.Peft(), "peft needs a tuner: peft:lora"),
         (lambda: dapt.Peft.of("lora", rnak=3), "settings of peft:lora: .*rnak"),
         (lambda: dapt.Peft.of("lora", r=0), "does not fit this backbone: .*r"),
         (lambda: dapt.Peft.of("lora", bias="all"), "bias must be none, got 'all'"),

@@ -184,7 +184,7 @@ def test_merging_folds_the_updates(attach):
             lambda build: dapt.attach(build(), dapt.PointLora(), TASK).backbone(
                 torch.randn(2, 80, 3)
             ),
-            "a model of point_lora is called as a whole",
+            "point_lora needs the whole model",
         ),
         (
             lambda build: dapt.attach(build(), dapt.Reversible.on(dapt.PointLora()), TASK),

@@ -96,7 +96,7 @@ def test_batch_norms_count_only_as_published(small_backbone, freeze_bn):
         ),
         (
             lambda build: dapt.attach(build(), dapt.Ppt(5), TASK).backbone(torch.randn(2, 80, 3)),
-            "a model of ppt is called as a whole",
+            "ppt needs the whole model",
         ),
         (
             lambda build: dapt.attach(build(), dapt.Reversible.on(dapt.Ppt()), TASK),

@@ -212,7 +212,7 @@ def test_what_it_cannot_stand_on(small_backbone):
         dapt.Reversible(variant=4)
     with pytest.raises(UsageError, match="reversible_rank must be from 1 to 256"):
         dapt.Reversible(reversible_rank=0)
-    with pytest.raises(UsageError, match="method 'linear' stands alone"):
+    with pytest.raises(UsageError, match="method 'linear' cannot be combined"):
         dapt.methods.method_class("linear:dapt")
 
 

@@ -197,9 +197,9 @@ def test_a_classifier_of_torch_pointcloud():
     torch.testing.assert_close(got.patches, wanted[:, 1:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got.cls, wanted[:, 0], atol=1e-5, rtol=1e-5)
     train_steps(dapt.attach(backbone, dapt.Dapt(rank=4), dapt.Classification(5)))
-    with pytest.raises(UsageError, match="must read places alone, .* got 6 channels"):
+    with pytest.raises(UsageError, match="must read coordinates only, .* got 6 channels"):
         VitBackbone.of_torch_pointcloud(TheirPointMae(6))
-    with pytest.raises(UsageError, match="a Linear has no 'encoder': it is no Point-MAE"):
+    with pytest.raises(UsageError, match="a Linear has no 'encoder': it is not a Point-MAE"):
         VitBackbone.of_torch_pointcloud(nn.Linear(2, 2))
 
 

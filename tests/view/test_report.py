@@ -199,7 +199,7 @@ def test_lost_data_is_said_and_the_rest_is_told(runs, tmp_path):
     config["data"]["train"] = config["data"]["test"] = str(tmp_path / "lost.npz")
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
     report = Report.of([moved])
-    assert "could not look at its data" in report.findings.notes[0]
+    assert "could not run on its data" in report.findings.notes[0]
     assert "lost.npz" in report.page() and not report.findings.gallery
 
 
@@ -207,7 +207,7 @@ def test_mistakes_are_said(tmp_path, capsys):
     with pytest.raises(UsageError, match="holds no run"):
         read_records([tmp_path])
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_pretraining_has_a_report(run, one_thread):

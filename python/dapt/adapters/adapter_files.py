@@ -255,7 +255,7 @@ def _check_named(kind: str, settings: Method | Task, class_of: Callable[[str], t
         known = False
     if not known:
         raise UsageError(
-            f"{cls.__name__} cannot be saved, for it has no name by which it is found again: put "
+            f"{cls.__name__} cannot be saved without a registered name: put "
             f'@dapt.{kind}s.register("{cls.__name__.lower()}") above the class'
         )
 
@@ -267,8 +267,8 @@ def _build(class_of: Callable[[str], type], record: dict, where: str) -> Method 
         cls = class_of(str(name))
     except UsageError as error:
         raise UsageError(
-            f"{where}: {error}; one of its owner's own is known once the module that registers it "
-            f"is imported, by {OPTION} on the command line"
+            f"{where}: {error}; if it comes from a plug-in, first import the module "
+            f"that registers it ({OPTION} on the command line)"
         ) from None
     return _from_fields(cls, fields, where)
 

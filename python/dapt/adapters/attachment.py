@@ -169,7 +169,7 @@ class Attachment:
                     count += 1
         if not count and any(self.method.owns(entry) for entry in network.state_dict()):
             name = self.method.name
-            log.warning("nothing of method '%s' folds: its modules stay as they are", name)
+            log.warning("method '%s' has nothing to fold: its modules stay unchanged", name)
         return replace(self, network=network.eval())
 
 
@@ -179,9 +179,9 @@ def _check_channels(method: Method, backbone: nn.Module) -> None:
     zero = report is not None and any(FIRST_LAYER in entry for entry in report.fresh)
     if zero and not method.owns(FIRST_LAYER):
         raise UsageError(
-            f"the backbone's weights are for places alone, and {method.name} leaves the layer that "
-            "would read further channels as it is: choose full, ppt or point_lora, which train it, "
-            "or a backbone that was pre-trained with color, uni3d_* or ptv3_*"
+            f"the backbone's weights read coordinates only, and {method.name} does not "
+            "train the layer that would read more channels: choose full, ppt or "
+            "point_lora, which train it, or a backbone that was pre-trained with color"
         )
 
 

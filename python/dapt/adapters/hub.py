@@ -110,15 +110,15 @@ def backbone_for(fetched: Fetched, checkpoint: str | os.PathLike | None) -> nn.M
             record = file.backbone
             raise UsageError(
                 f"{fetched.source} is an adapter for a {record.kind} whose weights do not come "
-                f"with the package (fingerprint {record.fingerprint[:12]}): name their file by "
-                "checkpoint=, or give the network by backbone="
+                f"with the package (fingerprint {record.fingerprint[:12]}): name their file with "
+                "checkpoint=, or pass the network as backbone="
             )
         return backbone
     named = named_backbone(file.backbone)
     if named is None:
         raise UsageError(
             f"{fetched.source} is an adapter for a {file.backbone.kind} that has no name here: "
-            "give the network by backbone="
+            "pass the network as backbone="
         )
     name, fields = named
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
@@ -137,7 +137,7 @@ def _check_size(name: str, fields: Mapping[str, object], checkpoint: str, source
         raise DaptError(f"{source} has settings that no network has: {error}") from None
     numbers = sum(value.numel() for value in planned.state_dict().values())
     if os.path.isfile(checkpoint) and numbers > SPARE * os.path.getsize(checkpoint) + SMALLEST:
-        raise DaptError(f"{source} asks for a larger network than {checkpoint} is of")
+        raise DaptError(f"{source} asks for a larger network than that of {checkpoint}")
 
 
 def push(

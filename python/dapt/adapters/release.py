@@ -64,9 +64,7 @@ def _kind_of(file: ReleasedFile) -> Kind:
         known = ", ".join(kind.name for kind in KINDS if kind.name)
         raise UsageError(f"no released models of method {named!r} are known: choose one of {known}")
     known = ", ".join(kind.title for kind in KINDS)
-    raise DaptError(
-        f"{file.source} is none of the released models that are known, which are: {known}"
-    )
+    raise DaptError(f"{file.source} is not a known released model; known are: {known}")
 
 
 def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:

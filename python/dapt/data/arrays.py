@@ -90,7 +90,7 @@ class Npz(Mapping):
             try:
                 return _array(file, info.file_size)
             except ValueError as error:
-                raise ValueError(f"its {name!r} is no array: {error}") from error
+                raise ValueError(f"its {name!r} is not an array: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -132,11 +132,11 @@ class H5(Mapping):
             raise DataError(f"its {name!r} is a link, which is refused: it may lead to any file")
         found = self._h5[name]
         if not isinstance(found, self._dataset):
-            raise DataError(f"its {name!r} is no array")
+            raise DataError(f"its {name!r} is not an array")
         if found.is_virtual or found.external:
             raise DataError(f"its {name!r} lies in other files, which is refused")
         if found.shape is None or found.dtype.kind not in NUMBERS + "O" or _refers(found.dtype):
-            raise DataError(f"its {name!r} holds no numbers and no names")
+            raise DataError(f"its {name!r} holds neither numbers nor names")
         stored = found.id.get_storage_size()
         if found.chunks is None and stored < found.nbytes or found.nbytes and not stored:
             raise DataError(f"its {name!r} promises {found.nbytes:,} bytes and has {stored:,}")

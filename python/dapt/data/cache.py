@@ -98,7 +98,7 @@ def _converted(
             "the option cache names another folder"
         ) from error
     if dataset is None:
-        raise DataError(f"{folder} is not what was written there: is the disk in order?")
+        raise DataError(f"{folder} differs from what was written: the disk may be failing")
     return dataset
 
 
@@ -130,9 +130,9 @@ def _open(folder: Path, files: list[Path]) -> ArrayDataset | None:
         record = json.loads((folder / RECORD).read_text())
         for name, checksum in record["own"].items():
             if _checksum(folder / name) != checksum:
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} differs from what was written")
         if not _is_of(files, record, folder):
-            logger.warning("the source of %s changed: it will be made anew", folder)
+            logger.warning("the source of %s changed: it will be rebuilt", folder)
             return None
         meta = json.loads((folder / "meta.json").read_text())
         arrays = {
@@ -143,7 +143,7 @@ def _open(folder: Path, files: list[Path]) -> ArrayDataset | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s is damaged and will be made anew: %s", folder, error)
+        logger.warning("%s is damaged and will be rebuilt: %s", folder, error)
         return None
 
 

@@ -26,11 +26,11 @@ def read_geometry(path: Path):
         geometry = geometry.to_mesh()
     vertices, faces = np.asarray(geometry.vertices), getattr(geometry, "faces", ())
     if promised not in (None, len(vertices)):
-        raise ValueError(f"its header promises {promised} points and {len(vertices)} are there")
+        raise ValueError(f"its header promises {promised} points, but {len(vertices)} are there")
     if len(faces) == 0:
         return vertices
     if np.min(faces) < 0 or np.max(faces) >= len(vertices):
-        raise ValueError(f"a face has a corner that is none of its {len(vertices)} points")
+        raise ValueError(f"a face has a corner beyond its {len(vertices)} points")
     return geometry
 
 
@@ -56,7 +56,7 @@ def _check_ply(content: bytes) -> int:
         elif words[:1] == ["property"] and name:
             properties[name].append(words[1] == "list")
     if not found or min(counts.values(), default=-1) < 0 or "vertex" not in counts:
-        raise ValueError("its header is no whole one of a ply file")
+        raise ValueError("its ply header is incomplete")
     if re.search(rb"^format +ascii", head, re.MULTILINE):
         _check_rows(body.splitlines()[1:], counts, properties)
     elif sum(counts.values()) > len(body):

@@ -75,7 +75,7 @@ def check_header(path: Path) -> None:
     with open(path, "rb") as file:
         head = file.read(375)
     if head[:4] != b"LASF" or len(head) < 227:
-        raise ValueError("it has no header of a las file")
+        raise ValueError("it has no las header")
     header, offset, tables = struct.unpack_from("<HII", head, 94)
     kind, record, count = struct.unpack_from("<BHI", head, 104)
     if head[25] >= 4:

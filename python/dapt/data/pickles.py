@@ -164,7 +164,7 @@ class _Unpickler(pickle._Unpickler):
             _version, shape, dtype, fortran, data = state
             built.values = self._array(data, dtype, shape, "F" if fortran else "C")
         else:
-            raise pickle.UnpicklingError("state of what is no array refused")
+            raise pickle.UnpicklingError("state of a non-array refused")
 
     def _set_item(self):
         _check_plain(self.stack[-2:-1])
@@ -235,4 +235,4 @@ def _empty_bytes() -> bytes:
 def _check_plain(keys) -> None:
     """Nested tuples take forever to hash."""
     if not all(isinstance(key, PLAIN) for key in keys):
-        raise pickle.UnpicklingError("keys that are no numbers and no strings refused")
+        raise pickle.UnpicklingError("keys that are neither numbers nor strings refused")

@@ -30,7 +30,7 @@ class PlyStream:
         with reading(path):
             header = _header_of(path)
             if header is None:
-                raise ValueError("it is no binary ply file of points alone")
+                raise ValueError("it is not a binary ply file with only points")
             self._begin, self.count, self._order, self._types, self._comments = header
             size = path.stat().st_size - self._begin
             promised = self.count * self._dtype.itemsize

@@ -113,7 +113,7 @@ class Preprocessing:
         larger, wider = _times(extent, self.extent), _times(spacing, self.spacing)
         if not self.normalize and not 1 / MUCH <= larger <= MUCH:
             return (
-                f"{where} is {_said(larger, 'as large')} as the training's clouds were: labels "
+                f"{where} is {_said(larger, 'as large')} as the training clouds: labels "
                 "may be wrong, give it in the training's unit"
             )
         if not 1 / MUCH <= wider <= MUCH:

@@ -62,7 +62,7 @@ class S3dis(BlockDataset):
             found += by_name(self.root.glob(f"{area}/*/Annotations/*.txt"))
         if not found:
             raise DataError(
-                f"{self.root} holds nothing of {' or '.join(self._areas(split))}: it must have "
+                f"{self.root} holds nothing for {' or '.join(self._areas(split))}: it must have "
                 "all_files.txt, Area_*.npy or Area_*/*/Annotations/*.txt"
             )
         return found

@@ -23,7 +23,7 @@ def codes_of(known: Mapping[str, int] | None, names: Sequence[str]) -> np.ndarra
         known = {name: named[_plain(name)] for name in names if _plain(name) in named}
         if not known:
             raise UsageError(
-                f"no label is called as a class of the ASPRS: give codes, {names[0]}=2, say; "
+                f"no label has the name of an ASPRS class: give codes, such as {names[0]}=2; "
                 f"the classes are {listed(named, 30)}"
             )
     for name, code in known.items():

@@ -38,5 +38,5 @@ def sample_farthest(points: FLOAT, count: INT64) -> INT64:
 def fps(points, num_samples, lengths=None, starts=None, start=0, skip_near_origin=False):
     """As the op, as `torch.onnx.export` calls it."""
     if lengths is not None or starts is not None or start or skip_near_origin:
-        raise UsageError("a network that samples with lengths or starts cannot leave torch")
+        raise UsageError("a network that samples with lengths or starts cannot be exported")
     return sample_farthest(op.Cast(points, to=1), op.Constant(value_int=num_samples))

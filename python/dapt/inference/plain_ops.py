@@ -33,7 +33,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
 def knn(queries, points, k, lengths=None):
     """The nearest first; of equals the one of the lowest index."""
     if lengths is not None:
-        raise UsageError("a network that looks for neighbors with lengths cannot leave torch")
+        raise UsageError("a network that finds neighbors with lengths cannot be exported")
     distance = squared_distance(queries.float()[:, :, None], points.float()[:, None])  # [B, M, N]
     sq_dist, idx = distance.topk(k, largest=False)
     return sq_dist, idx
@@ -108,7 +108,7 @@ def cdist(a, b, p=2.0, compute_mode=None):
         compute_mode: torch's, without effect.
     """
     if p != 2:
-        raise UsageError(f"distances of the {p}-norm cannot leave torch")
+        raise UsageError(f"distances of the {p}-norm cannot be exported")
     return (a[:, :, None] - b[:, None]).square().sum(3).sqrt()  # [B, M, N]
 
 

@@ -42,7 +42,7 @@ class Density(OnTop):
         super().__post_init__()
         if type(self) is Density:
             raise UsageError(
-                "density stands on another method: name density:dapt, or call "
+                "density needs a method underneath: use density:dapt, or call "
                 "dapt.Density.on(dapt.Dapt())"
             )
         if not self.density_weight >= 0:
@@ -125,14 +125,14 @@ class MeteredActivation(nn.Module):
     def taken_loss(self) -> Tensor:
         """The loss of the last pass with gradients, once."""
         if self.loss is None:
-            raise UsageError("the density loss is that of a forward pass with gradients: make one")
+            raise UsageError("there is no density loss yet: run a forward pass with gradients")
         loss, self.loss = self.loss, None
         return loss
 
     def taken_counts(self) -> Tensor:
         """The counts of the passes without gradients since the last reading."""
         if self.counts is None:
-            raise UsageError("the density is that of passes without gradients: evaluate first")
+            raise UsageError("the density has not been measured yet: run an evaluation")
         counts, self.counts = self.counts, None
         return counts
 

@@ -21,7 +21,7 @@ class Full(Method):
         if backbone.config.compressed:
             raise UsageError(
                 f"full trains the backbone's weights, and these are {backbone.config.compressed}: "
-                "create it without, or choose a method that leaves them as they are"
+                "create it uncompressed, or choose a method that keeps the weights"
             )
         for module in backbone.modules():
             tensors = [

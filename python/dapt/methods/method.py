@@ -67,7 +67,9 @@ class Method:
         Args:
             inner: Name of the method below.
         """
-        raise UsageError(f"method '{cls.name}' stands alone: it is not named '{cls.name}:{inner}'")
+        raise UsageError(
+            f"method '{cls.name}' cannot be combined: there is no '{cls.name}:{inner}'"
+        )
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
         """What a head of whole clouds reads.

@@ -39,10 +39,10 @@ REFUSED = {
     **dict.fromkeys(("p_tuning", "prefix_tuning", "prompt_tuning"), _LANGUAGE),
     **dict.fromkeys(("adalora", "lily", "pvera", "randlora", "tinylora"), _SHARED),
     **dict.fromkeys(("unilora", "vblora"), _SHARED),
-    "poly": "it needs the number of a task with each cloud",
+    "poly": "it needs a task number for each cloud",
     "shadow": "it loads a second model, from a file or a hub",
     "trainable_tokens": "it is for tables of words",
-    "xlora": "it is made of other adapters, from files",
+    "xlora": "it combines other adapters, from files",
 }
 LAYER_LISTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform")
 _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  # as PEFT has them
@@ -94,7 +94,7 @@ class Peft(Method):
 
     def __post_init__(self):
         if self.kind is None:
-            raise UsageError("peft is named with its kind: peft:lora, or dapt.Peft.of('lora')")
+            raise UsageError("peft needs a tuner: peft:lora, or dapt.Peft.of('lora')")
         self.config()  # finds what is wrong with the settings
 
     def config(self) -> Any:

@@ -231,7 +231,7 @@ class PointLoraStack(nn.Module):
         after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         if scales is None:
-            raise UsageError("a model of point_lora is called as a whole, not by its backbone")
+            raise UsageError("point_lora needs the whole model: call the model, not its backbone")
         G, kept = centers.shape[1], []
         front = x.shape[1] - G
         own = (x[:, front:], positions[:, front:])

@@ -124,7 +124,7 @@ class PptStack(nn.Module):
         if not self.has_own_patches:
             prompts, prompt_positions = x[:, front:], positions[:, front:]
         elif prompts is None:
-            raise UsageError("a model of ppt is called as a whole, not by its backbone")
+            raise UsageError("ppt needs the whole model: call the model, not its backbone")
         x = torch.cat([x[:, :front], prompts, x[:, front:]], 1)
         positions = torch.cat([positions[:, :front], prompt_positions, positions[:, front:]], 1)
         sizes = [front, prompts.shape[1], G]

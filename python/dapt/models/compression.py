@@ -163,7 +163,7 @@ def prune_two_of_four(weight: Tensor) -> None:
     """
     if weight.shape[1] % GROUP_OF_FOUR:
         raise UsageError(
-            f"two_of_four needs layers whose inputs come in fours, got one of {weight.shape[1]}"
+            f"two_of_four needs layers whose input width is a multiple of 4, got {weight.shape[1]}"
         )
     fours = weight.unflatten(1, (-1, GROUP_OF_FOUR))
     smaller = fours.abs().topk(GROUP_OF_FOUR - KEPT_OF_FOUR, 2, largest=False).indices

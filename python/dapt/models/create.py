@@ -132,8 +132,8 @@ def create_backbone(
         checkpoint = SHIPPED
     if checkpoint is None:
         _log.warning(
-            "%s has random weights: checkpoint= names pre-trained ones, and 'none' says that "
-            "random ones are meant",
+            "%s has random weights: pass checkpoint= for pre-trained ones, or "
+            "checkpoint='none' if random ones are intended",
             name,
         )
     if checkpoint in (None, RANDOM):
@@ -178,8 +178,8 @@ def _check_fits(config: BackboneConfig, name: str) -> None:
     other = [key for key in fields if getattr(config, key) != getattr(ours, key)]
     told = ", ".join(f"{key}={getattr(config, key)}" for key in other)
     raise UsageError(
-        f"the weights that come with the package are of {name} as it is, not with {told}: name a "
-        f"checkpoint, or take checkpoint {RANDOM} for random weights"
+        f"the shipped weights fit {name} at its default sizes, not with {told}: name a "
+        f"checkpoint, or use checkpoint {RANDOM} for random weights"
     )
 
 
@@ -212,7 +212,7 @@ def create_autoencoder(
     """
     config = backbone_config(name, class_token=False, **fields)
     if getattr(config, "in_channels", 3) > 3:
-        raise UsageError("in_channels: pre-training hides and tells places, so leave it at 3")
+        raise UsageError("in_channels: pre-training predicts coordinates only, so leave it at 3")
     if config.compressed:
         raise UsageError(f"pre-training trains the weights, and these are {config.compressed}")
     backbone = config.build()

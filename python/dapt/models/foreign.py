@@ -97,7 +97,7 @@ class VitBackbone(PointTransformer):
         names = ("encoder", "blocks", "norm_f", "pos_embed", "cls_token", "cls_pos", "num_groups")
         for name in (*names, "group_size"):
             if getattr(model, name, None) is None:
-                raise UsageError(f"a {type(model).__name__} has no '{name}': it is no Point-MAE")
+                raise UsageError(f"a {type(model).__name__} has no '{name}': it is not a Point-MAE")
         encoder = _encoder_of(model.encoder)
         tokenizer = Tokenizer(model.num_groups, model.group_size, encoder, nn.Identity())
         return cls(
@@ -123,7 +123,7 @@ def _encoder_of(theirs: nn.Module) -> PatchEncoder:
     first, second = ([_linear(layer) for layer in half.lins] for half in halves)
     if first[0].in_features != 3 or len(first) != 2 or len(second) != 2:
         raise UsageError(
-            "the patch encoder must read places alone, in two layers and two, got "
+            "the patch encoder must read coordinates only, in two layers and two, got "
             f"{first[0].in_features} channels in {len(first)} layers and {len(second)}"
         )
     widths = (first[0].out_features, first[1].out_features, second[0].out_features)
@@ -153,13 +153,13 @@ def _block_of(block: nn.Module, number: int) -> Block:
     qkv, proj = _part(theirs, number, "qkv"), _part(theirs, number, "proj")
     for name in ("q_norm", "k_norm"):
         if not isinstance(getattr(theirs, name, None), nn.Identity | None):
-            raise UsageError(f"block {number}: attention with a {name} is not known here")
+            raise UsageError(f"block {number}: attention with a {name} is not supported")
     lins = getattr(mlp, "lins", None)
     fc1, fc2 = (mlp.fc1, mlp.fc2) if lins is None else map(_linear, lins)
     act = _part(mlp, number, "act")
     dim = qkv.in_features
     if fc1.out_features != fc2.in_features:
-        raise UsageError(f"block {number}: a gated MLP is not known here")
+        raise UsageError(f"block {number}: a gated MLP is not supported")
 
     with torch.device("meta"):  # of these shells no layer stays
         ours = Block(dim, _part(theirs, number, "num_heads"))

@@ -289,7 +289,7 @@ LAYOUTS = (
         reasons=(
             (
                 r"point_encoder\.visual\.(cls_token|pos_embed|patch_embed|head)",
-                "parts of the image network that points pass by",
+                "parts of the image network that points do not use",
             ),
             (
                 r"point_encoder\.trans2embed",

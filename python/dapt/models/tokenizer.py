@@ -143,8 +143,8 @@ class Tokenizer(nn.Module):
         """
         if points.dim() == 3 and points.shape[2] > 3:
             raise UsageError(
-                f"points must be [B, N, 3], got {list(points.shape)}: this network reads places "
-                "alone, so give it points[..., :3]"
+                f"points must be [B, N, 3], got {list(points.shape)}: this network reads "
+                "coordinates only: pass points[..., :3]"
             )
         G, K = num_groups or self.num_groups, group_size or self.group_size
         return dapt_ext.group(points, G, K, near_origin=self.near_origin)

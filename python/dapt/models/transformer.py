@@ -146,7 +146,9 @@ class PointTransformer(nn.Module):
         config, C = self.config, self.config.dim
         if config.in_channels > 3:
             if type(self) is not PointTransformer:
-                raise UsageError("in_channels: this network reads places alone; point_mae can more")
+                raise UsageError(
+                    "in_channels: this network reads coordinates only; point_mae supports more"
+                )
             kind = ChannelTokenizer
         encoder = PatchEncoder(config.in_channels, config.encoder_widths, config.encoder_dim)
         project = nn.Identity() if config.encoder_dim == C else nn.Linear(config.encoder_dim, C)

@@ -87,7 +87,7 @@ def _open_safetensors(source: str) -> dict[str, Callable[[], Tensor]]:
         file = safetensors.safe_open(source, framework="pt")
         return {_bare(name): lambda name=name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:
-        raise DaptError(f"{source} is not a whole safetensors file: {error}") from None
+        raise DaptError(f"{source} is not a complete safetensors file: {error}") from None
 
 
 def _open_mapped_pth(source: str) -> dict[str, Callable[[], Tensor]]:
@@ -109,7 +109,7 @@ def _load_pth(source: str, mmap: bool = False) -> dict[str, Tensor]:
                 f"{source} is refused: it asks for '{wanted[1]}', and a checkpoint may hold only "
                 "tensors and plain values"
             ) from None
-        raise DaptError(f"{source} is not a whole checkpoint of torch.save") from None
+        raise DaptError(f"{source} is not a complete torch.save checkpoint") from None
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

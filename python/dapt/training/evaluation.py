@@ -22,7 +22,7 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
     """
     settings = folder.settings()
     if settings.is_pretraining:
-        raise UsageError(f"{folder.path} is a run of pre-training, which has no classes to tell")
+        raise UsageError(f"{folder.path} is a pre-training run, which has no classes to predict")
     if is_of_folds(settings):
         return evaluate_folds(folder, split, votes, options)
     fabric = launch(replace(options, precision=settings.training.precision))

@@ -89,8 +89,7 @@ def failure(run: Run, code: int, log: Path | None = None) -> DaptError:
     how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
     said = f" ({_last_line(log)})" if log is not None and log.is_file() else ""
     return DaptError(
-        f"the run of {run.method} with seed {run.seed} {how}{said}: "
-        "the same command goes on from here"
+        f"the run of {run.method} with seed {run.seed} {how}{said}: repeat the command to continue"
     )
 
 

@@ -46,7 +46,7 @@ class Search:
         try:
             return cls(tuple(map(float, text.split(","))), seeds)
         except ValueError:
-            raise UsageError(f"search must be numbers with commas, got {text!r}") from None
+            raise UsageError(f"search must be numbers separated by commas, got {text!r}") from None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def check_graph(options: TrainOptions, device: torch.device, processes: int) -> 
         raise UsageError(f"cuda_graph takes one process, and this run has {processes}: {OFF}")
     if options.accumulate > 1:
         raise UsageError(
-            f"cuda_graph makes each batch an update, and accumulate is {options.accumulate}: {OFF}"
+            f"cuda_graph updates after each batch, and accumulate is {options.accumulate}: {OFF}"
         )
     if options.schedule == "one_cycle":
         raise UsageError(f"cuda_graph keeps the momentum, and schedule one_cycle moves it: {OFF}")
@@ -162,7 +162,7 @@ class Watch(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         name = function.name().split(".")[0]
         if _looks_at_values(function, name, args) or _leaves_device(name, args, result):
-            raise DaptError(f"{name} waits for values, which no CUDA graph can: {OFF}")
+            raise DaptError(f"{name} waits for values, which a CUDA graph cannot do: {OFF}")
         leaves = tree_leaves((args, kwargs))
         self.calls.append(f"{name}({', '.join(map(_described, leaves))})")
         return result

@@ -100,7 +100,7 @@ def _look(findings: Findings, group: Group, limit: int | None, say: Say) -> None
         say(f"{group.name}: {len(dataset):,} samples of the {split} split")
         findings.evidence[group.name] = gather(record.folder, dataset, split)
     except (DaptError, OSError) as error:
-        findings.notes.append(f"{group.name}: its model could not look at its data: {error}")
+        findings.notes.append(f"{group.name}: its model could not run on its data: {error}")
         return
     names = dataset.part_names if findings.is_of_points else dataset.class_names
     findings.class_names = findings.class_names or tuple(names)

@@ -143,7 +143,7 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
     for path in paths:
         folders = list(_run_folders(path, DEPTH))
         if not folders:
-            what = "holds no run" if path.is_dir() else "is no folder"
+            what = "holds no run" if path.is_dir() else "is not a folder"
             raise UsageError(f"{path} {what}: a run folder has a config.yaml")
         for folder in folders:
             found.setdefault(folder.resolve(), Record.read(folder))

@@ -39,7 +39,7 @@ AnswerKind = Enum("AnswerKind", {kind: kind for kind in TYPES}, type=str)
 REFUSALS = {
     413: "More bytes, points or clouds than the server takes",
     422: "A body or an option that cannot be used",
-    429: "Too many requests are under way",
+    429: "Too many requests are in progress",
     503: "Not answered in time, or short of memory",
 }
 
@@ -92,7 +92,7 @@ def _add_bounds(app: FastAPI, hosts: frozenset[str] | None) -> None:
     async def bounds(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         name = re.sub(r":\d*$", "", request.headers.get("host", "")).strip("[]")
         if hosts is not None and name not in hosts:
-            response = _said(Refused(400, f"this server is not called {shown(name)[:100]!r}"))
+            response = _said(Refused(400, f"this server does not answer to {shown(name)[:100]!r}"))
         else:
             response = await call(request)
         for name, value in HEADERS.items():
@@ -146,13 +146,16 @@ def _add_prediction(app: FastAPI, service: Service) -> None:
     async def predict(
         request: Request,
         adapter: Annotated[
-            str, Query(description="its name; without one the only adapter", max_length=100)
+            str,
+            Query(
+                description="name of the adapter; not needed if there is only one", max_length=100
+            ),
         ] = "",
         format: Annotated[
-            str, Query(description=f"of the body where nothing else tells: {listed(KINDS)}")
+            str, Query(description=f"format of the body, if nothing else tells: {listed(KINDS)}")
         ] = "",
         category: Annotated[
-            str, Query(description="of objects whose parts are labeled", max_length=200)
+            str, Query(description="category of the objects, for part segmentation", max_length=200)
         ] = "",
         answer: Annotated[
             AnswerKind, Query(description="json, or a file of labeled points")
@@ -172,7 +175,7 @@ def _add_adapters(app: FastAPI, service: Service, token: str | None) -> None:
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> None:
         if token is None:
-            raise Refused(403, "adapters are loaded and unloaded only where the server has a token")
+            raise Refused(403, "adapters can be loaded and unloaded only if the server has a token")
         told = "" if given is None else given.credentials
         if not hmac.compare_digest(told.encode(), token.encode()):
             raise Refused(
@@ -183,12 +186,12 @@ def _add_adapters(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.get("/adapters")
     async def list_adapters() -> list[dict]:
-        """What each adapter is: its task, its labels, what its clouds have to be."""
+        """Describe each adapter: its task, its labels, and what its clouds must look like."""
         return [served.describe() for served in shelf]
 
     @app.put("/adapters/{name}", dependencies=[Depends(may_change)])
     async def load_adapter(name: str) -> dict:
-        """Load an adapter from the server's folder, or load it anew; calls under way go on."""
+        """Load an adapter from the server's folder, or reload it; calls in progress continue."""
         return await service.change(lambda: shelf.load(name).describe())
 
     @app.delete(
@@ -198,14 +201,14 @@ def _add_adapters(app: FastAPI, service: Service, token: str | None) -> None:
         response_class=Response,
     )
     async def unload_adapter(name: str) -> None:
-        """Unload an adapter; calls under way go on."""
+        """Unload an adapter; calls in progress continue."""
         await service.change(lambda: shelf.unload(name))
 
 
 def _add_observation(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> dict:
-        """That the server answers, and for how many adapters."""
+        """Whether the server answers, and for how many adapters."""
         return {"status": "ok", "adapters": len(service.shelf)}
 
     @app.get("/metrics", response_class=Response)

@@ -38,9 +38,9 @@ def kind_of(format: str, filename: str = "", content_type: str = "") -> str:
     named = by_type.get(content_type.partition(";")[0].strip().lower())
     kind = format or Path(filename).suffix[1:] or named
     if not kind:
-        raise Refused(422, f"say what the body is by format=: {listed(KINDS)}")
+        raise Refused(422, f"name the format of the body with format=: {listed(KINDS)}")
     if kind.lower() not in KINDS:
-        raise Refused(422, f"{shown(kind)[:20]!r} is no format of points: {listed(KINDS)}")
+        raise Refused(422, f"{shown(kind)[:20]!r} is not a format of points: {listed(KINDS)}")
     return kind.lower()
 
 
@@ -83,20 +83,20 @@ def _of_json(content: bytes, limits: Limits) -> np.ndarray:
     try:
         told = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the request is no JSON: {error}") from None
+        raise DataError(f"the request is not JSON: {error}") from None
     if not isinstance(told, dict) or told.keys() != {"points"}:
         raise DataError('the JSON must be {"points": [[x, y, z], ...]} and nothing else')
     try:
         return np.array(told["points"], np.float64)
     except (ValueError, TypeError, OverflowError):
-        raise DataError("the points must be rows of as many numbers each") from None
+        raise DataError("the points must be rows of equal length") from None
 
 
 def _of_npy(content: bytes) -> np.ndarray:
     try:
         table = load_npy(io.BytesIO(content))
     except Exception as error:  # a hostile header fails in any way
-        raise DataError(f"the request is no whole .npy file: {error}") from None
+        raise DataError(f"the request is not a complete .npy file: {error}") from None
     if table.dtype.kind not in "fiu":
         raise DataError(f"the points must be numbers, got {table.dtype}")
     return table
@@ -133,9 +133,9 @@ def _check_zip(content: bytes, limits: Limits) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             sizes = [info.file_size for info in archive.infolist()]
     except Exception as error:
-        raise DataError(f"the request is no whole .npz file: {error}") from None
+        raise DataError(f"the request is not a complete .npz file: {error}") from None
     most = limits.points * WIDEST + HEADERS
     if max(sizes, default=0) > most:
         raise Refused(
-            413, f"the .npz unfolds to more than the {limits.points:,} points of a request"
+            413, f"the .npz expands to more than the {limits.points:,} points of a request"
         )

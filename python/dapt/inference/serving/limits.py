@@ -42,7 +42,8 @@ class Limits:
         """
         if count > self.points:
             raise Refused(
-                413, f"the request has {count:,} points and this server takes {self.points:,}"
+                413,
+                f"the request has {count:,} points, and this server takes at most {self.points:,}",
             )
 
     def check_clouds(self, count: int) -> None:

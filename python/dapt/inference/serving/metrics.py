@@ -41,8 +41,8 @@ class Metrics:
         self._adapters = Histogram(
             "dapt_batch_adapters", "Adapters in a batch", buckets=CLOUDS, registry=registry
         )
-        Gauge("dapt_clouds_waiting", "Clouds in line", registry=registry).set_function(waiting)
-        Gauge("dapt_adapters", "Adapters at hand", registry=registry).set_function(adapters)
+        Gauge("dapt_clouds_waiting", "Clouds waiting", registry=registry).set_function(waiting)
+        Gauge("dapt_adapters", "Adapters loaded", registry=registry).set_function(adapters)
 
     def observe_batch(self, clouds: int, adapters: int) -> None:
         """Count a batch.

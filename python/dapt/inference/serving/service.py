@@ -108,7 +108,7 @@ class Service:
             self.metrics.requests.labels(name, 429).inc()
             raise Refused(
                 429,
-                f"{self._open} requests are under way, and the server takes no more: try later",
+                f"{self._open} requests are in progress, and the server takes no more: try later",
                 {"Retry-After": AGAIN_AFTER},
             )
         status, begun = 500, time.monotonic()
@@ -132,7 +132,7 @@ class Service:
         """(the cloud's bytes, what they are)"""
         most, content_type = self.limits.bytes, request.headers.get("content-type", "")
         declared = request.headers.get("content-length", "0")
-        too_long = Refused(413, f"the request is longer than the {self.limits.megabytes} MiB taken")
+        too_long = Refused(413, f"the request has more than {self.limits.megabytes} MiB")
         if int(declared) > most:
             raise too_long
         content = bytearray()
@@ -210,9 +210,9 @@ def refusal_of(error: Exception) -> Refused:
     sentence = said_of_the_machine(error)
     if sentence is not None:
         log.error("%s", sentence)
-        return Refused(503, "the server has not enough memory for this request now: try later")
+        return Refused(503, "the server has too little memory for this request now: try later")
     log.error("a request failed", exc_info=error)
-    return Refused(500, "the server failed on this request; its log tells more")
+    return Refused(500, "the server failed on this request; see its log")
 
 
 async def _file_of(request: Request, content: bytes) -> tuple[bytes, str]:

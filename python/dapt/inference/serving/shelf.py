@@ -80,7 +80,7 @@ class Shelf:
 
     def __init__(self, folder: Path | None = None):
         if folder is not None and not folder.is_dir():
-            raise UsageError(f"{folder} is no folder of adapters")
+            raise UsageError(f"{folder} is not a folder of adapters")
         self.folder = folder
         self._served: dict[str, Served] = {}
         self._models: list[TrainedModel] = []  # one for each backbone
@@ -117,14 +117,14 @@ class Shelf:
         """
         if not NAME.fullmatch(name):
             raise UsageError(
-                f"an adapter may be called by letters, digits, '.', '_' and '-', got {name!r}"
+                f"an adapter's name may have letters, digits, '.', '_' and '-', got {name!r}"
             )
         adapter = model.adapters[name]
         ready = adapter.preprocessing or fallback
         if ready is None:
             raise UsageError(
-                f"the file of adapter {name} does not say what was done to its training clouds: "
-                "save it with preprocessing="
+                f"the file of adapter {name} does not record how its training clouds were "
+                "prepared: save it with preprocessing="
             )
         served = Served(name, model, adapter, ready)
         self._served = {**self._served, name: served}
@@ -153,7 +153,7 @@ class Shelf:
         file = adapter_files.read(folder)
         if file.preprocessing is None:
             raise UsageError(
-                "its file does not say what was done to its training clouds: save it with "
+                "its file does not record how its training clouds were prepared: save it with "
                 "preprocessing="
             )
         model.load_adapter(folder, name, replace=True, activate=False)

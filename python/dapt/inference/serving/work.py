@@ -131,7 +131,7 @@ def check_category(served: Served, category: str | None) -> None:
     if task.name == "part_segmentation":
         labeling.category_number(task, category)
     elif category is not None:
-        raise UsageError(f"adapter {served.name} knows no categories: leave category out")
+        raise UsageError(f"adapter {served.name} has no categories: leave out category")
 
 
 @torch.no_grad()
