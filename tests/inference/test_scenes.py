@@ -22,7 +22,8 @@ from dapt.data.streams import Labels, survey
 from dapt.errors import DataError, UsageError, reading
 from dapt.inference.asprs import codes_of
 from dapt.inference.rooms import label_room
-from dapt.inference.scenes import SceneOptions, is_streamed, label_scenes, open_stream
+from dapt.inference.scene_parts import is_streamed, open_stream
+from dapt.inference.scenes import SceneOptions, label_scenes
 from dapt.inference.team import Team
 from support.runs import TINY
 

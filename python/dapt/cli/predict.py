@@ -145,7 +145,8 @@ def _label_points(model, trained, args: Namespace, team) -> int:
             )
     from dapt.inference import labeling
     from dapt.inference.asprs import codes_of
-    from dapt.inference.scenes import SceneOptions, is_streamed, label_scenes
+    from dapt.inference.scene_parts import is_streamed
+    from dapt.inference.scenes import SceneOptions, label_scenes
     from dapt.inference.trained import label_points, sides
 
     names = model.adapter.task.label_names

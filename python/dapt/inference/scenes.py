@@ -1,42 +1,36 @@
 """Labels for scenes of any size, tile by tile: read from disk, labeled in memory, written to disk.
 
-What is complete lies in `<name>_labels.parts` beside the output until all of it is: a labeling that
-was killed goes on from there, and processes of a team hand each other their tiles through it.
+What is complete stays in `<name>_labels.parts` beside the output until everything is: a labeling
+that was killed goes on from there, and the processes of a team exchange their tiles through it.
 """
 
 import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dapt.adapters import AdaptedModel
-from dapt.data.arrays import Npz, load_npy
 from dapt.data.blocks import Grid
-from dapt.data.copc import CopcRegions
 from dapt.data.las_stream import LasStream
-from dapt.data.ply_stream import PlyStream
 from dapt.data.preprocessing import Preprocessing
-from dapt.data.streams import PIECE, Labels, Stream, Survey, Told, survey
-from dapt.data.tiles import Cells, InMemory, Plan, Spill
-from dapt.errors import DataError, check_at_least, reading
-from dapt.files import remove, write_atomically, writing, written_atomically
-from dapt.inference.labeling import palette, ply_head, ply_rows
+from dapt.data.streams import survey
+from dapt.data.tiles import Cells, Plan, Spill
+from dapt.errors import DataError, check_at_least
+from dapt.files import remove, write_atomically, writing
 from dapt.inference.rooms import check_ground, label_region
+from dapt.inference.scene_files import TILE, write_labels
+from dapt.inference.scene_parts import Scene, Store, open_stream
 from dapt.inference.team import Team
 from dapt.progress import Bar
 
-COLORED = 5_000_000  # points up to which a colored cloud is written beside las and laz
 SAID_EVERY = 60.0  # seconds between two lines on how far it is
-TILE = [("index", "<i8"), ("label", "<i4"), ("confidence", "<f4")]
-ANSWER = np.dtype(TILE[1:])
 
 log = logging.getLogger("dapt")
 
@@ -48,8 +42,8 @@ class SceneOptions:
     Args:
         out: Folder of the labels.
         block: Side of the squares that a network sees.
-        stride: From one to the next.
-        tile: Points of a tile, about: memory grows with it.
+        stride: Distance from one square to the next.
+        tile: Points of a tile, about; memory grows with it.
         codes: [labels], what stands for each in the classification of las files; None to leave
             that as it is.
     """
@@ -69,7 +63,7 @@ class Labeled:
     """A scene whose labels are written.
 
     Args:
-        name: Of the scene.
+        name: The scene's.
         counts: [labels], points of each.
         written: The files.
     """
@@ -77,20 +71,6 @@ class Labeled:
     name: str
     counts: np.ndarray
     written: tuple[Path, ...]
-
-
-def is_streamed(path: Path, channels: str = "xyz") -> bool:
-    """Whether a file is read in pieces; all others are read whole.
-
-    Args:
-        path: Of points.
-        channels: What a network reads beside places; what takes more than a look is told of whole
-            scenes alone.
-    """
-    kind = path.suffix.lower()
-    if channels not in ("xyz", "color", "normal"):
-        return False
-    return kind in (".las", ".laz") or kind == ".ply" and path.is_file() and PlyStream.reads(path)
 
 
 def label_scenes(
@@ -102,15 +82,15 @@ def label_scenes(
 ) -> Iterator[Labeled | DataError]:
     """What came of each file, in their order.
 
-    As many files as there are processes are under way: each process reads one and writes one, and
-    the tiles of all of them are shared.
+    As many files are under way as there are processes: each process reads one and writes one, and
+    all of them share the tiles.
 
     Args:
         model: What labels points.
-        paths: Files that `is_streamed`.
+        paths: Files for which `is_streamed` holds.
         trained: What was done to the scenes that the model was trained on.
-        options: How they are labeled.
-        team: Those that label them.
+        options: How the scenes are labeled.
+        team: The processes that label them.
     """
     labeler = _Labeler(model, trained, options)
     for begin in range(0, len(paths), team.size):
@@ -122,7 +102,7 @@ def label_scenes(
 
 
 def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataError]:
-    """Label the tiles that are not yet; gives the error of each scene that has one."""
+    """Label the tiles that are not labeled yet; returns the error of each scene that has one."""
     tiles = [
         (number, tile)
         for number, scene in enumerate(scenes)
@@ -153,14 +133,14 @@ def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataE
 
 
 class _Progress:
-    """A bar with the time left where somebody watches, and a line a minute elsewhere."""
+    """A bar with the time left where somebody watches, or else a line a minute."""
 
     def __init__(self, what: str, total: int, team: Team):
         self.bar = Bar(what, total, shown=team.speaks)
         self._begun = self._said = time.monotonic()
 
     def advance(self, points: int) -> None:
-        """So many more are labeled."""
+        """Count this many more points as labeled."""
         self.bar.advance(points)
         now, done, total = time.monotonic(), self.bar.done, self.bar.total
         if not self.bar.shown and now - self._said >= SAID_EVERY and done < total:
@@ -168,67 +148,6 @@ class _Progress:
             minutes = (now - self._begun) / done * (total - done) / 60
             left = f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"
             log.info("%s: %.0f %%, %s left", self.bar.what, 100 * done / total, left)
-
-
-@dataclass
-class Scene:
-    """A file whose points are known and cut into tiles.
-
-    Args:
-        path: The file.
-        parts: Folder of what is complete.
-        survey: Its ends and colors.
-        plan: Its tiles.
-        left: Numbers of the tiles that are not labeled yet.
-    """
-
-    path: Path
-    parts: Path
-    survey: Survey
-    plan: Plan
-    left: list[int] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Of the files that its labels are written to, without what they end with."""
-        return f"{self.path.stem}_labels"
-
-    @property
-    def spill(self) -> Path:
-        """The points sorted by tile."""
-        return self.parts / "points.bin"
-
-    def tile(self, number: int) -> Path:
-        """The labels of a tile.
-
-        Args:
-            number: Of the tile.
-        """
-        return self.parts / f"tile_{number:06d}.npy"
-
-    @property
-    def is_small(self) -> bool:
-        """Whether all of it fits into a tile."""
-        return len(self.plan.tiles) == 1
-
-    def store(self) -> "InMemory | CopcRegions | Spill":
-        """Where regions are read: by the file's own index where it has one."""
-        stream, told = open_stream(self.path), self.survey.told
-        if self.is_small:
-            return InMemory(stream, told)
-        indexed = None
-        if isinstance(stream, LasStream):
-            indexed = CopcRegions.of(self.path, self.plan, told, stream.count)
-        return indexed or Spill(self.spill, self.plan, told)
-
-
-def open_stream(path: Path) -> Stream:
-    """A file that is read in pieces.
-
-    Args:
-        path: Of points.
-    """
-    return PlyStream(path) if path.suffix.lower() == ".ply" else LasStream(path)
 
 
 class _Labeler:
@@ -240,7 +159,7 @@ class _Labeler:
         self._digest = ""
 
     def prepare(self, path: Path) -> Scene:
-        """Read a file once or twice: what it holds, and its points sorted by tile."""
+        """Read a file once or twice: for what it holds, and to sort its points by tile."""
         stream, options = open_stream(path), self.options
         if stream.count < self.trained.num_points:
             raise DataError(
@@ -250,7 +169,7 @@ class _Labeler:
         if isinstance(stream, LasStream):
             stream.check_codes(options.codes)
         parts = options.out / f"{path.stem}_labels.parts"
-        begun = self._begun(path, parts)
+        begun = Scene.kept(path, parts, self._identity(path), options.block, options.tile)
         if begun is not None:
             return begun
         axes = [axis for axis in range(3) if axis != "xyz".index(self.trained.up)]
@@ -272,46 +191,8 @@ class _Labeler:
             store = scene.store()
             if isinstance(store, Spill):
                 store.fill(stream)
-            self._keep(scene)
+            scene.keep(self._identity(path))
         return scene
-
-    def _begun(self, path: Path, parts: Path) -> Scene | None:
-        """What a labeling with the same settings left when it was killed."""
-        if not (parts / "plan.npz").is_file():
-            return None
-        with reading(parts / "plan.npz"), Npz(parts / "plan.npz") as kept:
-            if str(kept["identity"]) != self._identity(path):
-                log.info("%s is of another file, model or setting: it is made anew", parts)
-                return None
-            told = json.loads(str(kept["told"]))
-            cells = Cells(self.options.block, kept["ground"].tolist())
-            cells.side = float(kept["side"])
-            cells.keys, cells.counts = kept["keys"].view(np.complex128), kept["counts"]
-            colors, normals = tuple(told.pop("colors")), tuple(told.pop("normals"))
-            known = Survey(kept["low"], kept["high"], Told(colors, normals, **told))
-        scene = Scene(path, parts, known, Plan.of(cells, self.options.tile))
-        tiles = range(len(scene.plan.tiles))
-        scene.left = [number for number in tiles if not scene.tile(number).is_file()]
-        done = len(tiles) - len(scene.left)
-        log.info("%s: goes on, %d of %d tiles are labeled", path, done, len(tiles))
-        return scene
-
-    def _keep(self, scene: Scene) -> None:
-        """What another process needs to go on; its being there says that the points are sorted."""
-        cells, known = scene.plan.cells, scene.survey
-        content = io.BytesIO()
-        np.savez(
-            content,
-            identity=np.array(self._identity(scene.path)),
-            told=np.array(json.dumps(vars(known.told))),
-            low=known.low,
-            high=known.high,
-            ground=np.array(cells.ground),
-            side=np.array(cells.side),
-            keys=cells.keys.view(np.float64),
-            counts=cells.counts,
-        )
-        write_atomically(scene.parts / "plan.npz", content.getvalue())
 
     def _identity(self, path: Path) -> str:
         """All that a label depends on."""
@@ -328,7 +209,7 @@ class _Labeler:
         known += [trained.num_points, trained.normalize, trained.up, trained.channels]
         return json.dumps([*known, options.block, options.stride, options.tile])
 
-    def label(self, scene: Scene, tile: int, store: "InMemory | CopcRegions | Spill") -> None:
+    def label(self, scene: Scene, tile: int, store: Store) -> None:
         """Label the points of a tile and keep what came out."""
         region = store.read(tile)
         options, known = self.options, scene.survey
@@ -346,60 +227,6 @@ class _Labeler:
 
     def finish(self, scene: Scene) -> Labeled:
         """Put the tiles together, write the files, and remove what lay beside them."""
-        stream, out = open_stream(scene.path), self.options.out
-        counts = np.zeros(len(self.names), np.int64)
-        answers = scene.parts / "answers.bin"
-        with writing(answers), open(answers, "wb") as file:
-            for number in range(len(scene.plan.tiles)):
-                with reading(scene.tile(number)):
-                    rows = load_npy(scene.tile(number))
-                counts += np.bincount(rows["label"], minlength=len(counts))
-                _scatter(file, rows)
-        labels = Labels(self.names, self.options.codes, palette(len(self.names)))
-
-        def answer(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            offset = start * ANSWER.itemsize
-            piece = np.fromfile(answers, ANSWER, stop - start, offset=offset)
-            return piece["label"], piece["confidence"]
-
-        own = out / f"{scene.name}{scene.path.suffix.lower()}"
-        written = [out / f"{scene.name}.npy", own]
-        with written_atomically(written[0]) as path:
-            _write_npy(path, stream.count, answer)
-        with written_atomically(own) as path, reading(scene.path):
-            stream.write(path, answer, labels)
-        if own.suffix != ".ply" and stream.count <= COLORED:
-            written.append(out / f"{scene.name}.ply")
-            with written_atomically(written[-1]) as path:
-                _write_colored(path, stream, answer, self.names)
-        remove(scene.parts)
-        return Labeled(scene.path.stem, counts, tuple(written))
-
-
-def _scatter(file, rows: np.ndarray) -> None:
-    """Answers at their points' places; those that follow each other at once."""
-    answers = np.empty(len(rows), ANSWER)
-    for name in ANSWER.names:
-        answers[name] = rows[name]
-    breaks = np.flatnonzero(np.diff(rows["index"]) != 1) + 1
-    for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        at = int(rows["index"][begin]) * ANSWER.itemsize
-        os.pwrite(file.fileno(), answers[begin:end].tobytes(), at)
-
-
-def _write_npy(path: Path, count: int, answer) -> None:
-    """labels [N] int64"""
-    with open(path, "wb") as file:
-        header = {"descr": "<i8", "fortran_order": False, "shape": (count,)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, count, PIECE):
-            file.write(answer(start, min(start + PIECE, count))[0].astype("<i8").tobytes())
-
-
-def _write_colored(path: Path, stream: Stream, answer, names: Sequence[str]) -> None:
-    """The places, colored by label."""
-    with open(path, "wb") as file:
-        file.write(ply_head(stream.count, names))
-        for piece in stream.pieces():
-            found = answer(piece.start, piece.start + len(piece.places))
-            file.write(ply_rows(piece.places, *found, len(names)).tobytes())
+        options = self.options
+        counts, written = write_labels(scene, options.out, self.names, options.codes)
+        return Labeled(scene.path.stem, counts, written)

@@ -1,0 +1,93 @@
+"""The files that the labels of a scene are written to, put together from those of its tiles."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dapt.data.arrays import load_npy
+from dapt.data.streams import PIECE, Labels, Stream
+from dapt.errors import reading
+from dapt.files import remove, writing, written_atomically
+from dapt.inference.labeling import palette, ply_head, ply_rows
+from dapt.inference.scene_parts import Scene, open_stream
+
+COLORED = 5_000_000  # points up to which a colored cloud is written beside las and laz
+TILE = [("index", "<i8"), ("label", "<i4"), ("confidence", "<f4")]
+ANSWER = np.dtype(TILE[1:])
+Answer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels, confidences of a range
+
+
+def write_labels(
+    scene: Scene, out: Path, names: Sequence[str], codes: np.ndarray | None
+) -> tuple[np.ndarray, tuple[Path, ...]]:
+    """Write the files of a scene whose tiles are all labeled, and remove the tiles.
+
+    Args:
+        scene: The scene.
+        out: Folder of the labels.
+        names: Of the labels.
+        codes: [labels], what stands for each in the classification of las files; None to leave
+            that as it is.
+
+    Returns:
+        The number of points of each label, and the files.
+    """
+    stream, counts = open_stream(scene.path), np.zeros(len(names), np.int64)
+    answers = scene.parts / "answers.bin"
+    with writing(answers), open(answers, "wb") as file:
+        for number in range(len(scene.plan.tiles)):
+            with reading(scene.tile(number)):
+                rows = load_npy(scene.tile(number))
+            counts += np.bincount(rows["label"], minlength=len(counts))
+            _scatter(file, rows)
+    labels = Labels(names, codes, palette(len(names)))
+
+    def answer(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        offset = start * ANSWER.itemsize
+        piece = np.fromfile(answers, ANSWER, stop - start, offset=offset)
+        return piece["label"], piece["confidence"]
+
+    own = out / f"{scene.name}{scene.path.suffix.lower()}"
+    written = [out / f"{scene.name}.npy", own]
+    with written_atomically(written[0]) as path:
+        _write_npy(path, stream.count, answer)
+    with written_atomically(own) as path, reading(scene.path):
+        stream.write(path, answer, labels)
+    if own.suffix != ".ply" and stream.count <= COLORED:
+        written.append(out / f"{scene.name}.ply")
+        with written_atomically(written[-1]) as path:
+            _write_colored(path, stream, answer, names)
+    remove(scene.parts)
+    return counts, tuple(written)
+
+
+def _scatter(file: BinaryIO, rows: np.ndarray) -> None:
+    """Write answers at their points' places, runs of neighbors in one go."""
+    answers = np.empty(len(rows), ANSWER)
+    for name in ANSWER.names:
+        answers[name] = rows[name]
+    breaks = np.flatnonzero(np.diff(rows["index"]) != 1) + 1
+    for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+        at = int(rows["index"][begin]) * ANSWER.itemsize
+        os.pwrite(file.fileno(), answers[begin:end].tobytes(), at)
+
+
+def _write_npy(path: Path, count: int, answer: Answer) -> None:
+    """labels [N] int64"""
+    with open(path, "wb") as file:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, count, PIECE):
+            file.write(answer(start, min(start + PIECE, count))[0].astype("<i8").tobytes())
+
+
+def _write_colored(path: Path, stream: Stream, answer: Answer, names: Sequence[str]) -> None:
+    """The points, colored by label."""
+    with open(path, "wb") as file:
+        file.write(ply_head(stream.count, names))
+        for piece in stream.pieces():
+            found = answer(piece.start, piece.start + len(piece.places))
+            file.write(ply_rows(piece.places, *found, len(names)).tobytes())
