@@ -22,7 +22,9 @@ import yaml
 
 from attack.harness import Budget, Tally, attack
 from dapt import cli
-from dapt.runs.settings import ADAPTATION, PRETRAINING, PretrainOptions, TrainOptions, build_parser
+from dapt.runs.options import PretrainOptions, TrainOptions
+from dapt.runs.parser import build_parser
+from dapt.runs.settings import ADAPTATION, PRETRAINING
 from dapt.training.loop import Trainer
 from support.fixtures import SMALL
 from support.runs import TINY, clouds, labeled

@@ -1,0 +1,120 @@
+"""The parser for one kind of run: the options of the training and of each named section."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import yaml
+from jsonargparse import ArgumentParser, set_loader
+
+from dapt import data, methods, models, tasks
+from dapt.data import registry
+from dapt.runs.help import SettingsHelp, describe
+from dapt.runs.options import TrainOptions
+from dapt.runs.trees import for_method, for_names, load_yaml
+
+_RECIPES = "the name of a recipe that comes with dapt: npz, synthetic, scanobjectnn_hardest ..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What may be the name of a section, and what each name means.
+
+    Args:
+        what: the section in words.
+        default: the name that it has if none is given.
+        names: all that there are.
+        kind: the class of settings that a name stands for.
+    """
+
+    what: str
+    default: str
+    names: Callable[[], Sequence[str]]
+    kind: Callable[[str], type]
+
+
+CHOICES = {
+    "data": Choice("The dataset", "npz", registry.names, data.options_of),
+    "backbone": Choice(
+        "The pre-trained network",
+        "point_mae",
+        models.names,
+        lambda name: type(models.backbone_config(name)),
+    ),
+    "method": Choice("How it is adapted", "dapt", methods.names, methods.method_class),
+    "task": Choice("What it learns", "classification", tasks.names, tasks.task_class),
+}
+
+
+def build_parser(
+    prog: str, names: Mapping[str, str], options: type[TrainOptions], description: str = ""
+) -> ArgumentParser:
+    """The parser for one kind of run.
+
+    Args:
+        prog: the command, for its help.
+        names: which dataset, backbone, method and so on.
+        options: those of an adaptation or of a pre-training.
+        description: of the command, for its help.
+    """
+    unreadable = (yaml.YAMLError, ValueError, RecursionError)
+    set_loader("dapt", lambda text: _recipe(load_yaml(text), names), unreadable)
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--data NAME] [--backbone NAME] ... --out FOLDER [options]",
+        description=description,
+        parser_mode="dapt",
+        exit_on_error=False,
+        formatter_class=SettingsHelp,
+    )
+    parser.add_argument("--config", action="config", help=f"A YAML file of settings, or {_RECIPES}")
+    add_names(parser, names)
+    parser.add_class_arguments(options)
+    add_sections(parser, names)
+    return parser
+
+
+def _recipe(tree: object, names: Mapping[str, str]) -> object:
+    if not isinstance(tree, dict):
+        return tree
+    return for_names(for_method(tree, names.get("method")), names)
+
+
+def add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
+    """Add the options of each section, which depend on its name.
+
+    Args:
+        parser: has those of the names already.
+        names: which dataset, backbone, method and so on.
+    """
+    for section, name in names.items():
+        kind = CHOICES[section].kind(name)
+        parser.add_class_arguments(kind, section, skip=set(getattr(kind, "from_data", ())))
+        if section == "backbone":
+            _add_weights(parser, name)
+        describe(parser, section, name, kind)
+
+
+def add_names(parser: ArgumentParser, names: Mapping[str, str]) -> None:
+    """Add the options that name the sections.
+
+    Args:
+        parser: of any kind of run.
+        names: which dataset, backbone, method and so on.
+    """
+    group = parser.add_argument_group("what is adapted to what; each has options of its own, below")
+    for section, name in names.items():
+        choice = CHOICES[section]
+        text = f"{choice.what}: {', '.join(choice.names())}."
+        group.add_argument(f"--{section}.name", type=str, default=name, help=text, metavar="NAME")
+
+
+def _add_weights(parser: ArgumentParser, name: str) -> None:
+    parser.groups["backbone"].add_argument(
+        "--backbone.checkpoint",
+        type=str | None,
+        help="Pre-trained weights: a .pth or .safetensors file, hf://owner/repository/file, or "
+        "`shipped`, the default of point_mae_tiny. `none` for random ones.",
+    )
+    config = models.backbone_config(name)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    parser.set_defaults({f"backbone.{field}": value for field, value in values.items()})
