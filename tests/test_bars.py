@@ -151,7 +151,7 @@ def test_in_a_log_there_are_lines_alone():
 
 
 def test_the_memory_bank(bars):
-    from dapt.training.jobs import Adaptation
+    from dapt.training.adaptation import Adaptation
 
     job = object.__new__(Adaptation)
     job.train, job.task, job.num_points = clouds(40), dapt.Classification(2), None

@@ -129,7 +129,7 @@ def test_a_start_that_fails_leaves_nothing(run, monkeypatch, capsys):
         raise dapt.DaptError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dapt.training.jobs.Adaptation.prepare", broken)
+        patch.setattr("dapt.training.adaptation.Adaptation.prepare", broken)
         folder, code = run("x")
     assert code == 1 and not folder.exists()
     folder, code = run("x", "--learning_rate", "0.002")

@@ -309,7 +309,7 @@ def test_the_same_seed_is_the_same_run(run):
 
 def test_labels_follow_their_points_through_the_views():
     from dapt.data.transforms import Compose, Resample, Share
-    from dapt.training.jobs import Adaptation
+    from dapt.training.adaptation import Adaptation
 
     job = Adaptation.__new__(Adaptation)
     job._resample, job._augment = Resample(16), Compose([])

@@ -7,8 +7,8 @@ import torch
 
 import dapt
 from dapt.errors import DaptError
-from dapt.training.jobs import Pretraining
 from dapt.training.loop import Trainer
+from dapt.training.pretraining import Pretraining
 from support.runs import assert_same_run, lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")

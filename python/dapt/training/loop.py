@@ -26,8 +26,9 @@ from dapt.runs.folder import RunFolder
 from dapt.runs.memory import CountSaved, peak_memory
 from dapt.runs.processes import any_process, choose_precision, launch, synchronize_batch_norms
 from dapt.runs.settings import Settings
+from dapt.training.adaptation import Adaptation
 from dapt.training.folds import is_of_folds, train_folds
-from dapt.training.jobs import Adaptation, Batch, Job, Pretraining
+from dapt.training.job import Batch, Job
 from dapt.training.optimization import (
     RunningMean,
     adamw,
@@ -35,6 +36,7 @@ from dapt.training.optimization import (
     load_optimizer,
     set_schedule,
 )
+from dapt.training.pretraining import Pretraining
 from dapt.training.progress import Progress
 from dapt.training.step_graph import StepGraph, check_graph, check_keeps_activations
 
