@@ -115,9 +115,10 @@ Tensor as_integers(const Tensor& t_any, const char* name, const std::vector<int6
     const Tensor readable = on_cpu(t);
     const int64_t* value = readable.const_data_ptr<int64_t>();
     const auto outside = [=](int64_t v) { return uint64_t(v) - low >= uint64_t(high) - low; };
+    const int64_t count = t.numel();
     bool any = false;
-    for (int64_t i = 0; i < t.numel(); ++i) any |= outside(value[i]);
-    for (int64_t i = 0; any && i < t.numel(); ++i) {
+    for (int64_t i = 0; i < count; ++i) any |= outside(value[i]);
+    for (int64_t i = 0; any && i < count; ++i) {
       check(!outside(value[i]), name, " must lie in [", low, ", ", high, "), got ", value[i]);
     }
   }
