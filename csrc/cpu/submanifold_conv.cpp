@@ -2,9 +2,11 @@
 //
 // For each tap the rows that have that neighbor are listed. A block of them is multiplied by the
 // tap's weight in registers: factors are read where they lie, and sums are added where they belong,
-// so that nothing is gathered or scattered.
+// so that nothing is gathered or scattered. Work goes by strips of columns, as many as registers
+// hold beside the rows of a block.
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "cpu/gemm.h"
 #include "cpu/parallel.h"
@@ -13,61 +15,101 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int kVectors = 2;  // of columns that are worked on at a time: a strip
+constexpr int kMostVectors = 3;  // of a strip
+template <int kVectors>          // as many sums as registers are for, of rows and vectors
+constexpr int kRowsBeside = std::min(kBlockRows, 2 * kBlockRows / kVectors);
+
+/// Columns [begin, begin + width), which fill the last of `vectors` vectors or a part of it.
+struct Strip {
+  int64_t begin, width;
+  int vectors;
+};
+
 template <class T>
-constexpr int64_t kStrip = kVectors * kLanesOf<T>;
+class Strips {
+ public:
+  explicit Strips(int64_t columns)
+      : columns_(columns),
+        vectors_(padded<T>(columns) / kLanesOf<T>),
+        most_(vectors_ % kMostVectors == 0 ? kMostVectors : std::min<int64_t>(vectors_, 2)) {}
+
+  int64_t count() const { return (vectors_ + most_ - 1) / most_; }
+  int64_t longest() const { return most_ * kLanesOf<T>; }
+
+  Strip operator[](int64_t i) const {
+    const int64_t begin = i * longest(), vectors = std::min(most_, vectors_ - i * most_);
+    return {begin, std::min(longest(), columns_ - begin), int(vectors)};
+  }
+
+ private:
+  int64_t columns_, vectors_, most_;  // most_: of a strip, so that few registers stay empty
+};
+
+/// Calls f with `count`, which is at most kMost, as a compile-time constant.
+template <int kMost, class Function>
+void with_count(int64_t count, const Function& f) {
+  if constexpr (kMost > 0) {
+    count == kMost ? f(std::integral_constant<int, kMost>()) : with_count<kMost - 1>(count, f);
+  }
+}
 
 struct Pair {
   int32_t row, neighbor;
 };
 
-/// The pairs of some rows, tap by tap.
+/// The pairs of some rows and taps, tap by tap.
 class Pairs {
  public:
   Pairs(int64_t rows, int64_t taps)
-      : rows_(rows),
-        taps_(taps),
-        pairs_(make_buffer<Pair>((rows + 1) * taps)),
-        counts_(make_buffer<int64_t>(taps)) {}
+      : rows_(rows), pairs_(make_buffer<Pair>(rows * taps)), counts_(make_buffer<int64_t>(taps)) {}
 
-  void list(const int64_t* neighbors, int64_t first, int64_t rows) {
-    std::fill_n(counts_.get(), taps_, 0);
-    neighbors += first * taps_;
-    for (int64_t row = first; row < first + rows; ++row) {
-      Pair* list = pairs_.get();
-      for (int64_t tap = 0; tap < taps_; ++tap, ++neighbors, list += rows_ + 1) {
-        list[counts_[tap]] = {int32_t(row), int32_t(*neighbors)};  // kept if there is a neighbor
-        counts_[tap] += *neighbors >= 0;
+  /// neighbors: [rows, all_taps] from row `first` on, of which the first `taps` columns are meant.
+  void list(const int64_t* neighbors, int64_t all_taps, int64_t first, int64_t rows, int64_t taps) {
+    std::fill_n(counts_.get(), taps, 0);
+    for (int64_t row = first; row < first + rows; ++row, neighbors += all_taps) {
+      uint64_t found = 0;  // bit by bit
+      for (int64_t tap = 0; tap < taps; ++tap) found |= uint64_t(neighbors[tap] >= 0) << tap;
+      for (; found; found &= found - 1) {
+        const int tap = std::countr_zero(found);
+        pairs_[tap * rows_ + counts_[tap]++] = {int32_t(row), int32_t(neighbors[tap])};
       }
     }
   }
 
-  const Pair* of(int64_t tap) const { return pairs_.get() + tap * (rows_ + 1); }
+  const Pair* of(int64_t tap) const { return pairs_.get() + tap * rows_; }
   int64_t count(int64_t tap) const { return counts_[tap]; }
 
  private:
-  int64_t rows_, taps_;
-  Buffer<Pair> pairs_;  // [taps, rows + 1]
+  int64_t rows_;
+  Buffer<Pair> pairs_;  // [taps, rows]
   Buffer<int64_t> counts_;
 };
+
+/// Asks for the first lines of a row that is read soon; a long row's others come by themselves.
+template <class T>
+void prefetch(const T* row, int64_t columns) {
+  constexpr int64_t kLine = 64 / sizeof(T), kLines = 4;
+  for (int64_t i = 0; i < std::min(columns, kLines * kLine); i += kLine)
+    __builtin_prefetch(row + i);
+}
 
 /// to[i] += sum over c of from[i][c] * weight[c], for kRows rows of kWide vectors.
 template <int kRows, int kWide, class T>
 void multiply_rows(const T* const* from, const T* weight, int64_t C, T* const* to) {
   Vector<T> sums[kRows][kWide] = {};
-  for (int64_t c = 0; c < C; ++c, weight += kStrip<T>) {
+  for (int64_t c = 0; c < C; ++c, weight += kWide * kLanesOf<T>) {
     Vector<T> right[kWide];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) right[v] = load_vector(weight + v * kLanesOf<T>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < kWide; ++v) multiply_add(sums[i][v], from[i][c], right[v]);
     }
   }
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) {
       sums[i][v] += load_vector(to[i] + v * kLanesOf<T>);
       std::memcpy(to[i] + v * kLanesOf<T>, &sums[i][v], sizeof sums[i][v]);
@@ -75,97 +117,153 @@ void multiply_rows(const T* const* from, const T* weight, int64_t C, T* const* t
   }
 }
 
-/// Calls f with `count`, which is at most kMost, as a compile-time constant.
-template <int kMost = kBlockRows, class Function>
-void with_count(int64_t count, const Function& f) {
-  if constexpr (kMost > 0) {
-    count == kMost ? f(std::integral_constant<int, kMost>()) : with_count<kMost - 1>(count, f);
+/// Turns a square of vectors: row i becomes column i.
+template <class T, int kStep = 1>
+void transpose(Vector<T> (&square)[kLanesOf<T>]) {
+  constexpr int kLanes = kLanesOf<T>;
+  if constexpr (kStep < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kStep) continue;
+      const Vector<T> a = square[i], b = square[i + kStep];
+      [&]<int... lane>(std::integer_sequence<int, lane...>) {
+        square[i] = __builtin_shufflevector(a, b, (lane & kStep ? kLanes + lane - kStep : lane)...);
+        square[i + kStep] =
+            __builtin_shufflevector(a, b, (lane & kStep ? kLanes + lane : lane + kStep)...);
+      }(std::make_integer_sequence<int, kLanes>());
+    }
+    transpose<T, 2 * kStep>(square);
   }
 }
 
-/// The weight in strips of output channels, [strips, taps, C, kStrip], zeros beyond D.
+/// The weight of one tap and one strip of output channels, [C, vectors of the strip], zeros beyond
+/// its width.
 template <class T>
-Buffer<T> pack(const SubmanifoldConvArgs& a, int64_t strips) {
-  constexpr int64_t kSide = 16;  // of a square that is turned in the nearest cache
-  Buffer<T> packed = make_buffer<T>(strips * a.taps * a.C * kStrip<T>);
-  const T* weight = static_cast<const T*>(a.weight);
-  // parallel over strips and taps
-  parallel_for(strips * a.taps, 1 + 16384 / std::max<int64_t>(1, a.C * kStrip<T>),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t item = begin; item < end; ++item) {
-                   const int64_t d = item / a.taps * kStrip<T>, tap = item % a.taps;
-                   const int64_t width = std::min(kStrip<T>, a.D - d);
-                   const T* from = weight + d * a.weight_d + tap * a.weight_tap;
-                   T* to = packed.get() + item * a.C * kStrip<T>;
-                   if (width < kStrip<T>) std::fill_n(to, a.C * kStrip<T>, T(0));
-                   for (int64_t first = 0; first < a.C; first += kSide) {
-                     for (int64_t i = 0; i < width; ++i) {
-                       for (int64_t c = first; c < std::min(first + kSide, a.C); ++c) {
-                         to[c * kStrip<T> + i] = from[i * a.weight_d + c * a.weight_c];
-                       }
-                     }
-                   }
-                 }
-               });
-  return packed;
+void pack(const SubmanifoldConvArgs& a, int64_t tap, Strip strip, T* packed) {
+  constexpr int64_t kLanes = kLanesOf<T>, kAhead = 8;
+  const int64_t stride = strip.vectors * kLanes;
+  const T* weight = static_cast<const T*>(a.weight) + strip.begin * a.weight_d + tap * a.weight_tap;
+  if (strip.width < stride) std::fill_n(packed, a.C * stride, T(0));
+  if (a.weight_d == 1) {
+    for (int64_t c = 0; c < a.C; ++c, weight += a.weight_c, packed += stride) {
+      if (c + kAhead < a.C) prefetch(weight + kAhead * a.weight_c, strip.width);
+      std::copy_n(weight, strip.width, packed);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < strip.width; i += kLanes, weight += kLanes * a.weight_d) {
+    const int64_t width = std::min(kLanes, strip.width - i);
+    int64_t c = 0;
+    for (; width == kLanes && c + kLanes <= a.C; c += kLanes) {
+      Vector<T> square[kLanes];
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < kLanes; ++j) square[j] = load_vector(weight + j * a.weight_d + c);
+      transpose<T>(square);
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < kLanes; ++j) {
+        std::memcpy(packed + (c + j) * stride + i, &square[j], sizeof square[j]);
+      }
+    }
+    for (; c < a.C; ++c) {
+      for (int64_t j = 0; j < width; ++j) packed[c * stride + i + j] = weight[j * a.weight_d + c];
+    }
+  }
 }
 
-/// sums [rows, kStrip] += the listed neighbors times one strip of the weight.
-template <class T>
-void add_taps(const SubmanifoldConvArgs& a, const Pairs& pairs, int64_t first, const T* packed,
-              int64_t width, T* sums) {
+/// sums [rows from `first`, kWide vectors] += the listed neighbors times one tap of the weight.
+template <int kWide, class T>
+void add_tap(const SubmanifoldConvArgs& a, const Pair* list, int64_t count, int64_t first,
+             const T* packed, T* sums) {
+  constexpr int64_t kRows = kRowsBeside<kWide>;
   const T* x = static_cast<const T*>(a.x);
-  for (int64_t tap = 0; tap < a.taps; ++tap, packed += a.C * kStrip<T>) {
-    const Pair* list = pairs.of(tap);
-    for (int64_t left = pairs.count(tap); left > 0; left -= kBlockRows, list += kBlockRows) {
-      const int64_t count = std::min<int64_t>(left, kBlockRows);
-      const T* from[kBlockRows];
-      T* to[kBlockRows];
-      for (int64_t i = 0; i < count; ++i) {
-        from[i] = x + list[i].neighbor * a.C;
-        to[i] = sums + (list[i].row - first) * kStrip<T>;
-      }
-      with_count(count, [&](auto rows) {
-        width <= kLanesOf<T> ? multiply_rows<rows, 1>(from, packed, a.C, to)
-                             : multiply_rows<rows, kVectors>(from, packed, a.C, to);
-      });
+  const Pair* end = list + count;
+  for (; list < end; list += kRows) {
+    const int64_t rows = std::min<int64_t>(end - list, kRows);
+    const T* from[kRows];
+    T* to[kRows];
+    for (int64_t i = 0; i < rows; ++i) {
+      from[i] = x + list[i].neighbor * a.C;
+      to[i] = sums + (list[i].row - first) * kWide * kLanesOf<T>;
     }
+    for (const Pair* next = list + kRows; next < std::min(list + 2 * kRows, end); ++next) {
+      prefetch(x + next->neighbor * a.C, a.C);
+    }
+    with_count<kRows>(rows, [&](auto rows) { multiply_rows<rows, kWide>(from, packed, a.C, to); });
+  }
+}
+
+/// A strip of rows [first, first + count). weight_of(tap) is that tap's weight, packed.
+template <class T, class WeightOf>
+void convolve_strip(const SubmanifoldConvArgs& a, const Pairs& pairs, int64_t first, int64_t count,
+                    Strip strip, const WeightOf& weight_of, T* sums) {
+  const int64_t stride = strip.vectors * kLanesOf<T>;
+  std::fill_n(sums, count * stride, T(0));
+  with_count<kMostVectors>(strip.vectors, [&](auto vectors) {
+    for (int64_t tap = 0; tap < a.taps; ++tap) {
+      if (pairs.count(tap) == 0) continue;
+      add_tap<vectors>(a, pairs.of(tap), pairs.count(tap), first, weight_of(tap), sums);
+    }
+  });
+  const T* bias = a.bias ? static_cast<const T*>(a.bias) + strip.begin : nullptr;
+  T* out = static_cast<T*>(a.out) + first * a.D + strip.begin;
+  for (int64_t row = 0; row < count; ++row, sums += stride, out += a.D) {
+    for (int64_t i = 0; i < strip.width; ++i) out[i] = bias ? sums[i] + bias[i] : sums[i];
   }
 }
 
 template <class T>
 void convolve(const SubmanifoldConvArgs& a) {
-  const int64_t strips = (a.D + kStrip<T> - 1) / kStrip<T>;
-  const Buffer<T> packed = pack<T>(a, strips);
-  const T* bias = static_cast<const T*>(a.bias);
+  const Strips<T> strips(a.D);
   // Few enough rows for their sums to stay near, but more where they share a large weight.
   const int64_t rows = std::clamp<int64_t>(2 * a.C, 256, 512);
   const int64_t chunks = (a.M + rows - 1) / rows;
-  const int64_t strips_together = chunks < 16 ? 1 : strips;
-  const int64_t parts = (strips + strips_together - 1) / strips_together;
-  // parallel over chunks of rows, and over strips where there are few chunks
-  parallel_for(chunks * parts, 1, [&](int64_t begin, int64_t end) {
+  if (chunks <= strips.count()) {
+    // parallel over strips; each weight serves once, and is packed where it stays near
+    parallel_for(strips.count(), 1, [&](int64_t begin, int64_t end) {
+      Pairs pairs(a.M, a.taps);
+      pairs.list(a.neighbors, a.taps, 0, a.M, a.taps);
+      const Buffer<T> sums = make_buffer<T>(a.M * strips.longest());
+      const Buffer<T> packed = make_buffer<T>(a.C * strips.longest());
+      for (int64_t i = begin; i < end; ++i) {
+        const auto weight_of = [&](int64_t tap) {
+          pack(a, tap, strips[i], packed.get());
+          return packed.get();
+        };
+        convolve_strip(a, pairs, 0, a.M, strips[i], weight_of, sums.get());
+      }
+    });
+    return;
+  }
+  const Buffer<T> packed = make_buffer<T>(a.taps * a.C * padded<T>(a.D));
+  const auto weight_of = [&](Strip strip, int64_t tap) {
+    return packed.get() + a.C * (strip.begin * a.taps + tap * strip.vectors * kLanesOf<T>);
+  };
+  // parallel over strips and taps
+  parallel_for(strips.count() * a.taps, 1 + 16384 / std::max<int64_t>(1, a.C * strips.longest()),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const Strip strip = strips[i / a.taps];
+                   pack(a, i % a.taps, strip, weight_of(strip, i % a.taps));
+                 }
+               });
+  // parallel over chunks of rows
+  parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
     Pairs pairs(rows, a.taps);
-    const Buffer<T> sums = make_buffer<T>(rows * kStrip<T>);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item / parts * rows, count = std::min(rows, a.M - first);
-      pairs.list(a.neighbors, first, count);
-      const int64_t strip = item % parts * strips_together;
-      for (int64_t d = strip * kStrip<T>; d < std::min((strip + strips_together) * kStrip<T>, a.D);
-           d += kStrip<T>) {
-        const int64_t width = std::min(kStrip<T>, a.D - d);
-        std::fill_n(sums.get(), count * kStrip<T>, T(0));
-        add_taps(a, pairs, first, packed.get() + d * a.taps * a.C, width, sums.get());
-        for (int64_t row = 0; row < count; ++row) {
-          const T* from = sums.get() + row * kStrip<T>;
-          T* to = static_cast<T*>(a.out) + (first + row) * a.D + d;
-          for (int64_t i = 0; i < width; ++i) to[i] = bias ? from[i] + bias[d + i] : from[i];
-        }
+    const Buffer<T> sums = make_buffer<T>(rows * strips.longest());
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * rows, count = std::min(rows, a.M - first);
+      pairs.list(a.neighbors + first * a.taps, a.taps, first, count, a.taps);
+      for (int64_t i = 0; i < strips.count(); ++i) {
+        const auto weight = [&](int64_t tap) { return weight_of(strips[i], tap); };
+        convolve_strip(a, pairs, first, count, strips[i], weight, sums.get());
       }
     }
   });
 }
 
+constexpr int kVectors = 2;
+template <class T>
+constexpr int64_t kStrip = kVectors * kLanesOf<T>;
 /// sums[i] += sum over k of grad[k][i] * x[k], for kRows channels of grad and kWide vectors of x.
 template <int kRows, int kWide, class T>
 void sum_products(const T* const* grad, const T* x, int64_t count, T* sums) {
@@ -229,7 +327,7 @@ void sum_weight_grad(const SubmanifoldConvWeightGradArgs& a, int64_t first_tap, 
       }
       for (int64_t d = 0; d < a.D; d += kBlockRows) {
         T* to = sums + (tap * a.D + d) * kStrip<T>;
-        with_count(std::min<int64_t>(kBlockRows, a.D - d), [&](auto rows) {
+        with_count<kBlockRows>(std::min<int64_t>(kBlockRows, a.D - d), [&](auto rows) {
           width <= kLanesOf<T> ? sum_products<rows, 1>(grad.data(), x.get(), count, to)
                                : sum_products<rows, kVectors>(grad.data(), x.get(), count, to);
         });

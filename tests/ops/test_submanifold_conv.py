@@ -26,7 +26,10 @@ def in_float64(x, weight, bias, neighbors):
     return out.detach(), *torch.autograd.grad(out, (x, weight), out.detach().cos())
 
 
-SIZES = [(1, 3, 5), (40, 1, 1), (90, 16, 16), (300, 18, 33), (700, 40, 7), (2000, 48, 64)]
+SIZES = [
+    (1, 3, 5), (40, 1, 1), (90, 16, 16), (150, 24, 192), (300, 18, 33), (500, 17, 48), (700, 40, 7),
+    (2000, 48, 64),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
