@@ -12,27 +12,41 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-/// Sums of GELU(a) over runs of tokens: a token adds to piece token / kTile + token / T, so that no
-/// piece spans two tiles or two clouds.
+/// Runs of tokens of about the same size. With a prompt none spans two clouds, so that the mean
+/// over a cloud is rounded alike whichever clouds are beside it.
+struct Tiles {
+  int64_t runs, tokens, each, step;  // `runs` of `tokens`, `each` of them in tiles of `step`
+
+  explicit Tiles(const DynamicAdapterArgs& a)
+      : runs(a.prompt_mean ? a.B : 1), tokens(a.prompt_mean ? a.T : a.B * a.T) {
+    each = std::max<int64_t>(1, (tokens + kTile - 1) / kTile);
+    step = (tokens + each - 1) / each;
+    step = (step + kBlockRows - 1) / kBlockRows * kBlockRows;  // whole blocks of the products
+  }
+
+  int64_t count() const { return runs * each; }
+  int64_t begin(int64_t tile) const { return tile / each * tokens + tile % each * step; }
+  int64_t size(int64_t tile) const { return std::min(step, tokens - tile % each * step); }
+};
+
+/// Sums of GELU(a) over the tokens of each tile.
 template <class Sum>
 struct PromptSums {
   const DynamicAdapterArgs& a;
-  std::vector<Sum> pieces;
+  const Tiles tiles{a};
+  std::vector<Sum> sums = std::vector<Sum>(a.prompt_mean ? tiles.count() * a.C : 0);
 
-  explicit PromptSums(const DynamicAdapterArgs& args)
-      : a(args), pieces(args.prompt_mean ? (tile_count(args) + args.B) * args.C : 0) {}
+  explicit PromptSums(const DynamicAdapterArgs& args) : a(args) {}
 
-  int64_t piece_of(int64_t token, int64_t b) const { return token / kTile + b; }
-  Sum* of(int64_t token) { return pieces.data() + piece_of(token, token / a.T) * a.C; }
+  Sum* of(int64_t tile) { return sums.data() + tile * a.C; }
 
-  void finish() const {
+  void finish() {
     Rows<Sum> prompt(a.out_dtype, a.prompt_mean, a.C);
     for (int64_t b = 0; b < a.B; ++b) {
       Sum* mean = prompt.open(b);
       std::fill_n(mean, a.C, Sum(0));
-      const int64_t last = piece_of((b + 1) * a.T - 1, b);
-      for (int64_t p = piece_of(b * a.T, b); p <= last; ++p) {
-        for_each(a.C, [mean, piece = pieces.data() + p * a.C](int64_t c) { mean[c] += piece[c]; });
+      for (int64_t tile = b * tiles.each; tile < (b + 1) * tiles.each; ++tile) {
+        for_each(a.C, [mean, sum = of(tile)](int64_t c) { mean[c] += sum[c]; });
       }
       for_each(a.C, [mean, T = Sum(a.T)](int64_t c) { mean[c] /= T; });
       prompt.close(b);
@@ -56,9 +70,11 @@ struct Forward : Steps<Sum, kPaired> {
           PromptSums<Sum>& sums)
       : Base(args, folded), prompt_sums(sums), down_weight(down_weight), up_weight(up_weight) {}
 
-  void tile(int64_t first, int64_t count) {
+  void tile(int64_t number) {
+    const Tiles& tiles = prompt_sums.tiles;
+    const int64_t first = tiles.begin(number), end = first + tiles.size(number);
     live.clear();
-    for (int64_t token = first; token < first + count; ++token) {
+    for (int64_t token = first; token < end; ++token) {
       if (normalize(token)) {
         live.push_back(token);
       } else {
@@ -83,7 +99,7 @@ struct Forward : Steps<Sum, kPaired> {
       }
     });
     multiply(active.left(), up_weight.right(), rows, r, C, false, this->wide.get());
-    for (size_t i = 0; i < live.size(); ++i) finish(this->wide_row(i), live[i]);
+    for (size_t i = 0; i < live.size(); ++i) finish(this->wide_row(i), live[i], number);
   }
 
   /// The token's statistics and, in the next row, x̂; whether the adapter adds anything to it.
@@ -122,14 +138,14 @@ struct Forward : Steps<Sum, kPaired> {
     kept_hidden.close(token);
   }
 
-  void finish(const Sum* up, int64_t token) {
+  void finish(const Sum* up, int64_t token, int64_t tile) {
     const Sum scale = this->stats(token)[2], path = this->path_factor(token);
     const Sum *bias = vec<Sum>(a.up_bias), *m = mlp_out.read(token), *h = residual.read(token);
     Sum* o = out.open(token);
     for_each(C, [=](int64_t c) { o[c] = h[c] + path * (m[c] + scale * (up[c] + bias[c])); });
     out.close(token);
     if (!a.prompt_mean) return;
-    Sum* sum = prompt_sums.of(token);
+    Sum* sum = prompt_sums.of(tile);
     for_each(C, [=](int64_t c) { sum[c] += Gelu()(scale * (up[c] + bias[c])).value; });
   }
 };
@@ -209,7 +225,7 @@ void run_forward(const DynamicAdapterArgs& a) {
     const DynamicAdapterArgs args = a.adapters ? of_cloud<Sum>(own[index], b) : a;
     parts[b].reset(new Part<Sum, kPaired>{args, *projections[index]});
   }
-  const int64_t tiles = tile_count(parts[0]->args);
+  const int64_t tiles = parts[0]->prompt_sums.tiles.count();
   // parallel over tiles
   parallel_for(count * tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t next = begin; next < end;) {
@@ -218,8 +234,7 @@ void run_forward(const DynamicAdapterArgs& a) {
       Forward<Sum, kPaired> forward(own, part.projections.folded, part.projections.down_weight,
                                     part.projections.up_weight, part.prompt_sums);
       for (const int64_t last = std::min(end, (next / tiles + 1) * tiles); next < last; ++next) {
-        const int64_t first = next % tiles * kTile;
-        forward.tile(first, std::min(kTile, own.B * own.T - first));
+        forward.tile(next % tiles);
       }
     }
   });
