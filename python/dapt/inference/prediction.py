@@ -5,12 +5,17 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dapt.adapters import AdaptedModel
+from dapt.adapters.attachment import Attachment
 from dapt.data.arrays import Npz
 from dapt.data.channels import COLUMNS, PARTS, beside, lacks, read_beside, taken_apart
 from dapt.data.clouds import check_cloud, read_cloud
@@ -18,24 +23,34 @@ from dapt.data.npz import bounds_of
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DataError, UsageError, listed, reading
 from dapt.files import write_atomically
-from dapt.inference.score import check_probabilities, log_probabilities, reduction
+from dapt.inference.ahead import read_ahead
+from dapt.inference.score import check_probabilities, log_mean, reduction, views
+from dapt.methods.method import is_packed
 from dapt.progress import Bar
 
 Prediction = dict[str, object]
 Cloud = tuple[str, np.ndarray]  # its name and its points [N, D]
+BATCH_SIZE = 32
+
+T = TypeVar("T")
 
 log = logging.getLogger("dapt")
 
 
-@torch.no_grad()
 def predict(
     model: AdaptedModel,
     clouds: Iterable[Cloud],
     trained: Preprocessing,
     votes: int = 1,
     seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
     """One entry for each cloud: file, label, probability, and all probabilities by class.
+
+    The network sees several clouds at once, and still a cloud gets the same numbers as alone, on a
+    CPU bit for bit: products have a row a token, the head, which has a row a cloud, reads these
+    one by one, and methods that mix the clouds of a batch get one at a time. On a GPU the last bits
+    can depend on how many there are.
 
     Args:
         model: Of clouds that have a label each.
@@ -43,18 +58,157 @@ def predict(
         trained: What was done to the clouds that the model was trained on.
         votes: Views of a cloud to average over.
         seed: Of the views.
+        batch_size: Clouds that the network sees at once.
     """
-    names = model.adapter.task.label_names
-    num_points = trained.num_points
+    ready = _all_ready(_numbered(clouds), trained, votes, seed)
+    for _, found in _answers(model, ready, trained, batch_size):
+        if isinstance(found, DataError):
+            raise found
+        yield found
+
+
+def predict_files(
+    model: AdaptedModel,
+    paths: Sequence[str | Path],
+    trained: Preprocessing,
+    votes: int = 1,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    shown: bool = True,
+) -> Iterator[list[Prediction] | DataError]:
+    """The entries of each file as `predict` gives them, or what is wrong with the file.
+
+    A thread reads files while the network is at work: at most two batches of clouds wait, as many
+    points of each as the network sees.
+
+    Args:
+        model: Of clouds that have a label each.
+        paths: Of the files.
+        trained: What was done to the clouds that the model was trained on.
+        votes: Views of a cloud to average over.
+        seed: Of the views.
+        batch_size: Clouds that the network sees at once, of several files where these are small.
+        shown: Whether this process is the one to show a bar.
+    """
+    with Bar("clouds", len(paths), shown=shown) as bar:
+        ready = _all_ready(_of_files(paths, trained.channels, bar), trained, votes, seed)
+        ready = read_ahead(ready, 2 * batch_size)
+        answers = _counted(_answers(model, ready, trained, batch_size), bar)
+        done = 0
+        for number, group in groupby(answers, itemgetter(0)):
+            yield from ([] for _ in range(done, number))  # files without a cloud
+            entries = [each for _, each in group]
+            bad = [each for each in entries if isinstance(each, DataError)]
+            yield bad[0] if bad else entries
+            done = number + 1
+        yield from ([] for _ in range(done, len(paths)))
+
+
+class Ready(NamedTuple):
+    """A cloud as the network sees it.
+
+    Args:
+        where: Its name.
+        views: [votes, num_points, D].
+    """
+
+    where: str
+    views: Tensor
+
+
+def _numbered(clouds: Iterable[Cloud], number: int = 0) -> Iterator[tuple[int, Cloud | DataError]]:
+    """The clouds, each with a number; an error is the last of them."""
+    try:
+        for cloud in clouds:
+            yield number, cloud
+    except DataError as error:
+        yield number, error
+
+
+def _of_files(
+    paths: Sequence[str | Path], channels: str, bar: Bar
+) -> Iterator[tuple[int, Cloud | DataError]]:
+    for number, path in enumerate(paths):
+        clouds = list(_numbered(clouds_of(path, channels), number))
+        bar.total += len(clouds) - 1  # drawn with the next step
+        yield from clouds
+
+
+def _counted(items: Iterable[T], bar: Bar) -> Iterator[T]:
+    for item in items:
+        yield item
+        bar.advance()
+
+
+def _all_ready(
+    clouds: Iterable[tuple[int, Cloud | DataError]], trained: Preprocessing, votes: int, seed: int
+) -> Iterator[tuple[int, Ready | DataError]]:
+    """Numbered clouds as the network sees them, or what is wrong with them."""
+    for number, cloud in clouds:
+        try:
+            yield (
+                number,
+                cloud if isinstance(cloud, DataError) else _ready(cloud, trained, votes, seed),
+            )
+        except DataError as error:
+            yield number, error
+
+
+def _ready(cloud: Cloud, trained: Preprocessing, votes: int, seed: int) -> Ready:
+    where, points = cloud
+    check_cloud(where, points[:, :3], trained.num_points)
+    whole = trained.ready(points)  # [1, N, D]
+    generator = torch.Generator().manual_seed(seed)
+    several = views(whole, trained.num_points, votes, generator)
+    return Ready(where, torch.cat([reduction(trained.num_points)(v, None) for v in several]))
+
+
+@torch.no_grad()
+def _answers(
+    model: AdaptedModel,
+    clouds: Iterator[tuple[int, Ready | DataError]],
+    trained: Preprocessing,
+    batch_size: int,
+) -> Iterator[tuple[int, Prediction | DataError]]:
+    """What the model says of each cloud, in their order; errors are handed through."""
+    adapter = model.adapter
+    names = adapter.task.label_names
     model.eval()
-    for where, points in clouds:
-        check_cloud(where, points[:, :3], num_points)
-        cloud = trained.ready(points).to(model.device)  # [1, N, D]
-        trained.compare(where, reduction(num_points)(cloud, None))
-        generator = torch.Generator().manual_seed(seed)
-        logs = log_probabilities(model, {"points": cloud}, num_points, votes, generator)
-        check_probabilities(where, logs.cpu().numpy())
-        yield _prediction(where, logs[0].exp().tolist(), names)
+    alone = adapter.method.mixes or is_packed(adapter.network)
+    at_once = 1 if alone else batch_size
+    clouds = iter(clouds)
+    while batch := list(islice(clouds, at_once)):
+        good = [cloud for _, cloud in batch if isinstance(cloud, Ready)]
+        for where, several in good:
+            trained.compare(where, several[:1])
+        chances = iter(_probabilities(adapter, good, model.device) if good else ())
+        for number, cloud in batch:
+            answer = isinstance(cloud, Ready) and _told(cloud, next(chances), names)
+            yield number, answer or cloud
+
+
+def _probabilities(adapter: Attachment, clouds: list[Ready], device: torch.device) -> Tensor:
+    several = torch.stack([cloud.views for cloud in clouds], 1)  # [votes, B, N, D]
+    logits = (_logits(adapter, view.to(device)) for view in several)
+    return log_mean(each.float().softmax(-1) for each in logits).exp().cpu()  # [B, classes]
+
+
+def _logits(adapter: Attachment, points: Tensor) -> Tensor:  # [B, N, D] -> [B, classes]
+    """As of each cloud by itself: a product of few rows may be rounded otherwise than that of one,
+    so the head, whose rows are clouds, reads them one by one."""
+    if len(points) == 1:
+        return adapter(points)
+    features = adapter.features(points)
+    clouds = enumerate(points[..., :3].split(1))
+    return torch.cat([adapter.head(features.of_cloud(i), cloud) for i, cloud in clouds])
+
+
+def _told(cloud: Ready, chances: Tensor, names: Sequence[str]) -> Prediction | DataError:
+    try:
+        check_probabilities(cloud.where, chances.numpy())
+    except DataError as error:
+        return error
+    return _prediction(cloud.where, chances.tolist(), names)
 
 
 def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterator[Cloud]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,16 +129,49 @@ def log_probabilities(
     """
     task, points = model.adapter.task, batch["points"]
     inputs = task.inputs(batch)
-    wanted = points.shape[1] if num_points is None else num_points
-    rescaled = Scale(0.8, 1.2, per_axis=False)
-    another_view = rescaled if task.labels_points else Compose([RandomPoints(wanted), rescaled])
 
     def probabilities(view: Tensor) -> Tensor:
         seen = reduction(num_points)(view, None)
         queries = view if task.labels_points else None
         return model(seen, *inputs, queries=queries).float().softmax(-1)
 
-    total = probabilities(points)
+    several = views(points, num_points, votes, generator, whole=task.labels_points)
+    return log_mean(map(probabilities, several))
+
+
+def views(
+    points: Tensor,
+    num_points: int | None,
+    votes: int,
+    generator: torch.Generator,
+    whole: bool = False,
+) -> Iterator[Tensor]:
+    """The clouds as they are, then random choices of their points, rescaled.
+
+    Args:
+        points: [B, N, D].
+        num_points: of a choice; None for all.
+        votes: how many views.
+        generator: of the choices and the factors.
+        whole: whether every view has all points.
+    """
+    wanted = points.shape[1] if num_points is None else num_points
+    rescaled = Scale(0.8, 1.2, per_axis=False)
+    another_view = rescaled if whole else Compose([RandomPoints(wanted), rescaled])
+    yield points
     for _ in range(votes - 1):
-        total += probabilities(another_view(points, generator))
+        yield another_view(points, generator)
+
+
+def log_mean(probabilities: Iterable[Tensor]) -> Tensor:
+    """Logarithm of the mean over views, finite where the mean is 0.
+
+    Args:
+        probabilities: of each view, all of one shape.
+    """
+    several = iter(probabilities)
+    total, votes = next(several), 1
+    for of_view in several:
+        total += of_view
+        votes += 1
     return (total / votes).clamp_min(torch.finfo(total.dtype).tiny).log()

@@ -1,6 +1,6 @@
 """Processes that share work: who takes what, and what all of them know."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,13 +36,23 @@ class Team:
             items: The same in all processes.
             work: What is made of one; a DataError is handed through.
         """
-        done = []
-        for item in items[self.rank :: self.size]:
+
+        def attempted(item: T) -> U | DataError:
             try:
-                done.append(item if isinstance(item, DataError) else work(item))
+                return item if isinstance(item, DataError) else work(item)
             except DataError as error:
-                done.append(error)
-        shared = self.gather(done)
+                return error
+
+        return self.together(items, lambda mine: map(attempted, mine))
+
+    def together(self, items: Sequence[T], work: Callable[[Sequence[T]], Iterable[U]]) -> list[U]:
+        """What the processes make of the items, each of its part of them.
+
+        Args:
+            items: The same in all processes.
+            work: What is made of a part: as many results, in their order.
+        """
+        shared = self.gather(list(work(items[self.rank :: self.size])))
         return [shared[number % self.size][number // self.size] for number in range(len(items))]
 
     def my_share(self, items: Sequence[T], work: Callable[[T], float]) -> list[T]:

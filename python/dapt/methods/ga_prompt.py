@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,8 @@ class GaPrompt(Method):
         published: as released: while there are prompts, a neighbor is looked up as many rows too
             early as there are prompts, and what never gets a gradient is there, too.
     """
+
+    mixes: ClassVar[bool] = True
 
     prompts: int = 10
     prompt_depth: int = 6

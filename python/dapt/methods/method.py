@@ -24,6 +24,7 @@ class Method:
     name: ClassVar[str]
     builds_on: ClassVar[Sequence[str]] = ()  # names that stand after this one and a colon alone
     packs: ClassVar[bool] = False  # works on backbones that keep all clouds' tokens in one row
+    mixes: ClassVar[bool] = False  # clouds of one batch change each other, be it by a rounding
 
     def __post_init__(self):
         pass

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class PointGst(Method):
         published: as released, distances are measured by the smallest in the whole batch, so a
             cloud's prediction depends on its batch-mates; ours by the smallest in the cloud.
     """
+
+    mixes: ClassVar[bool] = True
 
     rank: int = 36
     local: int = 32

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ class Stag(Method):
         zero_start: Whether the adapted network starts as the pre-trained one; the published one
             starts elsewhere.
     """
+
+    mixes: ClassVar[bool] = True
 
     size: Literal["standard", "large"] = "standard"
     first: int | None = None

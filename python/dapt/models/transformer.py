@@ -44,6 +44,19 @@ class Features(NamedTuple):
     image: Tensor | None = None  # [B, I, C], tokens beside the patches that were taught by images
     text: Tensor | None = None  # [B, T, C], likewise by texts
 
+    def of_cloud(self, number: int) -> "Features":
+        """Those of one cloud, as a batch of one.
+
+        Args:
+            number: Of the cloud.
+        """
+        row = slice(number, number + 1)
+        levels = tuple(level[row] for level in self.levels)
+        taken = {
+            name: each[row] for name, each in self._asdict().items() if isinstance(each, Tensor)
+        }
+        return self._replace(levels=levels, **taken)
+
     @property
     def patch_mean(self) -> Tensor:  # [B, C]
         """The mean over the patches."""
