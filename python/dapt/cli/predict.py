@@ -47,21 +47,28 @@ def run(argv: list[str]) -> None:
         "or `names` if the labels have the names of the ASPRS classes",
     )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "auto"),
+        default="fp32",
+        help="of matrix products: fp32 (the default), bf16, or auto for bf16 where this machine "
+        "has units for it; then probabilities have about three digits",
+    )
     parser.set_defaults(left_out=0)
     args, flags = parser.parse_known_args(argv)
     from dapt.runs.assembly import restore_model
     from dapt.runs.folder import RunFolder
     from dapt.runs.options import TrainOptions
-    from dapt.runs.processes import device_of, team
+    from dapt.runs.processes import autocast, device_of, team
 
     args.files = _files_in(args.files)
-    options = TrainOptions(out=args.run, accelerator=args.accelerator)
+    options = TrainOptions(out=args.run, accelerator=args.accelerator, precision=args.precision)
     model = restore_model(RunFolder(args.run, flags)).to(device_of(options))
     trained = model.preprocessing
     if args.up:
         trained = replace(trained, up=args.up)
     label = _label_points if model.adapter.task.labels_points else _label_clouds
-    with team() as processes:
+    with team() as processes, autocast(options):
         left_out = label(model, trained, args, processes)
     if left_out:
         files = "1 file was" if left_out == 1 else f"{left_out} files were"
@@ -119,10 +126,10 @@ def _label_clouds(model, trained, args: Namespace, team) -> int:
         raise UsageError(f"out must end in .json or .csv, got {args.out}")
     from dapt.inference import prediction
 
-    def work(clouds: Iterable) -> list:
-        return list(prediction.predict(model, clouds, trained, args.votes))
+    def work(files: Sequence[Path]) -> Iterable:
+        return prediction.predict_files(model, files, trained, args.votes, shown=team.speaks)
 
-    found = _file_by_file(args, args.files, trained.channels, work, team)
+    found = _those_that_are_good(args, team.together(args.files, work))
     predictions = [each for of_file in found for each in of_file]
     if team.speaks:
         if args.out:

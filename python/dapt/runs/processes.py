@@ -62,11 +62,7 @@ def launch(options: TrainOptions) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=PRECISIONS[
-            choose_precision(options.accelerator)
-            if options.precision == "auto"
-            else options.precision
-        ],
+        precision=PRECISIONS[_precision(options)],
     )
     os.environ[PARENT] = str(os.getpid())  # for the processes that Fabric starts
     try:
@@ -74,6 +70,22 @@ def launch(options: TrainOptions) -> Fabric:
     finally:
         os.environ.pop(PARENT, None)
     return fabric
+
+
+def _precision(options: TrainOptions) -> str:
+    if options.precision == "auto":
+        return choose_precision(options.accelerator)
+    return options.precision
+
+
+def autocast(options: TrainOptions) -> torch.autocast:
+    """A context in which this thread makes matrix products as the options say.
+
+    Args:
+        options: for accelerator and precision.
+    """
+    bf16 = _precision(options) == "bf16"
+    return torch.autocast(device_of(options).type, torch.bfloat16, enabled=bf16)
 
 
 def _check_accelerator(options: TrainOptions) -> None:
