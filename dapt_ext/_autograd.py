@@ -1,9 +1,9 @@
 """Derivatives of the ops.
 
 Reverse mode runs kernels. Forward mode (`torch.func.jvp`, `jacfwd`, `torch.autograd.forward_ad`)
-runs a formula in torch's own ops in an op's place, and so do derivatives of gradients.
-torch.library.register_autograd, which knows reverse mode alone, would drop tangents without a word,
-and under torch.func.grad it raises.
+and derivatives of gradients run a formula in torch's own ops instead of the op.
+torch.library.register_autograd supports reverse mode only: it would silently drop tangents, and it
+raises under torch.func.grad.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def register_autograd(
     save: Callable[..., None] | None = None,
     backward: Callable[..., Mapping[str, Tensor | None]] | None = None,
 ) -> None:
-    """Give an op its derivatives.
+    """Register the derivatives of an op.
 
     Args:
-        op: Its name, without the namespace.
-        formula: The op in differentiable ops of torch, with the op's arguments and outputs.
-        save: Called as `save(ctx, inputs, outputs)`, with the inputs as attributes by the names of
-            the schema and the outputs as a tuple, keeps what the backward needs.
-        backward: Called as `backward(ctx, *grads)`, returns gradients by the inputs' names. Without
-            it the backward is that of the formula.
+        op: The op's name, without the namespace.
+        formula: The op written in differentiable torch ops, with the op's arguments and outputs.
+        save: Called as `save(ctx, inputs, outputs)`, with the inputs as attributes named as in the
+            schema and the outputs as a tuple; keeps what the backward needs.
+        backward: Called as `backward(ctx, *grads)`; returns gradients by the inputs' names. Without
+            it, the backward differentiates the formula.
 
     In both, `ctx.needs` holds the names of the inputs that need a gradient.
     """
@@ -58,7 +58,7 @@ def register_autograd(
 
         @staticmethod
         def backward(ctx, *grads):
-            ctx.needs = needed(ctx)  # of them, those that this backward has been asked for
+            ctx.needs = needed(ctx)  # only those requested in this backward
             found = backward(ctx, *grads)
             return None, *(found.get(name) if name in ctx.needs else None for name in names)
 
@@ -78,10 +78,10 @@ def register_autograd(
 
 
 def refuse_derivatives(op: str, message: str) -> None:
-    """Make an op raise an error wherever a gradient or a tangent is asked of it.
+    """Make an op raise an error if a gradient or a tangent is requested.
 
     Args:
-        op: Its name.
+        op: The op's name.
         message: The message of the error.
     """
     overload = getattr(ops, op).default
@@ -115,7 +115,7 @@ def _below_autograd(overload, keyset, args):
 
 
 def _by_formula(formula: Callable, names: list[str]) -> tuple[Callable, Callable]:
-    """`save` and `backward` that differentiate the formula when the gradient is asked for."""
+    """`save` and `backward` that differentiate the formula when the gradient is requested."""
 
     def save(ctx, inputs, outputs):
         given = vars(inputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-# Another build, say with sanitizers, is used from where DAPT_LIBRARIES points to.
+# DAPT_LIBRARIES points to another build, such as one with sanitizers.
 _FOLDER = Path(os.environ.get("DAPT_LIBRARIES") or Path(__file__).parent)
 _SUFFIX = ".dylib" if (_FOLDER / "libdapt_cpu.dylib").exists() else ".so"
 
@@ -34,12 +34,12 @@ library = torch.library.Library("dapt", "FRAGMENT")
 
 
 def names_of_ops() -> list[str]:
-    """Every op that the compiled library holds, without the namespace."""
+    """Every op in the compiled library, without the namespace."""
     names = torch._C._dispatch_get_all_op_names()
     return sorted(name.removeprefix("dapt::") for name in names if name.startswith("dapt::"))
 
 
-_NOT_DENSE = {  # dispatch keys of what is not dense
+_NOT_DENSE = {  # dispatch keys of tensors that are not dense
     "sparse": ("SparseCPU", "SparseCUDA"),
     "sparse_csr": ("SparseCsrCPU", "SparseCsrCUDA"),
     "nested": ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"),
@@ -71,10 +71,10 @@ for _op in names_of_ops():
 
 
 def check_tensors(**tensors: torch.Tensor | None) -> None:
-    """Raise unless all are tensors on the device of the first one.
+    """Raise unless all arguments are tensors on the device of the first one.
 
     Args:
-        tensors: By the names that the message shall use; None stands for one that is left out.
+        tensors: The tensors, by the names to use in the message; None for one that is left out.
     """
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first_name, first = next(iter(given.items()))
@@ -91,11 +91,11 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
 def register_fake(op: str) -> Callable[[Callable], Callable]:
     """torch.library.register_fake for ops whose tensors all have to be on one device.
 
-    One meta tensor among others makes torch call the fake kernel, whose results would be memory
-    on the others' device that nobody has written.
+    If one tensor among others is a meta tensor, torch calls the fake kernel, whose results would be
+    uninitialized memory on the others' device.
 
     Args:
-        op: Its name, "dapt::fps" say; the fake kernel has the names of the schema's arguments.
+        op: The op's name, such as "dapt::fps"; the fake kernel has the schema's argument names.
     """
 
     def register(fake: Callable) -> Callable:

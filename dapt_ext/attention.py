@@ -1,4 +1,4 @@
-"""Attention among the tokens of a cloud."""
+"""Attention between the tokens of a cloud."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from dapt_ext._library import check_tensors, ops, register_fake
 def attention(
     qkv: Tensor, num_heads: int, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    """softmax(q · kᵀ / √D) · v of each head, from what the layer of queries, keys and values gives.
+    """softmax(q · kᵀ / √D) · v per head, computed from the output of the qkv layer.
 
-    On the CPU, where all see all, by a kernel for the few hundred tokens of a cloud: torch's own is
-    made for longer sequences. Else by torch's scaled_dot_product_attention.
+    On the CPU without a mask, this runs a kernel made for the few hundred tokens of a cloud;
+    torch's own is made for longer sequences. Otherwise it calls torch's
+    scaled_dot_product_attention.
 
     Args:
         qkv: [B, T, 3 C], any floating dtype: queries, keys and values.
         num_heads: H, which divides C.
-        mask: bool, [B, 1, T, T] or alike: which key (last) a query attends to.
-        causal: a query attends to the keys up to its own, and of these to those of the mask.
+        mask: Bool, broadcastable to [B, 1, T, T]: which key (last) a query attends to.
+        causal: Whether a query attends only to keys up to its own, and of these to those in the
+            mask.
 
     Returns:
         [B, T, C].
@@ -61,7 +63,7 @@ def _(grad, qkv, out, log_sum, num_heads):
 
 
 def _formula(qkv, num_heads):
-    """The log of the scores' sums has no derivative: it only spares the backward work."""
+    """The log of the scores' sums has no derivative: it only saves work in the backward."""
     _, log_sum = ops.attention(qkv.detach(), num_heads)
     return reference.attention(_in_sums(qkv), num_heads).to(qkv.dtype), log_sum
 

@@ -1,4 +1,4 @@
-"""How the ops take part in torch.autocast."""
+"""Support of the ops for torch.autocast."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer would multiply: autocast's where that is on.
+    """The dtype in which a linear layer would multiply: autocast's if it is enabled.
 
     Args:
-        x: Its input.
+        x: The layer's input.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -19,8 +19,9 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def tf32_allowed() -> bool:
-    """Whether products of float32 on a GPU may round their factors to tf32, torch's own setting.
-    `fp32_precision` knows it however it was set; `allow_tf32` raises where the user set the other.
+    """Whether float32 products on a GPU may round their factors to tf32, as set in torch.
+
+    `fp32_precision` works however the user set it; `allow_tf32` raises if the user set the other.
     """
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 

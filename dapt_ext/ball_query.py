@@ -15,15 +15,15 @@ def ball_query(
     max_neighbors: int,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Find points closer to a query than `radius`: the first `max_neighbors`, in index order.
+    """Find points closer to a query than `radius`, the first `max_neighbors` in index order.
 
-    A row with fewer hits is filled up with its first hit, as pointnet2 does; a row without any hit
-    is -1 throughout (which `gather` turns into zeros).
+    A row with fewer hits is padded with its first hit, as in pointnet2. A row without a hit is all
+    -1, which `gather` turns into zeros.
 
     Args:
         queries: [B, M, 3], any floating dtype and strides; computed in float32.
-        points: [B, N, 3], of the same device.
-        radius: a point at this very distance is outside.
+        points: [B, N, 3], on the same device.
+        radius: A point at exactly this distance is outside.
         max_neighbors: K.
         lengths: int64 [B]; points past a cloud's length are never found.
 

@@ -9,6 +9,8 @@ from dapt_ext._library import ops
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler, CPU instruction sets (those that this machine has, and the one in use;
-    DAPT_CPU_ISA forces one) and the CUDA architectures of this build (none: built without CUDA)."""
+    """Describe this build: version, compiler, CPU instruction sets and CUDA architectures.
+
+    The instruction sets are those of this machine and the one in use (DAPT_CPU_ISA forces one). The
+    list of CUDA architectures is empty if it was built without CUDA."""
     return json.loads(ops.build_info())

@@ -13,20 +13,20 @@ from dapt_ext.gather import gather
 def chamfer(
     a: Tensor, b: Tensor, a_lengths: Tensor | None = None, b_lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared distance from each point to the nearest point of the other cloud, both ways.
+    """The squared distance from each point to the nearest point of the other cloud, both ways.
 
     The Chamfer L2 loss is `sq_ab.mean() + sq_ba.mean()`; with lengths the mean over a cloud is
     `sq_ab.sum(1) / a_lengths`.
 
     Args:
         a: [B, N, 3], any floating dtype and strides.
-        b: [B, M, 3], of the same device.
-        a_lengths, b_lengths: int64 [B], each at least 1; points past their cloud's length are
-            nobody's nearest, and their own distance is 0, without a gradient.
+        b: [B, M, 3], on the same device.
+        a_lengths, b_lengths: int64 [B], each at least 1. Points past their cloud's length are never
+            nearest, and their own distance is 0, without a gradient.
 
     Returns:
-        sq_ab [B, N] and sq_ba [B, M] with repeatable gradients to both inputs; float32, and float64
-        where both inputs are.
+        sq_ab [B, N] and sq_ba [B, M], with repeatable gradients to both inputs; float32, or float64
+        if both inputs are float64.
     """
     check_tensors(a=a, b=b, a_lengths=a_lengths, b_lengths=b_lengths)
     sq_ab, idx_ab, sq_ba, idx_ba = ops.chamfer(a, b, a_lengths, b_lengths)
@@ -72,7 +72,7 @@ def _backward(ctx, grad_ab, _, grad_ba, __):
 
 
 def _difference(of: Tensor, to: Tensor, idx: Tensor) -> Tensor:
-    """To the nearest point; zero for what has none."""
+    """The difference to the nearest point; zero for a point that has none."""
     return (of - gather(to, idx)).masked_fill((idx < 0)[..., None], 0)  # [B, N, 3]
 
 

@@ -1,4 +1,4 @@
-"""Places of cells along space-filling curves."""
+"""Positions of cells along space-filling curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dapt_ext._library import check_tensors, ops, register_fake
 
 CURVES = ("z", "z-trans", "hilbert", "hilbert-trans")
-CELL_BITS = 16  # of a coordinate; above three of them a code holds the number of the scene
+CELL_BITS = 16  # per coordinate; the bits above all three hold the scene's number
 
 
 def curve_codes(
@@ -19,17 +19,17 @@ def curve_codes(
     scenes: Tensor | None = None,
     curves: Sequence[str] = CURVES,
 ) -> Tensor:
-    """Number cells along curves that visit all cells of a grid: sorted by it, neighbors stay near.
+    """Number cells along curves through all cells of a grid: sorted by it, neighbors stay near.
 
-    The z-order interleaves the bits of x, y and z. Hilbert's curve goes from each cell to one
-    beside it (Skilling, "Programming the Hilbert curve", 2004), on another way for each depth.
-    "trans" exchanges x and y.
+    The z-order interleaves the bits of x, y and z. Hilbert's curve goes from each cell to an
+    adjacent one (Skilling, "Programming the Hilbert curve", 2004), along a different path for each
+    depth. "trans" swaps x and y.
 
     Args:
         cells: int64 [M, 3], each from 0 to below 2^depth.
-        depth: Bits of a coordinate, 1 to 16: one number, or int64 [B] with that of each scene.
-        scenes: int64 [M] below 32,768; without it all cells are of one scene.
-        curves: Names of `CURVES`.
+        depth: Bits per coordinate, 1 to 16: one number, or int64 [B] with one per scene.
+        scenes: int64 [M] below 32,768; without it, all cells belong to one scene.
+        curves: Names from `CURVES`.
 
     Returns:
         int64 [len(curves), M], unique for different cells: scene << 48 | place.

@@ -1,4 +1,4 @@
-"""DAPT's adapter with all that stands around it in a transformer block."""
+"""DAPT's adapter, fused with the ops around it in a transformer block."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dynamic_adapter(
     eps: float = 1e-5,
     memory: str = "default",
 ) -> tuple[Tensor, Tensor | None]:
-    """A bottleneck whose output is scaled per token, added to the MLP's and to the residual.
+    """Apply a bottleneck whose output is scaled per token, and add it to the MLP and residual.
 
         z = LayerNorm(x)
         s = ReLU(scale_weight · z + scale_bias)
@@ -47,9 +47,9 @@ def dynamic_adapter(
         out = residual + path_factor[b] * (mlp_out + a)
         prompt_mean = mean over tokens of GELU(a)
 
-    Matrix products run in x's dtype, or in autocast's; statistics and sums in float32 (float64 for
-    float64). Dropout draws one seed from torch's generator; the mask is a function of the seed, the
-    token and the hidden unit, the same on every device, and is drawn again in the backward.
+    Matrix products run in x's dtype or autocast's; statistics and sums in float32 (float64 for
+    float64). Dropout draws one seed from torch's generator. The mask depends only on the seed, the
+    token and the hidden unit, so it is the same on every device and is regenerated in the backward.
 
     Args:
         x: [B, T, C], any floating dtype and strides.
@@ -57,16 +57,16 @@ def dynamic_adapter(
         up_weight, up_bias: [C, r] and [C].
         norm_weight, norm_bias: [C]; without them z = x.
         scale_weight, scale_bias: [1, C] and [1]; without them s = static_scale.
-        static_scale: The scale of every token where none is made.
-        mlp_out, residual: [B, T, C], each left out of the sum when absent.
-        path_factor: [B], DropPath's factor of each cloud; no gradient.
-        dropout: Probability that a hidden unit is dropped; only in training.
-        training: Whether anything is dropped.
+        static_scale: The scale of every token if none is computed.
+        mlp_out, residual: [B, T, C]; left out of the sum if None.
+        path_factor: [B], DropPath's factor for each cloud; has no gradient.
+        dropout: The probability of dropping a hidden unit; only in training.
+        training: Whether dropout is active.
         activation: "gelu" (erf), "relu" or "quickgelu".
-        prompt: Whether prompt_mean is wanted.
-        eps: What the norm adds to the variance.
-        memory: "default" keeps the hidden row of each token for the backward, "low" computes it
-            again. Both keep x and three numbers a token.
+        prompt: Whether to compute prompt_mean.
+        eps: Added to the variance in the norm.
+        memory: "default" keeps the hidden row of each token for the backward; "low" recomputes it.
+            Both keep x and three numbers per token.
 
     Returns:
         out [B, T, C]: in the dtype to which products, mlp_out and residual promote.
@@ -134,10 +134,10 @@ def dynamic_adapters(
     prompt: bool = True,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor | None]:
-    """`dynamic_adapter` in evaluation with an adapter for each cloud, out of a stack of A.
+    """`dynamic_adapter` in evaluation, with one adapter per cloud from a stack of A.
 
-    On the CPU a cloud gets, bit for bit, what it gets alone with its own adapter. Gradients are
-    those of the formula in torch's own ops.
+    On the CPU, each cloud gets bit for bit the result of its own adapter alone. Gradients come from
+    the formula in torch's own ops.
 
     Args:
         x: [B, T, C], any floating dtype and strides.
@@ -146,8 +146,8 @@ def dynamic_adapters(
         up_weight, up_bias: [A, C, r] and [A, C].
         norm_weight, norm_bias: [A, C]; without them z = x.
         scale_weight, scale_bias: [A, 1, C] and [A, 1]; without them s = static_scale.
-        mlp_out, residual: [B, T, C], each left out of the sum when absent.
-        static_scale, activation, prompt, eps: as of `dynamic_adapter`.
+        mlp_out, residual: [B, T, C]; left out of the sum if None.
+        static_scale, activation, prompt, eps: As in `dynamic_adapter`.
 
     Returns:
         As `dynamic_adapter`.
@@ -166,7 +166,7 @@ def dynamic_adapters(
 
 
 def _out_dtype(compute: torch.dtype, *terms: Tensor | None) -> torch.dtype:
-    """To which the products and what is added to them promote."""
+    """The dtype to which the products and the terms added to them promote."""
     given = [term.dtype for term in terms if term is not None]
     return reduce(torch.promote_types, given, compute)
 
@@ -185,7 +185,7 @@ def _(
 
 
 class Gradients(NamedTuple):
-    """What the backward op returns. Those that were not wanted are empty.
+    """The outputs of the backward op. Gradients that were not requested are empty.
 
     Args:
         x, mlp_out: [B, T, C].
@@ -237,7 +237,7 @@ _PARAMETERS = (
     "norm_weight", "norm_bias", "down_weight", "down_bias", "scale_weight", "scale_bias",
     "up_weight", "up_bias",
 )  # fmt: skip
-_TENSORS = ("x", *_PARAMETERS, "path_factor", "seed")  # that the backward reads, too
+_TENSORS = ("x", *_PARAMETERS, "path_factor", "seed")  # also read by the backward
 
 
 def _save(ctx, inputs, outputs):
@@ -251,7 +251,7 @@ def _save(ctx, inputs, outputs):
     tensors = [getattr(inputs, name) for name in _TENSORS]
     ctx.save_for_backward(*tensors, stats, hidden if inputs.keep_hidden else None)
     for name in ctx.dtypes:
-        delattr(inputs, name)  # else they would live as long as the graph
+        delattr(inputs, name)  # otherwise they would live as long as the graph
 
 
 def _backward(ctx, grad_out, grad_prompt, _, __):
@@ -281,7 +281,7 @@ def _backward(ctx, grad_out, grad_prompt, _, __):
 
 
 def _formula(*arguments):
-    """The twin with the op's arguments, for any order of derivatives."""
+    """The reference with the op's arguments, for derivatives of any order."""
     a = _named("dynamic_adapter", arguments)
     detached = [t.detach() if isinstance(t, Tensor) else t for t in arguments]
     _, _, hidden, stats = ops.dynamic_adapter(*detached)
@@ -337,7 +337,7 @@ def _named(op: str, arguments: tuple) -> SimpleNamespace:
 
 
 def _in_sums(a: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Tensor | None]:
-    """Tensors by name in the dtype in which the kernels sum."""
+    """Tensors by name, in the dtype in which the kernels sum."""
     dtype = _sum_dtype(a.compute)
     tensors = {name: getattr(a, name) for name in names}
     return {name: None if t is None else t.to(dtype) for name, t in tensors.items()}

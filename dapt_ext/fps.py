@@ -15,19 +15,19 @@ def farthest_point_sample(
     start: int | str | Tensor = 0,
     near_origin: str = "keep",
 ) -> Tensor:
-    """Choose points that cover a cloud: each next one is the farthest from those already chosen.
+    """Choose points that cover a cloud: each is the farthest from those chosen before it.
 
-    Ties go to the lowest index. A chosen point is never chosen again while another is left, so
-    coincident points come last, in index order.
+    Ties go to the lowest index. No point is chosen twice while another is left, so coincident
+    points come last, in index order.
 
     Args:
         points: [B, N, 3], any floating dtype and strides; computed in float32.
         num_samples: M, at most the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never chosen.
-        start: Index of the first sample of every cloud, `"random"`, or int64 [B].
-        near_origin: "skip" is pointnet2's rule: after the first sample no point is chosen whose
-            squared distance from the origin is at most 1e-3; where none is left, the first one
-            repeats.
+        start: The index of the first sample of every cloud, `"random"`, or int64 [B].
+        near_origin: "skip" follows pointnet2: after the first sample, it chooses no point whose
+            squared distance from the origin is at most 1e-3; if none is left, it repeats the first
+            one.
 
     Returns:
         int64 [B, M].
@@ -38,7 +38,7 @@ def farthest_point_sample(
 
 
 def skips_near_origin(near_origin: str) -> bool:
-    """Whether pointnet2's rule holds, as the ops take it.
+    """Whether pointnet2's rule applies, as the ops take it.
 
     Args:
         near_origin: "keep" or "skip".
@@ -55,7 +55,7 @@ def resolve_start(
 
     Args:
         points: [B, N, 3].
-        lengths: [B]; None where the clouds have all N points.
+        lengths: [B]; None if all clouds have N points.
         start: An index, "random", or indices [B].
     """
     check_tensors(points=points)

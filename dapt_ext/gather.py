@@ -13,9 +13,9 @@ from dapt_ext._library import check_tensors, ops, register_fake
 def gather(values: Tensor, idx: Tensor) -> Tensor:
     """Take rows of each cloud's values; an index of -1 gives a row of zeros.
 
-    The backward sums without float atomics, in a fixed order: runs repeat to the last bit. No
-    lengths are needed: the searches that take them never give a row past a cloud's length, and a
-    slot without a neighbor is -1 (pytorch3d's `knn_gather` takes lengths because its are 0).
+    The backward sums in a fixed order without float atomics, so runs repeat to the last bit. It
+    needs no lengths: searches with lengths never return a row past a cloud's length, and an empty
+    slot is -1 (pytorch3d's `knn_gather` takes lengths because its empty slots are 0).
 
     Args:
         values: [B, N, C], any dtype and strides.
@@ -52,7 +52,7 @@ register_autograd("gather", reference.gather, _save, _backward)
 
 
 def _sums_formula(grad, idx, num_points, weights):
-    """The op, for any order of derivatives; it is linear in `grad` and in `weights`."""
+    """The op, for derivatives of any order; it is linear in `grad` and in `weights`."""
     k = 1 if weights is None else idx.shape[-1]
     B, C = grad.shape[0], grad.shape[-1]
     sums = torch.float64 if grad.dtype == torch.float64 else torch.float32

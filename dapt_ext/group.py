@@ -14,13 +14,13 @@ from dapt_ext.gather import gather
 
 
 class Groups(NamedTuple):
-    """What `group` cuts clouds into.
+    """The patches of clouds.
 
     Args:
         patches: [B, G, K, 3], points minus their center.
         centers: [B, G, 3].
-        patch_idx: int64 [B, G, K], which points the patches hold.
-        center_idx: int64 [B, G], which points the centers are.
+        patch_idx: int64 [B, G, K], the indices of the points in the patches.
+        center_idx: int64 [B, G], the indices of the group centers.
     """
 
     patches: Tensor  # [B, G, K, 3], points minus their center
@@ -37,20 +37,22 @@ def group(
     start: int | str | Tensor = 0,
     near_origin: str = "keep",
 ) -> Groups:
-    """Cut clouds into patches: farthest point sampling chooses the centers, and the nearest points
-    of each center, minus the center, are its patch.
+    """Cut clouds into patches around centers from farthest point sampling.
+
+    A patch is the nearest points of its center, minus the center.
 
     Args:
         points: [B, N, 3], any floating dtype and strides.
         num_groups: G, at most the length of each cloud.
-        group_size: K, likewise.
+        group_size: K, at most the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never used.
         start: The first center, as in `farthest_point_sample`.
-        near_origin: of centers, likewise; any point can be one of a patch.
+        near_origin: Applies to the centers, as in `farthest_point_sample`; patches may hold any
+            point.
 
     Returns:
-        `Groups`, with a repeatable gradient to `points`. Coordinates are float32, and float64
-        where the points are; centers and neighbors are always chosen in float32.
+        `Groups`, with a repeatable gradient to `points`. Coordinates are float32, or float64 if the
+        points are; centers and neighbors are always chosen in float32.
     """
     starts, index = resolve_start(points, lengths, start)
     skip = skips_near_origin(near_origin)

@@ -1,4 +1,4 @@
-"""Values of points, spread to other positions."""
+"""Interpolate values of points at other positions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def interpolate(
 
     Args:
         queries: [B, M, 3], any floating dtype and strides.
-        points: [B, N, 3], where the values are.
+        points: [B, N, 3], the positions of the values.
         values: [B, N, C], any floating dtype; sums are kept in float32 (float64 for float64).
-        k: How many points, at most the length of each cloud.
-        epsilon: What is added to a squared distance.
-        lengths: int64 [B]; points past a cloud's length have no part in it.
+        k: The number of neighbors, at most the length of each cloud.
+        epsilon: Added to each squared distance.
+        lengths: int64 [B]; points past a cloud's length are ignored.
 
     Returns:
         [B, M, C] in the dtype of `values`, with repeatable gradients to all three inputs.

@@ -16,14 +16,14 @@ def knn(
     """Find the k nearest points of each query, nearest first, ties to the lowest index.
 
     Args:
-        queries: [B, M, D], any floating dtype and strides; of any dimension, made for three.
-        points: [B, N, D], of the same device.
+        queries: [B, M, D], any floating dtype and strides; any dimension, optimized for three.
+        points: [B, N, D], on the same device.
         k: Any number from 1 to the length of each cloud.
         lengths: int64 [B]; points past a cloud's length are never found.
 
     Returns:
-        sq_dist [B, M, k]: squared distances, ascending, with gradients to both inputs; float32,
-            and float64 where both inputs are.
+        sq_dist [B, M, k]: squared distances, ascending, with gradients to both inputs; float32, or
+            float64 if both inputs are float64.
         idx [B, M, k]: int64. Neighbors are always chosen in float32.
     """
     check_tensors(queries=queries, points=points, lengths=lengths)

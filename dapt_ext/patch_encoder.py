@@ -13,8 +13,9 @@ from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
 class PatchEncoderWeights(NamedTuple):
-    """Four layers with the batch norms folded in, weights [out, in]. The third one sees the patch's
-    maximum in front of each point, so its weight comes in two halves.
+    """Four layers with the batch norms folded in, weights [out, in].
+
+    The third layer sees the patch's maximum before each point, so its weight comes in two halves.
 
     Args:
         conv1: [first, D], 128 channels in the published networks.
@@ -48,24 +49,26 @@ def fold_batch_norm(
     running_var: Tensor,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Weight [out, in] and bias of the one linear layer that equals a linear layer (or a Conv1d of
-    width 1, weight [out, in, 1]) followed by a batch norm in evaluation mode.
+    """Fold a batch norm in evaluation mode into the linear layer before it.
+
+    The layer may also be a Conv1d of width 1, weight [out, in, 1]. Returns weight [out, in] and
+    bias.
 
     Args:
         weight: The weight of the linear layer.
-        bias: [out], likewise.
-        norm_weight: [out], of the batch norm.
-        norm_bias: [out], likewise.
-        running_mean: [out], its statistics.
-        running_var: [out], likewise.
-        eps: What it adds to the variance.
+        bias: [out], the layer's bias.
+        norm_weight: [out], the weight of the batch norm.
+        norm_bias: [out], its bias.
+        running_mean: [out], its mean.
+        running_var: [out], its variance.
+        eps: Added to the variance in the norm.
     """
     factor = norm_weight * (running_var + eps).rsqrt()
     return weight.flatten(1) * factor[:, None], (bias - running_mean) * factor + norm_bias
 
 
 def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
-    """Tokens of patches by a frozen mini-PointNet: nothing of it is kept, and no gradient flows.
+    """Encode patches as tokens with a frozen mini-PointNet, without a gradient.
 
         f = conv2 · ReLU(conv1 · point + bias1) + bias2
         token = max over points of conv4 · ReLU(conv3_global · max f + conv3_local · f + bias3)
@@ -74,15 +77,15 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
     Args:
         patches: [B, G, K, D], any floating dtype and strides. Matrix products run in its dtype or
             in autocast's, sums in float32 (float64 for float64).
-        weights: of any widths.
+        weights: The layers, of any widths.
 
     Returns:
         [B, G, C] in the dtype of the products.
     """
     check_tensors(patches=patches, **weights._asdict())
     w = weights
-    # max(f + bias2) = max f + bias2, so bias2 moves behind the maximum; and what a point's own f
-    # adds to the third layer is a product with what the second one saw.
+    # max(f + bias2) = max f + bias2, so bias2 can be added after the maximum, and the contribution
+    # of a point's own f to the third layer is a product with the input of the second.
     with torch.autocast(patches.device.type, enabled=False):
         bias3 = w.bias3 + (w.conv3_global + w.conv3_local) @ w.bias2
         conv3_local = w.conv3_local @ w.conv2

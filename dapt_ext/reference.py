@@ -1,6 +1,9 @@
-"""PyTorch twins of the ops, with the same signatures: the readable code that the tests compare
-with. Distances follow the kernels' order of float operations, so float32 indices are equal to the
-last bit; float64 inputs are computed in float64 throughout."""
+"""PyTorch references of the ops, with the same signatures, which the tests compare with.
+with.
+
+Distances follow the kernels' order of float operations, so float32 indices agree to the last bit.
+float64 inputs are computed in float64 throughout.
+"""
 
 from __future__ import annotations
 

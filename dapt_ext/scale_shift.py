@@ -1,4 +1,4 @@
-"""TFTS, a learned scale and shift per channel, on a frozen layer without a pass of its own."""
+"""TFTS: a learned scale and shift per channel after a frozen layer, without an extra pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dapt_ext._autograd import has_tangent, register_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
 from dapt_ext.autocast import product_dtype
 
-# Below it the output no longer tells what was scaled; relative to a scale of about one.
+# Below this scale (the usual is about one), the output no longer determines the input.
 TINY_SCALE = 1e-2
 
 
@@ -26,14 +26,14 @@ def scale_shift_linear(
     """scale * (x · weight + bias) + shift, by one matrix product with folded weights.
 
     The gradient of the scale comes from the output, which the next layer keeps anyway. Where a
-    scale is below 1e-2 the output does not tell enough: then x is kept too and the product is made
-    again. That is looked at on the CPU alone; on CUDA and under torch.compile such a scale gets the
-    gradient of a scale of 1e-2.
+    scale is below 1e-2, the output does not determine it well enough, so x is kept too and the
+    product is recomputed. This is checked on the CPU only; on CUDA and under torch.compile, such a
+    scale gets the gradient of a scale of 1e-2.
 
     Args:
-        x: [..., D], any floating dtype; takes part in autocast as a linear layer does.
-        weight, bias: [C, D] and [C], frozen. A weight that is kept in another form may be a
-            function that makes it: the backward calls it once more, and nothing of it is kept.
+        x: [..., D], any floating dtype; follows autocast as a linear layer does.
+        weight, bias: [C, D] and [C], frozen. For a weight stored in another form, pass a function
+            that returns it: the backward calls it again, so the weight is not kept.
         scale, shift: [C].
 
     Returns:
@@ -60,13 +60,13 @@ def scale_shift_linear(
 def scale_shift_norm(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """scale * LayerNorm(x) + shift: the scale and the shift go into the norm's own.
+    """scale * LayerNorm(x) + shift, with the scale and shift folded into the norm.
 
     Args:
         x: [..., C], any floating dtype.
-        weight, bias: [C], of the frozen norm.
+        weight, bias: [C], those of the frozen norm.
         scale, shift: [C].
-        eps: What the norm adds to the variance.
+        eps: Added to the variance in the norm.
     """
     check_tensors(x=x, weight=weight, bias=bias, scale=scale, shift=shift)
     _check_frozen(weight, bias)
@@ -199,7 +199,7 @@ def _fold_grad_formula(grad_folded, grad_offset, weight, bias):
 
 
 def _by_row(vector: Tensor, weight: Tensor) -> Tensor:
-    """[C] as [C, 1] beside a weight [C, D], as it is beside one of [C]."""
+    """[C] as [C, 1] for a weight [C, D]; unchanged for a weight [C]."""
     return vector.reshape(-1, *[1] * (weight.dim() - 1))
 
 

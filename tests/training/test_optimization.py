@@ -58,5 +58,5 @@ def test_rates_without_sense_are_refused(rates):
 
 
 def test_a_word_that_no_name_has_is_refused():
-    with pytest.raises(dapt.DaptError, match="no name of what trains contains 'clz'; there is a.b"):
+    with pytest.raises(dapt.DaptError, match="no trained weight has a name with 'clz'"):
         adamw(named("a.b.weight"), options(rates={"clz": 10}), CPU)

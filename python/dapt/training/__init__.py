@@ -1,1 +1,1 @@
-"""The training loop and what it trains; evaluation of runs, and comparisons of many of them."""
+"""The training loop and what it trains; evaluation of runs, and comparisons of several runs."""

@@ -1,4 +1,4 @@
-"""What a run's model is worth on one of its splits."""
+"""Evaluate a run's model on one of its splits."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ from dapt.training.folds import fold_folders, is_of_folds, summary
 
 
 def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
-    """The scores of a run's model on its validation or test split.
+    """Score a run's model on its validation or test split.
 
     Args:
         folder: The folder of the run.
         split: "test" or "validation".
-        votes: Views of a cloud to average over.
-        options: Batch size, devices and so on of this evaluation; its precision is the run's.
+        votes: Views of each cloud to average over.
+        options: Batch size, devices and so on for this evaluation; the precision is the run's.
     """
     settings = folder.settings()
     if settings.is_pretraining:
@@ -40,14 +40,13 @@ def evaluate_run(folder: RunFolder, split: str, votes: int, options: TrainOption
 
 
 def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOptions) -> dict:
-    """Scores of every fold: a row for each of them in place of the classes, which differ between
-    folds.
+    """Score every fold: one row per fold instead of per class, as classes differ between folds.
 
     Args:
         folder: The folder of a run of all folds.
         split: "validation" or "test".
-        votes: Views of each cloud whose probabilities are averaged.
-        options: For accelerator and precision.
+        votes: Views of each cloud to average over.
+        options: Its accelerator and precision are used.
     """
     results = [
         evaluate_run(fold, split, votes, options)

@@ -1,4 +1,4 @@
-"""Few-shot: a run of its own for each fold, and the mean over them."""
+"""Few-shot: one run per fold, and the mean over the folds."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from dapt.runs.processes import is_first_process
 from dapt.runs.settings import Settings
 from dapt.tasks import FewShot
 
-# what all folds have in common
+# what all folds share
 _SHARED = ("split", "metric", "method", "trainable_parameters", "total_parameters", "epochs")
 _SHARED += ("seed", "versions")
 
@@ -28,24 +28,24 @@ def is_of_folds(settings: Settings) -> bool:
 
 
 def fold_folders(folder: RunFolder, settings: Settings) -> list[RunFolder]:
-    """A folder for each fold, within that of the whole run.
+    """The folder of each fold, inside that of the whole run.
 
     Args:
         folder: The folder of the whole run.
-        settings: Which say how many folds there are.
+        settings: The settings, which say how many folds there are.
     """
     paths = (folder.path / f"fold_{fold}" for fold in range(settings.task.get("folds")))
     return [RunFolder(path, folder.flags) for path in paths]
 
 
 def train_folds(settings: Settings, train: Callable[[Settings], dict]) -> dict:
-    """Train each fold in a folder of its own; going on, a finished one is not trained again.
+    """Train each fold in its own folder; when resuming, skip complete folds.
 
     Args:
         settings: The settings of all folds.
-        train: Trains one fold, by its settings, and gives its result.
+        train: Trains one fold with its settings and returns its result.
     """
-    FewShot(num_classes=1, **settings.task.options)  # says what is wrong before anything starts
+    FewShot(num_classes=1, **settings.task.options)  # report bad options before anything starts
     folder = RunFolder(settings.training.out)
     with folder.locked() if is_first_process() else nullcontext():
         return _train_all(folder, settings, train)
@@ -72,10 +72,10 @@ def _train_all(folder: RunFolder, settings: Settings, train: Callable[[Settings]
 
 
 def summary(results: list[dict]) -> dict:
-    """Mean and standard deviation of the folds' accuracies, and each of them.
+    """The mean and standard deviation of the folds' accuracies, and each accuracy.
 
     Args:
-        results: One for each fold.
+        results: One result per fold.
     """
     accuracies = [result["accuracy"] for result in results]
     return {"accuracy": fmean(accuracies), "accuracy_std": pstdev(accuracies), "folds": accuracies}

@@ -1,6 +1,6 @@
-"""Trainings in processes of their own: one after the other, N at once here, or as jobs of Slurm.
+"""Trainings in separate processes: one after the other, N at a time, or as Slurm jobs.
 
-A training is a `dapt train --resume`, so whatever ends it, the same command goes on.
+A training is a `dapt train --resume`, so whatever stops it, the same command continues it.
 """
 
 import json
@@ -27,8 +27,8 @@ from dapt.training.slurm import Queue, SlurmOptions
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.2  # seconds between two looks at the processes
-COUNT = 2.0  # and at how far they are
+LOOK = 0.2  # seconds between two polls of the processes
+COUNT = 2.0  # seconds between two readings of their progress
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,26 @@ class Run:
     """One cell of a comparison: a method with a seed.
 
     Args:
-        method: Its name.
-        seed: Of everything in the run.
-        folder: Where it is.
-        arguments: Of `dapt train`.
-        settings: What they come to.
+        method: The method's name.
+        seed: The seed of the run.
+        folder: The run folder.
+        arguments: The arguments of `dapt train`.
+        settings: The settings that the arguments give.
     """
 
     method: str
     seed: int
     folder: RunFolder
-    arguments: list[str]  # of `dapt train`
+    arguments: list[str]  # for `dapt train`
     settings: Settings
 
     @property
     def command(self) -> list[str]:
-        """Of Python."""
+        """The command line that starts it."""
         return ["-m", "dapt", "train", *self.arguments]
 
     def result(self) -> dict | None:
-        """What came out, None while the run is not complete."""
+        """The result, or None if the run is not complete."""
         if not self.folder.result.is_file():
             return None
         known, asked = self.folder.settings().training, self.settings.training
@@ -66,11 +66,11 @@ class Run:
 
 
 def train(run: Run, environment: Mapping[str, str]) -> None:
-    """Train in a process of its own, which shows its own progress and that of all runs.
+    """Train in a separate process, which shows its own progress and that of all runs.
 
     Args:
-        run: Which.
-        environment: For the process.
+        run: The run.
+        environment: The variables of the process.
     """
     run.folder.wait()
     code = run_child([sys.executable, *run.command], environment)
@@ -79,12 +79,12 @@ def train(run: Run, environment: Mapping[str, str]) -> None:
 
 
 def failure(run: Run, code: int, log: Path | None = None) -> DaptError:
-    """What to say of a run that did not come to its end.
+    """The error for a run that did not finish.
 
     Args:
-        run: Which.
-        code: Its exit code; negative is the signal that killed it.
-        log: What it printed, where that went to a file.
+        run: The run.
+        code: Its exit code; a negative one is the signal that killed it.
+        log: The file with its output, if there is one.
     """
     how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
     said = f" ({_last_line(log)})" if log is not None and log.is_file() else ""
@@ -100,12 +100,12 @@ def _last_line(log: Path) -> str:
 
 
 def time_left(spent: float, done: int, runs: int) -> str:
-    """In words, once a run has shown how long one takes.
+    """The time left, in words, once a run has shown how long one takes.
 
     Args:
         spent: Seconds since the first run began.
-        done: Runs that are complete.
-        runs: All of them.
+        done: The number of complete runs.
+        runs: The number of all runs.
     """
     if not done:
         return ""
@@ -114,23 +114,23 @@ def time_left(spent: float, done: int, runs: int) -> str:
 
 
 class Process(Protocol):
-    """A training under way."""
+    """A training in progress."""
 
     log: Path
 
     def poll(self) -> int | None:
-        """Its exit code, None while it is under way."""
+        """Its exit code, or None while it runs."""
 
     def stop(self) -> None:
-        """Ask it to save itself and end."""
+        """Ask it to save its state and end."""
 
 
 class Child:
-    """A training in a process here, which ends with this one.
+    """A training in a local process, which ends with this one.
 
     Args:
-        run: Which.
-        environment: What it has beside this process's.
+        run: The run.
+        environment: Variables to add to this process's environment.
     """
 
     def __init__(self, run: Run, environment: Mapping[str, str]):
@@ -142,22 +142,22 @@ class Child:
         self.poll = self._child.poll
 
     def stop(self) -> None:
-        """Ask it to save itself and end."""
+        """Ask it to save its state and end."""
         self._child.terminate()
 
 
 def side_by_side(
     runs: Sequence[Run], jobs: int | None, slurm: SlurmOptions | None, folder: Path
 ) -> Iterator[Run]:
-    """Each run once it is complete, under one bar for all and one for each that is under way.
+    """Yield each run once it is complete, under one bar for all and one per active run.
 
-    One that fails is told of when those that were under way beside it are complete.
+    A failure is raised once the runs beside it are complete.
 
     Args:
-        runs: What is to be trained.
-        jobs: So many at once, which share the cores; None for one here, and all with Slurm.
-        slurm: What a job gets; None for processes here.
-        folder: Of Slurm's own files.
+        runs: The runs to train.
+        jobs: Runs at a time, which share the cores; None for one here, and for all with Slurm.
+        slurm: What a job requests; None for local processes.
+        folder: The folder for Slurm's own files.
     """
     queue = Queue(folder, slurm) if slurm else None
     is_here = queue is None or queue.is_here
@@ -207,7 +207,7 @@ def side_by_side(
 
 
 class _UnderWay:
-    """A run, its process, and the bar of its epochs."""
+    """An active run, its process, and the bar of its epochs."""
 
     def __init__(self, run: Run, process: Process):
         self.run, self.process = run, process
@@ -220,7 +220,7 @@ class _UnderWay:
         self._counted = 0.0
 
     def poll(self) -> int | None:
-        """Its exit code, None while it is under way."""
+        """Its exit code, or None while it runs."""
         code = self.process.poll()
         if code is not None:
             self._stack.close()
@@ -234,11 +234,11 @@ class _UnderWay:
 def environment(
     cores: int | None, slot: int = 0, settings: Settings | None = None
 ) -> dict[str, str]:
-    """What a training has beside this process's variables: its share of the cores, and a GPU.
+    """Variables to add for a training: its share of the cores, and a GPU.
 
     Args:
-        cores: Threads; None for as many as it finds. What the user has set stays.
-        slot: Which of those that are side by side it is.
+        cores: Threads; None for all. Variables that the user has set stay.
+        slot: The run's index among those that run at the same time.
         settings: The settings of the training.
     """
     own = threads(cores)
@@ -252,7 +252,7 @@ def environment(
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Where a run's numbers go beside its own files: any logger of Lightning by name."""
+"""Additional loggers for a run's numbers: any of Lightning's, by name."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,34 +10,34 @@ from dapt.errors import UsageError
 HOMES = ("lightning.pytorch.loggers", "pytorch_lightning.loggers", "lightning_fabric.loggers")
 CLASSES = {"csv": "CSVLogger", "tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}
 CLASSES |= {"mlflow": "MLFlowLogger", "comet": "CometLogger", "neptune": "NeptuneLogger"}
-WHERE = {"csv": "root_dir", "tensorboard": "root_dir"}  # as Fabric's own call their folder
+WHERE = {"csv": "root_dir", "tensorboard": "root_dir"}  # the argument for Fabric's own loggers
 
 
 class Logger(Protocol):
-    """What is asked of a logger, Lightning's or anybody's."""
+    """The interface that a logger must have, Lightning's or any other."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers.
 
         Args:
-            metrics: By their names.
-            step: At which they hold.
+            metrics: The numbers, by name.
+            step: The step they belong to.
         """
 
     def finalize(self, status: str) -> None:
         """Record that the run has ended.
 
         Args:
-            status: "success", say.
+            status: For example "success".
         """
 
 
 def create_logger(name: str, folder: Path) -> Logger:
-    """A logger by its name, or by its class as package.module.Class.
+    """Create a logger by its name, or by its class as package.module.Class.
 
     Args:
         name: csv, wandb, mlflow ...
-        folder: The folder of the run, in which it leaves its files.
+        folder: The run folder, in which it writes its files.
     """
     module, _, kind = name.rpartition(".")
     if not module and name not in CLASSES:

@@ -1,4 +1,4 @@
-"""The field's recipe: AdamW, decay for matrices only, cosine with warm-up, a running mean."""
+"""The usual recipe: AdamW, decay for matrices only, cosine with warm-up, a running mean."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dapt.runs.options import TrainOptions
 
 
 def decays(name: str, weight: nn.Parameter) -> bool:
-    """Whether weight decay acts on a parameter: not on vectors, biases and tokens.
+    """Whether weight decay applies to a parameter: not to vectors, biases and tokens.
 
     Args:
         name: The name of the parameter.
@@ -24,12 +24,12 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 def adamw(
     named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices alone, and a rate of its own where `rates` says so.
+    """AdamW with weight decay for matrices only, and separate rates where `rates` says so.
 
     Args:
-        named: What trains.
+        named: The trained parameters, with their names.
         options: The options of the optimizer.
-        device: On CUDA the rates are tensors there, for graphs.
+        device: On CUDA the rates are tensors on the device, as graphs need them.
     """
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
@@ -37,7 +37,7 @@ def adamw(
     for word in options.rates:
         if not any(word in name for name, _ in named):
             there = listed(sorted({name.rpartition(".")[0] for name, _ in named}), most=8)
-            raise UsageError(f"rates: no name of what trains contains {word!r}; there is {there}")
+            raise UsageError(f"rates: no trained weight has a name with {word!r}; there is {there}")
     groups = [
         {"params": weights, "weight_decay": options.weight_decay if decay else 0.0, "rate": rate}
         for (decay, rate), weights in members.items()
@@ -54,8 +54,7 @@ def _rate(name: str, options: TrainOptions) -> float:
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainOptions) -> None:
-    """Set the learning rate, and the momentum that may go with it; in float32, as a CUDA graph
-    reads it.
+    """Set the learning rate, and with it the momentum, in float32 as a CUDA graph reads it.
 
     Args:
         optimizer: From `adamw`.
@@ -73,7 +72,7 @@ def set_schedule(optimizer: torch.optim.Optimizer, epoch: float, options: TrainO
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take up the state of a checkpoint; whether a graph can capture the optimizer stays as it is.
+    """Restore the state from a checkpoint, except whether a graph can capture the optimizer.
 
     Args:
         optimizer: From `adamw`.
@@ -86,7 +85,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def learning_rate(epoch: float, options: TrainOptions) -> float:
-    """The learning rate at a time: up, then down along a cosine.
+    """The learning rate at a point in time: a warm-up, then a cosine.
 
     Args:
         epoch: The time, in epochs.
@@ -99,11 +98,11 @@ def learning_rate(epoch: float, options: TrainOptions) -> float:
 
 
 def _warmup(options: TrainOptions) -> float:
-    return min(options.warmup_epochs, options.epochs / 2)  # a short run warms up, too
+    return min(options.warmup_epochs, options.epochs / 2)  # a short run also warms up
 
 
 def _height(epoch: float, options: TrainOptions) -> float:
-    """How far up the schedule is, 0 to 1."""
+    """The height of the schedule, from 0 to 1."""
     warmup = _warmup(options)
     if epoch < warmup:
         progress = epoch / warmup
@@ -113,10 +112,10 @@ def _height(epoch: float, options: TrainOptions) -> float:
 
 
 class RunningMean:
-    """Exponential mean of the weights, for evaluation.
+    """An exponential mean of the weights, for evaluation.
 
     Args:
-        weights: That train.
+        weights: The trained weights.
         decay: The decay of the mean at each step.
     """
 
@@ -130,17 +129,17 @@ class RunningMean:
         torch._foreach_lerp_(self.mean, self.weights, 1 - self.decay)
 
     def swap(self) -> None:
-        """Exchange the mean and the weights; a second call brings them back."""
+        """Swap the mean and the weights; a second call swaps them back."""
         for mean, weight in zip(self.mean, self.weights, strict=True):
             held = weight.clone()
             weight.copy_(mean)
             mean.copy_(held)
 
     def load(self, mean: Sequence[Tensor]) -> None:
-        """Take up the mean of a checkpoint.
+        """Restore the mean from a checkpoint.
 
         Args:
-            mean: One tensor for each weight.
+            mean: One tensor per weight.
         """
         for own, value in zip(self.mean, mean, strict=True):
             own.copy_(value)

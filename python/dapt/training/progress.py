@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar with the time left, a line per epoch, TensorBoard."""
+"""What a run shows as it trains: a bar with the time left, a line per epoch, TensorBoard."""
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -10,18 +10,17 @@ from dapt.runs.options import TrainOptions
 from dapt.training.events import Events
 from dapt.training.loggers import create_logger
 
-TOLD_EVERY = 10  # steps from one reading of the loss to the next
+TOLD_EVERY = 10  # steps between two readings of the loss
 
 
 class Progress:
-    """What a run shows of itself. Only the first process shows anything; without a terminal there
-    is no bar.
+    """The output of a run. Only the first process shows anything, and bars need a terminal.
 
     Args:
-        options: For epochs and loggers.
-        sampler: Whose batches are the steps of an epoch.
-        points_per_step: Of all clouds of a batch.
-        fabric: of this process.
+        options: Its epochs and loggers are used.
+        sampler: The sampler whose batches are the steps of an epoch.
+        points_per_step: Points in all clouds of a batch.
+        fabric: The Fabric of this process.
         folder: The folder of the run.
     """
 
@@ -42,7 +41,7 @@ class Progress:
         named = self.speaks and options.logger
         self.logger = create_logger(options.logger, folder.path) if named else None
         self.bar = Bar("training", self.steps * self.epochs, shown=self.speaks, patience=0)
-        self.whole = whole(self.speaks)  # of a comparison, which this run is a part of
+        self.whole = whole(self.speaks)  # the bar of the comparison that this run is part of
         self.done_before = self.whole.done
 
     def __enter__(self) -> "Progress":
@@ -57,20 +56,20 @@ class Progress:
             self.logger.finalize("success")
 
     def start_epoch(self, epoch: int, step: int) -> None:
-        """Show the epoch, from the step that it goes on at.
+        """Show the epoch, from the step at which it starts.
 
         Args:
-            epoch: From 0.
-            step: Within the epoch.
+            epoch: Its number, from 0.
+            step: The step within the epoch.
         """
         self.step, self.read = epoch * self.steps + step, None if step else (0.0, 0.0)
         self.bar.update(done=epoch * self.steps + step, what=f"epoch {epoch + 1}/{self.epochs}")
 
     def advance(self, totals: Tensor) -> None:
-        """Count one step more.
+        """Count one more step.
 
         Args:
-            totals: The sum of the losses, and how many steps there were.
+            totals: The sum of the losses, and the number of steps.
         """
         self.bar.advance()
         self.whole.update(done=self.done_before + self.bar.done / self.bar.total)
@@ -87,7 +86,7 @@ class Progress:
         self.bar.update(note=f"{rate:,.0f} points/s, loss {loss / max(steps, 1):.3f}")
 
     def end_epoch(self, line: dict, is_best: bool) -> None:
-        """Print an epoch's line and hand it to TensorBoard.
+        """Print an epoch's line and send it to TensorBoard.
 
         Args:
             line: The epoch's metrics.
@@ -108,11 +107,11 @@ SHORT = {"accuracy": "acc", "miou": "mIoU", "instance_miou": "mIoU"}
 
 
 def epoch_line(line: dict, epochs: int, is_best: bool) -> str:
-    """An epoch in at most 80 columns, its numbers under those of the other epochs.
+    """An epoch in at most 80 columns, with numbers aligned across epochs.
 
     Args:
-        line: The epoch's, as in metrics.jsonl; of each split the first number counts.
-        epochs: How many there are.
+        line: The line as in metrics.jsonl; the first number of each split is shown.
+        epochs: The number of epochs.
         is_best: Whether it is the best so far.
     """
     width = len(str(epochs))

@@ -1,4 +1,4 @@
-"""What runs are worth on corrupted clouds: kinds by severities, kept in each run's folder."""
+"""Scores of runs on corrupted clouds, by kind and severity, stored in each run's folder."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ from dapt.runs.options import TrainOptions
 from dapt.runs.processes import launch
 from dapt.training.folds import is_of_folds
 
-Curves = Mapping[str, Sequence[float]]  # by kinds, the score of severities 0 (as it is) to 5
+Curves = Mapping[str, Sequence[float]]  # by kind, the scores at severities 0 (clean) to 5
 
 
 def corrupted_scores(
     folder: RunFolder, kinds: Sequence[str], split: str, options: TrainOptions
 ) -> dict[str, list[float]]:
-    """The scores of a run's model on its split, corrupted: by kinds, severities 0 to 5.
+    """Score a run's model on a corrupted split: by kind, at severities 0 to 5.
 
     Args:
         folder: The folder of the run.
-        kinds: Of `dapt.data.corruptions`.
+        kinds: The kinds, from `dapt.data.corruptions`.
         split: "test" or "validation".
         options: Batch size and devices; precision is the run's.
     """
@@ -61,11 +61,11 @@ def corrupted_scores(
 def kept_scores(
     folder: RunFolder, kinds: Sequence[str], options: TrainOptions
 ) -> dict[str, list[float]]:
-    """The same of the split that the run's result is of, from the folder where they are known.
+    """The same for the split of the run's result, read from the run folder if already known.
 
     Args:
         folder: The folder of a run that is complete.
-        kinds: Of `dapt.data.corruptions`.
+        kinds: The kinds, from `dapt.data.corruptions`.
         options: Batch size and devices.
     """
     weights = (folder.adapter / adapter_files.WEIGHTS).read_bytes()
@@ -80,10 +80,10 @@ def kept_scores(
 
 
 def over_seeds(runs: Mapping[str, Sequence[Curves]]) -> dict[str, dict[str, dict]]:
-    """By methods and kinds the mean and the standard deviation of each severity.
+    """By method and kind, the mean and standard deviation at each severity.
 
     Args:
-        runs: By methods, the curves of each seed.
+        runs: By method, the curves of each seed.
     """
     return {
         method: {
@@ -98,11 +98,11 @@ def over_seeds(runs: Mapping[str, Sequence[Curves]]) -> dict[str, dict[str, dict
 
 
 def markdown(found: Mapping[str, Mapping[str, dict]], metric: str) -> str:
-    """A line for each method: clean clouds, and the mean over the five severities of each kind.
+    """One line per method: clean clouds, and the mean over the five severities of each kind.
 
     Args:
-        found: Of `over_seeds`.
-        metric: What the score is called.
+        found: The result of `over_seeds`.
+        metric: The name of the score.
     """
     kinds = list(next(iter(found.values())))
     lines = [("method", "as they are", *kinds, "mean of corrupted")]

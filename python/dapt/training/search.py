@@ -1,7 +1,7 @@
-"""The learning rate of each method of a comparison, from the same grid, by the validation split.
+"""The learning rate of each method in a comparison, chosen from one grid on the validation split.
 
-Search runs have seeds of their own, so that no table is made of runs that were chosen for their
-score. What they make of a test split is not read.
+Search runs have separate seeds, so that no table contains runs that were selected by their score.
+Their scores on a test split are not read.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dapt.errors import UsageError
 from dapt.tasks import task_class
 from dapt.training.launching import Run
 
-FIRST_SEED = 1000  # of a search; those of tables are below
+FIRST_SEED = 1000  # of a search; the seeds of tables are below
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Search:
     """A search for learning rates.
 
     Args:
-        rates: The grid, the same for each method.
-        seeds: Runs of each method with each rate.
+        rates: The grid, the same for every method.
+        seeds: Runs per method and rate.
     """
 
     rates: tuple[float, ...]
@@ -37,11 +37,11 @@ class Search:
 
     @classmethod
     def of(cls, text: str, seeds: int = 1) -> "Search":
-        """From a command line.
+        """Parse a search from the command line.
 
         Args:
-            text: Rates with commas.
-            seeds: Runs of each.
+            text: Rates, separated by commas.
+            seeds: Runs per method and rate.
         """
         try:
             return cls(tuple(map(float, text.split(","))), seeds)
@@ -51,11 +51,11 @@ class Search:
 
 @dataclass(frozen=True)
 class Choice:
-    """The rates of one method with their scores, and the one that was chosen.
+    """The rates of one method with their scores, and the chosen rate.
 
     Args:
-        scores: Mean validation score by rate, in the order of the grid.
-        rate: The best; of equal ones the smallest.
+        scores: The mean validation score of each rate, in the order of the grid.
+        rate: The best rate; among equal ones the smallest.
     """
 
     scores: dict[float, float]
@@ -63,12 +63,12 @@ class Choice:
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether a wider grid might have a better one."""
+        """Whether a wider grid might contain a better rate."""
         return self.rate in (min(self.scores), max(self.scores))
 
 
 def check(runs: Sequence[Run]) -> None:
-    """That each of the runs has a validation split.
+    """Check that each of the runs has a validation split.
 
     Args:
         runs: The runs of the search.
@@ -82,7 +82,7 @@ def check(runs: Sequence[Run]) -> None:
 
 
 def choose(runs: Sequence[Run], rates: Sequence[float]) -> dict[str, Choice]:
-    """The best rate of each method.
+    """Choose the best rate of each method.
 
     Args:
         runs: The runs of the search, all complete.
@@ -101,11 +101,11 @@ def choose(runs: Sequence[Run], rates: Sequence[float]) -> dict[str, Choice]:
 
 
 def markdown(choices: dict[str, Choice], seeds: int) -> str:
-    """The grid, what each rate came to, and the choice.
+    """The grid, the score of each rate, and the choice.
 
     Args:
-        choices: By methods.
-        seeds: Runs of each rate.
+        choices: The choices, by method.
+        seeds: Runs per rate.
     """
     rates = list(next(iter(choices.values())).scores)
     lines = [("method", *(f"{rate:g}" for rate in rates), "chosen")]
@@ -116,6 +116,6 @@ def markdown(choices: dict[str, Choice], seeds: int) -> str:
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     runs = "one run" if seeds == 1 else f"mean of {seeds} runs"
     return (
-        f"Learning rates by the validation score ({runs} each, with seeds from {FIRST_SEED} on, "
-        f"which the table above has not)\n\n{table}"
+        f"Learning rates by validation score ({runs} each, with seeds from {FIRST_SEED} on, "
+        f"which are not in the table above)\n\n{table}"
     )

@@ -1,4 +1,4 @@
-"""Runs as jobs of Slurm, by submitit; where there is no Slurm, submitit's own processes here."""
+"""Runs as Slurm jobs, through submitit; without Slurm, submitit runs them as local processes."""
 
 import logging
 import sys
@@ -12,23 +12,23 @@ from dapt.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-MOST_REQUEUES = 1000  # a run that takes longer than its job goes on in the next one
+MOST_REQUEUES = 1000  # a run that takes longer than its job continues in the next one
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """What Slurm is asked for, for each run.
+    """What each run requests from Slurm.
 
     Args:
         partition: The partition of the cluster; its default otherwise.
-        time: Minutes of a job. A run that needs more goes on in another one.
-        gpus: GPUs of a job.
-        cpus: Cores of a job.
-        memory: GB of a job.
-        account: Whom the job is charged to.
+        time: Minutes per job. A run that needs more continues in another job.
+        gpus: GPUs per job.
+        cpus: Cores per job.
+        memory: GB per job.
+        account: The account to charge.
         qos: Quality of service.
         constraint: Features that a node must have.
-        setup: A shell command before the run: "module load cuda", say.
+        setup: A shell command before the run, such as "module load cuda".
     """
 
     partition: str | None = None
@@ -47,7 +47,7 @@ class SlurmOptions:
             check_at_least(self, memory=1)
 
     def parameters(self) -> dict[str, object]:
-        """In submitit's words; None where Slurm decides."""
+        """The options under submitit's names; None leaves the choice to Slurm."""
         own = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")}
         setup = None if self.setup is None else [self.setup]
         return {
@@ -65,11 +65,11 @@ class SlurmOptions:
 
 
 class Queue:
-    """Where jobs go.
+    """The destination of jobs.
 
     Args:
-        folder: Of submitit's own files and the logs of the jobs.
-        options: What a job gets.
+        folder: The folder for submitit's own files and the logs of the jobs.
+        options: What a job requests.
     """
 
     def __init__(self, folder: Path, options: SlurmOptions):
@@ -82,21 +82,21 @@ class Queue:
             log.warning("there is no Slurm (no srun on the PATH): the jobs run on this machine")
 
     def submit(self, command: Sequence[str], folder: RunFolder, cores: int | None) -> "Job":
-        """Hand a training over.
+        """Submit a training.
 
         Args:
             command: Its program and arguments.
             folder: The folder of the run.
-            cores: Threads that it may have; None for those of the job.
+            cores: The number of threads; None for all cores of the job.
         """
         return Job(self._executor.submit(Training(list(command), folder, cores)))
 
 
 class Job:
-    """A training that was handed over.
+    """A submitted training.
 
     Args:
-        job: submitit's.
+        job: The job object from submitit.
     """
 
     def __init__(self, job):
@@ -104,11 +104,11 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What it printed."""
+        """The file with its output."""
         return self._job.paths.stdout
 
     def poll(self) -> int | None:
-        """Its exit code, None while it waits or runs; 1 where it has none."""
+        """Its exit code, None while it waits or runs; 1 if it has none."""
         if not self._job.done():
             return None
         if self._job.exception() is not None:
@@ -116,18 +116,18 @@ class Job:
         return self._job.result()
 
     def stop(self) -> None:
-        """Cancel it; it saves itself."""
+        """Cancel it; it saves its state."""
         self._job.cancel()
 
 
 @dataclass
 class Training:
-    """What a job does; a job whose time is over is followed by one that goes on.
+    """The work of a job; if a job runs out of time, another one continues it.
 
     Args:
-        command: A `dapt train --resume`.
+        command: The `dapt train --resume` to run.
         folder: The folder of the run.
-        cores: Threads that it may have; None for those of the job.
+        cores: The number of threads; None for all cores of the job.
     """
 
     command: list[str]
@@ -141,7 +141,7 @@ class Training:
         return run_child([sys.executable, *self.command], own)
 
     def checkpoint(self, *_):
-        """What submitit puts in the queue again when the job's time is over."""
+        """What submitit requeues when the job's time is over."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

@@ -12,22 +12,22 @@ import torch
 from numpy.typing import NDArray
 
 DRAWS = 10_000
-LEVEL = 0.05  # of significance
-_PART = 500  # draws at once
+LEVEL = 0.05  # significance level
+_PART = 500  # draws per chunk
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a method is from the one that it is compared with.
+    """How far a method is from the reference.
 
     Args:
-        mean: Of the scores of the same seeds and clouds; above 0 where the method is better.
+        mean: The mean over the same seeds and clouds; above 0 if the method is better.
         low: The lower end of the 95 % confidence interval.
-        high: Likewise.
-        p: Of no difference, from the same bootstrap, two-sided.
-        p_holm: The same, corrected for the number of methods.
+        high: The upper end.
+        p: The p value of no difference, from the same bootstrap, two-sided.
+        p_holm: The p value, corrected for the number of methods.
     """
 
     mean: float
@@ -38,25 +38,25 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """At 5 % for all methods of the table together."""
+        """Whether it is significant at 5 % for all methods of the table together."""
         return self.p_holm < LEVEL
 
     @property
     def in_words(self) -> str:
-        """In points of percent, with the interval; an asterisk where it is significant."""
+        """The difference in percentage points, with its interval; an asterisk if significant."""
         mark = " *" if self.is_significant else ""
         mean, low, high = (100 * value for value in (self.mean, self.low, self.high))
         return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
 def bootstrap_means(differences: Floats, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Means of `draws` samples of a table, whose rows and columns are drawn with replacement.
+    """Means of `draws` samples of a table, drawn with replacement from its rows and columns.
 
-    The same clouds are drawn for all seeds of a draw, as all seeds meet the same clouds.
+    The same clouds are drawn for all seeds of a draw, because all seeds see the same clouds.
 
     Args:
         differences: [..., R, S].
-        draws: How many.
+        draws: The number of draws.
         seed: The seed of the draws, which are the same for all tables.
     """
     rows, columns = differences.shape[-2:]
@@ -73,11 +73,11 @@ def bootstrap_means(differences: Floats, draws: int = DRAWS, seed: int = 0) -> F
 def differences(
     scores: Mapping[str, Floats], reference: str, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Difference]:
-    """Each method against one of them, by the same seeds and test clouds.
+    """Compare each method with one of them, on the same seeds and test clouds.
 
     Args:
-        scores: By methods, [R, S] each: a number for each seed and cloud, 1 for right.
-        reference: What the others are compared with.
+        scores: By method, [R, S] each: one number per seed and cloud, 1 if correct.
+        reference: The method that the others are compared with.
         draws: The number of draws of the bootstrap.
         seed: The seed of the draws.
     """
@@ -88,7 +88,7 @@ def differences(
     pairs = np.stack([np.asarray(scores[method], float) - base for method in others])  # [M, R, S]
     means = bootstrap_means(pairs, draws, seed)  # [M, draws]
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2], axis=1)
-    # one more draw that says nothing: no p is 0
+    # count one extra draw without an effect, so that no p value is 0
     sides = [(1 + side.sum(1)) / (1 + draws) for side in (means <= 0, means >= 0)]
     p = np.minimum(2 * np.minimum(*sides), 1.0).tolist()
     columns = pairs.mean((1, 2)).tolist(), low.tolist(), high.tolist(), p, holm(p)
@@ -96,10 +96,10 @@ def differences(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values, corrected for their number by Holm's method.
+    """Correct p values for their number with Holm's method.
 
     Args:
-        values: In any order, which the corrected ones have, too.
+        values: The p values, in any order; the result has the same order.
     """
     corrected, largest = [0.0] * len(values), 0.0
     for rank, i in enumerate(np.argsort(values, kind="stable").tolist()):
@@ -110,13 +110,13 @@ def holm(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Methods by their mean rank over several datasets.
+    """Methods ranked by their mean rank over several datasets.
 
     Args:
-        mean: Rank of each method, 1 the best, the best first.
-        statistic: Friedman's, distributed as chi square.
-        p: Of no difference between the methods.
-        critical: Mean ranks that are farther apart differ at 5 % (Nemenyi).
+        mean: The mean rank of each method, best first; 1 is the best rank.
+        statistic: Friedman's statistic, distributed as chi square.
+        p: The p value of no difference between the methods.
+        critical: Nemenyi's critical difference of mean ranks, at 5 %.
         datasets: D.
     """
 
@@ -131,7 +131,7 @@ def ranks(scores: Mapping[str, Sequence[float]]) -> Ranks:
     """Friedman's test of methods on the same datasets, and Nemenyi's critical difference.
 
     Args:
-        scores: By methods, one for each dataset, in the same order; higher is better.
+        scores: By method, one score per dataset, in the same order; higher is better.
     """
     table = np.array([list(values) for values in scores.values()], float).T  # [D, M]
     sets, methods = table.shape
@@ -139,7 +139,7 @@ def ranks(scores: Mapping[str, Sequence[float]]) -> Ranks:
     ties = (table[:, :, None] == table[:, None]).sum(2)
     places = better + (ties + 1) / 2  # [D, M]: ties share the mean of their places
     mean = places.mean(0)
-    # corrected for ties; all places alike say nothing
+    # corrected for ties; if all ranks are equal there is no evidence
     spread = ((places - (methods + 1) / 2) ** 2).sum() / (methods - 1)
     squares = ((mean - (methods + 1) / 2) ** 2).sum() * sets**2
     statistic = float(squares / spread) if spread else 0.0
@@ -157,11 +157,11 @@ def ranks(scores: Mapping[str, Sequence[float]]) -> Ranks:
 
 
 def studentized_range(methods: int, level: float = LEVEL) -> float:
-    """What the range of M standard normal numbers exceeds with a chance of `level`.
+    """The value that the range of M standard normal numbers exceeds with probability `level`.
 
     Args:
         methods: M.
-        level: The chance.
+        level: The probability.
     """
     z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     density = torch.exp(-z.square() / 2) / (2 * torch.pi) ** 0.5

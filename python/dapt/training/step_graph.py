@@ -1,9 +1,9 @@
-"""A training step as one CUDA graph: launched once, in place of each of its kernels by itself.
+"""A training step as one CUDA graph: one launch instead of one per kernel.
 
 A graph repeats what was launched when it was captured, on the same memory and with the same
-numbers of Python. So batches are copied to where the first one lay, what changes from step to step
-(the learning rate, torch's seed) is read from the device, and a step may neither look at values nor
-draw numbers on the host. Whether it does is found out in steps that run before as they are.
+Python values. Batches are therefore copied to the memory of the first one, and what changes from
+step to step (the learning rate, torch's seed) is read from the device. A step may neither look at
+values nor draw numbers on the host; a few eager steps before the capture check this.
 """
 
 import warnings
@@ -20,9 +20,9 @@ from dapt.runs.options import TrainOptions
 
 Batch = Mapping[str, Tensor]
 
-WARM_UP = 3  # steps: the first makes the optimizer's state, the others have to be alike
+WARM_UP = 3  # steps: the first creates the optimizer's state, the others must be alike
 OFF = "leave cuda_graph out"
-# their outputs are as large as the values say
+# the size of their outputs depends on values
 SIZED_BY_VALUES = ("dapt::unique_cells",)
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 MASKS = (torch.bool, torch.uint8)
@@ -30,12 +30,12 @@ COPIES = ("aten::_to_copy", "aten::copy_")
 
 
 def check_graph(options: TrainOptions, device: torch.device, processes: int) -> None:
-    """That the steps of a run with these options can be one graph.
+    """Check that the steps of a run with these options can be one graph.
 
     Args:
         options: The options of the run, `cuda_graph` among them.
-        device: Where it trains.
-        processes: That train together.
+        device: The device of the training.
+        processes: The number of processes that train together.
     """
     if device.type != "cuda":
         raise UsageError(f"cuda_graph needs a GPU, and this run is on the {device.type}: {OFF}")
@@ -52,35 +52,35 @@ def check_graph(options: TrainOptions, device: torch.device, processes: int) -> 
 
 
 def check_keeps_activations(model: torch.nn.Module) -> None:
-    """That no block is run a second time in the backward: torch does that outside graphs alone.
+    """Check that no block runs again in the backward pass, which torch allows only outside graphs.
 
     Args:
-        model: What trains.
+        model: The model that trains.
     """
     if any(getattr(module, "keeps_only_input", False) for module in model.modules()):
         raise UsageError(
-            "cuda_graph needs what the backward reads to be kept, and the method has memory=low: "
+            "cuda_graph needs the activations for the backward, and the method has memory=low: "
             f"{OFF}, or take memory=default"
         )
 
 
 class StepGraph:
-    """A step that runs as it is for `WARM_UP` batches, and as one graph from then on.
+    """A step that runs eagerly for `WARM_UP` batches, and as one graph from then on.
 
     Args:
-        step: Reads a batch and updates the weights; gives nothing.
-        device: Where.
+        step: Reads a batch and updates the weights; returns nothing.
+        device: The device of the training.
     """
 
     def __init__(self, step: Callable[[Batch], None], device: torch.device):
         self.step, self.device = step, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.batch: dict[str, Tensor] = {}  # where every batch is put
+        self.batch: dict[str, Tensor] = {}  # the memory that every batch is copied to
         self.seen: list[list[str]] = []  # what each warm-up step launched
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch) -> None:
-        """One step.
+        """Run one step.
 
         Args:
             batch: A batch with the shapes of the first one.
@@ -111,13 +111,13 @@ class StepGraph:
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
-        """On a stream of its own, where torch wants the steps before a capture."""
+        """A separate stream, on which torch requires the steps before a capture to run."""
         if self.stream is None:
             yield
             return
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
-            # an optimizer that can be captured and is not yet
+            # the optimizer is capturable but not yet captured
             warnings.filterwarnings("ignore", message="This instance was constructed with capturab")
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
@@ -134,10 +134,10 @@ class StepGraph:
 
 
 def capture(step: Callable[[], None]) -> Callable[[], None]:
-    """What repeats a step that has run before, as one launch.
+    """Capture a step that has run before, and return a function that replays it.
 
     Args:
-        step: To be captured.
+        step: The step to capture.
     """
     graph = torch.cuda.CUDAGraph()
     try:
@@ -152,7 +152,7 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
 
 
 class Watch(TorchDispatchMode):
-    """Writes down what a step launches, and refuses what a graph cannot repeat."""
+    """Records what a step launches, and refuses what a graph cannot repeat."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Watch(TorchDispatchMode):
 
 
 def _looks_at_values(function, name: str, args: tuple) -> bool:
-    if name in INDEXED:  # by numbers is well; a mask is asked how many of it are true
+    if name in INDEXED:  # integer indices are fine; a mask needs its number of true values
         return any(index is not None and index.dtype in MASKS for index in args[1])
     by_values = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     return name in SIZED_BY_VALUES or not by_values.isdisjoint(function.tags)
