@@ -1,4 +1,4 @@
-"""Methods that adapt a frozen backbone: one file each, all on one plug."""
+"""Methods that adapt a frozen backbone, one file each, behind one interface."""
 
 from dapt.methods.adapter import Adapter
 from dapt.methods.dapt import Dapt

@@ -1,4 +1,4 @@
-"""Parallel adapters of a fixed scale: DAPT's adapter without what makes it dynamic."""
+"""Parallel adapters with a fixed scale: DAPT's adapter without its dynamic scale."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -18,9 +18,9 @@ class Adapter(Method):
     """A bottleneck beside each MLP, the same for every token.
 
     Args:
-        rank: Hidden units of a bottleneck.
-        scale: Of what it adds.
-        dropout: Inside it.
+        rank: Hidden units per bottleneck.
+        scale: The factor of its output.
+        dropout: The dropout rate inside it.
     """
 
     packs: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class AdapterBlock(nn.Module):
 
     Args:
         frozen: The backbone's block.
-        adapter: Beside its MLP.
+        adapter: The adapter beside its MLP.
     """
 
     def __init__(self, frozen: Block, adapter: Bottleneck):
@@ -69,11 +69,11 @@ class AdapterBlock(nn.Module):
         return self.transform(self.attend(self.place(x, positions), mask))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The frozen block's."""
+        """As in the frozen block."""
         return self.frozen.place(x, positions)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The frozen block's first half."""
+        """The first half of the frozen block."""
         return self.frozen.attend(x, mask, self.frozen.path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:

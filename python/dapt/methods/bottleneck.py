@@ -1,4 +1,4 @@
-"""The static bottleneck that several methods put beside, after or between frozen layers."""
+"""The static bottleneck that several methods add beside, after or between frozen layers."""
 
 import math
 
@@ -10,7 +10,7 @@ import dapt_ext
 class Bottleneck(nn.Module):
     """scale * up(dropout(activation(down(x)))), where x may be normalized first.
 
-    The up-projection starts at zero, so that a fresh bottleneck changes nothing.
+    The up-projection starts at zero, so a new bottleneck changes nothing.
 
     Args:
         dim: C, of x and of the output.

@@ -25,16 +25,18 @@ from dapt.models.blocks import (
 @register("dapt")
 @dataclass(frozen=True)
 class Dapt(Method):
-    """Dynamic adapters beside the MLPs, a scale and shift after each frozen layer, and prompts made
-    of what the adapters give.
+    """Dynamic adapters beside the MLPs, scales and shifts after frozen layers, and prompts.
+
+    The prompts are means of the adapters' outputs.
 
     Args:
-        rank: r, hidden units of an adapter.
-        dropout: Inside the adapters.
+        rank: r, hidden units per adapter.
+        dropout: The dropout rate inside the adapters.
         drop_path: The drop-path rate of the last block; it grows from 0 in the first.
-        head_tokens: What the head reads; None for the backbone's own tokens and the prompts' mean.
-        freeze_bn: False lets batch norms keep updating their statistics, as in the published code.
-        memory: "low" keeps the inputs of blocks and computes the rest again in the backward.
+        head_tokens: What the head reads; None for the backbone's own tokens and the mean of the
+            prompts.
+        freeze_bn: False lets batch norms update their statistics, as in the published code.
+        memory: "low" keeps only the inputs of blocks and recomputes the rest in the backward.
     """
 
     packs: ClassVar[bool] = True
@@ -66,7 +68,7 @@ class Dapt(Method):
             return self.head_tokens or own
         if self.head_tokens is not None:
             return self.head_tokens
-        n = own.count("cls")  # which comes first
+        n = own.count("cls")  # the class token comes first
         return (*own[:n], "prompt:mean", *own[n:])
 
     def kin(self) -> "Dapt":
@@ -112,7 +114,7 @@ class DynamicAdapter(nn.Module):
         dim: C, the width of the tokens.
         rank: Hidden units.
         dropout: The dropout rate, on the hidden units.
-        memory: as in `Dapt`: "low" computes again in the backward pass instead of keeping.
+        memory: As in `Dapt`: "low" recomputes in the backward pass instead of keeping.
     """
 
     def __init__(self, dim: int, rank: int, dropout: float, memory: str):
@@ -155,10 +157,10 @@ class DynamicAdapter(nn.Module):
 
 
 class DaptBlock(nn.Module):
-    """A frozen block with the adapter in its second half and one more prompt token at its end.
+    """A frozen block with an adapter in its second half, which adds one prompt token.
 
     Args:
-        frozen: The backbone's block; its layers already carry their scale and shift.
+        frozen: The backbone's block, whose layers already carry their scale and shift.
         config: The settings of the method.
         drop_path: Rate of this block.
         add_positions: Whether the block adds the positions: DAPT adds them once, before the first
@@ -191,7 +193,7 @@ class DaptBlock(nn.Module):
         return self._run(x, mask)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The tokens with their positions where this block adds them."""
+        """The tokens, with their positions if this block adds them."""
         return self.frozen.place(x, positions) if self.add_positions else x
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -199,7 +201,7 @@ class DaptBlock(nn.Module):
         return self.frozen.attend(x, widen_mask(mask, x.shape[1]), self._path_factor(x))
 
     def transform(self, x: Tensor) -> Tensor:  # [B, T, C] -> [B, T + 1, C]
-        """The second half, with the adapter beside the MLP and one prompt more."""
+        """The second half, with the adapter beside the MLP and one more prompt."""
         block, factor, with_prompt = self.frozen, self._path_factor(x), self.prompt is not None
         u = block.norm2(x)
         x, mean = self.adapter(u, of_kept(block.mlp, u, factor), x, factor, with_prompt)

@@ -15,8 +15,8 @@ from dapt.methods.reversible import ReversibleStack
 from dapt.methods.scale_shift import ScaleShift, ScaleShiftLinear
 from dapt.models.blocks import Mlp
 
-THRESHOLDS = (0.0, 1e-3, 1e-2)  # an activation counts as active where its size is above
-# A sparse product is the faster one below this share of active units, of so many units at least.
+THRESHOLDS = (0.0, 1e-3, 1e-2)  # an activation is active if its magnitude is above
+# A sparse product is faster below this share of active units, with at least so many units.
 SPARSE_BELOW = 0.04
 SPARSE_FROM = 2**20
 
@@ -26,12 +26,12 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 @register("density")
 @dataclass(frozen=True)
 class Density(OnTop):
-    """On top of any method that keeps its activations: `density:dapt`, say.
+    """The density loss on top of any method that keeps its activations, such as `density:dapt`.
 
     Args:
         density_weight: The weight of the loss.
-        density_epsilon: The square of the size from which on a unit counts as active.
-        relu: ReLU in place of GELU, which is seldom exactly zero.
+        density_epsilon: The square of the magnitude above which a unit counts as active.
+        relu: Replace GELU, which is rarely exactly zero, with ReLU.
     """
 
     density_weight: float = 1.0
@@ -72,7 +72,7 @@ class Density(OnTop):
         return own if below is None else own + below
 
     def meters(self, backbone: nn.Module) -> dict[str, float]:
-        """The shares of active units, of all blocks and of each, since the last reading."""
+        """The shares of active units since the last reading, over all blocks and per block."""
         counts = torch.stack([activation.taken_counts() for activation in _metered(backbone)])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
@@ -93,11 +93,12 @@ def _metered(backbone: nn.Module) -> list["MeteredActivation"]:
 
 
 class MeteredActivation(nn.Module):
-    """An activation that meters its output: with gradients it keeps the loss of each pass, without
-    them it counts the active units.
+    """An activation that measures its output.
+
+    With gradients it keeps the loss of each pass; without gradients it counts the active units.
 
     Args:
-        activation: The backbone's own.
+        activation: The backbone's own activation.
         epsilon: `density_epsilon` of `Density`.
     """
 
@@ -106,7 +107,7 @@ class MeteredActivation(nn.Module):
         self.activation = activation
         self.epsilon = epsilon
         self.loss: Tensor | None = None
-        self.counts: Tensor | None = None  # int64 [thresholds + 1]: above each of them, and all
+        self.counts: Tensor | None = None  # int64 [thresholds + 1]: above each one, and all
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(x)
@@ -123,14 +124,14 @@ class MeteredActivation(nn.Module):
         self.counts = counts if self.counts is None else self.counts + counts
 
     def taken_loss(self) -> Tensor:
-        """The loss of the last pass with gradients, once."""
+        """Take the loss of the last pass with gradients; a second call raises."""
         if self.loss is None:
             raise UsageError("there is no density loss yet: run a forward pass with gradients")
         loss, self.loss = self.loss, None
         return loss
 
     def taken_counts(self) -> Tensor:
-        """The counts of the passes without gradients since the last reading."""
+        """Take the counts of the passes without gradients since the last reading."""
         if self.counts is None:
             raise UsageError("the density has not been measured yet: run an evaluation")
         counts, self.counts = self.counts, None
@@ -138,7 +139,7 @@ class MeteredActivation(nn.Module):
 
 
 class _SoftDensity(torch.autograd.Function):
-    """mean of a² / (a² + ε), of which only a is kept for the backward."""
+    """mean of a² / (a² + ε), which keeps only a for the backward."""
 
     @staticmethod
     def forward(ctx, a, epsilon):
@@ -160,7 +161,7 @@ def _precise(a: Tensor) -> Tensor:
 
 
 class SparseInput(nn.Module):
-    """A Linear that multiplies only the active units where few are, at inference on a CPU.
+    """A Linear that multiplies only the active units if there are few, at inference on a CPU.
 
     Args:
         dense: a frozen Linear.

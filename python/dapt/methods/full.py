@@ -1,4 +1,4 @@
-"""Full fine-tuning: everything trains, on a copy, so that the pre-trained weights stay."""
+"""Full fine-tuning: everything trains, on a copy of the pre-trained weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from dapt.methods.replacements import Replacements
 @register("full")
 @dataclass(frozen=True)
 class Full(Method):
-    """Every weight and statistic of the backbone is the method's own."""
+    """Train every weight of the backbone, and update every statistic."""
 
     packs: ClassVar[bool] = True
 

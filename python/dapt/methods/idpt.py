@@ -1,4 +1,4 @@
-"""IDPT (ICCV 2023): one prompt a cloud, made of its own tokens by a graph network among them."""
+"""IDPT (ICCV 2023): one prompt per cloud, made from its own tokens by a graph network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ SLOPE = 0.2  # of the activations below zero
 @register("idpt")
 @dataclass(frozen=True)
 class Idpt(Method):
-    """Instance-aware Dynamic Prompt Tuning. With several scales the last one gets the prompt.
+    """Instance-aware Dynamic Prompt Tuning; on a backbone of several scales, in the last one.
 
     Args:
-        prompt_layer: The block before which the prompt is made, counted from 0; None for the last.
+        prompt_layer: The block before which the prompt is made, from 0; None for the last one.
         edge_convs: Graph convolutions, each on neighbors of its own; the published "mlp",
             "dgcnn_light", "dgcnn_light2" and "dgcnn" have 0, 1, 2 and 3.
-        neighbors: k, tokens around a token, itself among them.
+        neighbors: k, the neighbors of a token in a graph, including itself.
         head_tokens: What the head reads; None for the backbone's own tokens and the prompt.
-        class_token: Whether the class token trains. Without it nothing does before the prompt's
-            block, and the backward ends there.
-        train_prompt_position: Whether the prompt's position trains, too; the published one stays
+        class_token: Whether the class token trains. If not, nothing before the prompt's block
+            trains, and the backward ends there.
+        train_prompt_position: Whether the prompt's position trains; in the published code it stays
             as it was drawn.
     """
 
@@ -73,7 +73,7 @@ class Idpt(Method):
 
 
 class IdptStack(nn.Module):
-    """Frozen blocks; from one of them on, a prompt stands in front of the patches.
+    """Frozen blocks; from one of them on, a prompt precedes the patches.
 
     Args:
         frozen: The backbone's blocks.
@@ -125,11 +125,11 @@ def _inserted(x: Tensor, row: Tensor, at: int) -> Tensor:
 
 
 class PromptNetwork(nn.Module):
-    """Tokens to one prompt, the way DGCNN does it: each graph joins tokens with similar features.
+    """Turns tokens into one prompt, like DGCNN: each graph joins tokens with similar features.
 
     Args:
         dim: C, the width of the tokens.
-        edge_convs: How many; with 0 the prompt is made of the tokens themselves.
+        edge_convs: The number of convolutions; with 0 the prompt is made directly from the tokens.
         neighbors: k, of each token in a graph.
     """
 
@@ -151,7 +151,7 @@ class PromptNetwork(nn.Module):
 class EdgeConvolution(nn.Module):
     """max over neighbors k of leaky(norm(W [x_k - x_j, x_j])) for each token j.
 
-    W's two halves are multiplied once a token, not once an edge.
+    The two halves of W are applied once per token, not once per edge.
 
     Args:
         dim: C, the width of the tokens.

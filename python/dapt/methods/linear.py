@@ -1,4 +1,4 @@
-"""Linear probing's setting: the backbone stays as it is, only the head trains."""
+"""Linear probing: the backbone stays unchanged, only the head trains."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from dapt.methods.method import Method, register
 @register("linear")
 @dataclass(frozen=True)
 class Linear(Method):
-    """Nothing of the backbone changes."""
+    """Leave the backbone unchanged."""
 
     packs: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""What an adaptation method is, and the table of those that exist."""
+"""What an adaptation method is, and the table of all methods."""
 
 import dataclasses
 import sys
@@ -17,30 +17,30 @@ from dapt.plugins import entry, installed
 class Method:
     """The settings of a method, and how it changes a frozen backbone.
 
-    A subclass is a frozen dataclass in a file of its own, registered under the file's name. What it
-    leaves out stays as it is here: nothing is changed, nothing is owned.
+    A subclass is a frozen dataclass in a file of its own, registered under the file's name. By
+    default, a method changes nothing and owns nothing.
     """
 
     name: ClassVar[str]
-    builds_on: ClassVar[Sequence[str]] = ()  # names that stand after this one and a colon alone
-    packs: ClassVar[bool] = False  # works on backbones that keep all clouds' tokens in one row
+    builds_on: ClassVar[Sequence[str]] = ()  # names that may follow this one and a colon
+    packs: ClassVar[bool] = False  # supports backbones that keep all clouds' tokens in one row
     mixes: ClassVar[bool] = False  # clouds of one batch change each other, be it by a rounding
 
     def __post_init__(self):
         pass
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
-        """Put the method's modules in place of those that it changes.
+        """Replace the modules that the method changes.
 
         Args:
             backbone: A copy that the method may change.
-            replacements: Through which it does.
+            replacements: Records each replacement.
         """
 
     def owns(self, entry: str) -> bool:
         """Whether an entry of the wrapped backbone's state belongs to the method.
 
-        The only statement of it: what is owned trains, is saved and is counted, and the rest is
+        This decides everything: owned entries train, are saved and are counted, and the rest is
         the pre-trained network, untouched.
 
         Args:
@@ -52,7 +52,7 @@ class Method:
         """Refuse a backbone on which the method does not work.
 
         Args:
-            backbone: Before it is wrapped.
+            backbone: The backbone before it is wrapped.
         """
         if is_packed(backbone) and not self.packs:
             able = ", ".join(sorted(name for name, kind in METHODS.items() if kind.packs))
@@ -63,17 +63,17 @@ class Method:
 
     @classmethod
     def over(cls, inner: str) -> type["Method"]:
-        """The class that is named `<this method>:<inner>`.
+        """Return the class named `<this method>:<inner>`.
 
         Args:
-            inner: Name of the method below.
+            inner: The name of the method underneath.
         """
         raise UsageError(
             f"method '{cls.name}' cannot be combined: there is no '{cls.name}:{inner}'"
         )
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
-        """What a head of whole clouds reads.
+        """The tokens that a head for whole clouds reads.
 
         Args:
             backbone: The wrapped backbone.
@@ -81,17 +81,17 @@ class Method:
         return backbone.head_tokens
 
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
-        """What the wrapped backbone makes of a batch of clouds.
+        """Run the wrapped backbone on a batch of clouds.
 
         Args:
             backbone: The wrapped backbone.
             points: [B, N, 3], or as many channels as the backbone reads.
-            levels: Blocks whose tokens the head reads, too.
+            levels: Blocks whose tokens the head also reads.
         """
         return backbone(points, levels)
 
     def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
-        """Take from batches of training clouds, each [B, N, 3], what the method needs of them.
+        """Collect what the method needs from batches of training clouds, each [B, N, 3].
 
         Args:
             backbone: The wrapped backbone.
@@ -103,11 +103,11 @@ class Method:
 
         Args:
             backbone: The wrapped backbone.
-            state: The method's own tensors, by the names that the backbone's state has for them.
+            state: The method's own tensors, by their names in the backbone's state.
         """
 
     def extra_loss(self, backbone: nn.Module) -> Tensor | None:
-        """A term that training adds to the task's loss, of the forward pass just made.
+        """A term to add to the task's loss, for the latest forward pass.
 
         Args:
             backbone: The wrapped backbone.
@@ -115,7 +115,7 @@ class Method:
         return None
 
     def meters(self, backbone: nn.Module) -> dict[str, float]:
-        """What the method measured of itself since the last reading, logged for each split.
+        """The method's own measurements since the last reading, logged for each split.
 
         Args:
             backbone: The wrapped backbone.
@@ -128,13 +128,13 @@ class Method:
         return None
 
     def folded(self, module: nn.Module) -> nn.Module | None:
-        """A plain module that does in evaluation what one of the method's does.
+        """A plain module equivalent in evaluation to one of the method's modules.
 
         Args:
             module: Any part of the wrapped backbone.
 
         Returns:
-            None where there is nothing to fold.
+            None if there is nothing to fold.
         """
         return module.folded() if hasattr(module, "folded") else None
 
@@ -147,21 +147,21 @@ METHODS: dict[str, type[Method]] = {}
 
 
 def is_packed(backbone: nn.Module) -> bool:
-    """Whether a backbone keeps the tokens of all clouds in one row, so that none can be inserted.
+    """Whether a backbone keeps the tokens of all clouds in one row, so none can be inserted.
 
     Args:
-        backbone: of `dapt.models` or of someone else.
+        backbone: A backbone from `dapt.models` or another package.
     """
     return getattr(backbone, "packed", False)
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Enter a method's class in the table; a name that is not its file's fails at import.
+    """Register a method's class; a name that differs from its file's fails at import.
 
-    A notebook has no file: there the name is free, and a cell may run again.
+    In a notebook, which has no file, the name is free and a cell may run again.
 
     Args:
-        name: What `method.name` calls it.
+        name: The name for `method.name`.
     """
 
     def enter(cls: type[Method]) -> type[Method]:
@@ -186,16 +186,16 @@ def _rebuild(name: str, fields: dict) -> Method:
 
 
 def names() -> list[str]:
-    """Of all methods; of those that build on another's name an example."""
+    """The names of all methods, with an example for those that build on another's name."""
     known = {*METHODS, *installed("method")} - {"peft", "density"}
     return sorted({"density:dapt", "peft:lora", "reversible:dapt"} | known)
 
 
 def method_class(name: str) -> type[Method]:
-    """By its name, or by two names and a colon for a method that builds on another's name.
+    """Look up a method's class by its name, or by two names joined with a colon.
 
     Args:
-        name: `dapt`, `density:dapt` or `peft:lora`, say.
+        name: For example `dapt`, `density:dapt` or `peft:lora`.
     """
     first, colon, rest = name.partition(":")
     if first not in METHODS:

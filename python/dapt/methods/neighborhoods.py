@@ -1,4 +1,4 @@
-"""What several methods make of the tokens around a center."""
+"""Operations on the tokens around a center, shared by several methods."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ import dapt_ext
 def neighborhood_max(values: Tensor, near: Tensor) -> Tensor:
     """The greatest value among each center's neighbors, channel by channel.
 
-    Kept for the backward is which neighbor it was, not what all of them had.
+    The backward keeps only which neighbor it was.
 
     Args:
         values: [B, G, r].

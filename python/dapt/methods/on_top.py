@@ -1,4 +1,4 @@
-"""Methods that stand on another one: `density:dapt` is DAPT with the settings of both."""
+"""Methods on top of another one: `density:dapt` is DAPT with the settings of both."""
 
 import dataclasses
 from functools import cache
@@ -7,15 +7,15 @@ from dapt.methods.method import Method, method_class
 
 
 class OnTop(Method):
-    """A method whose class is mixed with the class of the one below it.
+    """A method whose class is combined with the class of the method underneath.
 
-    It changes what `super()` does, so that whatever it leaves alone is the other method's.
+    It overrides what it changes through `super()`; everything else comes from the other method.
     """
 
     @classmethod
     @cache
     def over(cls, inner: str) -> type[Method]:
-        """The class of both, named `<this method>:<inner>`."""
+        """Return the combined class, named `<this method>:<inner>`."""
         below = method_class(inner)
 
         @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class OnTop(Method):
 
     @classmethod
     def on(cls, method: Method, **settings) -> Method:
-        """This method on top of another one, which keeps its settings.
+        """Put this method on top of another one, which keeps its settings.
 
         Args:
-            method: The method below.
-            settings: of this one.
+            method: The method underneath.
+            settings: The settings of this method.
         """
         fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
         return cls.over(method.name)(**fields, **settings)

@@ -1,7 +1,7 @@
 """Tuners of Hugging Face PEFT that wrap Linear layers: peft:lora, peft:ia3 and so on.
 
-Settings come from adapter files, too, whoever wrote them: so tuners are those of a list, and a
-setting is a number, a switch or a name that cannot stand for a file, a hub or a pattern.
+Settings may come from adapter files that anyone wrote. Only listed tuners are allowed, therefore,
+and a setting is a number, a switch or a name that cannot refer to a file, a hub or a pattern.
 """
 
 import copy
@@ -19,7 +19,7 @@ from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token
 from dapt.models.compression import QuantizedLinear
 
-ADAPTER = "adapted"  # what PEFT calls the adapter; a word in the name of whatever belongs to it
+ADAPTER = "adapted"  # PEFT's name for the adapter, part of the name of everything it owns
 LINEARS = ["qkv", "proj", "fc1", "fc2"]  # of every block
 DEFAULTS = {
     "dora": {"use_dora": True},
@@ -51,11 +51,10 @@ _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  
 @register("peft")
 @dataclass(frozen=True)
 class Peft(Method):
-    """A tuner of Hugging Face PEFT: peft:lora, say. Its class token trains beside what PEFT puts in
-    place.
+    """A tuner from Hugging Face PEFT, such as peft:lora. The class token trains as well.
 
     Args:
-        settings: Fields of the config class of PEFT: {r: 16, lora_alpha: 32}.
+        settings: Fields of PEFT's config class: {r: 16, lora_alpha: 32}.
     """
 
     builds_on: ClassVar[Sequence[str]] = SUPPORTED
@@ -85,20 +84,20 @@ class Peft(Method):
 
     @classmethod
     def of(cls, kind: str, **settings) -> "Peft":
-        """`Peft.of("lora", r=8)`: what `peft:lora` is on the command line.
+        """Create a tuner, `Peft.of("lora", r=8)`, as `peft:lora` does on the command line.
 
         Args:
-            kind: What PEFT calls the tuner: `lora`, say.
+            kind: PEFT's name for the tuner, such as `lora`.
         """
         return cls.over(kind)(settings=settings or None)
 
     def __post_init__(self):
         if self.kind is None:
             raise UsageError("peft needs a tuner: peft:lora, or dapt.Peft.of('lora')")
-        self.config()  # finds what is wrong with the settings
+        self.config()  # checks the settings
 
     def config(self) -> Any:
-        """The config object of PEFT."""
+        """PEFT's config object."""
         fields = {"target_modules": LINEARS} | DEFAULTS.get(self.kind, {}) | (self.settings or {})
         config = _library().configs[SAME_AS.get(self.kind, self.kind).upper()]
         _check(self.name, fields, config)
@@ -135,7 +134,7 @@ class Peft(Method):
         own_class_token(backbone, replacements)
 
     def folded(self, module: nn.Module) -> nn.Module | None:
-        """PEFT's own merge, into a copy of the layer that was there."""
+        """Run PEFT's own merge on a copy of the original layer."""
         if not isinstance(module, _library().layer):
             return super().folded(module)
         module = copy.deepcopy(module)
@@ -148,7 +147,7 @@ class Peft(Method):
         return module.get_base_layer()
 
     def _check_what_is_new(self, backbone: nn.Module, before: set[str]) -> None:
-        """Every new tensor is the adapter's, in one place only, and trains if it is a parameter."""
+        """Check that each new tensor is the adapter's alone, and trains if it is a parameter."""
         seen = set()
         for entry, value in backbone.state_dict(keep_vars=True).items():
             if entry in before or ".base_layer." in entry:
@@ -199,12 +198,12 @@ def _is_harmless(field: str, value: Any, hint: Any) -> bool:
 
 
 def _is_name(item: Any) -> bool:
-    """Whether it is part of a layer's dotted name, and no pattern."""
+    """Whether it is part of a layer's dotted name, not a pattern."""
     return isinstance(item, str) and item.replace("_", "").replace(".", "").isalnum()
 
 
 def _words(hint: Any) -> tuple[Any, ...]:
-    """The values that an annotation lists, however deep."""
+    """The values that an annotation lists, at any depth."""
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)
     return tuple(word for part in typing.get_args(hint) for word in _words(part))

@@ -1,4 +1,4 @@
-"""PointGST (TPAMI 2025): adapters in the spectrum of the graph of the patches' centers."""
+"""PointGST (TPAMI 2025): adapters in the spectrum of the graph of the group centers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class PointGst(Method):
 
     Args:
         rank: r, hidden units of the adapters.
-        local: Centers of a run along the curve, which has a graph of its own; the last run is
-            shorter where it has to be.
-        transform: "U" multiplies by the matrix of eigenvectors where its transpose would give the
-            spectrum, as published; "Ut" by the transpose.
-        published: as released, distances are measured by the smallest in the whole batch, so a
-            cloud's prediction depends on its batch-mates; ours by the smallest in the cloud.
+        local: Centers in a run along the curve, which has its own graph; the last run may be
+            shorter.
+        transform: "U" multiplies by the matrix of eigenvectors, as published, although its
+            transpose gives the spectrum; "Ut" multiplies by the transpose.
+        published: As released, measure distances relative to the smallest in the whole batch, so a
+            cloud's prediction depends on its batch-mates; otherwise to the smallest in the cloud.
     """
 
     mixes: ClassVar[bool] = True
@@ -94,7 +94,7 @@ def basis_of(
 
 
 def cut(rows: Tensor, length: int) -> list[Tensor]:
-    """Rows [B, G, D] in runs [B, G / L, L, D], and the rest of them as one run more.
+    """Cut rows [B, G, D] into runs [B, G / L, L, D], and the rest into one more run.
 
     Args:
         rows: [B, G, D].
@@ -109,12 +109,12 @@ def cut(rows: Tensor, length: int) -> list[Tensor]:
 def graph_bases(parts: list[Tensor], whole_batch: bool) -> list[Tensor]:
     """Eigenvectors of the normalized Laplacian of each run of centers, by ascending eigenvalue.
 
-    Found in float64: close eigenvalues have unstable eigenvectors. A column's entry of largest
-    size is positive, so that its sign is not left to the library.
+    They are computed in float64, because close eigenvalues have unstable eigenvectors. The entry
+    of largest magnitude in a column is positive, so that the sign does not depend on the library.
 
     Args:
         parts: [B, R, L, 3], each of another length of run.
-        whole_batch: Whether distances are measured by the smallest of all clouds, not of each.
+        whole_batch: Whether distances are relative to the smallest in the batch, not in each cloud.
 
     Returns:
         [B, R, L, L] of each part, in float64.

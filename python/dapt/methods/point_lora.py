@@ -1,6 +1,6 @@
-"""PointLoRA (CVPR 2025): low-rank updates of the attention, and chosen patches of two scales.
+"""PointLoRA (CVPR 2025): low-rank updates of the attention, and patches chosen at two scales.
 
-The patch encoder's first half and the positions' network train, too.
+The first half of the patch encoder and the position network also train.
 """
 
 import math
@@ -26,7 +26,7 @@ from dapt.models.blocks import After, Attention, BlockStack
 from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import Features
 
-SECOND_SCALE = 0.25  # weight of its entropy to the first one's
+SECOND_SCALE = 0.25  # weight of its entropy relative to the first one's
 
 
 @register("point_lora")
@@ -38,15 +38,15 @@ class PointLora(Method):
         rank: r of the low-rank updates.
         alpha: The updates are scaled by alpha / rank; not in the released code.
         bottleneck: Hidden units of the shared bottlenecks.
-        groups: Patches of each scale.
-        sizes: Points of a patch of each scale.
-        select: Patches chosen of each scale.
+        groups: Patches per scale.
+        sizes: Points per patch, for each scale.
+        select: Patches chosen at each scale.
         mask_weight: The weight of the entropy of the choice in the loss.
-        prompted: How many tokens, patches first and then the chosen, have the patches' adapter;
-            None for the patches. The released code says 128, whatever the backbone has.
-        freeze_bn: False lets batch norms keep updating their statistics, as in the released code.
-        published: as released, no gradient of the task reaches the choice, and its loss drives
-            every probability to one half.
+        prompted: Number of tokens that pass the patches' adapter, patches first and then the chosen
+            ones; None for the patches. The released code uses 128, whatever the backbone.
+        freeze_bn: False lets batch norms update their statistics, as in the released code.
+        published: As released, the task gives the choice no gradient, and its loss drives every
+            probability to one half.
     """
 
     rank: int = 8
@@ -126,12 +126,12 @@ class PointLora(Method):
 
 
 class LowRankLinear(nn.Module):
-    """A frozen layer, its low-rank update, and a share of a bottleneck common to several layers.
+    """A frozen layer, its low-rank update, and a bottleneck shared by several layers.
 
     Args:
         linear: The frozen layer.
         rank: The rank of the update.
-        scale: By which the update is multiplied.
+        scale: The factor of the update.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float):
@@ -160,7 +160,7 @@ class LowRankLinear(nn.Module):
 
 
 def _copy_of(linear: nn.Linear) -> nn.Linear:
-    """In float, whatever the layer's weight is kept in."""
+    """A copy in float, whatever the dtype of the layer's weight."""
     copy = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, "meta")
     copy.weight = nn.Parameter(linear.weight.clone())
     copy.bias = linear.bias
@@ -210,13 +210,13 @@ class PointLoraStack(nn.Module):
         for adapter in self.adapters.values():
             nn.init.trunc_normal_(adapter.down.weight, std=0.02)
             nn.init.trunc_normal_(adapter.up.weight, std=0.02)
-        self.loss: Tensor | None = None  # of the pass just made, where gradients are wanted
+        self.loss: Tensor | None = None  # of the latest pass, if gradients are enabled
 
     def __len__(self) -> int:
         return len(self.frozen)
 
     def taken_loss(self) -> Tensor | None:
-        """The choice's, once."""
+        """Take the loss of the choice; a second call returns None."""
         loss, self.loss = self.loss, None
         return loss
 
@@ -248,13 +248,13 @@ class PointLoraStack(nn.Module):
         return x, kept
 
     def _chosen(self, scales: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Tokens and positions of the likeliest patches of each scale."""
+        """Tokens and positions of the most likely patches at each scale."""
         tokens, positions, entropies = [], [], []
         for (x, at), count in zip(scales, self.select, strict=True):
             p = self.choice(x)
             likeliest, index = p.topk(count, 1)
             chosen = dapt_ext.gather(x, index)
-            if not self.published:  # as they are, but with a gradient to the choice
+            if not self.published:  # unchanged values, but with a gradient to the choice
                 chosen = chosen * (1 + likeliest - likeliest.detach())[..., None]
             tokens.append(chosen)
             positions.append(dapt_ext.gather(at, index))

@@ -1,6 +1,6 @@
-"""PPT (2024): a second set of patches as prompts, and adapters of the tokens and their positions.
+"""PPT (2024): a second set of patches as prompts, and adapters for tokens and positions.
 
-The patch encoder's first half and the positions' network train, too.
+The first half of the patch encoder and the position network also train.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,16 @@ from dapt.models.transformer import Features
 @register("ppt")
 @dataclass(frozen=True)
 class Ppt(Method):
-    """Positional Prompt Tuning. Where the prompts' patches are the ordinary ones, as in all
-    published settings but one, they are encoded once.
+    """Positional Prompt Tuning.
+
+    If the prompts' patches are the ordinary ones, as in all published settings but one, they are
+    encoded once.
 
     Args:
-        prompts: Patches that are prompts; None for as many as the backbone has, and the same.
-        prompt_size: Points of such a patch; None for the backbone's.
+        prompts: Number of patches used as prompts; None for the backbone's own patches.
+        prompt_size: Points per prompt patch; None for the backbone's size.
         rank: Hidden units of the three adapters.
-        freeze_bn: False lets batch norms keep updating their statistics, as in the published code.
+        freeze_bn: False lets batch norms update their statistics, as in the published code.
     """
 
     prompts: int | None = None
@@ -81,14 +83,14 @@ class Ppt(Method):
         return backbone(points, levels, prompts=prompts, prompt_positions=positions)
 
     def _grouping(self, backbone: nn.Module) -> tuple[int, int] | None:
-        """(patches, points of one) of the prompts, where they are not the backbone's."""
+        """(patches, points per patch) of the prompts, if they differ from the backbone's."""
         ordinary = (backbone.tokenizer.num_groups, backbone.tokenizer.group_size)
         asked = (self.prompts or ordinary[0], self.prompt_size or ordinary[1])
         return None if asked == ordinary else asked
 
 
 class PptStack(nn.Module):
-    """Frozen blocks that share three adapters: of patches, of prompts and of all tokens.
+    """Frozen blocks that share three adapters: for patches, for prompts and for all tokens.
 
     Args:
         frozen: The backbone's blocks.

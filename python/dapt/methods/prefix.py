@@ -1,4 +1,4 @@
-"""Prefix tuning (ACL 2021): learned keys and values that every block's attention sees, too."""
+"""Prefix tuning (ACL 2021): every block's attention also sees learned keys and values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from dapt.models.blocks import After, Attention, Block, BlockStack, widen_mask
 @register("prefix")
 @dataclass(frozen=True)
 class Prefix(Method):
-    """Keys and values beside those of the tokens; the class token stays as it is.
+    """Learned keys and values in addition to those of the tokens; the class token stays frozen.
 
     Args:
-        prefixes: p, keys and values in each block.
-        hidden: Width of the small network that makes them in training; None learns them directly.
-            `merge` keeps what it made.
+        prefixes: p, the number of keys and values per block.
+        hidden: Width of the small network that produces them in training; None trains them
+            directly. `merge` keeps its output.
     """
 
     prefixes: int = 10
@@ -109,10 +109,10 @@ class PrefixBlock(nn.Module):
 def attend_with_prefix(
     attention: Attention, x: Tensor, prefix: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """The attention's output where the keys and values begin with those of the prefix.
+    """Compute the attention with the prefix before the keys and values of the tokens.
 
-    The prefix goes along as p more tokens whose own outputs are thrown away, so the attention that
-    runs is the one for tokens alone.
+    The prefix is passed as p more tokens whose outputs are dropped, so the ordinary attention
+    runs.
 
     Args:
         attention: The block's.
@@ -130,7 +130,7 @@ def attend_with_prefix(
 
 
 class MadePrefix(nn.Module):
-    """The prefixes of all blocks of a stack, made by one small network.
+    """One small network that produces the prefixes of all blocks in a stack.
 
     Args:
         prefixes: p, rows of each prefix.
@@ -189,7 +189,7 @@ class PrefixStack(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> BlockStack:
-        """The same with the prefixes as they are now."""
+        """The same blocks with the current prefixes fixed."""
         made = self.prefix()
         return BlockStack(
             PrefixBlock(block.frozen, prefix.clone())

@@ -1,4 +1,4 @@
-"""The modules and tensors that an adapter puts in place of the backbone's, to and fro."""
+"""The modules and tensors that an adapter replaces in the backbone, and how to undo it."""
 
 from dataclasses import dataclass
 
@@ -12,30 +12,30 @@ BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 class _Replacement:
     parent: nn.Module
     name: str
-    original: nn.Module | Tensor | None  # None: there was nothing
+    original: nn.Module | Tensor | None  # None if there was nothing before
     substitute: nn.Module | Tensor
 
 
 class Replacements:
-    """What one adapter puts in place; undoing it gives back the very objects that were there."""
+    """The replacements of one adapter; undoing them restores the original objects."""
 
     def __init__(self):
         self._done: list[_Replacement] = []
 
     def put(self, parent: nn.Module, name: str, substitute: nn.Module | Tensor) -> None:
-        """Put a module, parameter or buffer in the place of ``parent.name``.
+        """Replace ``parent.name`` with a module, parameter or buffer.
 
         Args:
             parent: a module of the backbone.
             name: The name of its child, parameter or buffer.
-            substitute: What stands there from now on.
+            substitute: The replacement.
         """
         original = getattr(parent, name)
         self._done.append(_Replacement(parent, name, original, substitute))
         setattr(parent, name, substitute)
 
     def add(self, parent: nn.Module, name: str, module: nn.Module) -> None:
-        """Give ``parent`` a module that it did not have.
+        """Add a new module to ``parent``.
 
         Args:
             parent: a module of the backbone.
@@ -48,17 +48,17 @@ class Replacements:
         setattr(parent, name, module)
 
     def note(self, parent: nn.Module, name: str, original: nn.Module) -> None:
-        """Record what another library has already put in the original's place.
+        """Record a replacement that another library has already made.
 
         Args:
             parent: a module of the backbone.
             name: The name of the child that was replaced.
-            original: What stood there before.
+            original: The object that was there before.
         """
         self._done.append(_Replacement(parent, name, original, getattr(parent, name)))
 
     def own(self, parent: nn.Module, name: str) -> None:
-        """Put a copy of a parameter or buffer in its place, for the adapter to change.
+        """Replace a parameter or buffer with a copy that the adapter may change.
 
         Args:
             parent: a module of the backbone.
@@ -69,7 +69,7 @@ class Replacements:
         self.put(parent, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
 
     def own_parameters(self, network: nn.Module) -> None:
-        """Put copies of all its parameters in their places.
+        """Replace all parameters of a network with copies.
 
         Args:
             network: a part of the backbone.
@@ -79,7 +79,7 @@ class Replacements:
                 self.own(module, name)
 
     def own_batch_norm_statistics(self, network: nn.Module) -> None:
-        """Put copies of the statistics of all its batch norms in their places.
+        """Replace the statistics of all batch norms in a network with copies.
 
         Args:
             network: a part of the backbone.
@@ -90,7 +90,7 @@ class Replacements:
                     self.own(module, name)
 
     def undo(self, device: torch.device) -> None:
-        """Give back what was there before.
+        """Restore the originals.
 
         Args:
             device: To which the originals move, should the network have moved meanwhile.
@@ -102,7 +102,7 @@ class Replacements:
                 setattr(step.parent, step.name, _on(step.original, device))
 
     def redo(self, device: torch.device) -> None:
-        """Put everything in place again.
+        """Apply all replacements again.
 
         Args:
             device: To which the substitutes move, should the network have moved meanwhile.
@@ -150,7 +150,7 @@ def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
 
 
 def _on(value: nn.Module | Tensor, device: torch.device) -> nn.Module | Tensor:
-    """A module or parameter that stayed behind when the network moved, moved after it."""
+    """Move a module or parameter to the device that the network has moved to."""
     if isinstance(value, nn.Parameter):
         value.data = value.data.to(device)
         return value

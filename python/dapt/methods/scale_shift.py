@@ -27,7 +27,7 @@ class ScaleShift(nn.Module):
 
 
 class ScaleShiftLinear(ScaleShift):
-    """A frozen Linear, scaled and shifted without a pass of its own.
+    """A frozen Linear, scaled and shifted without an extra pass.
 
     Args:
         frozen: The layer whose output is scaled and shifted.
@@ -55,7 +55,7 @@ class ScaleShiftLinear(ScaleShift):
 
 
 class ScaleShiftNorm(ScaleShift):
-    """A frozen LayerNorm, scaled and shifted without a pass of its own.
+    """A frozen LayerNorm, scaled and shifted without an extra pass.
 
     Args:
         frozen: The norm whose output is scaled and shifted.
@@ -83,9 +83,9 @@ class ScaleShiftNorm(ScaleShift):
 
 
 def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) -> None:
-    """Let a learned scale and shift follow each of the named layers.
+    """Add a learned scale and shift after each of the named layers.
 
-    A layer that does nothing (`nn.Identity`) counts as one as wide as the parent's tokens.
+    A layer that does nothing (`nn.Identity`) has the width of the parent's tokens.
 
     Args:
         replacements: Where the changes are recorded.

@@ -1,6 +1,6 @@
-"""STAG (2026): a side network on the graph of the patches' centers adapts the later blocks' tokens.
+"""STAG (2026): a side network on the graph of group centers adapts the later blocks' tokens.
 
-Nothing trains before the first block that is adapted, so the backward ends there.
+Nothing trains before the first adapted block, so the backward ends there.
 """
 
 import math
@@ -27,17 +27,17 @@ class Stag(Method):
     """Side Token Adaptation on a neighborhood Graph.
 
     Args:
-        size: "standard" or "large", the published "std" and "sl". It chooses the next three fields
-            where they are None: half of the blocks adapted by one set of layers, or three quarters
+        size: "standard" or "large", the published "std" and "sl". It sets the next three fields if
+            they are None: half of the blocks adapted by one set of layers, or three quarters
             by one set for each quarter.
-        first: The first block whose tokens are adapted, counted from 0.
-        share_down: Successive blocks whose tokens come into the state by one projection.
-        share_graph: Successive blocks that are adapted by one graph convolution.
+        first: The first block whose tokens are adapted, from 0.
+        share_down: Number of successive blocks whose tokens enter the state by one projection.
+        share_graph: Number of successive blocks that share one graph convolution.
         rank: r, the width of the side network's state.
-        neighbors: K, centers from which a center's state is made, itself among them.
-        final_norm: Whether the head reads normed tokens; the published one does not.
-        zero_start: Whether the adapted network starts as the pre-trained one; the published one
-            starts elsewhere.
+        neighbors: K, the neighbors of a center in the graph, including itself.
+        final_norm: Whether the head reads normalized tokens; not so in the published code.
+        zero_start: Whether the adapted network starts equal to the pre-trained one; not so in the
+            published code.
     """
 
     mixes: ClassVar[bool] = True
@@ -105,8 +105,7 @@ class LeftOut(nn.Module):
 
 
 class StagStack(nn.Module):
-    """Frozen blocks, and a side network that reads the tokens after every block and moves those of
-    some.
+    """Frozen blocks with a side network that reads the tokens after each one and adapts some.
 
     Args:
         frozen: The backbone's blocks.
@@ -140,12 +139,12 @@ class StagStack(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         size = min(self.neighbors, centers.shape[1])
         _, near = dapt_ext.knn(centers, centers, size)  # [B, G, K]
-        front = x.shape[1] - centers.shape[1]  # tokens before the patches, not in the graph
+        front = x.shape[1] - centers.shape[1]  # tokens before the patches are not in the graph
         state, kept = 0.0, []  # state: [B, G, r]
         unread = []
         for i, block in enumerate(self.frozen):
-            # What one projection reads before the state is needed is summed up first: of the
-            # blocks before the first adapted one nothing but this sum is kept for the backward.
+            # The inputs of one projection are summed before the state is needed. Of the blocks
+            # before the first adapted one, the backward keeps only this sum.
             unread.append(x[:, front:])
             if i >= self.first or (i + 1) % self.share_down == 0:
                 down = self.side.downs[i // self.share_down]
@@ -166,8 +165,7 @@ class StagStack(nn.Module):
 
 
 class SideNetwork(nn.Module):
-    """Projections into the state, and graph convolutions, keyed by the block numbers of released
-    files.
+    """Projections into the state, and graph convolutions, with the keys of released files.
 
     Args:
         dim: C, the width of the tokens.
@@ -189,12 +187,12 @@ class SideNetwork(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """The next state, and by how much it moves each patch's token.
+    """Computes the next state, and the change of each patch's token.
 
     Args:
         dim: C, the width of the tokens.
         rank: The rank of the state.
-        zero_start: Whether a fresh one moves no token.
+        zero_start: Whether a new one changes no token.
     """
 
     def __init__(self, dim: int, rank: int, zero_start: bool):

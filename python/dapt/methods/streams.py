@@ -1,8 +1,8 @@
-"""Numbers that can be divided and multiplied back, and chance that can be had again.
+"""Exactly invertible division for reversible networks, and repeatable random numbers.
 
-Scales of 1/10 in a reversible network make its inverse in floats useless: each block multiplies the
-rounding by ten. So the values here are whole numbers of steps, held in float64, and a division
-leaves a remainder, one byte a number, with which it can be undone exactly.
+With scales of 1/10, the inverse of a reversible network is useless in floats: each block multiplies
+the rounding error by ten. The values here are therefore whole numbers of steps, held in float64,
+and a division leaves a remainder of one byte per number, with which it can be undone exactly.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GRID = 2.0**32  # steps to one; float64 counts up to 2**53 of them exactly, so values to two million
+GRID = 2.0**32  # steps per unit; float64 counts up to 2**53 exactly: values to two million
 
 
 class Streams(NamedTuple):
@@ -27,7 +27,7 @@ class Streams(NamedTuple):
     two: Tensor
 
     def swapped(self) -> "Streams":
-        """The same with the streams exchanged."""
+        """The same streams, swapped."""
         return Streams(self.two, self.one)
 
     def mean(self, dtype: torch.dtype) -> Tensor:
@@ -40,7 +40,7 @@ class Streams(NamedTuple):
 
 
 def on_grid(values: Tensor) -> Tensor:
-    """Numbers as whole steps of the grid, in float64.
+    """Convert numbers to whole steps of the grid, in float64.
 
     Args:
         values: of any shape and dtype.
@@ -49,7 +49,7 @@ def on_grid(values: Tensor) -> Tensor:
 
 
 def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers that steps stand for; the reverse of `on_grid`.
+    """Convert steps of the grid to numbers; the inverse of `on_grid`.
 
     Args:
         steps: Whole numbers in float64.
@@ -59,7 +59,7 @@ def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
-    """The quotient, and the remainder (uint8), or None when dividing by one.
+    """Divide into a quotient and a remainder (uint8), or None when dividing by one.
 
     Args:
         steps: Whole numbers in float64.
@@ -72,7 +72,7 @@ def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
 
 
 def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
-    """The reverse of `divided`.
+    """Undo `divided`.
 
     Args:
         quotient: Whole numbers in float64.
@@ -83,7 +83,7 @@ def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
 
 
 class Chance:
-    """The random state that a computation began with, to repeat it.
+    """The random state at the start of a computation, to repeat it.
 
     Args:
         device: Where the computation runs; its random state is kept beside the CPU's.
@@ -96,7 +96,7 @@ class Chance:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Inside, the same numbers are drawn once more."""
+        """Draw the same random numbers again inside the context."""
         devices = [] if self.cuda is None else [self.device]
         with torch.random.fork_rng(devices):
             torch.set_rng_state(self.cpu)
@@ -111,7 +111,7 @@ def by_chance(
     positions: Tensor,
     chance: Chance | None,
 ) -> tuple[Tensor, Chance]:
-    """The function's value, and the random state that it began with.
+    """Call a function; return its value and the random state at its start.
 
     Args:
         function: of ``x`` and ``positions``; it may draw random numbers.

@@ -1,4 +1,4 @@
-"""Visual prompt tuning (ECCV 2022), the deep kind: fresh learned tokens in front of every block."""
+"""Visual prompt tuning (ECCV 2022), deep: new learned tokens in front of every block."""
 
 from dataclasses import dataclass
 
@@ -42,13 +42,12 @@ class Vpt(Method):
 
 
 class PromptedBlock(nn.Module):
-    """A frozen block that sees learned tokens with positions of their own, and drops them
-    afterwards.
+    """A frozen block that sees learned tokens with learned positions, and drops them afterward.
 
     Args:
         frozen: The backbone's block.
         prompts: Learned tokens.
-        prompt_at: Where among the tokens they are inserted.
+        prompt_at: The index among the tokens at which they are inserted.
     """
 
     def __init__(self, frozen: Block, prompts: int, prompt_at: int):
