@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +48,17 @@ WAIT = re.compile(
     r"[^\n]*\n",
     re.MULTILINE,
 )
+VALUE = re.compile(r"__syncthreads_(?:and|or|count)\b")  # a barrier that is asked for something
+# The bodies of what the kernels wait with, and their doubles on the host.
+WRAPPERS = {"async_copy.cuh", "cluster.cuh", "mailbox.cuh"}
+BUFFER = re.compile(r"\[\w+ % 2\]|\b\w+ % 2 \* \w+")
 # file, what stands there, what it becomes, name
 BUFFERS = [
     ("fps.cu", "keys + m % 2 * 32", "keys", "one set of keys in a block"),
     ("fps.cu", "turn % 2 * gridDim.x", "0 * gridDim.x", "one mailbox a block of a grid"),
+    ("fps.cu", "mail[m % 2]", "mail[0]", "one mailbox a block of a cluster"),
     ("fps.cu", "distance[m % 2][", "distance[0][", "one set of distances in a cluster"),
     ("fps.cu", "place[m % 2][", "place[0][", "one set of places in a cluster"),
-    ("ball_query.cu", "__syncthreads_and(found >= args.K)", "found >= args.K", "and without wait"),
 ]
 
 
@@ -63,7 +68,19 @@ class Mutant(NamedTuple):
     text: str  # of the file
 
 
+def check_that_none_is_left_out() -> None:
+    for path in sorted(CUDA.glob("*.cu*")):
+        text = path.read_text()
+        if (WAIT.search(text) or VALUE.search(text)) and path.name not in {*TESTS, *WRAPPERS}:
+            raise SystemExit(f"mutate.py: {path.name} waits, and TESTS names no tests for it")
+        known = [old for file, old, _, _ in BUFFERS if file == path.name]
+        for found in BUFFER.findall(text) if path.name in TESTS else []:
+            if not any(found in old for old in known):
+                raise SystemExit(f"mutate.py: BUFFERS lacks {found!r} of {path.name}")
+
+
 def mutants() -> list[Mutant]:
+    check_that_none_is_left_out()
     made = []
     for file in TESTS:
         text = (CUDA / file).read_text()
@@ -71,6 +88,10 @@ def mutants() -> list[Mutant]:
             line = text[: match.start()].count("\n") + 1
             without = text[: match.start()] + "\n" + text[match.end() :]
             made.append(Mutant(file, f"{file}:{line} without {match[1]}", without))
+        for match in VALUE.finditer(text):
+            line = text[: match.start()].count("\n") + 1
+            without = text[: match.start()] + "bool" + text[match.end() :]  # of the thread alone
+            made.append(Mutant(file, f"{file}:{line} without {match[0]}", without))
     for file, old, new, name in BUFFERS:
         text = (CUDA / file).read_text()
         if old not in text:
@@ -112,7 +133,7 @@ def main(words: list[str]) -> None:
         passed, said = run_tests(link(list(objects.values())), tests, which)
         if not passed:
             raise SystemExit(f"mutate.py: {tests} -k '{which}' fails without a mutation: {said}")
-    missed = []
+    missed, began = [], time.monotonic()
     for mutant in chosen:
         found, said = caught(mutant, objects)
         print(f"{'caught' if found else 'MISSED'}  {mutant.name}: {said[:120]}", flush=True)
@@ -120,7 +141,8 @@ def main(words: list[str]) -> None:
             missed.append(mutant.name)
     if missed:
         raise SystemExit(f"{len(missed)} of {len(chosen)} mutants are missed")
-    print(f"all {len(chosen)} mutants are caught")
+    minutes = (time.monotonic() - began) / 60
+    print(f"all caught: {len(chosen)} mutants, {minutes:.0f} minutes")
 
 
 if __name__ == "__main__":
