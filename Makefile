@@ -2,7 +2,7 @@
 # make test   set-up, then every check but those below
 # make slow   tests that compile or wait a lot (marked `slow`)
 # make sanitize   the kernels once more, under AddressSanitizer and UBSan
-# make cuda   compile and link every CUDA source; table of registers and shared memory, no spills
+# make cuda   compile and link every CUDA source; table of registers, bank conflicts and sectors
 # make package   wheel and sdist, each installed and used in environments of their own
 # make bench  the ops against every peer that can be installed, on each instruction set
 # make lock   constraints.txt anew, for what pyproject.toml asks
@@ -100,7 +100,7 @@ sanitize: setup
 	  tests/cuda_on_host/test_tokens_on_host.py --ignore tests/ops/test_derivatives.py \
 	  -k "not compile and not opcheck and not gradcheck"
 
-cuda: $(TOOLS)
+cuda: setup
 	@command -v nvcc > /dev/null || { echo "make cuda: nvcc is not on the PATH" >&2; exit 1; }
 	$(PY) csrc/cuda/resources.py
 

@@ -148,6 +148,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
   launch.cluster = shape.cluster_size;
   launch.cooperative = shape.cooperative;
   launch.call = &call;
+  launch.code = reinterpret_cast<const void*>(kernel);
   launch.run_thread = [](const void* call) {
     const auto& [kernel, arguments] = *static_cast<const Call*>(call);
     std::apply(kernel, arguments);

@@ -1,5 +1,8 @@
 """Compiles and links every CUDA source, kernels and the files of the ops, for compute capabilities
-8.0, 9.0, 10.0 and 12.0 (those that nvcc knows) and prints what each kernel uses.
+8.0, 9.0, 10.0 and 12.0 (those that nvcc knows) and prints what each kernel uses: bytes of static
+shared memory and registers, and, counted by tests/cuda_on_host/traffic.py, the share of wavefronts
+of shared memory that bank conflicts add, and the sectors of a request to global memory with how few
+could hold what it asks for.
 
 A spill fails, unless allowed_spills.txt beside this file names the kernel and the reason:
 one "kernel: reason" a line, the kernel as the table prints it, without template arguments.
@@ -7,6 +10,7 @@ one "kernel: reason" a line, the kernel as the table prints it, without template
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -74,18 +78,50 @@ def read(log: str) -> dict[str, dict[str, tuple[int, int, int]]]:
     return kernels
 
 
+def count_traffic() -> dict[str, dict[str, int]]:
+    """By kernel, of those that run on the host."""
+    script = ROOT / "tests" / "cuda_on_host" / "traffic.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, "--json"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        sys.exit("make cuda: the kernels do not run on the host")
+    return json.loads(done.stdout)
+
+
+def traffic_columns(counts: dict[str, int] | None) -> tuple[str, str]:
+    """Wavefronts that conflicts add, of 100; sectors a request, and at how few it could do."""
+    if counts is None:
+        return "-", "-"
+    conflicts, sectors = "-", "-"
+    if counts["wavefronts"]:
+        added = counts["wavefronts"] - counts["least_wavefronts"]
+        conflicts = f"{100 * added / counts['wavefronts']:.0f} %"
+    if counts["global_requests"]:
+        each, least = (
+            counts[name] / counts["global_requests"] for name in ("sectors", "least_sectors")
+        )
+        sectors = f"{each:.1f} ({least:.1f})"
+    return conflicts, sectors
+
+
 def main() -> None:
     allowed = (HERE / "allowed_spills.txt").read_text().splitlines()
     allowed = {line.split(":")[0] for line in allowed if line and not line.startswith("#")}
     capabilities = known_capabilities()
     kernels = read(compile_all(capabilities))
+    traffic = count_traffic()
     architectures = [f"sm_{c.replace('.', '')}" for c in capabilities]
     width = max(map(len, kernels))
-    print(f"{'kernel':{width}}  shared  registers on", *(f"{a:>6}" for a in architectures))
+    titles = [*(f"{a:>6}" for a in architectures), "conflicts", "sectors (least)"]
+    print(f"{'kernel':{width}}  shared  registers on", *titles)
     bad = []
     for kernel, uses in sorted(kernels.items()):
         registers = [f"{uses[a][0]:6}" for a in architectures]
-        print(f"{kernel:{width}}  {max(use[1] for use in uses.values()):6}  {'':12}", *registers)
+        conflicts, sectors = traffic_columns(traffic.get(kernel))
+        columns = [*registers, f"{conflicts:>9}", f"{sectors:>15}"]
+        print(f"{kernel:{width}}  {max(use[1] for use in uses.values()):6}  {'':12}", *columns)
         spills = [f"{use[2]} bytes on {a}" for a, use in uses.items() if use[2]]
         if spills and kernel.split("<")[0] not in allowed:
             bad.append(f"{kernel} ({', '.join(spills)})")

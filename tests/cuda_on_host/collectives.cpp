@@ -1,6 +1,7 @@
 // Where threads wait for each other. A thread that waits suspends itself; the last to arrive wakes
 // all, itself included, so that anyone may be the first to go on.
 #include <cstring>
+#include <utility>
 
 #include "cuda_on_host/scheduler.h"
 
@@ -52,6 +53,7 @@ unsigned block_barrier(const char* name, bool predicate, Where where) {
     execution.yields = 0;
     block.predicates = barrier.predicates;
     ++block.epoch;
+    for (unsigned warp = 0; warp * 32 < block.threads.size(); ++warp) put_together(block, warp);
     barrier = {};
     block.warp_by_warp = execution.random.below(2);
     for (Thread& thread : block.threads) block.wake(thread);
@@ -88,12 +90,17 @@ std::uint64_t warp_collective(const char* name, unsigned mask, std::uint64_t val
       all.value[i] = lanes[i].value;
       all.argument[i] = lanes[i].argument;
     }
+    // What it does for all lanes is not counted as this thread's.
+    const bool counts = std::exchange(execution.counts_traffic, false);
     combine(all);
+    execution.counts_traffic = counts;
     // Only this one orders memory; the lanes that there are must all take part.
     const std::size_t lanes_left = block.threads.size() - self.warp() * 32;
     const unsigned whole = lanes_left < 32 ? (1u << lanes_left) - 1 : 0xffffffff;
-    if (!std::strcmp(name, "__syncwarp") && (mask & whole) == whole)
-      ++block.warp_epochs[self.warp()];
+    if ((mask & whole) == whole) {
+      put_together(block, self.warp());
+      if (!std::strcmp(name, "__syncwarp")) ++block.warp_epochs[self.warp()];
+    }
     waiting &= ~mask;
     for (unsigned left = mask; left; left &= left - 1) {
       const int i = std::countr_zero(left);

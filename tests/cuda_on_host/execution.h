@@ -34,6 +34,7 @@ struct Launch {
   bool cooperative = false;  // all blocks live at once
   void (*run_thread)(const void* call) = nullptr;
   const void* call = nullptr;  // the kernel and its arguments
+  const void* code = nullptr;  // where the kernel begins
 };
 
 // Runs every thread of the grid to its end. Throws std::runtime_error for a launch that the device

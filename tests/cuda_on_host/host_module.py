@@ -27,15 +27,15 @@ def flags():
 
 
 def _load():
-    path = os.environ.get("DAPT_HOST_MODULE") or compile_host(
-        sources(), flags(), sanitize=SANITIZE, races=not SANITIZE
-    )
-    spec = importlib.util.spec_from_file_location("cuda_on_host", path)
+    spec = importlib.util.spec_from_file_location("cuda_on_host", LIBRARY)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+LIBRARY = os.environ.get("DAPT_HOST_MODULE") or compile_host(
+    sources(), flags(), sanitize=SANITIZE, races=not SANITIZE
+)
 _module = _load()
 plans, on_host = _module.plans, _module.on_host
 

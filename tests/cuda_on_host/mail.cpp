@@ -72,6 +72,8 @@ void copy_async(void* shared, const void* global, std::size_t bytes) {
   const void* const place = __builtin_return_address(0);
   if (const auto at = self.block->shared.offset_of(shared))
     touch(*self.block, *at, bytes, true, access_now(place));
+  note_access(shared, bytes, place, false);
+  note_access(global, bytes, place, false);
   std::memset(shared, 0xff, bytes);  // NaN, and -1, until it is waited for
   self.copies.push_back({shared, global, bytes, place});
 }

@@ -102,6 +102,9 @@ static void touch(const void* address, std::size_t bytes, bool write, const void
   // GCC keeps a byte beside a static variable of class type, __half say, that tells whether it was
   // made. So bytes of the kernel itself are not watched.
   if (bytes == 1) return;
+  // What an atomic reads it writes, too: that is one request.
+  const bool atomic = execution.accesses == Accesses::atomic;
+  if (write || !atomic) note_access(address, bytes, place, atomic);
   const auto found = self->block->shared.offset_of(address);
   if (found) touch(*self->block, *found, bytes, write, access_now(place));
 }

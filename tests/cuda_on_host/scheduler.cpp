@@ -46,6 +46,7 @@ class Stacks {
     }
     return base_ + kStackStride;
   }
+  std::span<const std::byte> all() const { return {base_, bytes(count_)}; }
 
   // Gives back what only a grid of many blocks needed.
   void trim() {
@@ -133,7 +134,10 @@ void run_thread(Thread& thread) {
     execution.yields = 0;
     thread.waiting = Waiting::exited;
     --execution.gang->unfinished;
-    if (--block.unfinished == 0) block.shared.end(draw_poison());
+    if (--block.unfinished == 0) {
+      for (unsigned warp = 0; warp * 32 < block.threads.size(); ++warp) put_together(block, warp);
+      block.shared.end(draw_poison());
+    }
   }
 }
 
@@ -233,6 +237,7 @@ void run(const Launch& launch) {
   const std::size_t gang_blocks = launch.cooperative ? grid_blocks : launch.cluster;
   const std::size_t block_threads = launch.block.x * launch.block.y * launch.block.z;
   std::byte* const first_stack = stacks.get(gang_blocks * block_threads);
+  execution.stacks = stacks.all();
   std::deque<Block> blocks;
   for (std::size_t i = 0; i < gang_blocks; ++i) blocks.emplace_back(launch.shared_bytes, image);
 

@@ -11,6 +11,7 @@
 #include "cuda_on_host/mail.h"
 #include "cuda_on_host/races.h"
 #include "cuda_on_host/shared_memory.h"
+#include "cuda_on_host/traffic.h"
 
 namespace dapt::on_host {
 
@@ -56,6 +57,7 @@ struct Thread {
 
   std::uint32_t mail_epoch = 0;  // turns of mail that it has waited for
   std::vector<Copy> copies;      // that it has not waited for
+  std::vector<Touched> touched;  // since its warp last waited together
 
   unsigned warp() const { return index / 32; }
   unsigned lane() const { return index % 32; }
@@ -125,6 +127,8 @@ struct Execution {
   std::exception_ptr failure;
   unsigned yields = 0;  // since a thread last got anywhere
   Accesses accesses = Accesses::plain;
+  bool counts_traffic = false;
+  std::span<const std::byte> stacks;  // of the threads that live at once
   Random random;
   Counters counters{};
 };

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cuda_on_host/sync.h"
+#include "cuda_on_host/traffic.h"
 
 namespace dapt::on_host {
 
@@ -82,6 +83,7 @@ struct LoadMatrices {
 // ldmatrix.m8n8.x4.trans of 16-bit elements: lane i brings row i % 8 of matrix i / 8.
 inline void load_matrices_transposed(const void* row, std::uint32_t (&words)[4],
                                      Where where = Where::current()) {
+  note_access(row, 16, __builtin_return_address(0), false);
   if (reinterpret_cast<std::uintptr_t>(row) % 16)
     fail("loads a matrix from a row that is not aligned to 16 bytes");
   const LoadMatrices own{row, words};

@@ -6,6 +6,7 @@
 #include "cuda/device.h"
 #include "cuda_on_host/device.h"
 #include "cuda_on_host/execution.h"
+#include "cuda_on_host/traffic.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -38,6 +39,17 @@ void play_device(const cuda::Device& device, int major) {
 
 void bind_playing(py::module_ m) {
   m.def("accesses_watched", [] { return on_host::counters().watched; });
+  m.def("count_traffic", &on_host::count_traffic, "on"_a);
+  m.def("traffic", [] {
+    py::list all;
+    for (const on_host::Traffic& t : on_host::traffic())
+      all.append(py::dict("kernel"_a = t.kernel, "code"_a = t.code,
+                          "shared_requests"_a = t.shared_requests, "wavefronts"_a = t.wavefronts,
+                          "least_wavefronts"_a = t.least_wavefronts,
+                          "global_requests"_a = t.global_requests, "sectors"_a = t.sectors,
+                          "least_sectors"_a = t.least_sectors));
+    return all;
+  });
   m.def("play_device", &play_device, "device"_a = cuda::kH100, "major"_a = 9);
   m.def("set_seed", &on_host::set_seed, "Seed of thread order and of shared memory's poison");
 }
