@@ -47,6 +47,8 @@ class LaunchCounter(TorchDispatchMode):
         name = function.name().split(".")[0]
         if name == "dapt::dynamic_adapter":
             self.by_name[name] += 3 if args[19] else 2  # a prompt is one more
+        elif name == "dapt::patch_encoder":
+            self.by_name[name] += OURS[name] + (args[0].dtype != args[9])  # patches are rounded
         elif name not in NOTHING and not function.is_view:
             self.by_name[name] += OURS.get(name, 1)
         return function(*args, **(kwargs or {}))

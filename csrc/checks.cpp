@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 namespace dapt {
 namespace {
@@ -240,6 +241,12 @@ Real real_of(ScalarType dtype) {
 
 ScalarType sum_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+ScalarType weight_dtype(ScalarType compute, std::initializer_list<ScalarType> weights) {
+  const bool in_16_bits = compute == ScalarType::Half || compute == ScalarType::BFloat16;
+  const bool all_float = std::ranges::count(weights, ScalarType::Float) == std::ssize(weights);
+  return kOnCuda && in_16_bits && all_float ? ScalarType::Float : compute;
 }
 
 void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {

@@ -3,6 +3,7 @@
 // device.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -74,6 +75,9 @@ Real real_of(const Tensor& t);
 
 /// In what the kernels sum up numbers of `dtype`: float64 those of float64, float32 all others.
 ScalarType sum_dtype(ScalarType dtype);
+
+/// In what a product in `compute` takes its weights: kernels of CUDA round float32 ones themselves.
+ScalarType weight_dtype(ScalarType compute, std::initializer_list<ScalarType> weights);
 
 /// Data of an optional tensor, or null.
 inline const void* data_or_null(const OptionalTensor& t) {

@@ -18,7 +18,7 @@ Activation activation_named(const std::string& name) {
 
 /// What both directions read, checked and in the dtypes that the kernels take.
 struct Inputs {
-  ScalarType compute, sum;
+  ScalarType compute, sum, weight;
   Tensor x;  // [B, T, C]
   int64_t B, T, C, r, A = 1;
   OptionalTensor adapters;                  // [B]; with it the parameters are [A, ...]
@@ -34,7 +34,10 @@ struct Inputs {
          const OptionalTensor& scale_bias_any, const Tensor& up_weight_any,
          const Tensor& up_bias_any, const OptionalTensor& path_factor_any,
          const OptionalTensor& seed_any, const OptionalTensor& adapters_any = std::nullopt)
-      : compute(compute), sum(sum_dtype(compute)) {
+      : compute(compute),
+        sum(sum_dtype(compute)),
+        weight(
+            weight_dtype(compute, {down_weight_any.scalar_type(), up_weight_any.scalar_type()})) {
     check_real(x_any.scalar_type(), "x");
     check_real(compute, "compute");
     check(norm_weight_any.has_value() == norm_bias_any.has_value(),
@@ -61,11 +64,11 @@ struct Inputs {
     };
     norm_weight = own(norm_weight_any, "norm_weight", {C}, sum);
     norm_bias = own(norm_bias_any, "norm_bias", {C}, sum);
-    down_weight = own(down_weight_any, "down_weight", {r, C}, compute);
+    down_weight = own(down_weight_any, "down_weight", {r, C}, weight);
     down_bias = own(down_bias_any, "down_bias", {r}, sum);
     scale_weight = own(scale_weight_any, "scale_weight", {1, C}, sum);
     scale_bias = own(scale_bias_any, "scale_bias", {1}, sum);
-    up_weight = own(up_weight_any, "up_weight", {C, r}, compute);
+    up_weight = own(up_weight_any, "up_weight", {C, r}, weight);
     up_bias = own(up_bias_any, "up_bias", {C}, sum);
     path_factor = as_shaped(path_factor_any, "path_factor", {B}, sum, x, "x");
     if (seed_any) {
@@ -120,6 +123,7 @@ struct Inputs {
             .A = A,
             .x_dtype = real_of(x),
             .compute = real_of(compute),
+            .weight_dtype = real_of(weight),
             .activation = activation_named(activation),
             .static_scale = static_scale,
             .dropout = dropout,

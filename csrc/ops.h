@@ -161,8 +161,8 @@ struct ChamferArgs {
 /// Nothing stands between the second layer and the third, so conv2 is multiplied into conv3_local,
 /// and its bias is folded into bias3. A NaN point makes its own patch's token NaN.
 struct PatchEncoderArgs {
-  const void* patches;       // [P, K, D]; it, the weights and the tokens are of `compute`
-  const void* conv1;         // [first, D]
+  const void* patches;       // [P, K, D]; it and the tokens are of `compute`
+  const void* conv1;         // [first, D] of weight_dtype; as all weights
   const void* bias1;         // [first] of float64 where `compute` is, else float32; as all biases
   const void* conv2;         // [middle, first]
   const void* conv3_global;  // [last, middle]
@@ -173,8 +173,8 @@ struct PatchEncoderArgs {
   void* tokens;              // [P, C] out
   int64_t P, K;
   int64_t D, first, middle, last, C;
-  Real compute;
-  bool tf32;  // on CUDA float32 factors may be rounded to tf32
+  Real compute, weight_dtype;  // the same, but CUDA takes float32 weights for products in 16 bits
+  bool tf32;                   // on CUDA float32 factors may be rounded to tf32
 };
 
 /// DAPT's adapter (Zhou et al. 2024) with all that stands around it in a block, T tokens a cloud:
@@ -192,11 +192,11 @@ struct DynamicAdapterArgs {
   const void* x;             // [B, T, C] of x_dtype
   const void* norm_weight;   // [C] of Sum, or null: no norm
   const void* norm_bias;     // [C]
-  const void* down_weight;   // [r, C] of compute
+  const void* down_weight;   // [r, C] of weight_dtype
   const void* down_bias;     // [r] of Sum
   const void* scale_weight;  // [C], or null: static_scale
   const void* scale_bias;    // [1]
-  const void* up_weight;     // [C, r] of compute
+  const void* up_weight;     // [C, r] of weight_dtype
   const void* up_bias;       // [C] of Sum
   const void* mlp_out;       // [B, T, C] of mlp_dtype, or null
   const void* residual;      // [B, T, C] of residual_dtype, or null
@@ -210,7 +210,8 @@ struct DynamicAdapterArgs {
   void* stats;        // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
   // sizes and choices
   int64_t B, T, C, r, A;
-  Real x_dtype, mlp_dtype, residual_dtype, out_dtype, compute;
+  Real x_dtype, mlp_dtype, residual_dtype, out_dtype;
+  Real compute, weight_dtype;  // the same, but CUDA takes float32 weights for products in 16 bits
   Activation activation;
   double static_scale, dropout, eps;
   bool tf32;  // on CUDA float32 factors may be rounded to tf32

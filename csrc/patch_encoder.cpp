@@ -22,8 +22,11 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
   };
   const int64_t first = rows_of(conv1_any, "conv1"), middle = rows_of(conv2_any, "conv2"),
                 last = rows_of(conv3_local_any, "conv3_local"), C = rows_of(conv4_any, "conv4");
+  const ScalarType of_weights = weight_dtype(
+      compute, {conv1_any.scalar_type(), conv2_any.scalar_type(), conv3_global_any.scalar_type(),
+                conv3_local_any.scalar_type(), conv4_any.scalar_type()});
   const auto weight = [&](const Tensor& t, const char* name, std::vector<int64_t> shape) {
-    return as_shaped(t, name, shape, compute, patches, "patches");
+    return as_shaped(t, name, shape, of_weights, patches, "patches");
   };
   const ScalarType sum = sum_dtype(compute);
   const auto bias = [&](const Tensor& t, const char* name, int64_t size) {
@@ -58,6 +61,7 @@ Tensor patch_encoder(const Tensor& patches_any, const Tensor& conv1_any, const T
                             .last = last,
                             .C = C,
                             .compute = real_of(compute),
+                            .weight_dtype = real_of(of_weights),
                             .tf32 = tf32},
            patches);
   }

@@ -158,7 +158,8 @@ void adapt(const DynamicAdapterArgs& args, const AdapterPlan& plan, const Contex
     forward.prompt_sums = Rows(real_of<Sum>(), context.scratch(bytes), args.C);
   }
   if (plan.tiles > 0) {
-    WeightPacker<Product> packer(product_shape(args.compute, args.tf32), context);
+    WeightPacker<Product> packer(product_shape(args.compute, args.tf32), args.weight_dtype,
+                                 context);
     forward.adapter.down =
         packer.add(args.down_weight, args.r, args.C, false, forward.adapter.count);
     forward.adapter.up = packer.add(args.up_weight, args.C, args.r, false, forward.adapter.count);

@@ -188,7 +188,7 @@ class Launcher {
     rows.wants_hidden =
         rows.wants_z || rows.wants_scale || g_.grad_down_weight || g_.grad_down_bias;
 
-    WeightPacker<Product> packer(product_shape(a_.compute, a_.tf32), context_);
+    WeightPacker<Product> packer(product_shape(a_.compute, a_.tf32), a_.weight_dtype, context_);
     if (!a_.hidden) rows.adapter.down = packer.add(a_.down_weight, r, C);
     if (g_.grad_prompt_mean) rows.adapter.up = packer.add(a_.up_weight, C, r);
     if (rows.wants_hidden) rows.up_back = packer.add(a_.up_weight, r, C, true);

@@ -1,5 +1,6 @@
 // Weights in the order in which warps read them (mma.cuh), padded with zeros: 16 columns by 16
-// columns, the inner dimension block by block. With two strides it transposes on the way.
+// columns, the inner dimension block by block. With two strides it transposes on the way. Weights
+// in float32 are rounded to what the product takes, so that training keeps no second copy of them.
 #pragma once
 
 #include "cuda/mma.cuh"
@@ -13,6 +14,7 @@ struct PackedWeight {
   int64_t columns, inner, padded_inner;
   int64_t size;   // packed
   int64_t count;  // such weights, one after another
+  bool in_float;  // or of the product's element
   void* packed;
 };
 
@@ -34,20 +36,27 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights 
   if (first >= own.size) return;
   const int64_t tile = first / kUnit / blocks, block = first / kUnit % blocks;
   if (blockIdx.z >= own.count) return;
-  const auto* weight =
-      static_cast<const Element*>(own.weight) + blockIdx.z * own.columns * own.inner;
+  const int64_t begin = blockIdx.z * own.columns * own.inner;
   struct alignas(16) {
     Element at[kVector];
   } piece;
+  const auto take = [&](const auto* weight) {
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    const int2 place = Product::packed_from(static_cast<int>(first % kUnit) + i);
-    const int64_t column = tile * kTileColumns + place.x, inner = block * Product::kBlock + place.y;
-    const bool inside = column < own.columns && inner < own.inner;
-    using Sum = typename Product::Sum;
-    piece.at[i] = Product::factor(
-        inside ? static_cast<Sum>(weight[column * own.column_step + inner * own.inner_step])
-               : Sum(0));
+    for (int i = 0; i < kVector; ++i) {
+      const int2 place = Product::packed_from(static_cast<int>(first % kUnit) + i);
+      const int64_t column = tile * kTileColumns + place.x,
+                    inner = block * Product::kBlock + place.y;
+      const bool inside = column < own.columns && inner < own.inner;
+      using Sum = typename Product::Sum;
+      piece.at[i] = Product::factor(
+          inside ? static_cast<Sum>(weight[column * own.column_step + inner * own.inner_step])
+                 : Sum(0));
+    }
+  };
+  if (sizeof(Element) == 2 && own.in_float) {
+    take(static_cast<const float*>(own.weight) + begin);
+  } else {
+    take(static_cast<const Element*>(own.weight) + begin);
   }
   std::memcpy(static_cast<Element*>(own.packed) + blockIdx.z * own.size + first, &piece,
               sizeof piece);
@@ -59,8 +68,8 @@ class WeightPacker {
  public:
   using Element = typename Product::Element;
 
-  WeightPacker(const ProductShape& shape, const Context& context)
-      : shape_(shape), context_(context) {}
+  WeightPacker(const ProductShape& shape, Real weight_dtype, const Context& context)
+      : shape_(shape), in_float_(weight_dtype == Real::f32), context_(context) {}
 
   /// weight [columns, inner], or [inner, columns] when `transposed`; `count` of them in a stack.
   const Element* add(const void* weight, int64_t columns, int64_t inner, bool transposed = false,
@@ -75,6 +84,7 @@ class WeightPacker {
                              .padded_inner = padded_width(inner, shape_),
                              .size = size,
                              .count = count,
+                             .in_float = in_float_,
                              .packed = packed};
     most_ = std::max(most_, size), stack_ = std::max(stack_, count);
     return static_cast<const Element*>(packed);
@@ -89,6 +99,7 @@ class WeightPacker {
 
  private:
   const ProductShape shape_;
+  const bool in_float_;
   const Context& context_;
   PackedWeights weights_{};
   unsigned count_ = 0;

@@ -263,7 +263,7 @@ void encode(const PatchEncoderArgs& args, const EncoderPlan& plan, const Context
   const auto blocks = [&](int64_t inner) {
     return static_cast<int>(padded_width(inner, shape) / shape.block);
   };
-  WeightPacker<Product> packer(shape, context);
+  WeightPacker<Product> packer(shape, args.weight_dtype, context);
   const Encoder<Product> encoder{
       .plan = plan,
       .P = args.P,

@@ -269,12 +269,17 @@ def make_adapter(B, T, C, r, dtype, norm=True, scale=True):
 def run_adapter(
     kind, B, T, C, r, *, device=plans.H100, activation="gelu", dropout=0.0, low=False, prompt=True,
     mlp=True, residual=True, path=True, norm=True, scale=True, frozen=(), mixed=False,
+    masters=False,
 ):  # fmt: skip
     """Forward and backward of the kernels against the ops of the CPU."""
     dtype, tolerance = DTYPES[kind]
     tf32 = kind == "tf32"
     given = make_adapter(B, T, C, r, dtype, norm, scale)
     high = sum_dtype(dtype)
+    weight_dtype = high if masters else dtype
+    given |= {n: given[n].to(weight_dtype) for n in ("down_weight", "up_weight")}
+    if masters:
+        given["down_weight"] += 1e-4 * torch.randn(r, C)  # no longer numbers of 16 bits
     other = torch.float32 if mixed else dtype
     given["mlp_out"] = torch.randn(B, T, C).to(other) if mlp else None
     given["residual"] = torch.randn(B, T, C).to(other) if residual else None
@@ -287,7 +292,8 @@ def run_adapter(
     shared = dict(
         **{n: t for n, t in given.items() if n not in ("mlp_out", "residual")},
         B=B, T=T, C=C, r=r, x_dtype=dtype, mlp_dtype=other, residual_dtype=other, out_dtype=other,
-        compute=dtype, activation=ACTIVATIONS.index(activation), tf32=tf32, **scalars,
+        compute=dtype, weight_dtype=weight_dtype, activation=ACTIVATIONS.index(activation),
+        tf32=tf32, **scalars,
     )  # fmt: skip
     outputs = {
         "out": torch.empty(B, T, C, dtype=other),
@@ -394,6 +400,29 @@ def test_adapter_ends_a_tile_early(options):
 
 def test_adapter_in_mixed_dtypes():
     run_adapter("bfloat16", 2, 20, 64, 16, mixed=True)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("low", [True, False])
+def test_adapter_rounds_float32_weights_itself(kind, low):
+    run_adapter(kind, 2, 20, 70, 18, masters=True, low=low)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_patch_encoder_rounds_float32_weights_itself(kind):
+    dtype, _ = DTYPES[kind]
+    widths = (6, 33, 48, 70, 30)
+    weights = make_encoder(*widths, torch.float32)
+    rounded = {n: w.to(dtype) if n.startswith("conv") else w for n, w in weights.items()}
+    patches, tokens = torch.randn(1, 3, 8, 6).to(dtype), []
+    for own, weight_dtype in ((weights, torch.float32), (rounded, dtype)):
+        made = run(
+            on_host.patch_encoder, {"tokens": torch.empty(1, 3, 30, dtype=dtype)}, 0,
+            patches=patches, **own, P=3, K=8, compute=dtype, weight_dtype=weight_dtype,
+            **dict(zip(("D", "first", "middle", "last", "C"), widths, strict=True)),
+        )  # fmt: skip
+        tokens.append(made["tokens"])
+    assert torch.equal(*tokens)
 
 
 def test_adapter_reads_rows_that_are_not_aligned():

@@ -14,6 +14,8 @@ PatchEncoderArgs patch_encoder_args(const py::kwargs& given) {
   TAKE(bias3), TAKE(conv4), TAKE(bias4), TAKE(tokens);
   TAKE(P), TAKE(K), TAKE(D), TAKE(first), TAKE(middle), TAKE(last), TAKE(C);
   TAKE(compute), TAKE(tf32);
+  args.weight_dtype = args.compute;
+  TAKE(weight_dtype);
   fields.finish();
   return args;
 }
@@ -71,6 +73,8 @@ void take_forward(Fields& fields, DynamicAdapterArgs& args) {
   TAKE(out), TAKE(prompt_mean), TAKE(hidden), TAKE(stats);
   TAKE(B), TAKE(T), TAKE(C), TAKE(r), TAKE(A);
   TAKE(x_dtype), TAKE(mlp_dtype), TAKE(residual_dtype), TAKE(out_dtype), TAKE(compute);
+  args.weight_dtype = args.compute;
+  TAKE(weight_dtype);
   TAKE(activation), TAKE(static_scale), TAKE(dropout), TAKE(eps), TAKE(tf32);
 }
 
