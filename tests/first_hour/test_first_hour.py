@@ -54,9 +54,9 @@ def test_help_says_what_the_settings_mean_and_what_there_is_to_choose(run, capsy
         cli.main(["train", "--method", "linear", "--data", "folder", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--method NAME How it is adapted: adapter, dapt",
+        "--method NAME The adaptation method: adapter, dapt",
         "options of data folder",
-        "--epochs N How often each training cloud is seen. (default: 300)",
+        "--epochs N Number of passes over the training clouds. (default: 300)",
         "--out PATH The run folder. (required)",
     ):
         assert words in text
@@ -121,7 +121,7 @@ def test_resume_by_the_folder_alone_and_for_longer_where_the_schedule_allows(run
     falling, _ = run("falling", epochs=2)
     capsys.readouterr()
     assert cli.main(["train", "--resume", str(falling), "--epochs", "4"]) == 2
-    assert "its learning rate comes down over 2 epochs" in said(capsys)
+    assert "its learning rate decays over 2 epochs" in said(capsys)
 
 
 def test_a_start_that_fails_leaves_nothing(run, monkeypatch, capsys):
@@ -139,7 +139,7 @@ def test_a_start_that_fails_leaves_nothing(run, monkeypatch, capsys):
 def test_a_set_smaller_than_a_batch_is_one_batch(run, caplog):
     folder, code = run("x", batch_size=64, epochs=1)
     assert code == 0 and lines(folder)[0]["step"] == 1
-    assert "28 clouds do not fill batch_size 64: a batch has 28" in caplog.messages
+    assert "28 clouds do not fill batch_size 64: using batches of 28" in caplog.messages
 
 
 def test_predict_takes_folders_and_tables_and_leaves_out_what_is_bad(first, tmp_path, capsys):

@@ -58,7 +58,7 @@ def test_no_whole_checkpoint_is_said_in_one_sentence(run, capsys):
         path.write_bytes(b"nothing")
     capsys.readouterr()
     assert run("x", "--resume")[1] == 1
-    assert "no checkpoint" in capsys.readouterr().err.splitlines()[-1]
+    assert "every checkpoint" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(run, monkeypatch, capsys):
@@ -197,5 +197,5 @@ def test_the_best_adapter_is_checked(run, monkeypatch, capsys, harm, when):
     weights.write_bytes(content) if harm == "damaged" else weights.unlink()
     capsys.readouterr()
     assert run("x", "--resume")[1] == 1
-    assert "is damaged or gone" in capsys.readouterr().err.splitlines()[-1]
+    assert "is damaged or missing" in capsys.readouterr().err.splitlines()[-1]
     assert (result.read_bytes() if result.exists() else None) == before

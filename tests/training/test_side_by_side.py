@@ -68,7 +68,7 @@ def test_a_run_that_fails_is_told_of_once_the_others_are_complete(words, tmp_pat
     assert cli.main(words("out", "--jobs", "2")) == 1
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert "the run of dapt with seed 0 ended with exit code 1" in said
-    assert "no checkpoint in" in said
+    assert "every checkpoint in" in said
     assert (tmp_path / "out/linear/seed_0/result.json").is_file()
 
 

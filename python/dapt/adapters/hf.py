@@ -37,12 +37,12 @@ class DaptConfig(PeftConfig):
     """The settings of `dapt.Dapt` that concern the backbone.
 
     Args:
-        rank: width of the adapters.
-        dropout: inside the adapters.
-        drop_path: of the last block.
+        rank: Width of the adapters.
+        dropout: Inside the adapters.
+        drop_path: The drop-path rate of the last block.
         memory: "low" keeps inputs of blocks and recomputes the rest.
-        target_modules: the backbones among the modules, by their names; all by default.
-        modules_to_save: other modules that train and are saved, as a head.
+        target_modules: The backbones among the modules, by their names; all by default.
+        modules_to_save: Other modules that train and are saved, as a head.
     """
 
     rank: int = field(default=64, metadata={"help": "Width of the adapters."})
@@ -105,8 +105,8 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         """Put a fresh adapter beside those that are there.
 
         Args:
-            name: under which PEFT carries it.
-            config: of the method.
+            name: Under which PEFT carries it.
+            config: The settings of the method.
         """
         plan = Plan(config.method())
         like = next(self.base_layer.parameters())
@@ -134,8 +134,8 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         """Fold what folds: scales and shifts; a scale that depends on the token stays.
 
         Args:
-            safe_merge: whether to refuse a result that is not finite.
-            adapter_names: at most one; None for the active one.
+            safe_merge: Whether to refuse a result that is not finite.
+            adapter_names: At most one; None for the active one.
         """
         names = check_adapters_to_merge(self, adapter_names)
         if not names:
@@ -162,9 +162,9 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         """The pre-trained network, or one with the adapter folded in, without any module of PEFT.
 
         Args:
-            merge: whether the adapter is folded in.
-            safe_merge: whether to refuse a result that is not finite.
-            adapter_names: at most one; None for the active one.
+            merge: Whether the adapter is folded in.
+            safe_merge: Whether to refuse a result that is not finite.
+            adapter_names: At most one; None for the active one.
         """
         if merge:
             self.merge(safe_merge, adapter_names)
@@ -174,7 +174,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         """Forget an adapter; if it was active, another one becomes so.
 
         Args:
-            adapter_name: which.
+            adapter_name: Which.
         """
         super().delete_adapter(adapter_name)
         self.plans.pop(adapter_name, None)
@@ -229,7 +229,7 @@ class DaptModel(BaseTuner):
     """What PEFT makes of a model and a `DaptConfig`.
 
     Args:
-        model: whose backbones are adapted; or a backbone.
+        model: Whose backbones are adapted; or a backbone.
     """
 
     prefix = "dapt_"
@@ -311,7 +311,7 @@ def is_backbone(module: nn.Module) -> bool:
     """Whether a module is what a method adapts.
 
     Args:
-        module: any.
+        module: Any.
     """
     return hasattr(module, "tokenizers") and hasattr(module, "stacks")
 
@@ -320,7 +320,7 @@ def backbones_of(model: nn.Module) -> list[str]:
     """The names of the backbones among the modules of a model, adapted or not.
 
     Args:
-        model: any module.
+        model: Any module.
     """
     found: list[str] = []
     for name, module in model.named_modules():

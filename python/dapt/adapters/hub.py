@@ -191,7 +191,7 @@ def card(
         folder: The folder of its files.
         known: The known facts of its training.
         license: The license of the adapter, by the hub's names: "mit", say.
-        backbone_license: Of the weights that it belongs to, if it has restrictions.
+        backbone_license: The license of the weights that it belongs to, if it has restrictions.
     """
     file, told = adapter_files.read(folder), describe(folder)
     with asking_hub(HUB + repository, "described"):

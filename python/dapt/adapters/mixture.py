@@ -155,8 +155,8 @@ def chosen(
     """The adapters that are named, one for each cloud.
 
     Args:
-        table: all adapters of a model, by name.
-        names: one for each cloud; an adapter itself stays, and so does None.
+        table: All adapters of a model, by name.
+        names: One for each cloud; an adapter itself stays, and so does None.
         points: [B, N, 3].
     """
     if isinstance(names, str) or len(names) != len(points):
@@ -169,8 +169,8 @@ def named(table: Mapping[str, Attachment], name: str) -> Attachment:
     """The adapter of that name; an error if there is none.
 
     Args:
-        table: all adapters of a model, by name.
-        name: which.
+        table: All adapters of a model, by name.
+        name: Which.
     """
     if name not in table:
         raise UsageError(f"the model carries no adapter named '{name}'; it carries {listed(table)}")

@@ -227,7 +227,7 @@ class AdaptedModel(nn.Module):
         """Make another of the adapters the active one; nothing is copied.
 
         Args:
-            name: Of the adapter.
+            name: The name of the adapter.
         """
         self._refuse_if_merged("switch adapters")
         adapter = self._named(name)
@@ -244,7 +244,7 @@ class AdaptedModel(nn.Module):
         """Take an adapter off; the others stay.
 
         Args:
-            name: Of the adapter.
+            name: The name of the adapter.
         """
         self._refuse_if_merged("lose an adapter")
         with _changing:
@@ -263,7 +263,7 @@ class AdaptedModel(nn.Module):
 
         Args:
             folder: Where to.
-            name: Of the adapter; None for the active one.
+            name: The name of the adapter; None for the active one.
             preprocessing: What was done to the clouds that it was trained on; by default what the
                 file said that it came from.
         """
@@ -362,8 +362,8 @@ class AdaptedModel(nn.Module):
 
         Args:
             repository: "owner/repository", which is made where there is none.
-            name: Of the adapter; None for the active one.
-            license: Of the adapter, by the hub's names: "mit", say.
+            name: The name of the adapter; None for the active one.
+            license: The license of the adapter, by the hub's names: "mit", say.
             data: What it was trained on, in a few words.
             metrics: Its scores, by name.
             preprocessing: As in `save_adapter`.

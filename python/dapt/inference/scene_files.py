@@ -28,7 +28,7 @@ def write_labels(
     Args:
         scene: The scene.
         out: Folder of the labels.
-        names: Of the labels.
+        names: The names of the labels.
         codes: [labels], what stands for each in the classification of las files; None to leave
             that as it is.
 

@@ -100,7 +100,7 @@ class Scene:
         """Write what another process needs to go on; this file means that the points are sorted.
 
         Args:
-            identity: all that a label depends on.
+            identity: All that a label depends on.
         """
         cells, known = self.plan.cells, self.survey
         content = io.BytesIO()

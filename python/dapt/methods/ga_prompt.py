@@ -42,17 +42,17 @@ class GaPrompt(Method):
 
     Args:
         prompts: P, tokens that stand before the patches in a block and are dropped after it.
-        prompt_depth: blocks that have them.
-        point_prompts: points that every cloud gets; 5 on the hardest scans and ModelNet40, 10 on
+        prompt_depth: Blocks that have them.
+        point_prompts: Points that every cloud gets; 5 on the hardest scans and ModelNet40, 10 on
             the easier scans.
-        point_spread: they start in a cube of this half width, times `factor`.
-        factor: by which they are multiplied.
-        perturbation: how far the points are shifted; published 0.8, 0.2 and 0.1 on the hardest,
+        point_spread: They start in a cube of this half width, times `factor`.
+        factor: By which they are multiplied.
+        perturbation: How far the points are shifted; published 0.8, 0.2 and 0.1 on the hardest,
             background and lone scans, 0.05 on ModelNet40.
-        propagation: whether what a neighborhood has goes out before or after the attention, and
+        propagation: Whether what a neighborhood has goes out before or after the attention, and
             whether prompts are permuted in among the patches or replace the last of them.
-        rank: hidden units of the adapters.
-        interpolate_from: coarse centers that a point's shift is interpolated from.
+        rank: Hidden units of the adapters.
+        interpolate_from: Coarse centers that a point's shift is interpolated from.
         dropout: of prompts and adapters.
         published: as released: while there are prompts, a neighbor is looked up as many rows too
             early as there are prompts, and what never gets a gradient is there, too.
@@ -121,9 +121,9 @@ class Geometry(nn.Module):
     """Points to shifted points and more of them, and the feature of their shape.
 
     Args:
-        tokenizer: the backbone's, whose numbers of groups and neighbors count.
+        tokenizer: The backbone's, whose numbers of groups and neighbors count.
         dim: C, the width of the shape feature.
-        config: of the method.
+        config: The settings of the method.
     """
 
     def __init__(self, tokenizer: nn.Module, dim: int, config: GaPrompt):
@@ -154,9 +154,9 @@ class ShiftNetwork(nn.Module):
     """PointNet++'s way down to two levels of centers and up again: a factor for each coordinate.
 
     Args:
-        tokenizer: the backbone's; the finer level has its groups.
-        coarse: groups of the coarser level.
-        config: of the method.
+        tokenizer: The backbone's; the finer level has its groups.
+        coarse: Groups of the coarser level.
+        config: The settings of the method.
     """
 
     def __init__(self, tokenizer: nn.Module, coarse: int, config: GaPrompt):
@@ -238,10 +238,10 @@ class GaPromptStack(nn.Module):
     """Frozen blocks, with prompts in the first of them and an adapter in each.
 
     Args:
-        frozen: the backbone's blocks.
-        config: of the method.
+        frozen: The backbone's blocks.
+        config: The settings of the method.
         neighbors: K, patches around a coarse center.
-        near_origin: how the backbone's tokenizer samples near the origin.
+        near_origin: How the backbone's tokenizer samples near the origin.
     """
 
     def __init__(
@@ -351,8 +351,8 @@ class BlockAdapter(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        config: of the method.
-        has_prompts: whether this block has prompts of its own.
+        config: The settings of the method.
+        has_prompts: Whether this block has prompts of its own.
     """
 
     def __init__(self, dim: int, config: GaPrompt, has_prompts: bool):

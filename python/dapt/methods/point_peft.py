@@ -134,7 +134,7 @@ class Memory(nn.Module):
     """What the pre-trained network made of the training clouds, to compare other clouds with.
 
     Args:
-        pretrained: the backbone as it was before the adapter.
+        pretrained: The backbone as it was before the adapter.
         prompts: P, rows of what it gives: a cloud's own feature, the mean of the nearest, the P - 2
             nearest.
     """
@@ -197,11 +197,11 @@ class PointPeftStack(nn.Module):
     """Frozen blocks, their adapters, and what these share.
 
     Args:
-        frozen: the backbone's blocks.
-        config: of the method.
-        prompt_depth: blocks, from the first on, that have prompts.
-        prompt_at: where among the tokens they stand.
-        near_origin: how the backbone's tokenizer samples near the origin.
+        frozen: The backbone's blocks.
+        config: The settings of the method.
+        prompt_depth: Blocks, from the first on, that have prompts.
+        prompt_at: Where among the tokens they stand.
+        near_origin: How the backbone's tokenizer samples near the origin.
     """
 
     def __init__(
@@ -317,8 +317,8 @@ class SharedAdapter(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        config: of the method.
-        with_prompts: whether there are prompts, which need coordinates.
+        config: The settings of the method.
+        with_prompts: Whether there are prompts, which need coordinates.
     """
 
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):
@@ -348,8 +348,8 @@ class BlockAdapter(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        config: of the method.
-        with_prompts: whether this block has prompts.
+        config: The settings of the method.
+        with_prompts: Whether this block has prompts.
     """
 
     def __init__(self, dim: int, config: PointPeft, with_prompts: bool):

@@ -106,8 +106,8 @@ class Trace:
 
     Args:
         num_tokens: T of the block's input; an inner method's prompt comes on top.
-        before_f: the random state before the first function.
-        before_g: the random state before the second.
+        before_f: The random state before the first function.
+        before_g: The random state before the second.
         remainders: of the division of the first stream and of the second, uint8 [B, T, C].
     """
 
@@ -121,10 +121,10 @@ class ReversibleBlock(nn.Module):
     """F and G of one block. The prompt of an inner method enters both streams where it is made.
 
     Args:
-        block: frozen, or an inner method's.
-        beside: the adapter that trains.
+        block: Frozen, or an inner method's.
+        beside: The adapter that trains.
         variant: 1, 2 or 3, as in `Reversible`.
-        prompt_at: where among the tokens an inner method puts its prompt.
+        prompt_at: Where among the tokens an inner method puts its prompt.
     """
 
     def __init__(self, block: nn.Module, beside: Bottleneck, variant: int, prompt_at: int):
@@ -166,10 +166,10 @@ class ReversibleBlock(nn.Module):
         """The block's output streams, and the trace from which `step_back` recovers its input.
 
         Args:
-            x: the input streams.
+            x: The input streams.
             positions: [B, T, C].
-            dtype: in which the block computes.
-            again: the trace of an earlier run, to draw the same random numbers.
+            dtype: In which the block computes.
+            again: The trace of an earlier run, to draw the same random numbers.
         """
         by_one, by_two = DIVISORS[self.variant]
         num_tokens = x.one.shape[1]
@@ -197,10 +197,10 @@ class ReversibleBlock(nn.Module):
         """The input streams, and the gradients of the streams, of the positions and of the weights.
 
         Args:
-            y: the output streams.
-            grad: their gradients.
+            y: The output streams.
+            grad: Their gradients.
             positions: [B, T, C].
-            trace: of the step forward.
+            trace: The trace of the step forward.
         """
         by_one, by_two = DIVISORS[self.variant]
         num_tokens, (left_of_one, left_of_two) = trace.num_tokens, trace.remainders
@@ -275,7 +275,7 @@ class ReversibleStack(nn.Module):
     """Blocks in a row that keep what the last `WINDOW` of them need to be gone through backward.
 
     Args:
-        blocks: in their order.
+        blocks: In their order.
     """
 
     def __init__(self, blocks: Sequence[ReversibleBlock]):
@@ -307,7 +307,7 @@ class ReversibleStack(nn.Module):
         Args:
             x: [B, T, C], the tokens before the first block.
             positions: [B, T, C].
-            traces: of an earlier run, one a block, to repeat it; None draws anew.
+            traces: The traces of an earlier run, one a block, to repeat it; None draws anew.
         """
         streams = Streams(on_grid(x), on_grid(x))
         for block, trace in zip(self.blocks, traces, strict=False):

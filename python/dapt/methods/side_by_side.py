@@ -84,7 +84,7 @@ class SideBySide:
     """A copy of an adapted network that shares its frozen tensors and has no others of its own.
 
     Args:
-        method: Of the adapters that it will run.
+        method: The method of the adapters that it will run.
         network: Of one of them; it stays as it is.
     """
 

@@ -48,7 +48,7 @@ class Features(NamedTuple):
         """Those of one cloud, as a batch of one.
 
         Args:
-            number: Of the cloud.
+            number: The number of the cloud.
         """
         row = slice(number, number + 1)
         levels = tuple(level[row] for level in self.levels)

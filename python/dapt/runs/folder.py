@@ -1,13 +1,13 @@
-"""A run folder: what a run writes, so that it can be killed at any moment and go on.
+"""A run folder: what a run writes, so that it can be killed at any moment and resume.
 
 config.yaml            the settings, complete
-metrics.jsonl          a line for each epoch
-adapter/               the best epoch's adapter; of a pre-training backbone.safetensors
-last.ckpt              to resume from; previous.ckpt is the one before, previous_adapter/ its best
+metrics.jsonl          one line per epoch
+adapter/               the best epoch's adapter; backbone.safetensors for a pre-training
+last.ckpt              to resume from; previous.ckpt is the one before, with previous_adapter/
 .lock                  held by the process that trains here
-result.json            what came out, when the run is complete
-corruptions.json       scores on corrupted clouds, where a comparison asked for them
-clouds.npy             what each cloud of its split contributed, 1 for right
+result.json            the result, when the run is complete
+corruptions.json       scores on corrupted clouds, if a comparison asked for them
+clouds.npy             the contribution of each cloud to the score, 1 if correct
 tensorboard/           events
 """
 
@@ -44,11 +44,11 @@ SCORES = ("accuracy", "miou")  # what the names of scores end in
 
 
 class RunFolder:
-    """The files of a run, by their names.
+    """The files of a run.
 
     Args:
-        path: The folder; `begin` makes it.
-        flags: Settings in place of those that the run was begun with, for whoever reads it.
+        path: The folder; `begin` creates it.
+        flags: Settings that replace those of the run for the reader.
     """
 
     def __init__(self, path: str | Path, flags: Sequence[str] = ()):
@@ -67,7 +67,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self, patience: float = 0.0) -> Iterator[None]:
-        """Keeps other processes from training here; the system unlocks what a dead one held.
+        """Keep other processes from training here; the system releases a dead process's lock.
 
         Args:
             patience: Seconds to wait for another process to end.
@@ -97,13 +97,13 @@ class RunFolder:
                 self._leave_nothing()
 
     def wait(self) -> None:
-        """Give another process a minute to end here: one that was stopped is saving itself."""
+        """Give another process a minute to end: a stopped one is still saving its state."""
         if self.path.exists():
             with self.locked(patience=60):
                 pass
 
     def _clean(self) -> None:
-        """Remove what a killed run left of files that it was writing."""
+        """Remove half-written files of a killed run."""
         with writing(self.path):
             remove(self.fresh)
             written = (self.config, self.result, self.fresh, self.adapter, self.backbone)
@@ -113,32 +113,32 @@ class RunFolder:
             remove_leftovers(self.adapter, *adapter_files.NAMES)
 
     def _is_begun(self) -> bool:
-        """Whether there is anything to go on from: a run that made no step holds its place not."""
+        """Whether there is anything to resume: a run without a step does not claim the folder."""
         files = (self.last, self.previous, self.result, self.adapter, self.backbone)
         return any(path.exists() for path in (*files, *self.path.glob("fold_*")))
 
     def _forget(self) -> None:
-        """A start that fails leaves nothing which would stand in the way of the next one."""
+        """Remove the traces of a failed start, so that the next one can begin."""
         if self.config.exists() and not self._is_begun():
             for path in (self.config, self.metrics, self.tensorboard):
                 remove(path)
 
     def _leave_nothing(self) -> None:
         (self.path / ".lock").unlink(missing_ok=True)
-        with suppress(OSError):  # others have put something there
+        with suppress(OSError):  # the folder holds other files
             self.path.rmdir()
 
     def begin(self, settings: Settings) -> None:
-        """Claim the folder for a run, or check that the run in it can go on.
+        """Claim the folder for a run, or check that the run in it can resume.
 
         Args:
-            settings: of the run.
+            settings: The settings of the run.
         """
         self._forget()
         if self.config.exists():
             if not settings.training.resume:
                 raise UsageError(
-                    f"{self.path} already holds a run: add --resume to go on with it, "
+                    f"{self.path} already holds a run: add --resume to continue it, "
                     "or choose another --out"
                 )
             self.check_same(settings)
@@ -149,7 +149,7 @@ class RunFolder:
         """Refuse other settings than the run has, except those that do not change its result.
 
         Args:
-            settings: with which it is to go on.
+            settings: The settings to resume with.
         """
         before, now = found(read_yaml(self.config), self.path), absolute(settings.tree())
         before, now = _defaults(settings.training) | flatten(before), flatten(now)
@@ -161,27 +161,26 @@ class RunFolder:
                 continue
             raise UsageError(
                 f"the run in {self.path} has {key}={before.get(key)}, not {now.get(key)}: "
-                "a run goes on with its own settings, or another --out starts a new one"
+                "a run resumes with its own settings; to change them, choose another --out"
             )
 
     def _check_longer(self, settings: Settings, before: int) -> None:
-        """More epochs are the same run only where the learning rate does not come down in them."""
+        """More epochs continue a run only if its learning rate does not decay."""
         training = settings.training
         if training.epochs > before and training.min_learning_rate == training.learning_rate:
             return
         raise UsageError(
             f"the run in {self.path} has epochs={before}, not {training.epochs}: its learning rate "
-            f"comes down over {before} epochs, so that {training.epochs} are another run, which "
-            "another --out starts; one whose min_learning_rate is its learning_rate can be made "
-            "longer"
+            f"decays over {before} epochs, so {training.epochs} need another --out; only a run "
+            "with min_learning_rate equal to learning_rate can be extended"
         )
 
     def settings(self) -> Settings:
-        """Those that the run was begun with, files that moved with it found again."""
+        """The run's settings, with the paths of files that moved with it."""
         return settings_in(self.path, self.flags)
 
     def provenance(self) -> dict[str, str]:
-        """Data and scores of the run, as far as they are written here: nothing where no run is."""
+        """The data and scores of the run, as far as recorded; empty if there is no run."""
         told = {}
         if self.config.is_file():
             data = read_yaml(self.config).get("data")
@@ -193,7 +192,7 @@ class RunFolder:
         return told | ({"score": score} if score else {})
 
     def _score(self) -> str | None:
-        """That of the result, None where there is none that is whole."""
+        """The score in the result; None if there is no complete one."""
         known = self._result()
         if known is None:
             return None
@@ -201,7 +200,7 @@ class RunFolder:
         return f"{name} {known[name]:.4f} on the {known['split']} split, seed {known['seed']}"
 
     def _result(self) -> dict | None:
-        """What came out; None where nothing whole did."""
+        """The result; None if there is no complete one."""
         try:
             result = json.loads(self.result.read_text())
             float(result[result["metric"]]), result["split"], result["seed"]
@@ -210,7 +209,7 @@ class RunFolder:
             return None
 
     def card(self) -> Provenance:
-        """The run's data and scores as a stranger is told of them, without this machine's paths."""
+        """The run's data and scores for publication, without paths on this machine."""
         data = self.settings().data
         files = [Path(data.get(key)).name for key in FileDataset.PATHS if data.get(key)]
         told = f"{data.name} ({', '.join(files)})" if files else data.name
@@ -226,10 +225,10 @@ class RunFolder:
         return Provenance(told, {first: float(result[first])} | scores, result["split"])
 
     def append_metrics(self, line: Mapping) -> None:
-        """Add an epoch's line; it is on the disk when this returns.
+        """Append an epoch's line; it is on disk when this returns.
 
         Args:
-            line: numbers by their names.
+            line: Numbers by their names.
         """
         with writing(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -237,17 +236,16 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def restore_metrics(self, state: Mapping | None) -> None:
-        """Cut the metrics back to the checkpoint that the run goes on from, whatever is in the
-        file.
+        """Restore the metrics to those at the checkpoint, whatever is in the file.
 
         Args:
-            state: of the checkpoint; None starts from the beginning.
+            state: The state of the checkpoint; None starts from the beginning.
         """
         if state is None:
             before = ""
         elif "metrics" in state:
             before = state["metrics"]
-        else:  # checkpoints that knew the length alone
+        else:  # old checkpoints that recorded only the length
             before = self._metrics_text()[: state["metrics_length"]]
         if before != self._metrics_text():
             write_atomically(self.metrics, before.encode())
@@ -259,12 +257,12 @@ class RunFolder:
         """Write result.json.
 
         Args:
-            result: numbers by their names.
+            result: Numbers by their names.
         """
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
 
     def write_clouds(self, clouds: np.ndarray) -> None:
-        """Leave clouds.npy.
+        """Write clouds.npy.
 
         Args:
             clouds: [S], in the order of the data.
@@ -274,27 +272,27 @@ class RunFolder:
         write_atomically(self.clouds, buffer.getvalue())
 
     def read_clouds(self) -> np.ndarray | None:
-        """What `write_clouds` left; None where it is not there whole."""
+        """Read clouds.npy; None if it is missing or incomplete."""
         try:
             return np.load(self.clouds, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
 
     def write_corruptions(self, scores: Mapping[str, Sequence[float]], about: str) -> None:
-        """Leave corruptions.json.
+        """Write corruptions.json.
 
         Args:
-            scores: By kinds, of severities 0 to 5.
-            about: Digest of the weights that they are of.
+            scores: By kind, the scores at severities 0 to 5.
+            about: The digest of the scored weights.
         """
         text = json.dumps({"about": about, "scores": scores}, indent=2) + "\n"
         write_atomically(self.corruptions, text.encode())
 
     def read_corruptions(self, about: str | None = None) -> dict[str, list[float]]:
-        """What `write_corruptions` left; nothing where it did not.
+        """Read corruptions.json; empty if it is missing.
 
         Args:
-            about: Digest of the weights that they have to be of; None for any.
+            about: The digest that the scored weights must have; None for any.
         """
         try:
             kept = json.loads(self.corruptions.read_text())
@@ -305,10 +303,10 @@ class RunFolder:
             return {}
 
     def save(self, state: Mapping) -> None:
-        """Write a checkpoint; the one before is kept until the next.
+        """Write a checkpoint, and keep the previous one.
 
         Args:
-            state: what `torch.save` takes.
+            state: What `torch.save` takes.
         """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "metrics": self._metrics_text(), **state}, buffer)
@@ -320,32 +318,34 @@ class RunFolder:
             sync_folder(self.path)
 
     def load(self) -> dict | None:
-        """The newest checkpoint that is whole, None where the run has not come to one."""
+        """Load the newest undamaged checkpoint; None if the run has none yet."""
         present = [path for path in (self.last, self.previous) if path.exists()]
         for path in present:
             state = _read_checkpoint(path)
             if state is not None:
                 return state
-            log.warning("%s is damaged: it is left aside", path)
+            log.warning("%s is damaged: ignoring it", path)
         if present:
-            raise DaptError(f"no checkpoint in {self.path} is whole: start anew with another --out")
+            raise DaptError(
+                f"every checkpoint in {self.path} is damaged: start again with another --out"
+            )
         return None
 
 
 def _defaults(training: TrainOptions) -> dict:
-    """What a run did that was begun before an option was there."""
+    """What older runs did before an option existed."""
     fields = dataclasses.fields(training)
     return {each.name: each.default for each in fields if each.default is not MISSING}
 
 
 def _read_checkpoint(path: Path) -> dict | None:
-    """torch.save writes a zip archive, whose entries carry checksums; None where one is wrong."""
+    """Read a checkpoint; None if a checksum in torch's zip archive is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file fails in any way
+    except Exception:  # a damaged file may raise anything
         return None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         return None

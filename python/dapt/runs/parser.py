@@ -17,13 +17,13 @@ _RECIPES = "the name of a recipe that comes with dapt: npz, synthetic, scanobjec
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What may be the name of a section, and what each name means.
+    """The names that a section may have, and what each means.
 
     Args:
-        what: the section in words.
-        default: the name that it has if none is given.
-        names: all that there are.
-        kind: the class of settings that a name stands for.
+        what: The section in words.
+        default: The name if none is given.
+        names: Lists all names.
+        kind: Returns the settings class of a name.
     """
 
     what: str
@@ -40,21 +40,21 @@ CHOICES = {
         models.names,
         lambda name: type(models.backbone_config(name)),
     ),
-    "method": Choice("How it is adapted", "dapt", methods.names, methods.method_class),
-    "task": Choice("What it learns", "classification", tasks.names, tasks.task_class),
+    "method": Choice("The adaptation method", "dapt", methods.names, methods.method_class),
+    "task": Choice("The task to learn", "classification", tasks.names, tasks.task_class),
 }
 
 
 def build_parser(
     prog: str, names: Mapping[str, str], options: type[TrainOptions], description: str = ""
 ) -> ArgumentParser:
-    """The parser for one kind of run.
+    """Build the parser for one kind of run.
 
     Args:
-        prog: the command, for its help.
-        names: which dataset, backbone, method and so on.
-        options: those of an adaptation or of a pre-training.
-        description: of the command, for its help.
+        prog: The command, for its help.
+        names: Which dataset, backbone, method and so on.
+        options: Those of an adaptation or of a pre-training.
+        description: The description of the command, for its help.
     """
     unreadable = (yaml.YAMLError, ValueError, RecursionError)
     set_loader("dapt", lambda text: _recipe(load_yaml(text), names), unreadable)
@@ -83,8 +83,8 @@ def add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
     """Add the options of each section, which depend on its name.
 
     Args:
-        parser: has those of the names already.
-        names: which dataset, backbone, method and so on.
+        parser: A parser that already has the options for names.
+        names: Which dataset, backbone, method and so on.
     """
     for section, name in names.items():
         kind = CHOICES[section].kind(name)
@@ -99,9 +99,9 @@ def add_names(parser: ArgumentParser, names: Mapping[str, str]) -> None:
 
     Args:
         parser: of any kind of run.
-        names: which dataset, backbone, method and so on.
+        names: Which dataset, backbone, method and so on.
     """
-    group = parser.add_argument_group("what is adapted to what; each has options of its own, below")
+    group = parser.add_argument_group("backbone, data, method and task, each with its own options")
     for section, name in names.items():
         choice = CHOICES[section]
         text = f"{choice.what}: {', '.join(choice.names())}."

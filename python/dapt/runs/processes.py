@@ -82,7 +82,7 @@ def autocast(options: TrainOptions) -> torch.autocast:
     """A context in which this thread makes matrix products as the options say.
 
     Args:
-        options: for accelerator and precision.
+        options: For accelerator and precision.
     """
     bf16 = _precision(options) == "bf16"
     return torch.autocast(device_of(options).type, torch.bfloat16, enabled=bf16)

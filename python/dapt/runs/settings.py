@@ -1,9 +1,9 @@
-"""What a run is made of: its settings, read from YAML files and flags, and checked.
+"""The settings of a run, read from YAML files and flags, and checked.
 
-A setting has one place in a tree. Four sections have a `name`, which decides the other fields
-that they have: `data` (a dataset), `backbone`, `method` and `task`; what remains is about the
-training itself and stands at the top. A recipe may say under `methods:` what differs for one
-method.
+Each setting has one place in a tree. Four sections have a `name`, which decides their other
+fields: `data` (a dataset), `backbone`, `method` and `task`. The rest is about the training itself
+    and
+is at the top level. A recipe may list what differs for a method under `methods:`.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Section:
     """A named part of the settings, such as the dataset with its options.
 
     Args:
-        name: of the dataset, backbone, method or task.
-        options: those that were given or have defaults.
+        name: The name of the dataset, backbone, method or task.
+        options: The options that were given or have defaults.
     """
 
     name: str
@@ -39,27 +39,27 @@ class Section:
 
     @classmethod
     def of(cls, tree: Mapping) -> "Section":
-        """From a section of a config.
+        """Make it from a section of a config.
 
         Args:
-            tree: with its `name` among the options.
+            tree: The section, with its `name` among the options.
         """
         options = dict(tree)
         return cls(options.pop("name"), options)
 
     def tree(self) -> Tree:
-        """As a section of a config."""
+        """The section of a config."""
         return {"name": self.name, **self.options}
 
     def __contains__(self, option: str) -> bool:
         return option in self.options
 
     def get(self, option: str, default: object = None) -> object:
-        """An option, or a default if it is not set.
+        """Get an option, or a default if it is not set.
 
         Args:
-            option: its name.
-            default: what it is if not set.
+            option: Its name.
+            default: The value if it is not set.
         """
         return self.options.get(option, default)
 
@@ -70,13 +70,13 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that a run is made of, built once.
+    """All settings of a run, built once.
 
     Args:
-        training: What stands at the top of a config.
+        training: The top level of a config.
         data: The dataset.
         backbone: The network; its option `checkpoint` is a file of weights, or "none" for random
-            ones. An adaptation has to say which, but for a backbone whose weights are shipped.
+            ones. An adaptation needs it unless the backbone has shipped weights.
         method: How it is adapted; None in pre-training.
         task: What it learns; None in pre-training.
     """
@@ -93,10 +93,10 @@ class Settings:
 
     @classmethod
     def of(cls, tree: Mapping) -> "Settings":
-        """The settings in a complete tree: what `parse` found, or the config.yaml of a run folder.
+        """Read a complete tree, from `parse` or the config.yaml of a run folder.
 
         Args:
-            tree: with all sections.
+            tree: The tree, with all sections.
         """
         kind = TrainOptions if "method" in tree else PretrainOptions
         known = {field.name for field in dataclasses.fields(kind)}
@@ -104,7 +104,7 @@ class Settings:
         return cls(training, **{key: Section.of(tree[key]) for key in NAMED if key in tree})
 
     def tree(self) -> Tree:
-        """The reverse of `of`, without paths and tuples."""
+        """The settings as a tree, without paths and tuples."""
         sections = {key: getattr(self, key) for key in NAMED if getattr(self, key) is not None}
         training = dataclasses.asdict(self.training)
         return plain(training | {key: section.tree() for key, section in sections.items()})
@@ -120,26 +120,26 @@ class Settings:
 
 
 def _with_weights(backbone: Section) -> Section:
-    """The backbone with its weights named: nobody adapts a random network by accident."""
+    """Name the backbone's weights, so that nobody adapts a random network by accident."""
     if backbone.get("checkpoint") is not None:
         return backbone
     if is_shipped(backbone.name):
         return backbone.but(checkpoint=SHIPPED)
     raise UsageError(
-        f"backbone {backbone.name} needs weights: --backbone.checkpoint FILE names pre-trained "
-        f"ones, and --backbone.checkpoint {RANDOM} says that random ones are meant"
+        f"backbone {backbone.name} needs weights: use --backbone.checkpoint FILE for pre-trained "
+        f"ones, or --backbone.checkpoint {RANDOM} if random ones are intended"
     )
 
 
 def parse(
     prog: str, argv: list[str], sections: tuple[str, ...] = ADAPTATION, description: str = ""
 ) -> Settings:
-    """The settings that the arguments ask for, complete and with values of the right type.
+    """Parse the arguments into complete settings with values of the right type.
 
     The names are looked up first, because the other fields of the parser depend on them.
 
     Args:
-        prog: What `--help` calls the command.
+        prog: The command's name for `--help`.
         argv: The arguments after the command's name.
         sections: `ADAPTATION`, or `PRETRAINING`, which has no method and no task.
         description: The first line of `--help`.
@@ -155,24 +155,24 @@ def parse(
 def parser_of(
     prog: str, argv: list[str], sections: tuple[str, ...], description: str = ""
 ) -> ArgumentParser:
-    """The parser for these arguments, with the options of the names that they choose.
+    """Build the parser for these arguments, with the options of the names that they choose.
 
     Args:
-        prog: the command, for its help.
-        argv: the words after it.
-        sections: those of this kind of run.
-        description: of the command, for its help.
+        prog: The command, for its help.
+        argv: The words after it.
+        sections: Those of this kind of run.
+        description: The description of the command, for its help.
     """
     kind = TrainOptions if sections == ADAPTATION else PretrainOptions
     return build_parser(prog, find_names(argv, sections), kind, description)
 
 
 def settings_in(folder: Path, flags: Sequence[str] = ()) -> Settings:
-    """The settings of a run, whose files are looked for beside it where it was moved.
+    """Read the settings of a run; if it was moved, look for its files beside it.
 
     Args:
-        folder: Of the run.
-        flags: Take the place of what the run was begun with: --data.test other.npz.
+        folder: The folder of the run.
+        flags: Settings that replace those of the run: --data.test other.npz.
     """
     tree = tree_of(folder)
     try:
@@ -189,11 +189,11 @@ def settings_in(folder: Path, flags: Sequence[str] = ()) -> Settings:
 
 
 def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Section]:
-    """Backbone, method and task of a config, without its data and training.
+    """Read backbone, method and task of a config, without its data and training.
 
     Args:
-        path: of the config; None for the defaults.
-        names: of a backbone, method or task to take instead.
+        path: The config; None for the defaults.
+        names: The names of a backbone, method or task to take instead.
     """
     sections = ("backbone", "method", "task")
     given = read_yaml(path) if path else {}

@@ -1,4 +1,4 @@
-"""The words of a command line before they are parsed: names, recipes, runs to go on with."""
+"""Prepare a command line for parsing: names, recipes, runs to resume."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,12 @@ from dapt.runs.trees import NAMED, Tree, config_file, dump, load_yaml, read_yaml
 
 
 def completed(argv: Sequence[str]) -> list[str]:
-    """The words with each section's name in full, recipes as paths, and a run to go on with as its
-    settings.
+    """Expand section names, recipes, and a run to resume.
 
-    A bare --resume goes on with the run in `out`; --resume FOLDER needs nothing else.
+    A bare --resume continues the run in `out`; --resume FOLDER needs nothing else.
 
     Args:
-        argv: the words after the command.
+        argv: The words after the command.
     """
     _check_given(argv)
     words, done = [_as_named(word) for word in argv], []
@@ -57,8 +56,8 @@ def find_names(argv: Sequence[str], sections: Sequence[str]) -> dict[str, str]:
     """The name of every section: from the defaults, then the config files, then the flags.
 
     Args:
-        argv: the words after the command.
-        sections: those of this kind of run.
+        argv: The words after the command.
+        sections: Those of this kind of run.
     """
     names = {section: CHOICES[section].default for section in sections}
     chosen = {}
@@ -73,11 +72,11 @@ def find_names(argv: Sequence[str], sections: Sequence[str]) -> dict[str, str]:
 
 
 def names_in(tree: Mapping, sections: Sequence[str]) -> dict[str, str]:
-    """The names that a config says.
+    """The section names in a config.
 
     Args:
-        tree: the config.
-        sections: those that are looked for.
+        tree: The config.
+        sections: The sections to look for.
     """
     tree = spelled_out(dict(tree))
     named = {section: tree[section] for section in sections if isinstance(tree.get(section), dict)}
@@ -85,10 +84,10 @@ def names_in(tree: Mapping, sections: Sequence[str]) -> dict[str, str]:
 
 
 def tree_of(folder: Path) -> Tree:
-    """The config of a run, whose files are looked for beside it where it was moved.
+    """Read the config of a run; if it was moved, look for its files beside it.
 
     Args:
-        folder: of the run.
+        folder: The folder of the run.
     """
     config = folder / "config.yaml"
     if not config.is_file():
@@ -99,7 +98,7 @@ def tree_of(folder: Path) -> Tree:
 
 
 def _check_imports(tree: Tree, folder: Path) -> None:
-    """Check that what the run was begun with is here; no file's word for it imports anything."""
+    """Check that the run's plug-ins are imported; a config itself never triggers an import."""
     if not tree.get("imports"):
         return
     for section, name in names_in(tree, tuple(CHOICES)).items():
@@ -108,11 +107,11 @@ def _check_imports(tree: Tree, folder: Path) -> None:
         except UsageError:
             flags = " ".join(f"{OPTION} {shown(module)}" for module in tree["imports"])
             raise UsageError(
-                f"the {section} {name} of {folder} is in a module of its owner's: add {flags}, "
+                f"the {section} {name} of {folder} comes from a plug-in module: add {flags}, "
                 "or in Python import it first"
             ) from None
 
 
 def _is_text(config: str) -> bool:
-    """Whether it is the settings themselves, as those of a run that goes on."""
+    """Whether it is the text of settings, as for a resumed run, not a file."""
     return "\n" in config

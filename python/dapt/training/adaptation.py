@@ -28,7 +28,7 @@ class Adaptation(Job):
     """A frozen backbone, adapted to a task by a method.
 
     Args:
-        settings: of the run.
+        settings: The settings of the run.
     """
 
     higher_is_better = True

@@ -1,6 +1,6 @@
-"""Several methods on the same data, several seeds each: one table and one picture.
+"""Train several methods on the same data with several seeds, for one table and one picture.
 
-Each run is a `dapt train` in a process of its own, so that its peak memory is its own, too.
+Each run is a `dapt train` in a separate process, so its peak memory is its own.
 """
 
 import dataclasses
@@ -40,19 +40,19 @@ def compare(
     reference: str | None = None,
     corruptions: Sequence[str] = (),
 ) -> str:
-    """Run or resume what is missing; returns the table as Markdown and leaves it in a folder.
+    """Run or resume what is missing; return the table as Markdown and write it to a folder.
 
     Args:
-        methods: their names.
-        seeds: how many of each; they begin at 0.
+        methods: Their names.
+        seeds: How many of each; they begin at 0.
         base: a config for all runs.
-        out: the folder, with a run folder for each run.
-        flags: for all runs, as `dapt train` takes them.
-        jobs: Runs at once; with None one after the other here, or as many as Slurm has room for.
-        slurm: What Slurm is asked for, if it starts the runs.
-        search: The learning rates to choose from for each method; None for those of the recipe.
+        out: The folder, with a run folder for each run.
+        flags: For all runs, as `dapt train` takes them.
+        jobs: Runs at a time; None for one at a time here, or all that Slurm has room for.
+        slurm: What each job requests, if Slurm starts the runs.
+        search: The learning rates to choose from for each method; None for the recipe's.
         reference: The method that the others are compared with; the first by default.
-        corruptions: Kinds of corrupted clouds that each run is scored on, too.
+        corruptions: Kinds of corrupted clouds on which each run is also scored.
     """
     reference = reference or next(iter(methods), "")
     if methods and reference not in methods:
@@ -86,7 +86,7 @@ def _trained(
 
 
 def _curves(runs: Sequence[Run], kinds: Sequence[str]) -> dict[str, dict[str, dict]]:
-    """Scores on corrupted clouds, of each run once."""
+    """Score each run once on corrupted clouds."""
     curves: dict[str, list] = {}
     for run in watched(runs, "corrupted clouds", len(runs)):
         options = dataclasses.replace(run.settings.training, batch_size=EVALUATION_BATCH)
@@ -98,7 +98,7 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
     """Train one run after the other; yields each once it is complete.
 
     Args:
-        runs: those that are missing.
+        runs: Those that are missing.
     """
     begun = time.monotonic()
     for done, run in enumerate(runs):
@@ -109,11 +109,11 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def report(out: Path, runs: Sequence[Run]) -> None:
-    """Write report.html beside the table, which does without it if the report fails.
+    """Write report.html beside the table; if it fails, log a warning.
 
     Args:
-        out: the folder of the comparison.
-        runs: all of them.
+        out: The folder of the comparison.
+        runs: All of them.
     """
     try:
         page = out / "report.html"
@@ -131,15 +131,15 @@ def plan(
     flags: Sequence[str],
     choices: Mapping[str, Choice] | None = None,
 ) -> list[Run]:
-    """All runs, with their settings checked before the first one starts.
+    """Plan all runs, and check their settings before the first one starts.
 
     Args:
-        methods: their names.
-        seeds: how many of each.
+        methods: Their names.
+        seeds: How many of each.
         base: a config for all runs.
-        out: the folder of the comparison.
-        flags: for all runs, as `dapt train` takes them.
-        choices: learning rates that a search found, by method.
+        out: The folder of the comparison.
+        flags: For all runs, as `dapt train` takes them.
+        choices: Learning rates that a search found, by method.
     """
     if len(set(methods)) < len(methods) or not methods:
         raise UsageError(f"methods must name each method once, got {','.join(methods)}")
@@ -157,17 +157,17 @@ def plan(
 def plan_search(
     search: Search, methods: Sequence[str], base: Path | None, out: Path, flags: Sequence[str]
 ) -> list[Run]:
-    """The runs of a search, each in `out`/search/METHOD/rate_VALUE/seed_SEED.
+    """Plan the runs of a search, each in `out`/search/METHOD/rate_VALUE/seed_SEED.
 
     Args:
-        search: which rates and how many seeds.
-        methods: their names.
+        search: The rates and the number of seeds.
+        methods: Their names.
         base: a config for all runs.
-        out: the folder of the comparison.
-        flags: for all runs, as `dapt train` takes them.
+        out: The folder of the comparison.
+        flags: For all runs, as `dapt train` takes them.
     """
     if any(flag.partition("=")[0] == "--learning_rate" for flag in flags):
-        raise UsageError("--learning_rate says what --search is to find out: leave one of them out")
+        raise UsageError("--learning_rate conflicts with --search: leave out one of them")
     runs = []
     for seed in range(searching.FIRST_SEED, searching.FIRST_SEED + search.seeds):
         for method in methods:
@@ -180,10 +180,10 @@ def plan_search(
 
 
 def plain_name(method: str) -> str:
-    """A method's name as that of a folder.
+    """A method's name in a form suitable for a folder.
 
     Args:
-        method: its name.
+        method: Its name.
     """
     return method.replace(":", "_")
 
@@ -198,5 +198,5 @@ def _run(method: str, seed: int, base: Path | None, place: Path, flags: Sequence
 
 
 def _recipe(method: str, base: Path | None) -> Tree:
-    """The base config as it is for this method."""
+    """The base config for this method."""
     return {} if base is None else for_method(read_yaml(base), method)

@@ -1,4 +1,4 @@
-"""What came of a comparison: a row for each method, as Markdown, CSV, JSON and a picture."""
+"""The results of a comparison: one row per method, as Markdown, CSV, JSON and a picture."""
 
 import csv
 import dataclasses
@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """One method: a score for each seed, and what it costs.
+    """One method: its score for each seed, and its cost.
 
     Args:
-        method: its name.
-        seeds: those of its runs.
-        scores: in the order of the seeds.
-        trainable_parameters: how many train.
-        total_parameters: how many there are.
-        saved_activation_bytes: what a step keeps for its backward.
-        peak_memory_bytes: the most that a process held.
-        seconds_per_step: that of the fastest run.
-        spread_of_folds: within a seed, where a run is made of several folds.
-        learning_rate: the one that a search found, if there was one.
-        difference: from the reference method.
+        method: Its name.
+        seeds: The seeds of its runs.
+        scores: One score per seed.
+        trainable_parameters: The number of parameters that train.
+        total_parameters: The number of all parameters.
+        saved_activation_bytes: The bytes that a step keeps for its backward.
+        peak_memory_bytes: The most memory that a process used.
+        seconds_per_step: That of the fastest run.
+        spread_of_folds: The spread within a seed, if a run consists of several folds.
+        learning_rate: The learning rate that a search found, if there was one.
+        difference: From the reference method.
     """
 
     method: str
@@ -64,14 +64,14 @@ class Row:
         choice: Choice | None = None,
         difference: Difference | None = None,
     ) -> "Row":
-        """The row of a method.
+        """Make the row of a method.
 
         Args:
-            method: its name.
-            results: by seed.
-            metric: which of the results is the score.
-            choice: of a search for its learning rate.
-            difference: from the reference method.
+            method: Its name.
+            results: By seed.
+            metric: The result that is the score.
+            choice: Of a search for its learning rate.
+            difference: From the reference method.
         """
 
         def each(key):
@@ -93,24 +93,24 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over seeds, or over the folds of a single run."""
+        """The standard deviation over seeds, or over the folds of a single run."""
         return stdev(self.scores) if len(self.scores) > 1 else self.spread_of_folds
 
     @property
     def score_in_words(self) -> str:
-        """Mean ± std; the mean alone where a single run has no spread."""
+        """Mean ± std; only the mean if a single run has no spread."""
         has_spread = len(self.scores) > 1 or self.spread_of_folds
         return f"{mean(self.scores):.4f}" + (f" ± {self.spread:.4f}" if has_spread else "")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a comparison is made of.
+    """The contents of a comparison.
 
     Args:
-        runs: Those of the table.
+        runs: The runs in the table.
         reference: The method that the others are compared with.
-        search: The grid of learning rates, where there was one.
+        search: The grid of learning rates, if there was a search.
         choices: What the search chose, by method.
         curves: Scores on corrupted clouds, by method and kind.
     """
@@ -126,9 +126,9 @@ def write(out: Path, found: Found, is_complete: bool = False) -> str:
     """Write comparison.md, .csv, .json and .png of the runs that are complete; returns the table.
 
     Args:
-        out: the folder of the comparison.
-        found: the runs, of which at least one is complete.
-        is_complete: whether all are, so that the methods can be compared.
+        out: The folder of the comparison.
+        found: The runs, of which at least one is complete.
+        is_complete: Whether all runs are complete, so that the methods can be compared.
     """
     settings = found.runs[0].settings
     metric = task_class(settings.task.name).metric
@@ -187,8 +187,8 @@ def _differences(found: Found) -> dict[str, Difference]:
         return {}
     if any(each is None or each.shape != every[0].shape for each in every):
         log.warning(
-            "no differences: a run has no clouds.npy, or one of other clouds; runs of older "
-            "versions have to be trained again for it"
+            "no differences: a run has no clouds.npy, or one for other clouds; train runs of older "
+            "versions again to get them"
         )
         return {}
     tables = {method: np.stack(values) for method, values in clouds.items()}  # [R, S] each
@@ -218,9 +218,9 @@ def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
     """The table as Markdown.
 
     Args:
-        rows: one for each method.
-        metric: the name of the score.
-        caption: what was run.
+        rows: One for each method.
+        metric: The name of the score.
+        caption: What was run.
     """
     heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
     heads += ("activations, MiB", "peak memory, MiB", "ms a step")
@@ -272,9 +272,9 @@ def chart(rows: Sequence[Row], metric: str, caption: str) -> bytes:
     """Score against trained parameters, as a PNG.
 
     Args:
-        rows: one for each method.
-        metric: the name of the score.
-        caption: what was run.
+        rows: One for each method.
+        metric: The name of the score.
+        caption: What was run.
     """
     points = [(row.method, row.trainable_parameters, mean(row.scores), row.spread) for row in rows]
     return score_against_parameters(points, metric, caption)

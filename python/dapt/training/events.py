@@ -1,4 +1,4 @@
-"""Numbers of a run for TensorBoard."""
+"""Write a run's numbers for TensorBoard."""
 
 import platform
 import time
@@ -10,10 +10,10 @@ from dapt.files import writing
 
 
 class Events:
-    """A file of events, written line by line: what the disk refuses is known at once.
+    """A file of events, written line by line, so that a disk error shows at once.
 
     Args:
-        folder: Where TensorBoard looks for it.
+        folder: The folder that TensorBoard reads.
     """
 
     def __init__(self, folder: Path):
@@ -29,11 +29,11 @@ class Events:
         self._append(Event(wall_time=now, file_version="brain.Event:2"))
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers by their names.
+        """Add numbers, by name.
 
         Args:
-            step: Where they stand in a chart.
-            numbers: What is drawn.
+            step: Their position in a chart.
+            numbers: The numbers to draw.
         """
         values = [
             self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()

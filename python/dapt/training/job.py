@@ -1,4 +1,4 @@
-"""What the training loop trains: a model, its loss, its metrics and the files that it leaves."""
+"""What the training loop trains: a model, its loss, its metrics and the files it writes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ Batch = Mapping[str, Tensor]
 
 
 class Job(ABC):
-    """One kind of training, and all that the loop knows of what it trains."""
+    """One kind of training; the loop's only interface to what it trains."""
 
     model: nn.Module
     train: PointDataset
     validation: PointDataset
     test: PointDataset | None = None
-    metric: str  # the entry of an epoch's line by which the best epoch is chosen
+    metric: str  # the entry of an epoch's line that chooses the best epoch
     higher_is_better: bool
-    test_metric: str | None = None  # the one by which papers often choose it
+    test_metric: str | None = None  # the one that papers often choose it by
     clouds: np.ndarray | None = None  # [S], what each cloud of the result's split contributes
 
     @abstractmethod
@@ -33,14 +33,14 @@ class Job(ABC):
 
     @abstractmethod
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint keeps of the model."""
+        """The model's state in a checkpoint."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `state`.
+        """Load what `state` returned.
 
         Args:
-            state: of a checkpoint.
+            state: The state of a checkpoint.
         """
 
     @abstractmethod
@@ -48,8 +48,8 @@ class Job(ABC):
         """The batch as one training step sees it.
 
         Args:
-            batch: of the dataset.
-            share: the random numbers of this process.
+            batch: The batch of the dataset.
+            share: The random numbers of this process.
         """
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Job(ABC):
         """The loss of one view.
 
         Args:
-            network: the model as Fabric wrapped it.
+            network: The model as Fabric wrapped it.
             batch: as `views` gives it.
         """
 
@@ -66,7 +66,7 @@ class Job(ABC):
         """The metrics of an epoch, the validation metric among them.
 
         Args:
-            epoch: just done, from 0.
+            epoch: Just done, from 0.
             fabric: of this process.
         """
 
@@ -80,42 +80,42 @@ class Job(ABC):
 
     @abstractmethod
     def best(self, folder: RunFolder) -> Best:
-        """Where a run keeps what `write` leaves of its best epoch.
+        """Where a run keeps the best epoch's output of `write`.
 
         Args:
-            folder: of the run.
+            folder: The folder of the run.
         """
 
     @abstractmethod
     def inputs(self) -> dict[str, str]:
-        """A digest of each thing that has to stay the same when a run goes on."""
+        """A digest of everything that has to stay the same when a run resumes."""
 
     @abstractmethod
     def load_best(self, file: Path) -> None:
-        """Take the weights that `write` wrote last.
+        """Load the weights that `write` wrote last.
 
         Args:
             file: of `Best`.
         """
 
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
-        """Learn what has to be known about the training data before the first step.
+        """Collect what has to be known about the training data before the first step.
 
         Args:
             fabric: of this process.
         """
 
     def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
-        """Further measurements for the epoch's line; a job decides in which epochs.
+        """Additional measurements for the epoch's line, in the epochs that the job chooses.
 
         Args:
-            epoch: just done, from 0.
+            epoch: Just done, from 0.
             fabric: of this process.
         """
         return {}
 
     def final(self, fabric: Fabric) -> dict[str, object]:
-        """The result of the best epoch, once.
+        """The result of the best epoch, at the end of the training.
 
         Args:
             fabric: of this process.

@@ -1,7 +1,7 @@
-"""The training loop, the only one: for every method and task, on one device or many.
+"""The single training loop, for every method and task, on one device or several.
 
-All randomness in a step derives from (seed, step, rank), so a run that is killed goes on from a
-checkpoint of weights and counters exactly as if nothing had happened.
+All randomness in a step derives from (seed, step, rank), so a killed run resumes from a checkpoint
+of weights and counters exactly as if nothing had happened.
 """
 
 import logging
@@ -42,14 +42,14 @@ from dapt.training.step_graph import StepGraph, check_graph, check_keeps_activat
 
 log = logging.getLogger(__name__)
 
-AGREE_EVERY = 10  # steps between the agreements of several processes
+AGREE_EVERY = 10  # steps between synchronizations of several processes
 
 
 def train(settings: Settings) -> dict:
-    """Run, or go on with, what the settings describe.
+    """Start or resume the training that the settings describe.
 
     Args:
-        settings: All of them; with a method an adaptation, else a pre-training.
+        settings: The settings; with a method an adaptation, otherwise a pre-training.
 
     Returns:
         The content of result.json.
@@ -71,7 +71,7 @@ def train(settings: Settings) -> dict:
 
 
 def _precision(settings: Settings, folder: RunFolder) -> str:
-    """What `auto` stands for: on this machine, or on that where the run was begun."""
+    """The meaning of `auto` on this machine, or on the machine where the run began."""
     options = settings.training
     if options.precision != "auto":
         return options.precision
@@ -84,10 +84,10 @@ class Trainer:
     """One run: epochs of steps, evaluations, checkpoints.
 
     Args:
-        job: What is trained.
-        settings: Of the run.
+        job: The training job.
+        settings: The settings of the run.
         fabric: The processes that train it together.
-        folder: Where it leaves its files.
+        folder: The run folder.
     """
 
     def __init__(self, job: Job, settings: Settings, fabric: Fabric, folder: RunFolder):
@@ -119,14 +119,14 @@ class Trainer:
         self.activation_bytes = 0
         self.inputs = job.inputs()
         self.weights_of_best = job.best(folder)
-        self.best_digest: str | None = None  # of the file of the best epoch's weights
+        self.best_digest: str | None = None  # of the file with the best epoch's weights
         self.stop_asked = False
         self.graph: StepGraph | None = None
         if options.cuda_graph:
             check_keeps_activations(job.model)
 
     def run(self) -> dict:
-        """Train to the end, or until asked to stop; gives the result."""
+        """Train to the end, or until asked to stop; return the result."""
         if self.options.resume:
             self._go_on()
         self.job.prepare(self.fabric)
@@ -143,7 +143,7 @@ class Trainer:
         return self._finish()
 
     def _fitting_batch(self) -> int:
-        """The batch size; all of a set that does not fill a batch."""
+        """The batch size, or the size of a data set that does not fill one batch."""
         asked, clouds, processes = (
             self.options.batch_size,
             len(self.job.train),
@@ -152,11 +152,13 @@ class Trainer:
         if clouds >= asked or clouds < processes:
             return asked
         fitting = clouds - clouds % processes
-        log.warning("%d clouds do not fill batch_size %d: a batch has %d", clouds, asked, fitting)
+        log.warning(
+            "%d clouds do not fill batch_size %d: using batches of %d", clouds, asked, fitting
+        )
         return fitting
 
     def _announce(self) -> None:
-        """What is trained on what, before it starts."""
+        """Log what trains on which data before the training starts."""
         job, device, method = self.job, self.fabric.device, self.settings.method
         splits = {"train": job.train, "validation": job.validation, "test": job.test}
         sizes = (f"{name} {len(split):,}" for name, split in splits.items() if split)
@@ -175,11 +177,11 @@ class Trainer:
             whole = trained == total
             log.warning(
                 "the backbone has random weights, %s",
-                "and all of them train: from scratch" if whole else "and keeps them: it is frozen",
+                "and all of them train: from scratch" if whole else "and most of them stay frozen",
             )
 
     def _sees(self) -> int:
-        """Points in a step."""
+        """The points per step."""
         return self.batch_size * self.job.num_points
 
     def _ask_to_stop(self, _: int) -> None:
@@ -216,7 +218,7 @@ class Trainer:
         return self.fabric.world_size == 1 or (step + 1) % AGREE_EVERY == 0
 
     def _may_save(self, step: int) -> bool:
-        """Between two updates: gradients in the making are not a part of a checkpoint."""
+        """Whether this is between two updates: a checkpoint does not contain partial gradients."""
         return (step + 1) % self.options.accumulate == 0
 
     def _step(self, step: int, batch: dict[str, Tensor]) -> None:
@@ -242,7 +244,7 @@ class Trainer:
         self._update()
 
     def _differentiate(self, batch: Batch, together: int) -> None:
-        """Gradients of a batch, of those that make an update together."""
+        """Compute the gradients of one of the batches that form an update."""
         count = nullcontext() if self.activation_bytes else CountSaved(self.job.model)
         with count:
             loss = self.job.loss(self.network, batch)
@@ -260,7 +262,7 @@ class Trainer:
             self.mean.update()
 
     def _seed(self, step: int) -> Share:
-        """Seed this step: the network, and the transforms, whose seed all ranks share."""
+        """Seed this step: the network, and the transforms, which use one seed on all ranks."""
         seeds = np.random.SeedSequence([self.options.seed, step]).generate_state(2, np.uint64)
         shared, own = (int(seed) >> 1 for seed in seeds)
         torch.manual_seed(own + self.fabric.global_rank)
@@ -301,15 +303,15 @@ class Trainer:
         return total / max(steps, 1)
 
     def _check_finite(self) -> None:
-        """What diverged in its last step has a loss that says nothing of it."""
+        """Check the weights: if the last step diverged, its loss does not show it."""
         state = self.job.state().values()
         if not all(value.isfinite().all() for value in state if value.is_floating_point()):
             self._give_up("weights are")
 
     def _give_up(self, what: str) -> NoReturn:
         raise DaptError(
-            f"{what} not finite in epoch {self.epoch + 1}: the run diverged, and is to be begun "
-            "anew with a smaller learning_rate and another --out; what it was before is kept in "
+            f"{what} not finite in epoch {self.epoch + 1}: the run diverged; start again "
+            "with a smaller learning_rate and another --out. Its earlier state is kept in "
             f"{self.folder.path}"
         )
 
@@ -374,28 +376,28 @@ class Trainer:
         self.best_by_test, self.spent = state["best_by_test"], state["spent"]
         self.activation_bytes = state["activation_bytes"]
         self.sampler.set_position(state["epoch"], state["step"])
-        log.info("going on from epoch %d, step %d", state["epoch"], state["step"])
+        log.info("resuming from epoch %d, step %d", state["epoch"], state["step"])
 
     def _check_inputs(self, before: dict[str, str]) -> None:
-        """That the run goes on with the very data and backbone that it was begun with."""
+        """Check that the run resumes with the same data and backbone."""
         for what, digest in self.inputs.items():
             if before.get(what, digest) != digest:
                 raise UsageError(
-                    f"the {what} of the run in {self.folder.path} changed since it was begun: "
+                    f"the {what} of the run in {self.folder.path} changed since it began: "
                     "put the old one back, or start anew with another --out"
                 )
 
     def _check_best(self, is_whole: bool) -> None:
-        """That the best epoch's weights are those that this run wrote."""
+        """Check that the best epoch's weights are those that this run wrote."""
         if not is_whole:
             raise DaptError(
-                f"{self.weights_of_best.file}, the weights of the best epoch, is damaged or gone: "
-                "put it back, or start anew with another --out"
+                f"{self.weights_of_best.file}, the weights of the best epoch, is damaged or "
+                "missing: put it back, or start anew with another --out"
             )
 
     def _leave(self) -> None:
         raise Interrupted(
-            f"stopped and saved: the same command with --resume goes on with {self.folder.path}"
+            f"stopped and saved: the same command with --resume continues {self.folder.path}"
         )
 
     def _finish(self) -> dict:
@@ -435,6 +437,6 @@ def _name_of(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the numbers depend on."""
+    """The versions of Python and of the packages that affect the numbers."""
     packages = ("dapt", "torch", "numpy", "lightning-fabric")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -20,14 +20,14 @@ from dapt.runs.settings import Settings
 from dapt.training.job import Batch, Job
 
 EVALUATION_BATCH = 32
-PROBE_CLOUDS = 1500  # of the training split, on which a linear probe learns
+PROBE_CLOUDS = 1500  # clouds of the training split for the linear probe
 
 
 class Pretraining(Job):
     """A masked autoencoder whose encoder becomes a backbone.
 
     Args:
-        settings: of the run.
+        settings: The settings of the run.
     """
 
     metric = "validation_loss"
@@ -75,7 +75,7 @@ class Pretraining(Job):
         return network(batch["points"], batch["hidden"], batch["labels"])
 
     def _hidden(self, points: Tensor, share: transforms.Share) -> Tensor:  # [B, G]
-        """Of the whole batch, so that several processes hide what one process hides."""
+        """Drawn for the whole batch, so that several processes hide the same patches as one."""
         rows, groups = len(points), self.model.backbone.config.num_groups
         chance = torch.rand(rows * share.world_size, groups, generator=share.generator)
         rank = chance[rows * share.rank : rows * (share.rank + 1)].argsort(1).argsort(1)

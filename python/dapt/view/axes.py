@@ -11,7 +11,7 @@ def plain_number(value: float) -> str:
     """A number in few characters: 1234567 -> 1.23 M.
 
     Args:
-        value: any number.
+        value: Any number.
     """
     for size, suffix in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= size:
@@ -23,7 +23,7 @@ def percent(value: float) -> str:
     """A share as a percentage.
 
     Args:
-        value: from 0 to 1.
+        value: From 0 to 1.
     """
     return f"{100 * value:.3g} %"
 
@@ -52,8 +52,8 @@ class Axis:
         """The scale that holds the values, with some room at both ends.
 
         Args:
-            values: to be shown.
-            margin: room at each end, as a share of their range.
+            values: To be shown.
+            margin: Room at each end, as a share of their range.
         """
         known = [value for value in values if math.isfinite(value)]
         low = min(known, default=0.0) if self.low is None else self.low
@@ -92,7 +92,7 @@ class Scale:
         """Where a value lies: 0 at the low end, 1 at the high one.
 
         Args:
-            value: on the axis.
+            value: On the axis.
         """
         if self.log:
             value = max(value, 1e-12)
@@ -103,7 +103,7 @@ class Scale:
         """Round numbers along the scale.
 
         Args:
-            most: about how many.
+            most: About how many.
         """
         if not self.log:
             step = _round_step((self.high - self.low) / most)

@@ -17,9 +17,9 @@ def drawing(title: str, width: float, height: float, marks: str) -> str:
     """An SVG element around marks.
 
     Args:
-        title: for those who do not see it.
-        width: pixels.
-        height: pixels.
+        title: For those who do not see it.
+        width: Pixels.
+        height: Pixels.
         marks: SVG.
     """
     return (
@@ -33,10 +33,10 @@ def letters(kind: str, x: float, y: float, words: str) -> str:
     """Words at a place.
 
     Args:
-        kind: their classes.
-        x: pixels.
-        y: pixels.
-        words: any text.
+        kind: Their classes.
+        x: Pixels.
+        y: Pixels.
+        words: Any text.
     """
     x, y = (f"{at:.1f}" if isinstance(at, float) else at for at in (x, y))
     return f'<text class="{kind}" x="{x}" y="{y}">{text(words)}</text>'
@@ -76,7 +76,7 @@ def heatmap(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -
 
     Args:
         title: What it shows, for those who do not see it.
-        names: Of the classes, of rows and of columns.
+        names: The names of the classes, of rows and of columns.
         counts: Rows are the truth, columns the predictions.
     """
     n = len(names)
@@ -124,10 +124,10 @@ def scatter(
     """Points without axes, a color for each class: the page colors `c0`, `c1` and so on.
 
     Args:
-        title: for those who do not see it.
+        title: For those who do not see it.
         points: (x, y) of each.
-        classes: the number of each.
-        size: of the square drawing, in pixels.
+        classes: The number of each.
+        size: The size of the square drawing, in pixels.
     """
     xs, ys = [x for x, _ in points], [y for _, y in points]
     wide, high = (max(v, default=1) - min(v, default=0) for v in (xs, ys))
@@ -150,7 +150,7 @@ def shortened(name: str, most: int = 22) -> str:
     """A name, cut off where it is too long.
 
     Args:
-        name: to be shown.
-        most: characters.
+        name: To be shown.
+        most: Characters.
     """
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -18,7 +18,7 @@ class Observer:
 
     Args:
         model: The trained model.
-        settings: Of the run.
+        settings: The settings of the run.
         category: That of the objects, where their parts are labeled and the files do not say it.
         block: Side of a scene's blocks; by default the run's.
         stride: Distance between blocks; by default half a block.
@@ -46,7 +46,7 @@ class Observer:
 
         Args:
             subject: a cloud or a room.
-            is_sample: whether it comes from a dataset and so is already normalized and cut.
+            is_sample: Whether it comes from a dataset and so is already normalized and cut.
         """
         num_points = self.settings.training.num_points
         normalize = bool(self.settings.data.get("normalize", True)) and not is_sample

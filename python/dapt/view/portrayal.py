@@ -19,8 +19,8 @@ class Portrayal:
     """Turns subjects and insights into the clouds of one page, and collects its tables of names.
 
     Args:
-        label_names: what the model tells apart, in its order.
-        max_points: larger clouds are thinned at random to this many.
+        label_names: What the model tells apart, in its order.
+        max_points: Larger clouds are thinned at random to this many.
     """
 
     def __init__(self, label_names: Sequence[str] = (), max_points: int = 500_000):
@@ -39,8 +39,8 @@ class Portrayal:
         """A subject as the page shows it.
 
         Args:
-            subject: what is shown.
-            insight: what a model makes of it, if one has seen it.
+            subject: What is shown.
+            insight: What a model makes of it, if one has seen it.
         """
         keep = slice(None)
         if len(subject.points) > self.max_points:

@@ -44,8 +44,8 @@ def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
     """The subjects in a file of points: one, or as many as an .npz file has clouds.
 
     Args:
-        path: of the file.
-        up: the axis that points up; found from the points by default.
+        path: The file.
+        up: The axis that points up; found from the points by default.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -63,7 +63,7 @@ def of_dataset(dataset: PointDataset, limit: int) -> Iterator[Subject]:
 
     Args:
         dataset: of any kind.
-        limit: most samples.
+        limit: Most samples.
     """
     count = min(limit, len(dataset))
     yield from of_rows(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int))
@@ -74,7 +74,7 @@ def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
 
     Args:
         dataset: of any kind.
-        rows: numbers of samples.
+        rows: Numbers of samples.
     """
     names = dict(enumerate(dataset.part_names))
     for row in rows:

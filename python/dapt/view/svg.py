@@ -195,10 +195,10 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
     """Ascending places, moved as little as it takes to keep them apart and within bounds.
 
     Args:
-        places: in ascending order.
-        gap: least distance between two.
+        places: In ascending order.
+        gap: Least distance between two.
         low: lower bound.
-        high: upper bound.
+        high: Upper bound.
     """
     moved = list(places)
     for i in range(1, len(moved)):

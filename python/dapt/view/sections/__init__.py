@@ -12,7 +12,7 @@ def all_sections(findings: Findings) -> list[Section]:
     """The sections that have something to say.
 
     Args:
-        findings: of the runs.
+        findings: The findings of the runs.
     """
     writers = (*scores.WRITERS, *errors.WRITERS, *inside.WRITERS, *settings.WRITERS)
     return [section for write in writers if (section := write(findings)) is not None]

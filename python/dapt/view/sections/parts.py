@@ -16,10 +16,10 @@ class Section:
     """A heading, what stands under it, and the tables that papers and READMEs take from it.
 
     Args:
-        key: its place on the page.
-        title: the heading.
+        key: Its place on the page.
+        title: The heading.
         body: HTML under it.
-        tables: those that the Markdown and LaTeX files take.
+        tables: Those that the Markdown and LaTeX files take.
     """
 
     key: str
@@ -42,8 +42,8 @@ def figure(drawing: str, caption: str, kind: str = "") -> str:
 
     Args:
         drawing: SVG.
-        caption: what to read from it.
-        kind: its class on the page.
+        caption: What to read from it.
+        kind: Its class on the page.
     """
     return f'<figure class="{kind}">{drawing}<figcaption>{text(caption)}</figcaption></figure>'
 
@@ -53,7 +53,7 @@ def titled(drawing: str, title: str) -> str:
 
     Args:
         drawing: SVG.
-        title: what it shows.
+        title: What it shows.
     """
     return f"<figure><figcaption><b>{text(title)}</b></figcaption>{drawing}</figure>"
 
@@ -62,10 +62,10 @@ def curves(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     """A chart of lines below its title.
 
     Args:
-        title: what it shows.
-        x: the horizontal axis.
-        y: the vertical axis.
-        lines: one for each method.
+        title: What it shows.
+        x: The horizontal axis.
+        y: The vertical axis.
+        lines: One for each method.
     """
     return titled(Chart(title, x, y, lines=list(lines)).svg(), title)
 
@@ -75,7 +75,7 @@ def grid(figures: Sequence[str], kind: str = "") -> str:
 
     Args:
         figures: HTML of each.
-        kind: its class on the page.
+        kind: Its class on the page.
     """
     return f'<div class="figures {kind}">{"".join(figures)}</div>'
 
@@ -84,7 +84,7 @@ def paragraph(said: str) -> str:
     """A paragraph; nothing where nothing is said.
 
     Args:
-        said: plain text.
+        said: Plain text.
     """
     return f"<p>{text(said)}</p>" if said else ""
 
@@ -93,7 +93,7 @@ def conditions(findings: Findings) -> str:
     """What was trained, on what and for how long.
 
     Args:
-        findings: of the runs.
+        findings: The findings of the runs.
     """
     first = findings.groups[0].first
     data = first.settings.data
@@ -109,6 +109,6 @@ def with_evidence(findings: Findings) -> Iterator[Group]:
     """The methods whose predictions were looked at.
 
     Args:
-        findings: of the runs.
+        findings: The findings of the runs.
     """
     return (group for group in findings.groups if group.name in findings.evidence)

@@ -38,7 +38,7 @@ def summary_table(findings: Findings) -> Table:
     """One row per method: scores and costs.
 
     Args:
-        findings: of the runs.
+        findings: The findings of the runs.
     """
     metric, validation = findings.metric, f"validation_{findings.metric}"
     columns = [
