@@ -230,7 +230,7 @@ def test_drop_path_of_a_neighborhood_takes_the_second_half_of_it(attach, monkeyp
             lambda build: dapt.attach(build(), dapt.GaPrompt(), TASK).backbone(
                 torch.randn(2, 80, 3)
             ),
-            "a model of ga_prompt is called as a whole",
+            "ga_prompt needs the whole model",
         ),
         (
             lambda build: dapt.attach(build(), dapt.Reversible.on(dapt.GaPrompt()), TASK),

@@ -270,7 +270,7 @@ def test_an_adapter_for_each_cloud(small_backbone, hf):
         with pytest.raises(ValueError, match="must name one of one, two for each of the 4 clouds"):
             model(points, adapter_names=bad)
     model.base_model.set_adapter(["one", "two"])
-    with pytest.raises(UsageError, match=r"one adapter of DAPT works at a time, got \['one', 'two"):
+    with pytest.raises(UsageError, match=r"only one DAPT adapter can be active, got \['one', 'two"):
         model(points)
 
 
@@ -296,7 +296,7 @@ def test_merged_and_back(small_backbone, hf):
 
 
 def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
-    with pytest.raises(UsageError, match="a Sequential holds no backbone of dapt"):
+    with pytest.raises(UsageError, match="a Sequential contains no backbone of dapt"):
         peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), hf.DaptConfig(rank=3))
     with pytest.raises(UsageError, match=r"of the backbones \['backbone'\], got \['head'\]"):
         peft.get_peft_model(Network(small_backbone()), hf.DaptConfig(target_modules=["head"]))

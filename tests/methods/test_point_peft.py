@@ -213,7 +213,7 @@ def test_without_its_memory_it_says_so(small_backbone, tmp_path):
     with pytest.raises(UsageError, match="clouds must hold at least one batch"):
         model.prepare([])
     model.prepare([torch.randn(4, 80, 3)])
-    with pytest.raises(UsageError, match="called as a whole"):
+    with pytest.raises(UsageError, match="needs the whole model"):
         model.backbone(torch.randn(2, 80, 3))
     state = model.own_state()
     state["backbone.memory.bank"] = torch.zeros(4, 7)

@@ -3,8 +3,8 @@
     import dapt, dapt.hf, peft
     model = peft.get_peft_model(dapt.create_backbone("point_mae"), dapt.hf.DaptConfig(rank=64))
 
-The backbone may be the whole model or a part of it. What PEFT does with an adapter, it does with
-this one; what a head is, is the user's.
+The backbone may be the whole model or a part of it. PEFT handles this adapter like any other; the
+head is up to the user.
 """
 
 import warnings
@@ -24,7 +24,7 @@ from dapt.methods.dapt import Dapt
 
 
 class _Type(str):
-    """A key of PEFT's tables of methods: its own are of an Enum, of which it reads the value."""
+    """A key for PEFT's tables of methods; like PEFT's own Enum keys, it has a value."""
 
     value = property(str)
 
@@ -37,12 +37,12 @@ class DaptConfig(PeftConfig):
     """The settings of `dapt.Dapt` that concern the backbone.
 
     Args:
-        rank: Width of the adapters.
+        rank: Hidden units of the adapters.
         dropout: Inside the adapters.
         drop_path: The drop-path rate of the last block.
         memory: "low" keeps inputs of blocks and recomputes the rest.
-        target_modules: The backbones among the modules, by their names; all by default.
-        modules_to_save: Other modules that train and are saved, as a head.
+        target_modules: The names of the backbones among the modules; all by default.
+        modules_to_save: Other modules that train and are saved, such as a head.
     """
 
     rank: int = field(default=64, metadata={"help": "Width of the adapters."})
@@ -64,19 +64,19 @@ class DaptConfig(PeftConfig):
         self.method()  # checks the settings
 
     def method(self) -> Dapt:
-        """The method that has these settings."""
+        """The DAPT method with these settings."""
         return Dapt(
             rank=self.rank, dropout=self.dropout, drop_path=self.drop_path, memory=self.memory
         )
 
 
 class DaptLayer(nn.Module, BaseTunerLayer):
-    """A backbone and its adapters, of which each call takes one.
+    """A backbone and its adapters; each call uses one of them.
 
-    `dapt_own` holds what trains, by the adapter's name.
+    `dapt_own` holds the trained tensors, by the adapter's name.
 
     Args:
-        backbone: The pre-trained network, which stays as it is.
+        backbone: The pre-trained network, which stays unchanged.
     """
 
     adapter_layer_names = ("dapt_own",)
@@ -93,7 +93,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         self.out_features = backbone.dim
 
     def __getattr__(self, name: str) -> Any:
-        """What a network asks of its backbone, this one has, too."""
+        """Give access to the backbone's attributes."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -102,10 +102,10 @@ class DaptLayer(nn.Module, BaseTunerLayer):
             return getattr(self.base_layer, name)
 
     def add_adapter(self, name: str, config: DaptConfig) -> None:
-        """Put a fresh adapter beside those that are there.
+        """Add a new adapter.
 
         Args:
-            name: Under which PEFT carries it.
+            name: Its name in PEFT.
             config: The settings of the method.
         """
         plan = Plan(config.method())
@@ -119,7 +119,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         self.dapt_own[name], self.plans[name] = nn.ParameterDict(own).train(self.training), plan
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the backbone's, with the adapter that is active, or one for each cloud."""
+        """Run the backbone with the active adapter, or with one adapter per cloud."""
         if self.names_of_batch is not None:
             return self._mixed(self.names_of_batch, args, kwargs)
         if self.disable_adapters:
@@ -131,7 +131,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         return self._network(self._active_name())(*args, **kwargs)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold what folds: scales and shifts; a scale that depends on the token stays.
+        """Fold the scales and shifts; a scale that depends on the token cannot be folded.
 
         Args:
             safe_merge: Whether to refuse a result that is not finite.
@@ -141,7 +141,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         if not names:
             return
         if self.merged or len(names) > 1:
-            raise ValueError(f"one adapter of DAPT can be merged at a time, got {names}")
+            raise ValueError(f"only one DAPT adapter can be merged at a time, got {names}")
         network = self.plans[names[0]].folded(self.base_layer, self.dapt_own[names[0]])
         set_mode(network, self.training)
         if safe_merge and not all(t.isfinite().all() for t in network.state_dict().values()):
@@ -151,7 +151,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         self.folded, self.merged_adapters = (network,), names
 
     def unmerge(self) -> None:
-        """The reverse of `merge`, to the bit: the pre-trained weights were left alone."""
+        """Undo `merge` exactly: the pre-trained weights were never changed."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         self.folded, self.merged_adapters = (), []
@@ -159,7 +159,8 @@ class DaptLayer(nn.Module, BaseTunerLayer):
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """The pre-trained network, or one with the adapter folded in, without any module of PEFT.
+        """Return the pre-trained network, or one with the adapter folded in, without PEFT's
+        modules.
 
         Args:
             merge: Whether the adapter is folded in.
@@ -171,16 +172,16 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         return self.folded[0] if merge and self.folded else self.base_layer
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter; if it was active, another one becomes so.
+        """Delete an adapter; if it was active, another one becomes active.
 
         Args:
-            adapter_name: Which.
+            adapter_name: The name of the adapter.
         """
         super().delete_adapter(adapter_name)
         self.plans.pop(adapter_name, None)
 
     def train(self, mode: bool = True) -> "DaptLayer":
-        """The frozen batch norms keep their statistics."""
+        """Set the mode; frozen batch norms keep their statistics."""
         super().train(mode)
         networks = (self.base_layer, *self.folded, *(plan.network for plan in self.plans.values()))
         for network in networks:
@@ -195,7 +196,7 @@ class DaptLayer(nn.Module, BaseTunerLayer):
 
     def _active_name(self) -> str | None:
         if len(self.active_adapters) > 1:
-            raise UsageError(f"one adapter of DAPT works at a time, got {self.active_adapters}")
+            raise UsageError(f"only one DAPT adapter can be active, got {self.active_adapters}")
         return next((name for name in self.active_adapters if name in self.plans), None)
 
     def _network(self, name: str | None) -> nn.Module:
@@ -204,10 +205,10 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         return self.plans[name].network_of(self.base_layer, self.dapt_own[name])
 
     def _mixed(self, names: Sequence[str], args: tuple, kwargs: dict[str, Any]) -> Any:
-        """An adapter for each cloud: those with the same one are seen together."""
+        """Run one adapter per cloud; clouds with the same adapter run together."""
         if self.merged or self.training:
             state = "merged" if self.merged else "in training mode"
-            raise ValueError(f"adapter_names are for a model that is not {state}")
+            raise ValueError(f"adapter_names cannot be used with a model that is {state}")
         points = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         if len(names) != len(points) or not set(names) <= self.plans.keys():
             raise ValueError(
@@ -226,10 +227,10 @@ class DaptLayer(nn.Module, BaseTunerLayer):
 
 
 class DaptModel(BaseTuner):
-    """What PEFT makes of a model and a `DaptConfig`.
+    """The tuner that PEFT builds from a model and a `DaptConfig`.
 
     Args:
-        model: Whose backbones are adapted; or a backbone.
+        model: A backbone, or a model that contains backbones.
     """
 
     prefix = "dapt_"
@@ -248,11 +249,11 @@ class DaptModel(BaseTuner):
         asked = peft_config.target_modules
         if not found:
             raise UsageError(
-                f"a {type(model).__name__} holds no backbone of dapt: DAPT is for one of "
-                "dapt.create_backbone, or for a network that contains one"
+                f"a {type(model).__name__} contains no backbone of dapt: DAPT works on one from "
+                "dapt.create_backbone, or on a network that contains one"
             )
         if asked is not None and not set(asked) <= set(found):
-            raise UsageError(f"target_modules must be of the backbones {found}, got {asked}")
+            raise UsageError(f"target_modules must be among the backbones {found}, got {asked}")
         self._targets = found if asked is None else list(asked)
 
     def _check_target_module_exists(self, peft_config: DaptConfig, key: str) -> bool:
@@ -308,7 +309,7 @@ class DaptModel(BaseTuner):
 
 
 def is_backbone(module: nn.Module) -> bool:
-    """Whether a module is what a method adapts.
+    """Whether a module is a backbone.
 
     Args:
         module: Any.
@@ -331,13 +332,13 @@ def backbones_of(model: nn.Module) -> list[str]:
 
 
 def _rows(value: Any, at: Tensor, num_clouds: int) -> Any:
-    """Those of some clouds, of what has a row for each."""
+    """The rows of some clouds."""
     is_of_clouds = isinstance(value, Tensor) and value.shape[:1] == (num_clouds,)
     return value[at.to(value.device)] if is_of_clouds else value
 
 
 def _joined(outputs: Sequence[Any], order: Tensor) -> Any:
-    """Rows of several outputs in one, in the order of the clouds."""
+    """Join the rows of several outputs, in the order of the clouds."""
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat(list(outputs))[order.to(first.device)]

@@ -1,4 +1,4 @@
-"""A backbone that carries adapters: run, trained, switched, counted and saved."""
+"""A backbone with adapters, which can be run, trained, switched, counted and saved."""
 
 import dataclasses
 import os
@@ -26,47 +26,47 @@ from dapt.models import Features, count_parameters
 from dapt.models.protocols import Backbone, missing
 from dapt.tasks import Task
 
-PREPARED_AT_ONCE = 32  # clouds in a batch that `prepare` makes itself
+PREPARED_AT_ONCE = 32  # clouds per batch that `prepare` makes
 
 _carrying = weakref.WeakSet()  # the backbones of all AdaptedModels
-_changing = threading.RLock()  # held while the table of a model's adapters is changed
+_changing = threading.RLock()  # held while a model's table of adapters is changed
 
 
 class AdaptedModel(nn.Module):
     """A frozen backbone and its adapters, of which one is active.
 
-    Every entry of the model's state is either the active adapter's own, which trains, is saved
-    and is counted, or belongs to the pre-trained network; `owns` tells which. What a method made
-    without a gradient is saved, too, but stays as it is.
+    Every entry of the model's state either belongs to the active adapter, and trains, is saved and
+    is counted, or to the pre-trained network; `owns` tells which. What a method computed without a
+    gradient is saved, too, but does not train.
 
-    The backbone that came in is never changed: `model.backbone` is the active adapter's network,
-    which shares its tensors. A call takes the adapter that is active when it begins, so adapters
-    may be added, switched, saved and deleted while other threads run the model.
+    The original backbone is never changed: `model.backbone` is the active adapter's network, which
+    shares its tensors. A call uses the adapter that is active when it starts, so adapters may be
+    added, switched, saved and deleted while other threads run the model.
 
     Args:
-        backbone: A network of `create_backbone`, or another that fulfills
+        backbone: A network from `create_backbone`, or any other that follows
             `dapt.models.protocols.Backbone`.
     """
 
-    provenance = Provenance()  # of the training, for whoever pushes the adapter
+    provenance = Provenance()  # of the training, for the card of a pushed adapter
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
         if not isinstance(backbone, nn.Module):
             kind = type(backbone).__name__
             raise UsageError(
-                f"the backbone must be a network of dapt.create_backbone, got a {kind}"
+                f"the backbone must be a network from dapt.create_backbone, got a {kind}"
             )
         lacking = missing(backbone, Backbone)
         if lacking:
             raise UsageError(
-                f"a {type(backbone).__name__} cannot be adapted: dapt.models.protocols.Backbone "
-                f"has {', '.join(lacking)}, which it lacks"
+                f"a {type(backbone).__name__} cannot be adapted: it lacks {', '.join(lacking)} of "
+                "dapt.models.protocols.Backbone"
             )
         if backbone in _carrying:
             raise UsageError(
                 "this backbone already carries an adapter: add another with model.add_adapter, "
-                "or take it off with dapt.detach"
+                "or remove it with dapt.detach"
             )
         _carrying.add(backbone)
         self.adapters: dict[str, Attachment] = {}
@@ -74,7 +74,7 @@ class AdaptedModel(nn.Module):
         self._mixtures = Mixtures()
         self._modes_before = {module: module.training for module in backbone.modules()}
         self._trainable_before = {w: w.requires_grad for w in backbone.parameters()}
-        self._pretrained = (backbone,)  # in a tuple it is no part of the model's state
+        self._pretrained = (backbone,)  # a tuple keeps it out of the model's state
         backbone.requires_grad_(False).eval()
         self._activate(None)
 
@@ -85,38 +85,42 @@ class AdaptedModel(nn.Module):
         queries: Tensor | None = None,
         adapters: Sequence[str | Attachment | None] | None = None,
     ) -> Tensor | list[Tensor]:
-        """Logits of the active adapter, or of an adapter for each cloud.
+        """Compute the logits with the active adapter, or with one adapter per cloud.
 
-        This is the raw network: clouds have to be as those of its training, upright, scaled and
-        with as many points; `predict` of `dapt.load_run` and `dapt.load_adapter` sees to that.
+        This is the raw network: prepare clouds as in training (up axis, scale, number of points),
+            or
+        use `predict` of `dapt.load_run` and `dapt.load_adapter`, which does so.
 
-        Clouds whose adapters are of one kind, DAPT of one rank say, go through the frozen layers
-        together; each further kind is a pass more. No gradient flows through such a call.
+        Clouds whose adapters are of the same kind, such as DAPT of one rank, share a pass through
+        the frozen layers; each further kind takes one more pass. Such a call computes no gradients.
 
         Args:
             points: [B, N, 3], or with the channels that the backbone reads.
-            inputs: What the task's head asks for beside the points.
-            queries: [B, M, 3], the points to label where they are not those that the network sees.
-            adapters: The name of each cloud's adapter, or one of `model.adapters` itself, which
-                may have been deleted meanwhile; or None for a cloud without one: then the
-                pre-trained network's tokens are given, pooled as its own heads read them.
+            inputs: Further inputs of the task's head.
+            queries: [B, M, 3], the points to label, if they differ from those that the network
+                sees.
+            adapters: The name of each cloud's adapter, or one of `model.adapters` itself, which may
+                have been deleted meanwhile. None for a cloud without an adapter, which gets the
+                pre-trained network's tokens, pooled as its own heads read them.
 
         Returns:
-            Logits [B, classes], or [B, N, labels]. With `adapters`, where clouds have outputs of
-            different sizes, a list of B tensors, each of its own.
+            Logits [B, classes] or [B, N, labels]. With `adapters`, a list of B tensors if the
+            outputs of the clouds differ in size.
         """
         if adapters is None:
             return self.adapter(points, *inputs, queries=queries)
-        self._refuse_if_merged("take an adapter for each cloud")
+        self._refuse_if_merged("use one adapter per cloud")
         if self.training:
-            raise UsageError("an adapter for each cloud is for evaluation: call model.eval() first")
+            raise UsageError(
+                "one adapter per cloud works in evaluation only: call model.eval() first"
+            )
         own = chosen(self.adapters, adapters, points)
         out = self._mixtures.run(self._pretrained[0], own, points, inputs, queries)
         alike = out and len({row.shape for row in out}) == 1 and None not in own
         return torch.stack(out) if alike else out
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
-        """What the adapted network makes of the clouds: all that its head reads of them.
+        """Run the adapted network up to the head.
 
         Args:
             points: [B, N, 3], or as many channels as the backbone reads.
@@ -124,7 +128,7 @@ class AdaptedModel(nn.Module):
         return self.adapter.features(points)
 
     def prepare(self, clouds: Tensor | PointDataset | Iterable[Tensor]) -> None:
-        """Give the method what it needs of the training clouds.
+        """Collect what the method needs from the training clouds.
 
         Args:
             clouds: A tensor [S, N, 3], a dataset, or batches, each [B, N, 3] or a dictionary with
@@ -133,15 +137,15 @@ class AdaptedModel(nn.Module):
         self.adapter.method.prepare(self.adapter.network, _batches(clouds))
 
     def extra_loss(self) -> Tensor | None:
-        """What the method adds to the task's loss, of the forward pass just made."""
+        """The method's term of the loss, for the latest forward pass."""
         return self.adapter.method.extra_loss(self.adapter.network)
 
     def meters(self) -> dict[str, float]:
-        """What the method measured of itself since the last reading."""
+        """The method's own measurements since the last reading."""
         return self.adapter.method.meters(self.adapter.network)
 
     def train(self, mode: bool = True) -> "AdaptedModel":
-        """What is frozen stays in eval mode: its batch norms, or all of it where nothing trains."""
+        """Set the mode; frozen batch norms, or a fully frozen backbone, stay in eval mode."""
         self.training = mode
         for adapter in self.adapters.values():
             if adapter is self._active or adapter.head.training != mode:
@@ -150,10 +154,10 @@ class AdaptedModel(nn.Module):
 
     @property
     def adapter(self) -> Attachment:
-        """The active adapter, of which there has to be one."""
+        """The active adapter; raises if there is none."""
         active = self._active
         if active is None:
-            raise UsageError("the model carries no adapter; attach one with dapt.attach")
+            raise UsageError("the model has no adapter: attach one with dapt.attach")
         return active
 
     @property
@@ -164,11 +168,11 @@ class AdaptedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone lies."""
+        """The device of the backbone."""
         return next(self.backbone.parameters()).device
 
     def owns(self, entry: str) -> bool:
-        """Whether an entry of the model's state is the active adapter's own.
+        """Whether an entry of the model's state belongs to the active adapter.
 
         Args:
             entry: Its name in the model's `state_dict`.
@@ -176,7 +180,7 @@ class AdaptedModel(nn.Module):
         return self.adapter.owns(entry)
 
     def trains(self, entry: str) -> bool:
-        """Whether a parameter of the model is one that training changes.
+        """Whether training changes a parameter of the model.
 
         Args:
             entry: Its name in the model's `state_dict`.
@@ -184,38 +188,38 @@ class AdaptedModel(nn.Module):
         return self.owns(entry) and entry not in self.adapter.fixed
 
     def own_state(self) -> dict[str, Tensor]:
-        """The active adapter's own tensors, by the names that the model's state has for them."""
+        """The active adapter's own tensors, by their names in the model's state."""
         return self.adapter.own_state()
 
     def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What trains."""
+        """The parameters that train, by name."""
         return [(name, weight) for name, weight in self.named_parameters() if self.trains(name)]
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `own_state`; nothing is loaded unless everything fits.
+        """Load what `own_state` returned; nothing is loaded unless everything fits.
 
         Args:
-            state: As `own_state` gives it.
+            state: The tensors, as from `own_state`.
         """
         self.adapter.load_own_state(state)
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many train, and how many there are."""
+        """The number of parameters that train, and of all parameters."""
         trained = sum(weight.numel() for _, weight in self.own_parameters())
         return trained, count_parameters(self)
 
     def print_trainable_parameters(self) -> None:
-        """Print how many parameters train, of how many."""
+        """Print how many of the parameters train."""
         trained, total = self.count_parameters()
         print(f"trainable: {trained:,} of {total:,} parameters ({trained / total:.2%})")
 
     def add_adapter(self, name: str, method: Method, task: Task) -> None:
-        """Attach another adapter beside those that are there, and make it the active one.
+        """Attach one more adapter and make it the active one.
 
         Args:
-            name: What it is called here.
+            name: Its name in this model.
             method: How the backbone is adapted.
-            task: What for.
+            task: The task that it solves.
         """
         self._refuse_if_merged("carry another adapter")
         self._refuse_if_carried(name)
@@ -224,7 +228,7 @@ class AdaptedModel(nn.Module):
         self._enter(Attachment.on(self._pretrained[0], name, method, task))
 
     def set_adapter(self, name: str) -> None:
-        """Make another of the adapters the active one; nothing is copied.
+        """Make another adapter the active one; nothing is copied.
 
         Args:
             name: The name of the adapter.
@@ -236,12 +240,12 @@ class AdaptedModel(nn.Module):
 
     @contextmanager
     def pretrained(self) -> Iterator[nn.Module]:
-        """The pre-trained network as it was, in eval mode; the adapters stay where they are."""
+        """Give the original pre-trained network, in eval mode; the adapters stay attached."""
         self._refuse_if_merged("show its pre-trained network")
         yield self._pretrained[0]
 
     def delete_adapter(self, name: str) -> None:
-        """Take an adapter off; the others stay.
+        """Remove an adapter; the others stay.
 
         Args:
             name: The name of the adapter.
@@ -262,10 +266,10 @@ class AdaptedModel(nn.Module):
         """Write an adapter's adapter_config.json and adapter_model.safetensors.
 
         Args:
-            folder: Where to.
+            folder: The folder to write.
             name: The name of the adapter; None for the active one.
-            preprocessing: What was done to the clouds that it was trained on; by default what the
-                file said that it came from.
+            preprocessing: How its training clouds were prepared; by default, as recorded in the
+                file it came from.
         """
         self._refuse_if_merged("be saved")
         adapter = self.adapter if name is None else self._named(name)
@@ -285,11 +289,12 @@ class AdaptedModel(nn.Module):
         """Add an adapter from its files.
 
         Args:
-            folder: Where `save_adapter` wrote them.
-            name: What the adapter is called here.
-            replace: Whether it may take the place of one of that name; calls under way end with
-                the one that they began with.
-            activate: Whether it becomes the active one. One that replaces the active one does.
+            folder: The folder that `save_adapter` wrote.
+            name: The adapter's name in this model.
+            replace: Whether it may replace an adapter of the same name; calls in progress finish
+                with the old one.
+            activate: Whether it becomes the active one. A replacement of the active one always
+                does.
         """
         self._refuse_if_merged("carry another adapter")
         if not replace:
@@ -316,18 +321,18 @@ class AdaptedModel(nn.Module):
         name: str = "default",
         token: str | None = None,
     ) -> "AdaptedModel":
-        """The adapter of a hub's repository, on its backbone.
+        """Load an adapter from a hub, on its backbone.
 
-        Two files are read, JSON and safetensors, both of one commit, which
-        `model.adapter.source` keeps. Where `revision` is not that commit, a warning names it.
+        Two files are read, JSON and safetensors, both from one commit, which `model.adapter.source`
+        records. If `revision` is not that commit, a warning names it.
 
         Args:
             repository: "owner/repository".
             revision: A commit, a tag or a branch; the newest by default.
-            backbone: The pre-trained network; by default it is made as the adapter's file says.
-            checkpoint: Its weights, as `create_backbone` takes them; those that come with the
-                package need none.
-            name: What the model calls the adapter.
+            backbone: The pre-trained network; by default it is built as the adapter's file says.
+            checkpoint: The backbone's weights, as for `create_backbone`; not needed for shipped
+                weights.
+            name: The adapter's name in the model.
             token: Of the hub, for private repositories; by default that of its login.
         """
         fetched = hub.fetch(repository, revision, token)
@@ -356,19 +361,19 @@ class AdaptedModel(nn.Module):
         private: bool = False,
         token: str | None = None,
     ) -> str:
-        """Push an adapter's two files and a card that explains it; gives the commit.
+        """Push an adapter's two files and a card that explains it; return the commit.
 
-        A model of `dapt.load_run` knows its data and metrics itself.
+        A model from `dapt.load_run` knows its data and metrics itself.
 
         Args:
-            repository: "owner/repository", which is made where there is none.
+            repository: "owner/repository"; created if it does not exist.
             name: The name of the adapter; None for the active one.
             license: The license of the adapter, by the hub's names: "mit", say.
             data: What it was trained on, in a few words.
             metrics: Its scores, by name.
             preprocessing: As in `save_adapter`.
             revision: The branch; the main one by default.
-            private: Whether a new repository is.
+            private: Whether to make a new repository private.
             token: Of the hub; by default that of its login.
         """
         known = self.provenance
@@ -385,7 +390,7 @@ class AdaptedModel(nn.Module):
             return hub.push(repository, Path(folder), card, **where)
 
     def merge(self) -> None:
-        """Fold the active adapter into the network for good, as far as its method folds."""
+        """Fold the active adapter into the network permanently, as far as its method allows."""
         self._refuse_if_merged("be merged again")
         if len(self.adapters) > 1:
             raise UsageError("a model with several adapters cannot be merged: delete the others")
@@ -397,7 +402,7 @@ class AdaptedModel(nn.Module):
         self.requires_grad_(False).eval()
 
     def detach(self) -> nn.Module:
-        """Take every adapter off and give back the backbone, bit for bit as it came."""
+        """Remove every adapter and return the original backbone, bit for bit."""
         self._refuse_if_merged("be detached")
         self.adapters = {}
         self._activate(None)
@@ -419,15 +424,14 @@ class AdaptedModel(nn.Module):
                 self._activate(adapter)
 
     def _activate(self, adapter: Attachment | None) -> None:
-        """What calls read is `_active` alone; the other two are the model's state."""
+        """Activate an adapter. Calls read only `_active`; the other two are the model's state."""
         with _changing:
             self._active = adapter
             self.backbone = self._pretrained[0] if adapter is None else adapter.network
             self.head = None if adapter is None else adapter.head
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptedModel":
-        """Moves the adapters that are not active, too. A tensor that networks share is moved once,
-        and stays shared."""
+        """Also move the inactive adapters, and each shared tensor only once."""
         self._mixtures = Mixtures()
         moved: dict[int, tuple[Tensor, Tensor]] = {}
 

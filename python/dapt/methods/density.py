@@ -58,7 +58,7 @@ class Density(OnTop):
             for mlp in [module for module in stack.modules() if isinstance(module, Mlp)]:
                 if self.relu and not isinstance(mlp.act, nn.GELU):
                     kind = type(mlp.act).__name__
-                    raise UsageError(f"density: relu stands in for GELU, and this MLP has a {kind}")
+                    raise UsageError(f"density: relu replaces GELU, and this MLP has a {kind}")
                 activation = nn.ReLU() if self.relu else mlp.act
                 metered = MeteredActivation(activation, self.density_epsilon)
                 replacements.put(mlp, "act", metered)

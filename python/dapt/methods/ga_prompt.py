@@ -1,4 +1,4 @@
-"""GAPrompt (ICML 2025): points that are shifted and added, and prompts that know the shape."""
+"""GAPrompt (ICML 2025): shifted and added points, and prompts that know the shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from dapt.models.blocks import After, BlockStack, drop_path_factor
 from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import Features
 
-SHAPE_SHARE = 0.5  # of the shape's feature in prompts and adapters
+SHAPE_SHARE = 0.5  # weight of the shape feature in prompts and adapters
 ADAPTER_SCALE = 0.7
 CENTER_SHARE = 0.3
 SPREAD_SHARE = 0.3
-SPREAD_FROM = 64  # centers that a token hears from
+SPREAD_FROM = 64  # centers whose values reach a token
 RELEASED_DEPTH = 6  # blocks whose adapters see the shape in the released code
-FREQUENCIES = 4  # of the points' embedding
-SHAPE_WIDTH = 8  # channels of each of the coarse centers that make the shape's feature
+FREQUENCIES = 4  # in the embedding of the points
+SHAPE_WIDTH = 8  # channels of each coarse center, which form the shape feature
 
 Propagation = Literal[
     "permutation_after_attention",
@@ -41,21 +41,21 @@ class GaPrompt(Method):
     """Geometry-Aware point cloud Prompt.
 
     Args:
-        prompts: P, tokens that stand before the patches in a block and are dropped after it.
-        prompt_depth: Blocks that have them.
-        point_prompts: Points that every cloud gets; 5 on the hardest scans and ModelNet40, 10 on
+        prompts: P, tokens that precede the patches in a block and are dropped after it.
+        prompt_depth: Number of blocks with prompts.
+        point_prompts: Points added to every cloud; 5 on the hardest scans and ModelNet40, 10 on
             the easier scans.
-        point_spread: They start in a cube of this half width, times `factor`.
-        factor: By which they are multiplied.
-        perturbation: How far the points are shifted; published 0.8, 0.2 and 0.1 on the hardest,
-            background and lone scans, 0.05 on ModelNet40.
-        propagation: Whether what a neighborhood has goes out before or after the attention, and
-            whether prompts are permuted in among the patches or replace the last of them.
+        point_spread: Half width of the cube in which they start, times `factor`.
+        factor: The factor by which they are multiplied.
+        perturbation: The size of the shifts; published 0.8, 0.2 and 0.1 on the hardest, background
+            and object-only scans, 0.05 on ModelNet40.
+        propagation: Whether the values of a neighborhood are spread before or after the attention,
+            and whether prompts are permuted in among the patches or replace the last of them.
         rank: Hidden units of the adapters.
         interpolate_from: Coarse centers that a point's shift is interpolated from.
-        dropout: of prompts and adapters.
-        published: as released: while there are prompts, a neighbor is looked up as many rows too
-            early as there are prompts, and what never gets a gradient is there, too.
+        dropout: The dropout rate of prompts and adapters.
+        published: As released: with prompts, the neighbor lookup reads as many rows too early as
+            there are prompts, and parameters that never get a gradient exist.
     """
 
     mixes: ClassVar[bool] = True
@@ -82,7 +82,7 @@ class GaPrompt(Method):
             raise UsageError(f"propagation must be one of {known}, got {self.propagation!r}")
 
     def head_tokens_for(self, backbone: nn.Module) -> tuple[str, ...]:
-        """The class token, the patches and, as the only prompt that is left, the shape."""
+        """The class token, the patches, and the shape as the only remaining prompt."""
         return (*backbone.head_tokens, "prompt:mean")
 
     def owns(self, entry: str) -> bool:
@@ -91,7 +91,7 @@ class GaPrompt(Method):
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
         if len(backbone.stacks) > 1:
-            raise UsageError("ga_prompt is for backbones of one scale: it makes its own of centers")
+            raise UsageError("ga_prompt is for backbones of one scale: it adds scales of its own")
         own_class_token(backbone, replacements)
         replacements.add(backbone, "geometry", Geometry(backbone.tokenizer, backbone.dim, self))
         stack = backbone.stacks[0]
@@ -108,7 +108,7 @@ class GaPrompt(Method):
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
         geometry = backbone.geometry
         moved, shape = geometry(points[..., :3])
-        if points.shape[2] > 3:  # what else a point has stays; added ones have the cloud's mean
+        if points.shape[2] > 3:  # other channels stay; added points get the cloud's mean
             others = points[..., 3:]
             mean = others.mean(1, keepdim=True).expand(-1, moved.shape[1] - points.shape[1], -1)
             moved = torch.cat([moved, torch.cat([others, mean], 1)], 2)
@@ -118,10 +118,10 @@ class GaPrompt(Method):
 
 
 class Geometry(nn.Module):
-    """Points to shifted points and more of them, and the feature of their shape.
+    """Turns points into shifted and added points, and a feature of their shape.
 
     Args:
-        tokenizer: The backbone's, whose numbers of groups and neighbors count.
+        tokenizer: The backbone's tokenizer, whose numbers of groups and neighbors are used.
         dim: C, the width of the shape feature.
         config: The settings of the method.
     """
@@ -151,11 +151,11 @@ class Geometry(nn.Module):
 
 
 class ShiftNetwork(nn.Module):
-    """PointNet++'s way down to two levels of centers and up again: a factor for each coordinate.
+    """A PointNet++ with two levels of centers that predicts a factor for each coordinate.
 
     Args:
-        tokenizer: The backbone's; the finer level has its groups.
-        coarse: Groups of the coarser level.
+        tokenizer: The backbone's tokenizer; the finer level has its groups.
+        coarse: Number of groups of the coarser level.
         config: The settings of the method.
     """
 
@@ -177,7 +177,7 @@ class ShiftNetwork(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The shifted points, and what the coarse centers know: [B, G / 2, SHAPE_WIDTH]."""
+        """The shifted points, and the features of the coarse centers: [B, G / 2, SHAPE_WIDTH]."""
         x = embedded(points)  # [B, N, 27]
         fine = dapt_ext.group(points, *self.fine_groups, near_origin=self.near_origin)
         x_fine = self.to_fine(dapt_ext.gather(x, fine.patch_idx)).amax(2)  # [B, G, 64]
@@ -205,7 +205,7 @@ def embedded(points: Tensor) -> Tensor:
 
 
 class Layers(nn.Module):
-    """Linear, batch norm and ReLU, a few times."""
+    """Linear, batch norm and ReLU, repeated."""
 
     def __init__(self, *widths: int):
         super().__init__()
@@ -222,8 +222,7 @@ class Layers(nn.Module):
 
 
 class Neighborhoods(NamedTuple):
-    """Coarse centers among the patches' centers, and the patches around them; the same for all
-    blocks.
+    """Coarse centers among the group centers, and the patches around them; shared by all blocks.
 
     Args:
         centers: [B, G, 3], of the patches.
@@ -241,7 +240,7 @@ class GaPromptStack(nn.Module):
         frozen: The backbone's blocks.
         config: The settings of the method.
         neighbors: K, patches around a coarse center.
-        near_origin: How the backbone's tokenizer samples near the origin.
+        near_origin: The rule of the backbone's tokenizer for points near the origin.
     """
 
     def __init__(
@@ -279,7 +278,7 @@ class GaPromptStack(nn.Module):
         after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         if shape is None:
-            raise UsageError("a model of ga_prompt is called as a whole, not by its backbone")
+            raise UsageError("ga_prompt needs the whole model: call the model, not its backbone")
         half = max(centers.shape[1] // 2, 1)
         size = min(self.neighbors, centers.shape[1])
         groups = dapt_ext.group(centers, half, size, near_origin=self.near_origin)
@@ -324,7 +323,7 @@ class GaPromptStack(nn.Module):
     def _propagated(
         self, block: nn.Module, adapter: "BlockAdapter", x: Tensor, near: Neighborhoods, front: int
     ) -> Tensor:
-        """The tokens with what is greatest around the coarse centers spread back to the patches."""
+        """Spread the maxima around the coarse centers back to the patches."""
         centers, groups = near
         num_patches = centers.shape[1]
         at = x.shape[1] - num_patches
@@ -336,7 +335,7 @@ class GaPromptStack(nn.Module):
             offset = num_prompts - self.rows_too_early
         around = neighborhood_max(rows, groups.patch_idx + offset)  # [B, M, C]
         own = dapt_ext.gather(rows, groups.center_idx + offset)
-        # a neighborhood is added to itself, by drop-path or without it
+        # a neighborhood is added to itself, with or without drop-path
         factor = drop_path_factor(around.flatten(0, 1), block.drop_path, self.training)
         twice = 2 if factor is None else (1 + factor).view(*around.shape[:2], 1)
         seen = adapter.norm((twice * around).flatten(0, 1)).unflatten(0, around.shape[:2])
@@ -347,7 +346,7 @@ class GaPromptStack(nn.Module):
 
 
 class BlockAdapter(nn.Module):
-    """What one block has of its own: prompts, and the adapter.
+    """The prompts and the adapter of one block.
 
     Args:
         dim: C, the width of the tokens.
@@ -376,12 +375,12 @@ class BlockAdapter(nn.Module):
         self.unused = Unused(dim) if config.published else None
 
     def dropped_prompts(self) -> Tensor:
-        """The prompts as this pass sees them."""
+        """The prompts in this pass, after dropout."""
         return F.dropout(self.prompts, self.dropout, self.training)
 
 
 class Unused(nn.Module):
-    """What the released blocks have and never use: a scale by token, and two numbers.
+    """Parameters that the released blocks have but never use: a scale per token, and two numbers.
 
     Args:
         dim: C, the width of the tokens.

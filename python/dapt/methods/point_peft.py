@@ -1,7 +1,7 @@
-"""Point-PEFT (AAAI 2024): prompts from a memory of the training clouds, adapters that know space.
+"""Point-PEFT (AAAI 2024): prompts from a memory of training clouds, geometry-aware adapters.
 
-Point-M2AE gets the prompts in its last scale, as wide as the features in the memory, and the
-adapters in every scale.
+On Point-M2AE the prompts are in the last scale, as wide as the features in the memory, and the
+adapters are in every scale.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,17 +39,16 @@ NUM_HEADS = 6  # of the attention within a neighborhood
 @register("point_peft")
 @dataclass(frozen=True)
 class PointPeft(Method):
-    """Prompts of which one comes from a memory of training clouds, and adapters that look at
-    neighborhoods.
+    """Prompts, some from a memory of training clouds, and adapters that look at neighborhoods.
 
     Args:
-        prompts: In a block: the cloud's own feature, the mean of the memory's nearest, and these.
-        prompt_depth: Blocks that have prompts.
-        prompt_rank: Hidden units of what makes the prompts.
+        prompts: Per block: the cloud's own feature, the mean of the memory's nearest, and these.
+        prompt_depth: Number of blocks with prompts.
+        prompt_rank: Hidden units of the network that makes the prompts.
         rank: Hidden units of the feed-forward and the geometry-aware adapters.
         geometry_dim: Channels of the attention within a neighborhood.
         neighbors: Tokens in a neighborhood.
-        dropout: Inside the adapters.
+        dropout: The dropout rate inside the adapters.
     """
 
     prompts: int = 10
@@ -102,17 +101,17 @@ class PointPeft(Method):
         return backbone(points, levels, prior=backbone.memory(points))
 
     def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
-        """Fill the memory with a feature of each cloud, of those of all processes."""
+        """Fill the memory with one feature per cloud, over all processes."""
         memory = backbone.memory
         device = memory.bank.device
         features = [memory.feature(points.to(device)) for points in clouds]
         if not features:
-            raise UsageError("clouds must hold at least one batch: the memory is made of them")
+            raise UsageError("clouds must hold at least one batch, to fill the memory")
         memory.bank = _of_all_processes(F.normalize(torch.cat(features), dim=1))
 
     def make_room(self, backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
         memory, bank = backbone.memory, state["memory.bank"]
-        if bank.ndim == 2:  # whatever else is wrong with it, its reader says
+        if bank.ndim == 2:  # the reader reports any other mistake
             memory.bank = memory.bank.new_zeros(len(bank), memory.bank.shape[1])
 
 
@@ -131,12 +130,12 @@ def _of_all_processes(rows: Tensor) -> Tensor:
 
 
 class Memory(nn.Module):
-    """What the pre-trained network made of the training clouds, to compare other clouds with.
+    """Features of the training clouds from the pre-trained network, to compare clouds with.
 
     Args:
         pretrained: The backbone as it was before the adapter.
-        prompts: P, rows of what it gives: a cloud's own feature, the mean of the nearest, the P - 2
-            nearest.
+        prompts: P, the rows of its output: a cloud's own feature, the mean of the nearest entries,
+            and the P - 2 nearest.
     """
 
     def __init__(self, pretrained: nn.Module, prompts: int):
@@ -163,7 +162,7 @@ class Memory(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """The prior [B, P, C]: the feature, the mean of the nearest by similarity, the nearest.
 
-        A memory of fewer clouds than that gives them more than once.
+        A smaller memory repeats its entries.
         """
         if len(self.bank) == 0:
             raise UsageError(
@@ -175,14 +174,14 @@ class Memory(nn.Module):
             nearest = (unit @ self.bank.T).topk(min(self.num_nearest, len(self.bank))).indices
             again = torch.arange(self.num_nearest, device=points.device) % nearest.shape[1]
             rows = self.bank[nearest[:, again]]  # [B, P - 2, C]
-            # once more, row by row: so it does not depend on what else is in the memory
+            # recomputed row by row, so it does not depend on the rest of the memory
             weights = (rows * unit[:, None]).sum(-1, keepdim=True).softmax(1)
             mean = (weights * rows).sum(1, keepdim=True)
             return torch.cat([feature[:, None], mean, rows], 1)
 
 
 class Geometry(NamedTuple):
-    """Where the tokens are, and their neighborhoods: the same for all blocks of a stack.
+    """The tokens' positions and neighborhoods, shared by all blocks of a stack.
 
     Args:
         coordinates: [B, T, 3], of the tokens.
@@ -194,14 +193,14 @@ class Geometry(NamedTuple):
 
 
 class PointPeftStack(nn.Module):
-    """Frozen blocks, their adapters, and what these share.
+    """Frozen blocks, their adapters, and the shared adapter.
 
     Args:
         frozen: The backbone's blocks.
         config: The settings of the method.
-        prompt_depth: Blocks, from the first on, that have prompts.
-        prompt_at: Where among the tokens they stand.
-        near_origin: How the backbone's tokenizer samples near the origin.
+        prompt_depth: Number of blocks with prompts, from the first on.
+        prompt_at: The index of the prompts among the tokens.
+        near_origin: The rule of the backbone's tokenizer for points near the origin.
     """
 
     def __init__(
@@ -240,7 +239,9 @@ class PointPeftStack(nn.Module):
         geometry = self._geometry(centers, prompted=False)
         if self.has_prompts:
             if prior is None:
-                raise UsageError("a model of point_peft is called as a whole, not by its backbone")
+                raise UsageError(
+                    "point_peft needs the whole model: call the model, not its backbone"
+                )
             with_prompts = self._geometry(centers, prompted=True)
         kept = []
         for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
@@ -286,8 +287,10 @@ class PointPeftStack(nn.Module):
         mask: Tensor | None,
         geometry: Geometry,
     ) -> Tensor:
-        """Drop-path as in the released code: of the MLP before its adapter and of the attention
-        within neighborhoods, never of the plain attention."""
+        """Run the blocks, with drop-path as in the released code.
+
+        It covers the MLP before its adapter and the attention within neighborhoods, not the plain
+        attention."""
         x = block.attend(x, mask)
         u, factor = block.norm2(x), drop_path_factor(x, block.drop_path, self.training)
         mlp_out = of_kept(block.mlp, u, factor)
@@ -332,8 +335,9 @@ class SharedAdapter(nn.Module):
             nn.init.trunc_normal_(self.coordinates, std=0.02)
 
     def forward(self, around: Tensor, drop_path: float) -> Tensor:  # [B, M, K, C]
-        """Scaled by the width of all heads together, as released; drop-path is each
-        neighborhood's own."""
+        """Attend within neighborhoods, scaled by the width of all heads together, as released.
+
+        Each neighborhood has its own drop-path."""
         n = around.flatten(0, 1)  # [BM, K, C]
         qkv = self.qkv(self.norm(n)).unflatten(2, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
         scale = self.proj.in_features**-0.5
@@ -344,7 +348,7 @@ class SharedAdapter(nn.Module):
 
 
 class BlockAdapter(nn.Module):
-    """What one block has of its own: what makes its prompts, and the adapters.
+    """The parts of one block: the network that makes its prompts, and the adapters.
 
     Args:
         dim: C, the width of the tokens.
@@ -374,7 +378,7 @@ class BlockAdapter(nn.Module):
         """The block's prompts for each cloud.
 
         Args:
-            prior: [B, P, C], what the memory gives for each cloud.
+            prior: [B, P, C], the memory's output for each cloud.
         """
         learned = self.prompt_tokens.expand(len(prior), -1, -1)
         return F.dropout(learned, self.dropout, self.training) + self.from_prior(

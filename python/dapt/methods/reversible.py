@@ -1,11 +1,11 @@
-"""Reversible fine-tuning (MEFT, NeurIPS 2023): activations are computed again from the output.
+"""Reversible fine-tuning (MEFT, NeurIPS 2023): activations are recomputed from the output.
 
     y1 = λ·x1 + F(x2);    y2 = β·x2 + G(y1);    next (x1, x2) = (y2, y1), in variant 3 (y1, y2)
     x2 = (y2 - G(y1))/β;  x1 = (y1 - F(x2))/λ
 
 The streams x1 and x2 are whole numbers (`streams.py`), so the inverse is exact. The remainders that
-it needs are kept for the last `WINDOW` blocks; those of earlier ones are found by running the stack
-again, so memory does not grow with depth.
+it needs are kept for the last `WINDOW` blocks. Those of earlier blocks are found by running the
+stack again, so memory does not grow with depth.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,11 +41,11 @@ DIVISORS = {1: (10, 1), 2: (1, 10), 3: (10, 10)}  # 1/λ and 1/β by variant
 @register("reversible")
 @dataclass(frozen=True)
 class Reversible(OnTop):
-    """On the plain transformer, alone (with adapters of its own) or on top of another method.
+    """Reversible fine-tuning, alone (with its own adapters) or on top of another method.
 
     Args:
-        variant: F and G are 1: block and adapter, 2: adapter and block, 3: the two halves of a
-            block.
+        variant: What F and G are. 1: block and adapter; 2: adapter and block; 3: the two halves of
+            a block.
         reversible_rank: Hidden units of its own adapters.
     """
 
@@ -102,12 +102,12 @@ def _small(bottleneck: Bottleneck) -> Bottleneck:
 
 @dataclass
 class Trace:
-    """What a block leaves behind going forward, so that it can be gone through backward.
+    """What a block keeps in the forward direction, so that it can be inverted.
 
     Args:
-        num_tokens: T of the block's input; an inner method's prompt comes on top.
-        before_f: The random state before the first function.
-        before_g: The random state before the second.
+        num_tokens: T of the block's input, without an inner method's prompt.
+        before_f: The random state before F.
+        before_g: The random state before G.
         remainders: of the division of the first stream and of the second, uint8 [B, T, C].
     """
 
@@ -118,13 +118,13 @@ class Trace:
 
 
 class ReversibleBlock(nn.Module):
-    """F and G of one block. The prompt of an inner method enters both streams where it is made.
+    """F and G of one block. The prompt of an inner method enters both streams.
 
     Args:
-        block: Frozen, or an inner method's.
+        block: A frozen block, or one of an inner method.
         beside: The adapter that trains.
         variant: 1, 2 or 3, as in `Reversible`.
-        prompt_at: Where among the tokens an inner method puts its prompt.
+        prompt_at: The index at which an inner method inserts its prompt.
     """
 
     def __init__(self, block: nn.Module, beside: Bottleneck, variant: int, prompt_at: int):
@@ -135,7 +135,7 @@ class ReversibleBlock(nn.Module):
         self.prompt_at = prompt_at
 
     def f(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What is added to the first stream.
+        """The term added to the first stream.
 
         Args:
             x: [B, T, C], the second stream's tokens.
@@ -148,7 +148,7 @@ class ReversibleBlock(nn.Module):
         return self.beside(x, residual=self.block.attend(self.block.place(x, positions)))
 
     def g(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What is added to the second stream.
+        """The term added to the second stream.
 
         Args:
             x: [B, T, C], the new first stream's tokens.
@@ -163,12 +163,12 @@ class ReversibleBlock(nn.Module):
     def step(
         self, x: Streams, positions: Tensor, dtype: torch.dtype, again: Trace | None = None
     ) -> tuple[Streams, Trace]:
-        """The block's output streams, and the trace from which `step_back` recovers its input.
+        """Compute the output streams, and the trace from which `step_back` recovers the input.
 
         Args:
             x: The input streams.
             positions: [B, T, C].
-            dtype: In which the block computes.
+            dtype: The dtype in which the block computes.
             again: The trace of an earlier run, to draw the same random numbers.
         """
         by_one, by_two = DIVISORS[self.variant]
@@ -194,7 +194,7 @@ class ReversibleBlock(nn.Module):
     def step_back(
         self, y: Streams, grad: Streams, positions: Tensor, trace: Trace
     ) -> tuple[Streams, Streams, Tensor, list[Tensor | None]]:
-        """The input streams, and the gradients of the streams, of the positions and of the weights.
+        """Recover the input streams, and compute the gradients of streams, positions and weights.
 
         Args:
             y: The output streams.
@@ -255,7 +255,7 @@ class ReversibleBlock(nn.Module):
         return [weight for weight in self.parameters() if weight.requires_grad]
 
     def _split(self, x: Tensor, num_tokens: int) -> tuple[Tensor, Tensor | None]:
-        """The tokens that were there before, and the prompt, if there is one more token."""
+        """Split into the earlier tokens and the prompt, if there is one more token."""
         if x.shape[1] == num_tokens:
             return x, None
         at = self.prompt_at
@@ -272,7 +272,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class ReversibleStack(nn.Module):
-    """Blocks in a row that keep what the last `WINDOW` of them need to be gone through backward.
+    """A stack of blocks that keeps what is needed to invert the last `WINDOW` of them.
 
     Args:
         blocks: In their order.
@@ -294,7 +294,7 @@ class ReversibleStack(nn.Module):
         levels: Sequence[int] = (),
         centers: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        x = as_weights(x, self)  # what F and G are given, whatever autocast makes
+        x = as_weights(x, self)  # the dtype of F's and G's input, regardless of autocast
         weights = [weight for block in self.blocks for weight in block.trained()]
         *kept, out = _Reversible.apply(self, sorted(levels), x, positions, *weights)
         return out, kept
@@ -350,7 +350,7 @@ class _Reversible(torch.autograd.Function):
         into = dict(zip(ctx.levels, level_grads, strict=True))
         grad = Streams(last_grad / 2, last_grad / 2)
         grad_positions, grad_weights = torch.zeros_like(positions), []
-        # without its cache, in which autocast would find weights cast without a gradient
+        # without the cache, where autocast would find weights cast without a gradient
         with torch.autocast(*ctx.autocast, cache_enabled=False):
             for i in reversed(range(len(blocks))):
                 if i in into:
@@ -369,7 +369,7 @@ class _Reversible(torch.autograd.Function):
 def _find_remainders(
     stack: ReversibleStack, start: Tensor, positions: Tensor, traces: list[Trace], last: int
 ) -> None:
-    """Those of a window of blocks up to the `last`, from the first block on."""
+    """Find the remainders of a window of blocks up to `last`, starting at the first block."""
     again = stack.steps(start, positions, traces[: last + 1])
     for i, (_, trace) in enumerate(again):
         if i > last - WINDOW:
