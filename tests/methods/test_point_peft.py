@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import dapt
 import dapt_ext
 from dapt.errors import DaptError, UsageError
-from dapt.methods.point_peft import _of_all_processes
+from dapt.methods.memory import _of_all_processes
 from support.methods import randomize
 
 METHOD = dapt.PointPeft(prompts=5, prompt_depth=2, geometry_dim=12, neighbors=4)

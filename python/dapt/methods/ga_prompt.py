@@ -11,10 +11,12 @@ from torch import Tensor, nn
 import dapt_ext
 from dapt.errors import UsageError, check_at_least, check_rates
 from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.blocks import After, BlockStack, drop_path_factor
+from dapt.methods.shift_network import SHAPE_WIDTH, ShiftNetwork
+from dapt.models.blocks import BlockStack, drop_path_factor
 from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import Features
 
@@ -24,8 +26,6 @@ CENTER_SHARE = 0.3
 SPREAD_SHARE = 0.3
 SPREAD_FROM = 64  # centers whose values reach a token
 RELEASED_DEPTH = 6  # blocks whose adapters see the shape in the released code
-FREQUENCIES = 4  # in the embedding of the points
-SHAPE_WIDTH = 8  # channels of each coarse center, which form the shape feature
 
 Propagation = Literal[
     "permutation_after_attention",
@@ -130,7 +130,7 @@ class Geometry(nn.Module):
         super().__init__()
         self.factor = config.factor
         coarse = max(tokenizer.num_groups // 2, 1)
-        self.shift = ShiftNetwork(tokenizer, coarse, config)
+        self.shift = ShiftNetwork(tokenizer, coarse, config.perturbation, config.interpolate_from)
         self.shape = nn.Sequential(
             nn.Linear(coarse * SHAPE_WIDTH, 16), nn.GELU(), nn.Dropout(0.25), nn.Linear(16, dim)
         )
@@ -150,77 +150,6 @@ class Geometry(nn.Module):
         return torch.cat([points, more], 1), self.shape(coarse.flatten(1))
 
 
-class ShiftNetwork(nn.Module):
-    """A PointNet++ with two levels of centers that predicts a factor for each coordinate.
-
-    Args:
-        tokenizer: The backbone's tokenizer; the finer level has its groups.
-        coarse: Number of groups of the coarser level.
-        config: The settings of the method.
-    """
-
-    def __init__(self, tokenizer: nn.Module, coarse: int, config: GaPrompt):
-        super().__init__()
-        self.perturbation = config.perturbation
-        self.interpolate_from = config.interpolate_from
-        self.near_origin = near_origin_of(tokenizer)
-        self.fine_groups = (tokenizer.num_groups, tokenizer.group_size)
-        self.coarse_groups = (coarse, max(tokenizer.group_size // 2, 1))
-        embedded = 3 * (1 + 2 * FREQUENCIES)
-        self.to_fine = Layers(embedded, 64, 32, 64)
-        self.to_coarse = Layers(64, 64, 32, SHAPE_WIDTH)
-        self.at_fine = Layers(64 + SHAPE_WIDTH, 64, 32)
-        self.at_points = Layers(embedded + 32, 32, 32)
-        self.out = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 3))
-        for layer in self.out:
-            if isinstance(layer, nn.Linear):
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The shifted points, and the features of the coarse centers: [B, G / 2, SHAPE_WIDTH]."""
-        x = embedded(points)  # [B, N, 27]
-        fine = dapt_ext.group(points, *self.fine_groups, near_origin=self.near_origin)
-        x_fine = self.to_fine(dapt_ext.gather(x, fine.patch_idx)).amax(2)  # [B, G, 64]
-        coarse = dapt_ext.group(fine.centers, *self.coarse_groups, near_origin=self.near_origin)
-        x_coarse = self.to_coarse(dapt_ext.gather(x_fine, coarse.patch_idx)).amax(2)
-
-        back = self._interpolated(fine.centers, coarse.centers, x_coarse)
-        x_fine = self.at_fine(torch.cat([x_fine, back], 2))
-        x = self.at_points(torch.cat([x, self._interpolated(points, fine.centers, x_fine)], 2))
-        return points + self.perturbation * self.out(x) * points, x_coarse
-
-    def _interpolated(self, at: Tensor, centers: Tensor, values: Tensor) -> Tensor:
-        k = min(self.interpolate_from, centers.shape[1])
-        return dapt_ext.interpolate(at, centers, values, k, epsilon=1e-4)
-
-
-def embedded(points: Tensor) -> Tensor:
-    """[x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...], side by side in the last dimension.
-
-    Args:
-        points: [..., 3].
-    """
-    waves = [wave(2**k * points) for k in range(FREQUENCIES) for wave in (torch.sin, torch.cos)]
-    return torch.cat([points, *waves], -1)
-
-
-class Layers(nn.Module):
-    """Linear, batch norm and ReLU, repeated."""
-
-    def __init__(self, *widths: int):
-        super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for _, b in pairs)
-
-    def forward(self, x: Tensor) -> Tensor:  # [..., D]
-        shape = x.shape[:-1]
-        x = x.flatten(0, -2)
-        for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = F.relu(norm(linear(x)))
-        return x.unflatten(0, shape)
-
-
 class Neighborhoods(NamedTuple):
     """Coarse centers among the group centers, and the patches around them; shared by all blocks.
 
@@ -233,7 +162,7 @@ class Neighborhoods(NamedTuple):
     groups: dapt_ext.Groups
 
 
-class GaPromptStack(nn.Module):
+class GaPromptStack(FrozenStack):
     """Frozen blocks, with prompts in the first of them and an adapter in each.
 
     Args:
@@ -246,9 +175,8 @@ class GaPromptStack(nn.Module):
     def __init__(
         self, frozen: BlockStack, config: GaPrompt, neighbors: int, near_origin: NearOrigin
     ):
-        super().__init__()
+        super().__init__(frozen)
         self.near_origin = near_origin
-        self.frozen = frozen
         self.neighbors = neighbors
         self.prompt_depth = config.prompt_depth
         when = config.propagation
@@ -263,39 +191,32 @@ class GaPromptStack(nn.Module):
             for i, block in enumerate(frozen)
         )
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
-    def forward(
+    def start(
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
+        mask: Tensor | None,
+        centers: Tensor,
         shape: Tensor | None = None,  # [B, C]
         prompt_positions: Tensor | None = None,  # [P, C]
-        after: After | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Step]:
         if shape is None:
             raise UsageError("ga_prompt needs the whole model: call the model, not its backbone")
         half = max(centers.shape[1] // 2, 1)
         size = min(self.neighbors, centers.shape[1])
         groups = dapt_ext.group(centers, half, size, near_origin=self.near_origin)
         near = Neighborhoods(centers, groups)
-        front, kept = x.shape[1] - centers.shape[1], []
+        front = x.shape[1] - centers.shape[1]
         shape = SHAPE_SHARE * shape[:, None]
-        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
-            x, prompts = x + positions, None
+
+        def step(i: int, block: nn.Module, x: Tensor) -> Tensor:
+            adapter, x, prompts = self.adapters[i], x + positions, None
             if i < self.prompt_depth:
                 prompts = adapter.dropped_prompts() + shape + prompt_positions  # [B, P, C]
             seen = shape if i < self.shape_depth else None
-            x = self._run(block, adapter, x, prompts, seen, near, front)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+            return self._run(block, adapter, x, prompts, seen, near, front)
+
+        return x, step
 
     def _run(
         self,

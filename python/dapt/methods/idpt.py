@@ -1,6 +1,5 @@
 """IDPT (ICCV 2023): one prompt per cloud, made from its own tokens by a graph network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +8,10 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_at_least
+from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.blocks import After, BlockStack, widen_mask
+from dapt.models.blocks import BlockStack, widen_mask
 
 SLOPE = 0.2  # of the activations below zero
 
@@ -72,7 +72,7 @@ class Idpt(Method):
         replacements.put(*place_of(backbone, stack), IdptStack(stack, self, layer))
 
 
-class IdptStack(nn.Module):
+class IdptStack(FrozenStack):
     """Frozen blocks; from one of them on, a prompt precedes the patches.
 
     Args:
@@ -82,9 +82,8 @@ class IdptStack(nn.Module):
     """
 
     def __init__(self, frozen: BlockStack, config: Idpt, prompt_layer: int):
-        super().__init__()
+        super().__init__(frozen)
         dim = frozen[0].dim
-        self.frozen = frozen
         self.prompt_layer = prompt_layer
         self.prompt = PromptNetwork(dim, config.edge_convs, config.neighbors)
         self.prompt_position = nn.Parameter(
@@ -92,32 +91,20 @@ class IdptStack(nn.Module):
             requires_grad=config.train_prompt_position,
         )
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
-        after: After | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        kept = []
-        for i, block in enumerate(self.frozen):
+    def start(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, centers: Tensor
+    ) -> tuple[Tensor, Step]:
+        def step(i: int, block: nn.Module, x: Tensor) -> Tensor:
+            nonlocal positions, mask
             if i == self.prompt_layer:
                 front = x.shape[1] - centers.shape[1]
                 prompt = self.prompt(x[:, front:])
                 x = _inserted(x, prompt, front)
                 positions = _inserted(positions, self.prompt_position, front)
                 mask = widen_mask(mask, x.shape[1])
-            x = block(x, positions, mask)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+            return block(x, positions, mask)
+
+        return x, step
 
 
 def _inserted(x: Tensor, row: Tensor, at: int) -> Tensor:

@@ -115,21 +115,12 @@ class Peft(Method):
         return not {ADAPTER, "cls_token", "cls_pos"}.isdisjoint(entry.split("."))
 
     def wrap(self, backbone: nn.Module, replacements: Replacements) -> None:
-        children = [
-            (parent, name, child)
-            for parent in backbone.modules()
-            for name, child in parent.named_children()
-        ]
         config, before = self.config(), set(backbone.state_dict())
         try:
             _library().tuners[config.peft_type](backbone, config, ADAPTER)
             del backbone.peft_config
         except _REFUSALS as error:
             raise UsageError(f"{self.name} does not fit this backbone: {error}") from None
-        finally:
-            for parent, name, child in children:
-                if getattr(parent, name) is not child:
-                    replacements.note(parent, name, child)
         self._check_what_is_new(backbone, before)
         own_class_token(backbone, replacements)
 

@@ -1,6 +1,5 @@
 """PointGST (TPAMI 2025): adapters in the spectrum of the graph of the group centers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_at_least
+from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.blocks import After, BlockStack, drop_path_factor
+from dapt.models.blocks import BlockStack, drop_path_factor
 
 CELLS = 100  # to one unit of length, along each axis, for the order on a curve
 BITS = 16  # of a cell's number
@@ -151,7 +151,7 @@ def curve_codes(centers: Tensor) -> Tensor:
     return code
 
 
-class PointGstStack(nn.Module):
+class PointGstStack(FrozenStack):
     """Frozen blocks with an adapter beside each MLP.
 
     Args:
@@ -160,36 +160,23 @@ class PointGstStack(nn.Module):
     """
 
     def __init__(self, frozen: BlockStack, config: PointGst):
-        super().__init__()
-        self.frozen = frozen
+        super().__init__(frozen)
         self.local = config.local
         self.published = config.published
         self.transform = config.transform
         self.adapters = nn.ModuleList(SpectralAdapter(block.dim, config.rank) for block in frozen)
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
-        after: After | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def start(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, centers: Tensor
+    ) -> tuple[Tensor, Step]:
         basis = basis_of(centers, self.local, self.published, self.transform, x.dtype)
-        kept = []
-        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
+
+        def step(i: int, block: nn.Module, x: Tensor) -> Tensor:
             x = x + positions
             x = block.attend(x, mask, drop_path_factor(x, block.drop_path, self.training))
-            x = block.transform(x) + adapter(x, basis)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+            return block.transform(x) + self.adapters[i](x, basis)
+
+        return x, step
 
 
 class SpectralAdapter(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import dapt_ext
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import (
     BATCH_NORM_STATISTICS,
@@ -22,7 +23,7 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
-from dapt.models.blocks import After, Attention, BlockStack
+from dapt.models.blocks import Attention, BlockStack
 from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import Features
 
@@ -183,7 +184,7 @@ class Choice(nn.Module):
         return self.outer(F.relu(self.inner(x)))[..., 0].sigmoid()
 
 
-class PointLoraStack(nn.Module):
+class PointLoraStack(FrozenStack):
     """Frozen blocks, the adapters that they share, and the choice of patches.
 
     Args:
@@ -192,9 +193,8 @@ class PointLoraStack(nn.Module):
     """
 
     def __init__(self, frozen: BlockStack, config: PointLora):
-        super().__init__()
+        super().__init__(frozen)
         dim, hidden = frozen[0].dim, config.bottleneck
-        self.frozen = frozen
         self.select = config.select
         self.prompted = config.prompted
         self.published = config.published
@@ -212,40 +212,29 @@ class PointLoraStack(nn.Module):
             nn.init.trunc_normal_(adapter.up.weight, std=0.02)
         self.loss: Tensor | None = None  # of the latest pass, if gradients are enabled
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
     def taken_loss(self) -> Tensor | None:
         """Take the loss of the choice; a second call returns None."""
         loss, self.loss = self.loss, None
         return loss
 
-    def forward(
+    def start(
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
+        mask: Tensor | None,
+        centers: Tensor,
         scales: Sequence[tuple[Tensor, Tensor] | None] | None = None,
-        after: After | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Step]:
         if scales is None:
             raise UsageError("point_lora needs the whole model: call the model, not its backbone")
-        G, kept = centers.shape[1], []
+        G = centers.shape[1]
         front = x.shape[1] - G
         own = (x[:, front:], positions[:, front:])
         chosen, at_chosen = self._chosen([own if scale is None else scale for scale in scales])
         x = torch.cat([x[:, :front], chosen, x[:, front:]], 1)
         positions = torch.cat([positions[:, :front], at_chosen, positions[:, front:]], 1)
         sizes = [front, chosen.shape[1], G]
-        for i, block in enumerate(self.frozen):
-            x = self._run(block, x + positions, sizes)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+        return x, lambda i, block, x: self._run(block, x + positions, sizes)
 
     def _chosen(self, scales: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Tokens and positions of the most likely patches at each scale."""

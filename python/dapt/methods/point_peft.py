@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.errors import UsageError
+from dapt.errors import UsageError, check_at_least, check_rates
 from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.frozen_stack import FrozenStack, Step
+from dapt.methods.memory import Memory
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
 from dapt.models.blocks import (
-    After,
     Block,
     BlockStack,
     add_branch,
@@ -60,16 +60,12 @@ class PointPeft(Method):
     dropout: float = 0.1
 
     def __post_init__(self):
-        least = {"prompts": 3, "prompt_depth": 1, "prompt_rank": 1, "rank": 1, "neighbors": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UsageError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        check_at_least(self, prompts=3, prompt_depth=1, prompt_rank=1, rank=1, neighbors=1)
         if self.geometry_dim < 1 or self.geometry_dim % NUM_HEADS:
             raise UsageError(
                 f"geometry_dim must be a multiple of {NUM_HEADS}, got {self.geometry_dim}"
             )
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        check_rates(self, "dropout")
 
     def owns(self, entry: str) -> bool:
         first, *words = entry.split(".")
@@ -102,82 +98,12 @@ class PointPeft(Method):
 
     def prepare(self, backbone: nn.Module, clouds: Iterable[Tensor]) -> None:
         """Fill the memory with one feature per cloud, over all processes."""
-        memory = backbone.memory
-        device = memory.bank.device
-        features = [memory.feature(points.to(device)) for points in clouds]
-        if not features:
-            raise UsageError("clouds must hold at least one batch, to fill the memory")
-        memory.bank = _of_all_processes(F.normalize(torch.cat(features), dim=1))
+        backbone.memory.fill(clouds)
 
     def make_room(self, backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
         memory, bank = backbone.memory, state["memory.bank"]
         if bank.ndim == 2:  # the reader reports any other mistake
             memory.bank = memory.bank.new_zeros(len(bank), memory.bank.shape[1])
-
-
-def _of_all_processes(rows: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    counts = [
-        torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())
-    ]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    most = int(max(counts))
-    padded = F.pad(rows, (0, 0, 0, most - len(rows)))
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
-
-
-class Memory(nn.Module):
-    """Features of the training clouds from the pre-trained network, to compare clouds with.
-
-    Args:
-        pretrained: The backbone as it was before the adapter.
-        prompts: P, the rows of its output: a cloud's own feature, the mean of the nearest entries,
-            and the P - 2 nearest.
-    """
-
-    def __init__(self, pretrained: nn.Module, prompts: int):
-        super().__init__()
-        self.pretrained = pretrained
-        self.num_nearest = prompts - 2
-        self.register_buffer("bank", torch.zeros(0, pretrained.dim))  # [S, C], rows of length one
-
-    def train(self, mode: bool = True) -> "Memory":
-        super().train(mode)
-        self.pretrained.eval()
-        return self
-
-    @torch.no_grad()
-    def feature(self, points: Tensor) -> Tensor:  # [B, N, 3] -> [B, C]
-        """The maximum over a cloud's patches, in the pre-trained network.
-
-        Args:
-            points: [B, N, 3].
-        """
-        return self.pretrained(points).patches.amax(1).to(self.bank.dtype)
-
-    @torch.no_grad()
-    def forward(self, points: Tensor) -> Tensor:
-        """The prior [B, P, C]: the feature, the mean of the nearest by similarity, the nearest.
-
-        A smaller memory repeats its entries.
-        """
-        if len(self.bank) == 0:
-            raise UsageError(
-                "the memory of point_peft is empty: call model.prepare with the training clouds"
-            )
-        feature = self.feature(points)
-        with torch.autocast(points.device.type, enabled=False):
-            unit = F.normalize(feature, dim=1)
-            nearest = (unit @ self.bank.T).topk(min(self.num_nearest, len(self.bank))).indices
-            again = torch.arange(self.num_nearest, device=points.device) % nearest.shape[1]
-            rows = self.bank[nearest[:, again]]  # [B, P - 2, C]
-            # recomputed row by row, so it does not depend on the rest of the memory
-            weights = (rows * unit[:, None]).sum(-1, keepdim=True).softmax(1)
-            mean = (weights * rows).sum(1, keepdim=True)
-            return torch.cat([feature[:, None], mean, rows], 1)
 
 
 class Geometry(NamedTuple):
@@ -192,7 +118,7 @@ class Geometry(NamedTuple):
     groups: dapt_ext.Groups  # [B, M] centers among the tokens, [B, M, K] tokens around each
 
 
-class PointPeftStack(nn.Module):
+class PointPeftStack(FrozenStack):
     """Frozen blocks, their adapters, and the shared adapter.
 
     Args:
@@ -211,9 +137,8 @@ class PointPeftStack(nn.Module):
         prompt_at: int,
         near_origin: NearOrigin,
     ):
-        super().__init__()
+        super().__init__(frozen)
         self.near_origin = near_origin
-        self.frozen = frozen
         self.neighbors = config.neighbors
         self.prompt_at = prompt_at
         self.has_prompts = prompt_depth > 0
@@ -223,19 +148,14 @@ class PointPeftStack(nn.Module):
             for i, block in enumerate(frozen)
         )
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
-    def forward(
+    def start(
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
-        after: After | None = None,
+        mask: Tensor | None,
+        centers: Tensor,
         prior: Tensor | None = None,  # [B, P, C], of the memory
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Step]:
         geometry = self._geometry(centers, prompted=False)
         if self.has_prompts:
             if prior is None:
@@ -243,18 +163,14 @@ class PointPeftStack(nn.Module):
                     "point_peft needs the whole model: call the model, not its backbone"
                 )
             with_prompts = self._geometry(centers, prompted=True)
-        kept = []
-        for i, (block, adapter) in enumerate(zip(self.frozen, self.adapters, strict=True)):
-            x = x + positions
+
+        def step(i: int, block: nn.Module, x: Tensor) -> Tensor:
+            adapter, x = self.adapters[i], x + positions
             if adapter.prompt_tokens is None:
-                x = self._run(block, adapter, x, mask, geometry)
-            else:
-                x = self._run_prompted(block, adapter, x, mask, with_prompts, prior)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+                return self._run(block, adapter, x, mask, geometry)
+            return self._run_prompted(block, adapter, x, mask, with_prompts, prior)
+
+        return x, step
 
     def _geometry(self, centers: Tensor, prompted: bool) -> Geometry:
         coordinates, half = centers, max(centers.shape[1] // 2, 1)

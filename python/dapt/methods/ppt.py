@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dapt.errors import UsageError, check_at_least
 from dapt.methods.bottleneck import Bottleneck
+from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import (
     BATCH_NORM_STATISTICS,
@@ -19,7 +20,7 @@ from dapt.methods.replacements import (
     own_embeddings,
     place_of,
 )
-from dapt.models.blocks import After, BlockStack
+from dapt.models.blocks import BlockStack
 from dapt.models.tokenizer import as_weights
 from dapt.models.transformer import Features
 
@@ -89,7 +90,7 @@ class Ppt(Method):
         return None if asked == ordinary else asked
 
 
-class PptStack(nn.Module):
+class PptStack(FrozenStack):
     """Frozen blocks that share three adapters: for patches, for prompts and for all tokens.
 
     Args:
@@ -100,28 +101,22 @@ class PptStack(nn.Module):
     """
 
     def __init__(self, frozen: BlockStack, rank: int, has_own_patches: bool):
-        super().__init__()
-        self.frozen = frozen
+        super().__init__(frozen)
         self.has_own_patches = has_own_patches
         self.adapters = nn.ModuleDict(
             {of: _adapter(frozen[0].dim, rank) for of in ("patches", "prompts", "all")}
         )
 
-    def __len__(self) -> int:
-        return len(self.frozen)
-
-    def forward(
+    def start(
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
-        levels: Sequence[int] = (),
-        centers: Tensor | None = None,
+        mask: Tensor | None,
+        centers: Tensor,
         prompts: Tensor | None = None,  # [B, P, C]
         prompt_positions: Tensor | None = None,
-        after: After | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        G, kept = centers.shape[1], []
+    ) -> tuple[Tensor, Step]:
+        G = centers.shape[1]
         front = x.shape[1] - G
         if not self.has_own_patches:
             prompts, prompt_positions = x[:, front:], positions[:, front:]
@@ -130,13 +125,7 @@ class PptStack(nn.Module):
         x = torch.cat([x[:, :front], prompts, x[:, front:]], 1)
         positions = torch.cat([positions[:, :front], prompt_positions, positions[:, front:]], 1)
         sizes = [front, prompts.shape[1], G]
-        for i, block in enumerate(self.frozen):
-            x = self._run(block, x + positions, sizes)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+        return x, lambda i, block, x: self._run(block, x + positions, sizes)
 
     def _run(self, block: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
         adapters = self.adapters

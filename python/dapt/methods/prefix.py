@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dapt.errors import UsageError
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, place_of
-from dapt.models.blocks import After, Attention, Block, BlockStack, widen_mask
+from dapt.models.blocks import After, Attention, Block, BlockStack, in_turn, widen_mask
 
 
 @register("prefix")
@@ -178,14 +178,12 @@ class PrefixStack(nn.Module):
         centers: Tensor | None = None,
         after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        kept = []
-        for i, (block, prefix) in enumerate(zip(self.blocks, self.prefix(), strict=True)):
-            x = block(x, positions, mask, prefix)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+        prefixes = self.prefix()
+
+        def step(i: int, block: nn.Module, x: Tensor) -> Tensor:
+            return block(x, positions, mask, prefixes[i])
+
+        return in_turn(self.blocks, step, x, levels, after)
 
     @torch.no_grad()
     def folded(self) -> BlockStack:

@@ -1,26 +1,12 @@
-"""The modules and tensors that an adapter replaces in the backbone, and how to undo it."""
+"""The modules and tensors that an adapter replaces in its network."""
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 
 BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-@dataclass(frozen=True)
-class _Replacement:
-    parent: nn.Module
-    name: str
-    original: nn.Module | Tensor | None  # None if there was nothing before
-    substitute: nn.Module | Tensor
-
-
 class Replacements:
-    """The replacements of one adapter; undoing them restores the original objects."""
-
-    def __init__(self):
-        self._done: list[_Replacement] = []
+    """Puts what a method changes in the place of what was there, in the adapter's own network."""
 
     def put(self, parent: nn.Module, name: str, substitute: nn.Module | Tensor) -> None:
         """Replace ``parent.name`` with a module, parameter or buffer.
@@ -30,8 +16,7 @@ class Replacements:
             name: The name of its child, parameter or buffer.
             substitute: The replacement.
         """
-        original = getattr(parent, name)
-        self._done.append(_Replacement(parent, name, original, substitute))
+        getattr(parent, name)  # there has to be one
         setattr(parent, name, substitute)
 
     def add(self, parent: nn.Module, name: str, module: nn.Module) -> None:
@@ -44,18 +29,7 @@ class Replacements:
         """
         if hasattr(parent, name):
             raise NameError(f"{type(parent).__name__} already has a '{name}'")
-        self._done.append(_Replacement(parent, name, None, module))
         setattr(parent, name, module)
-
-    def note(self, parent: nn.Module, name: str, original: nn.Module) -> None:
-        """Record a replacement that another library has already made.
-
-        Args:
-            parent: a module of the backbone.
-            name: The name of the child that was replaced.
-            original: The object that was there before.
-        """
-        self._done.append(_Replacement(parent, name, original, getattr(parent, name)))
 
     def own(self, parent: nn.Module, name: str) -> None:
         """Replace a parameter or buffer with a copy that the adapter may change.
@@ -89,27 +63,6 @@ class Replacements:
                 for name in BATCH_NORM_STATISTICS:
                     self.own(module, name)
 
-    def undo(self, device: torch.device) -> None:
-        """Restore the originals.
-
-        Args:
-            device: To which the originals move, should the network have moved meanwhile.
-        """
-        for step in reversed(self._done):
-            if step.original is None:
-                delattr(step.parent, step.name)
-            else:
-                setattr(step.parent, step.name, _on(step.original, device))
-
-    def redo(self, device: torch.device) -> None:
-        """Apply all replacements again.
-
-        Args:
-            device: To which the substitutes move, should the network have moved meanwhile.
-        """
-        for step in self._done:
-            setattr(step.parent, step.name, _on(step.substitute, device))
-
 
 def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
     """(parent, name) of a module in a network.
@@ -131,7 +84,7 @@ def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
 
     Args:
         backbone: Whose token it is.
-        replacements: Where the copies are recorded.
+        replacements: What puts the copies in place.
     """
     for name in ("cls_token", "cls_pos"):
         if getattr(backbone, name, None) is not None:
@@ -143,15 +96,7 @@ def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
 
     Args:
         backbone: Whose they are.
-        replacements: Where the copies are recorded.
+        replacements: What puts the copies in place.
     """
     replacements.own_parameters(backbone.tokenizer.encoder.first)
     replacements.own_parameters(backbone.pos_embed)
-
-
-def _on(value: nn.Module | Tensor, device: torch.device) -> nn.Module | Tensor:
-    """Move a module or parameter to the device that the network has moved to."""
-    if isinstance(value, nn.Parameter):
-        value.data = value.data.to(device)
-        return value
-    return value.to(device)

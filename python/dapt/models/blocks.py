@@ -9,7 +9,7 @@ They know nothing of adaptation methods. What those may rely on:
   the last G tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -254,14 +254,33 @@ class BlockStack(nn.ModuleList):
         centers: Tensor | None = None,
         after: After | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        kept = []
-        for i, block in enumerate(self):
-            x = block(x, positions, mask)
-            if after is not None:
-                x = after(i, x)
-            if i in levels:
-                kept.append(x)
-        return x, kept
+        return in_turn(self, lambda i, block, x: block(x, positions, mask), x, levels, after)
+
+
+def in_turn(
+    blocks: Iterable[nn.Module],
+    step: Callable[[int, nn.Module, Tensor], Tensor],
+    x: Tensor,
+    levels: Sequence[int],
+    after: After | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run blocks one after another; also gives the tokens after those of ``levels``.
+
+    Args:
+        blocks: in their order.
+        step: what runs a block: from its number, the block and the tokens to the next tokens.
+        x: [B, T, C].
+        levels: numbers of blocks.
+        after: what a backbone does between its blocks.
+    """
+    kept = []
+    for i, block in enumerate(blocks):
+        x = step(i, block, x)
+        if after is not None:
+            x = after(i, x)
+        if i in levels:
+            kept.append(x)
+    return x, kept
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
