@@ -6,7 +6,7 @@ BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Replacements:
-    """Puts what a method changes in the place of what was there, in the adapter's own network."""
+    """Puts the modules and tensors of a method into the network of its adapter."""
 
     def put(self, parent: nn.Module, name: str, substitute: nn.Module | Tensor) -> None:
         """Replace ``parent.name`` with a module, parameter or buffer.
