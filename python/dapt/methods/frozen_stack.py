@@ -14,7 +14,7 @@ class FrozenStack(nn.Module):
     """Frozen blocks in the place of the backbone's, with what a method does around them.
 
     Args:
-        frozen: the backbone's blocks.
+        frozen: The backbone's blocks.
     """
 
     def __init__(self, frozen: BlockStack):
@@ -33,9 +33,9 @@ class FrozenStack(nn.Module):
         Args:
             x: [B, T, C].
             positions: [B, T, C].
-            mask: which tokens see each other.
+            mask: Which tokens see each other.
             centers: [B, G, 3], of the patches.
-            given: what the method gives its stack beside that, by name.
+            given: What the method gives its stack beside that, by name.
         """
 
     def forward(

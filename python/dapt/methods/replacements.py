@@ -12,7 +12,7 @@ class Replacements:
         """Replace ``parent.name`` with a module, parameter or buffer.
 
         Args:
-            parent: a module of the backbone.
+            parent: A module of the backbone.
             name: The name of its child, parameter or buffer.
             substitute: The replacement.
         """
@@ -23,7 +23,7 @@ class Replacements:
         """Add a new module to ``parent``.
 
         Args:
-            parent: a module of the backbone.
+            parent: A module of the backbone.
             name: Not taken yet.
             module: The new child.
         """
@@ -35,7 +35,7 @@ class Replacements:
         """Replace a parameter or buffer with a copy that the adapter may change.
 
         Args:
-            parent: a module of the backbone.
+            parent: A module of the backbone.
             name: The name of its parameter or buffer.
         """
         original = getattr(parent, name)
@@ -46,7 +46,7 @@ class Replacements:
         """Replace all parameters of a network with copies.
 
         Args:
-            network: a part of the backbone.
+            network: A part of the backbone.
         """
         for module in network.modules():
             for name, _ in list(module.named_parameters(recurse=False)):
@@ -56,7 +56,7 @@ class Replacements:
         """Replace the statistics of all batch norms in a network with copies.
 
         Args:
-            network: a part of the backbone.
+            network: A part of the backbone.
         """
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -69,7 +69,7 @@ def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
 
     Args:
         network: Where to look.
-        module: a child of the network or of a module in it.
+        module: A child of the network or of a module in it.
     """
     return next(
         (parent, name)
