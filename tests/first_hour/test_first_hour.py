@@ -167,7 +167,7 @@ def test_predict_with_a_run_of_folds_names_one(run, tmp_path, capsys):
     folder, code = run("few", task=task, epochs=1, validation=0.0)
     assert code == 0
     assert cli.main(["predict", str(folder), str(tmp_path / "b.npz")]) == 2
-    assert said(capsys).endswith(f"name one, {folder}/fold_0")
+    assert said(capsys).endswith(f"such as {folder}/fold_0")
     assert cli.main(["predict", str(folder / "fold_0"), str(tmp_path / "b.npz")]) == 0
 
 

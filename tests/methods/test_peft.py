@@ -298,7 +298,7 @@ def test_merged_and_back(small_backbone, hf):
 def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
     with pytest.raises(UsageError, match="a Sequential contains no backbone of dapt"):
         peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), hf.DaptConfig(rank=3))
-    with pytest.raises(UsageError, match=r"of the backbones \['backbone'\], got \['head'\]"):
+    with pytest.raises(UsageError, match=r"among the backbones \['backbone'\], got \['head'\]"):
         peft.get_peft_model(Network(small_backbone()), hf.DaptConfig(target_modules=["head"]))
     with pytest.raises(ValueError, match="'DAPT' is not compatible with the `PeftMixedModel`"):
         peft.get_peft_model(small_backbone(), hf.DaptConfig(rank=3), mixed=True)

@@ -12,7 +12,7 @@ NEWER = [name for name in SMALL if name not in ("point_mae", "point_bert", "poin
 REFUSALS = {
     "point_femae": {"reversible": "does something between its blocks"},
     "recon_pp_small": {"reversible": "does something between its blocks"},
-    "uni3d_tiny": {"density, full, ReLU": "relu stands in for GELU, and this MLP has a Gate"},
+    "uni3d_tiny": {"density, full, ReLU": "relu replaces GELU, and this MLP has a Gate"},
     "ptv3_tiny": {
         "reversible dapt": "reversible works on one stack of plain blocks",
         **dict.fromkeys(
@@ -32,7 +32,7 @@ REFUSALS = {
             r"needs a row of tokens for each cloud, and Ptv3 .* choose from adapter, dapt, full",
         ),
     },
-    "uni3d_base": {"density, full, ReLU": "relu stands in for GELU, and this MLP has a Gate"},
+    "uni3d_base": {"density, full, ReLU": "relu replaces GELU, and this MLP has a Gate"},
 }
 
 

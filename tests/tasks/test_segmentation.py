@@ -324,7 +324,7 @@ def test_labels_follow_their_points_through_the_views():
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({}, "needs a label for each point"),
+        ({}, "needs one label per point"),
         ({"part_labels": np.full((36, 40), -1)}, "part label -1 at point 0"),
         ({"part_labels": np.zeros((36, 39), int)}, "part_labels of"),
         ({"part_labels": np.zeros((35, 40), int)}, "part_labels of"),

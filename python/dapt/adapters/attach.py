@@ -1,4 +1,4 @@
-"""The calls that a user starts with: a backbone in, an adapted model out, and back."""
+"""The main calls for users: from a backbone to an adapted model, and back."""
 
 import os
 from typing import TypeVar
@@ -13,13 +13,13 @@ Model = TypeVar("Model", bound=AdaptedModel)
 
 
 def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default") -> AdaptedModel:
-    """Adapt a backbone to a task. Everything that is not the method's own is frozen.
+    """Adapt a backbone to a task; everything that is not the method's own is frozen.
 
     Args:
-        backbone: A network of `create_backbone`, or another that fulfills
+        backbone: A network from `create_backbone`, or any other that follows
             `dapt.models.protocols.Backbone`.
-        method: How it is adapted: `dapt.Dapt()`, say.
-        task: What for: `dapt.Classification(15)`, say.
+        method: The method, such as `dapt.Dapt()`.
+        task: The task, such as `dapt.Classification(15)`.
         name: What the model calls the adapter.
     """
     model = AdaptedModel(backbone)
@@ -34,21 +34,21 @@ def attach(backbone: nn.Module, method: Method, task: Task, name: str = "default
 def load_adapter(
     folder: str | os.PathLike, backbone: nn.Module, name: str = "default"
 ) -> AdaptedModel:
-    """Adapt a backbone by the files of `AdaptedModel.save_adapter`.
+    """Adapt a backbone with the files that `AdaptedModel.save_adapter` wrote.
 
     Args:
-        folder: Where the files lie.
-        backbone: The one that the adapter was trained on.
+        folder: The folder with the files.
+        backbone: The backbone that the adapter was trained on.
         name: What the model calls the adapter.
     """
     return loaded_into(AdaptedModel(backbone), folder, name)
 
 
 def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
-    """A model with the adapter of a folder; on an error its backbone is let go.
+    """Load the adapter of a folder into a model; on an error, release its backbone.
 
     Args:
-        model: Without adapters.
+        model: A model without adapters.
         folder: The folder of the adapter.
         name: The name under which the model carries it.
     """
@@ -61,19 +61,19 @@ def loaded_into(model: Model, folder: str | os.PathLike, name: str) -> Model:
 
 
 def detach(model: AdaptedModel) -> nn.Module:
-    """Take the adapters off and give back the pre-trained backbone, bit for bit.
+    """Remove the adapters and return the pre-trained backbone, bit for bit.
 
     Args:
-        model: Not merged.
+        model: A model that is not merged.
     """
     return model.detach()
 
 
 def merge(model: AdaptedModel) -> AdaptedModel:
-    """Fold the adapter into the network for good, as far as it folds: faster, the same outputs.
+    """Fold the adapter into the network permanently, as far as possible: faster, same outputs.
 
     Args:
-        model: With one adapter.
+        model: A model with a single adapter.
     """
     model.merge()
     return model

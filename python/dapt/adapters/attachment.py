@@ -1,4 +1,4 @@
-"""One adapter on a backbone: what was asked for, and what was made of it."""
+"""One adapter on a backbone."""
 
 import logging
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Attachment:
-    """An adapter has a network of its own, which shares the pre-trained tensors with all others.
+    """An adapter with its own network, which shares the pre-trained tensors with all others.
 
-    Nothing is ever put in place of what it holds, so that a call which has begun with it ends with
-    it, whatever becomes of the model meanwhile.
+    Its parts are never replaced, so a call that has started with it ends with it, whatever happens
+    to the model meanwhile.
 
     Args:
-        name: What the model that carries it calls it.
+        name: Its name in the model.
         method: How the network is adapted.
-        task: What for.
+        task: The task that it solves.
         network: The adapted backbone.
-        head: What reads its features.
-        fixed: Own parameters that the method made without a gradient.
-        preprocessing: What was done to the clouds that it was trained on, where that is known.
-        source: Where on a hub its files are, at which commit; None for others.
+        head: The head that reads its features.
+        fixed: Its parameters that the method computed without a gradient.
+        preprocessing: How its training clouds were prepared, if known.
+        source: The location and commit of its files on a hub; None for others.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Attachment:
 
     @classmethod
     def on(cls, backbone: nn.Module, name: str, method: Method, task: Task) -> "Attachment":
-        """A fresh adapter.
+        """Make a new adapter.
 
         Args:
             backbone: Left unchanged.
@@ -81,7 +81,7 @@ class Attachment:
         return self.head(features, labeled[..., :3], *inputs)
 
     def features(self, points: Tensor) -> Features:  # [B, N, 3]
-        """What the network makes of clouds, with the levels that the head asks for.
+        """Run the network on clouds, with the levels that the head reads.
 
         Args:
             points: [B, N, 3].
@@ -89,8 +89,8 @@ class Attachment:
         return self.method.features(self.network, points, self.head.levels)
 
     def set_mode(self, training: bool) -> None:
-        """Training or eval mode; what is frozen stays in eval mode: its batch norms, or everything
-        where nothing trains.
+        """Set training or eval mode; frozen batch norms, or a fully frozen network, stay in eval
+        mode.
 
         Args:
             training: as in `nn.Module.train`.
@@ -103,7 +103,7 @@ class Attachment:
                 module.eval()
 
     def owns(self, entry: str) -> bool:
-        """Whether an entry of the state of a model with this adapter is the adapter's own.
+        """Whether an entry in the state of a model with this adapter is the adapter's own.
 
         Args:
             entry: a name in the model's state.
@@ -122,19 +122,20 @@ class Attachment:
 
     @cached_property
     def own_entries(self) -> dict[str, Tensor]:
-        """The network's entries that are the adapter's own. They are the same tensors for good
-        where a method's adapters run side by side."""
+        """The network's entries that belong to the adapter; the same tensors each time if a
+        method's
+        adapters can run side by side."""
         state = _state(self.network).items()
         return {entry: value for entry, value in state if self.method.owns(entry)}
 
     @cached_property
     def kin(self) -> str | None:
-        """Adapters on one backbone that say the same here run side by side; None: it runs alone."""
+        """Adapters on one backbone with equal values here run side by side; None: it runs alone."""
         kin = self.method.kin()
         return None if kin is None else repr(kin)
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
-        """The reverse of `own_state`; nothing is loaded unless everything fits.
+        """Load what `own_state` returned; nothing is loaded unless everything fits.
 
         Args:
             state: The adapter's own tensors.
@@ -158,8 +159,7 @@ class Attachment:
                 own[entry].copy_(value)
 
     def folded(self) -> "Attachment":
-        """The same with the adapter folded into the network's layers, as far as its method folds;
-        this one stays as it is."""
+        """A copy with the adapter folded into the network's layers, as far as its method allows."""
         network, count = sharing_copy(self.network), 0
         for parent in list(network.modules()):
             for name, child in list(parent.named_children()):
@@ -174,7 +174,7 @@ class Attachment:
 
 
 def _check_channels(method: Method, backbone: nn.Module) -> None:
-    """Columns of further channels that are zero say nothing unless they train."""
+    """Refuse a method that leaves the zero columns of further channels untrained."""
     report = getattr(backbone, "load_report", None)
     zero = report is not None and any(FIRST_LAYER in entry for entry in report.fresh)
     if zero and not method.owns(FIRST_LAYER):
@@ -190,7 +190,7 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_predicate(method: Method, network: nn.Module, pretrained: set[int]) -> None:
-    """What a method owns is what it put in place, nothing more and nothing less."""
+    """Check that a method owns exactly what it put in place."""
     for entry, value in _state(network).items():
         if method.owns(entry) == (id(value) in pretrained):
             claim = "owns" if method.owns(entry) else "does not own"

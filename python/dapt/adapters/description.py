@@ -1,4 +1,4 @@
-"""What an adapter folder is, for someone who was given it."""
+"""Describe an adapter folder to someone who did not train it."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from dapt.errors import shown
 from dapt.models import BACKBONES, create_backbone
 from dapt.models.pretrained import SHIPPED, shipped_checkpoint
 
-MOST_NAMES = 20  # of classes that are told
+MOST_NAMES = 20  # class names to list
 
 
 def describe(folder: str | os.PathLike) -> dict[str, str]:
-    """Its method, backbone, task, size and how it is loaded, each a few words or lines.
+    """Describe method, backbone, task, size and loading, each in a few words or lines.
 
     The files are read without trust, and their checksum is checked.
 
     Args:
-        folder: Where `AdaptedModel.save_adapter` wrote them.
+        folder: The folder that `AdaptedModel.save_adapter` wrote.
     """
     file = adapter_files.read(folder)
     loading = f"model = dapt.load_adapter({str(folder)!r}, backbone).eval()"
@@ -72,7 +72,7 @@ def _task(file: AdapterFile) -> str:
 
 
 def _creation(file: AdapterFile) -> str:
-    """The call that makes the backbone."""
+    """The call that creates the backbone."""
     named = named_backbone(file.backbone)
     if named is None:
         return f"backbone = ...  # a {file.backbone.kind} of its own: ask whoever made the adapter"
@@ -84,8 +84,8 @@ def _creation(file: AdapterFile) -> str:
 
 
 def named_backbone(record: BackboneRecord) -> tuple[str, dict[str, object]] | None:
-    """(name, fields that differ): of the names whose config is nearest, the first; None where no
-    name is near.
+    """(name, fields that differ) of the named backbone with the nearest config; None if none is
+    near.
 
     Args:
         record: The record of a file.

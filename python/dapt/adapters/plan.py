@@ -1,4 +1,4 @@
-"""Networks with an adapter, made at each call of tensors that others keep."""
+"""Networks with an adapter, assembled at each call from tensors stored elsewhere."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from dapt.models.views import sharing_copy
 
 
 class Plan:
-    """A network with an adapter, made of tensors that live elsewhere.
+    """A network with an adapter, made of tensors that are stored elsewhere.
 
-    They are looked up at each call, so whatever moves, casts or replaces them is seen. A copy of a
-    plan makes a network of its own.
+    They are looked up at each call, so moves, casts and replacements take effect. A copy of a plan
+    makes its own network.
 
     Args:
-        method: What is put in place.
+        method: The method.
     """
 
     def __init__(self, method: Method):
@@ -31,7 +31,7 @@ class Plan:
         return {"method": self.method, "network": None, "_places": []}
 
     def fresh(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """A fresh adapter's tensors, by names that a ParameterDict can have.
+        """Make a new adapter's tensors, by names that a ParameterDict allows.
 
         Args:
             backbone: Left unchanged.
@@ -42,8 +42,7 @@ class Plan:
 
     @torch.compiler.disable
     def network_of(self, backbone: nn.Module, own: nn.ParameterDict) -> nn.Module:
-        """The adapted network, on the backbone's tensors and the adapter's, cast to the backbone's
-        dtype.
+        """The adapted network on the tensors of backbone and adapter, cast to the backbone's dtype.
 
         Args:
             backbone: Left unchanged.
@@ -59,7 +58,7 @@ class Plan:
         return self.network
 
     def folded(self, backbone: nn.Module, own: nn.ParameterDict) -> nn.Module:
-        """A frozen network of plain layers, as far as these can do the same.
+        """A frozen network with plain layers wherever they are equivalent.
 
         Args:
             backbone: Left unchanged.
@@ -87,7 +86,7 @@ class Plan:
     def _places_in(
         self, network: nn.Module, backbone: nn.Module
     ) -> list[tuple[dict, str, bool, str]]:
-        """Of each tensor of the network: the table and the name that hold it, and its source."""
+        """For each tensor of the network: the table and name that hold it, and its source."""
         names = {id(value): name for name, value in tensors_of(backbone).items()}
         places = []
         for prefix, module in network.named_modules():
@@ -102,20 +101,20 @@ class Plan:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor of several names stands under each.
+    """Parameters and buffers by name; a tensor with several names is listed under each.
 
     Args:
-        module: Any.
+        module: Any module.
     """
     parameters = module.named_parameters(remove_duplicate=False)
     return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def set_mode(network: nn.Module, training: bool) -> None:
-    """Training or eval mode, in which batch norms keep their statistics.
+    """Set training or eval mode; batch norms keep their statistics.
 
     Args:
-        network: Adapted.
+        network: The adapted network.
         training: as in `nn.Module.train`.
     """
     for module in network.modules():

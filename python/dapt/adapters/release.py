@@ -1,4 +1,4 @@
-"""Published models, whole: backbone, method and head in one file."""
+"""Published models with backbone, method and head in one file."""
 
 import dataclasses
 import os
@@ -26,20 +26,20 @@ def load_release(
     head_tokens: Sequence[str] | None = None,
     near_origin: NearOrigin = "keep",
 ) -> AdaptedModel:
-    """A published model, whole; `save_adapter` then writes what was trained of it.
+    """Load a complete published model; `save_adapter` then writes its trained part.
 
-    Sizes are read off the tensors. What these hide is in the published config, or is said by name.
+    Sizes are read from the tensors; the rest comes from the published config or from arguments.
 
     Args:
-        path: The .pth or safetensors file; hf://owner/repository/file@revision is one of a hub.
+        path: The .pth or safetensors file, or hf://owner/repository/file@revision on a hub.
         config: The published YAML file, or its settings; `method` names the method where the keys
             of the tensors do not tell it.
-        num_groups: Patches of a cloud; `num_group` in a published config.
-        group_size: Points of a patch.
+        num_groups: Patches per cloud; `num_group` in a published config.
+        group_size: Points per patch.
         num_heads: The number of heads of each attention.
-        head_tokens: What a DAPT model's head reads.
-        near_origin: "skip" samples as the published code does, which takes no patch around a point
-            nearer than 0.03 to the origin: for its numbers to the last cloud.
+        head_tokens: The tokens that a DAPT model's head reads.
+        near_origin: "skip" samples like the published code, which takes no center closer than 0.03
+            to the origin; needed to match its numbers on every cloud.
     """
     said = {"num_group": num_groups, "group_size": group_size, "num_heads": num_heads}
     said["head_tokens"] = head_tokens

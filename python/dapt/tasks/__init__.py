@@ -1,4 +1,4 @@
-"""What a model learns: a task has a head, a loss and scores."""
+"""Tasks: what a model learns. A task consists of a head, a loss and scores."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of settings of a task, by its name.
+    """Look up a task's settings class by its name.
 
     Args:
         name: What `task.name` calls it.
@@ -22,12 +22,12 @@ def task_class(name: str) -> type[Task]:
 
 
 def names() -> list[str]:
-    """Of all tasks."""
+    """The names of all tasks."""
     return sorted({*TASKS, *installed("task")})
 
 
 def register(name: str) -> Callable[[type[Task]], type[Task]]:
-    """Enter a task's class of settings in the table.
+    """Register a task's settings class.
 
     Args:
         name: What `task.name` calls it.

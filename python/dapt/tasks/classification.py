@@ -20,10 +20,10 @@ class Classification(Task):
     """One label for a whole cloud.
 
     Args:
-        num_classes: How many there are.
-        head: Whose layers the head has: point_mae, point_bert, ppt or linear.
-        dropout: In the head.
-        label_smoothing: Share of a label that is spread over all classes.
+        num_classes: The number of classes.
+        head: The paper whose head is used: point_mae, point_bert, ppt or linear.
+        dropout: The dropout rate in the head.
+        label_smoothing: The share of a label that is spread over all classes.
         class_names: The names of the classes; numbers by default.
     """
 
@@ -69,11 +69,11 @@ class FewShot(Classification):
     """Classification of `way` classes from `shot` clouds of each, in several folds.
 
     Args:
-        way: Classes of an episode.
-        shot: Training clouds of each class.
-        queries: Test clouds of each class.
-        folds: Episodes, each a run of its own.
-        fold: The only one to train; all of them by default.
+        way: Classes per episode.
+        shot: Training clouds per class.
+        queries: Test clouds per class.
+        folds: Number of episodes, each a separate run.
+        fold: The only fold to train; all of them by default.
     """
 
     name: ClassVar[str] = "few_shot"

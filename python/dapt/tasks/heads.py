@@ -1,4 +1,4 @@
-"""Classification heads, and the pooled features that they read."""
+"""Classification heads, and the pooled features they read."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ _POOLS = {
 
 
 class Pool(nn.Module):
-    """Reads head tokens off the features.
+    """Selects the head tokens from the features.
 
     Args:
         head_tokens: Their names, each of which may be a sum ``"a+b"``.
@@ -63,12 +63,12 @@ class ClassificationHead(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_classes: Logits.
-        head_tokens: What `Pool` reads.
+        num_classes: The number of logits.
+        head_tokens: The tokens that `Pool` selects.
         style: The paper that the layers follow: "point_mae", "point_bert", "ppt" (whose activations
             are GELU) or "linear".
         hidden: Units of each layer.
-        dropout: Rate after each layer.
+        dropout: The dropout rate after each layer.
     """
 
     levels = ()  # intermediate features of the backbone that this head reads

@@ -1,4 +1,4 @@
-"""Scores of labels: counts that are summed over batches and processes, and what follows from them.
+"""Scores of labels, computed from counts that are summed over batches and processes.
 
 Vocabulary: B clouds, N points in each, P labels of points (parts), R categories of objects.
 """
@@ -39,7 +39,7 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
 
 def recall(confusion: Tensor) -> Tensor:
-    """The share of each label's truth that is found, float64 [P]; NaN without any.
+    """The recall of each label, float64 [P]; NaN for a label that does not occur.
 
     Args:
         confusion: [P, P].
@@ -59,16 +59,16 @@ def part_iou(confusion: Tensor, own_parts: Tensor) -> Tensor:
 
 
 def _confusion_of_seen(truth: Tensor, predicted: Tensor, seen: Tensor, labels: int) -> Tensor:
-    """`confusion_matrix` of the points that are not to be ignored."""
-    spare = torch.where(seen, truth, labels)  # one label more, which is cut off again
+    """`confusion_matrix` of the points that are not ignored."""
+    spare = torch.where(seen, truth, labels)  # an extra label, which is cut off again
     return confusion_matrix(spare, predicted, labels + 1)[..., :labels, :labels]
 
 
 class Scores(ABC):
-    """Counts that make the scores of a split: `counts` can be summed over processes.
+    """Counts from which the scores of a split follow; `counts` can be summed over processes.
 
-    clouds: what each cloud contributes, [B] of every batch in turn, for tests of differences, and
-    `each`, what that is called. A kind of scores without them is not tested.
+    `clouds` is what each cloud contributes, [B] for every batch in turn, for significance tests,
+    and `each` is its name. Scores without them are not tested.
     """
 
     counts: dict[str, Tensor]
@@ -80,26 +80,26 @@ class Scores(ABC):
         """Count a batch.
 
         Args:
-            logs: log-probabilities.
-            batch: With the truth.
+            logs: The log-probabilities.
+            batch: The batch, with the true labels.
         """
 
     @property
     @abstractmethod
     def samples(self) -> int:
-        """How many clouds were counted."""
+        """The number of clouds counted."""
 
     @abstractmethod
     def summary(self) -> dict[str, float]:
-        """The numbers of the whole split."""
+        """The scores of the whole split."""
 
     @abstractmethod
     def per_class(self) -> list[dict]:
-        """A row for each class; None where it does not occur."""
+        """One row per class; None if it does not occur."""
 
 
 def _known_mean(values: Tensor) -> float:
-    """Mean of what is not NaN, 0 of nothing."""
+    """The mean of the values that are not NaN; 0 if there are none."""
     known = values[~values.isnan()]
     return float(known.mean()) if len(known) else 0.0
 

@@ -12,11 +12,11 @@ from dapt.models.blocks import drop_path_rates, init_weights
 from dapt.models.ptv3 import Ptv3Config, SceneFeatures
 from dapt.models.ptv3_layers import Unpooling, scene_stack
 
-DECODER_WIDTH = 64  # of the finest scale, at most
+DECODER_WIDTH = 64  # largest width of the finest scale
 
 
 class SceneHead(nn.Module):
-    """Logits for the cells of the finest scale, and from them for points."""
+    """Computes logits for the cells of the finest scale, and from these for points."""
 
     levels = ()  # it reads the cells themselves
 
@@ -29,8 +29,10 @@ class SceneHead(nn.Module):
         """
 
     def forward(self, features: SceneFeatures, points: Tensor) -> Tensor:
-        """[B, N, num_labels] for points [B, N, 3]: a point that the encoder saw has the logits of
-        its cell, another one those of the nearest three that it saw."""
+        """Logits [B, N, num_labels] for points [B, N, 3].
+
+        A point that the encoder saw has the logits of its cell; any other point has those of
+        the nearest three."""
         of_cells, rows = self.of_cells(features), features.rows[0]
         logits = dapt_ext.gather(of_cells[None], rows.view(1, -1)).view(*rows.shape, -1)
         seen = features.centers
@@ -40,7 +42,7 @@ class SceneHead(nn.Module):
 
 
 class LinearSceneHead(SceneHead):
-    """One layer over the tokens of all scales side by side, as in the published linear probes.
+    """One layer over the concatenated tokens of all scales, as in the published linear probes.
 
     Args:
         dims: The widths of the scales' tokens.
@@ -55,7 +57,7 @@ class LinearSceneHead(SceneHead):
         nn.init.zeros_(self.layer.bias)
 
     def of_cells(self, features: SceneFeatures) -> Tensor:
-        # multiplied scale by scale, where there are fewer cells, and then brought to the finest
+        # multiplied per scale, where there are fewer cells, and then brought to the finest
         weights = self.layer.weight.split(self.dims, 1)
         logits = F.linear(features.tokens[-1], weights[-1], self.layer.bias)
         for scale in reversed(range(len(features.around))):
@@ -65,7 +67,8 @@ class LinearSceneHead(SceneHead):
 
 
 class DecoderSceneHead(SceneHead):
-    """The published decoder: scale by scale what the coarser cells know, then blocks, then a layer.
+    """The published decoder: per scale, the features of the coarser cells, then blocks, then a
+    layer.
 
     Args:
         config: The settings of the encoder, whose scales and kind of blocks the decoder has.
@@ -98,8 +101,10 @@ class DecoderSceneHead(SceneHead):
 
 
 def decoder_widths(config: Ptv3Config) -> tuple[int, ...]:
-    """The published widths of a decoder: those of the encoder, except that the finest scale has up
-    to 64 channels if the next one has as many, in whole heads.
+    """The published widths of a decoder.
+
+    They are those of the encoder, but the finest scale has up to 64 channels, in whole heads, if
+    the next one has as many.
 
     Args:
         config: The settings of the backbone.
@@ -112,13 +117,14 @@ def decoder_widths(config: Ptv3Config) -> tuple[int, ...]:
 
 
 def lovasz_loss(logits: Tensor, truth: Tensor, ignored: int) -> Tensor:
-    """The Lovász extension of the Jaccard loss (Berman et al. 2018), mean over the classes that
-    occur: a stand-in for one minus the mean IoU.
+    """The Lovász extension of the Jaccard loss (Berman et al. 2018), a surrogate for 1 - mean IoU.
+
+    It is averaged over the classes that occur.
 
     Args:
         logits: [P, K].
         truth: int64 [P].
-        ignored: Label of points that do not count.
+        ignored: The label of points to ignore.
     """
     counts = truth != ignored
     chances, truth = logits[counts].float().softmax(1), truth[counts]

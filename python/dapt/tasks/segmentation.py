@@ -23,8 +23,8 @@ class PartSegmentation(Task):
     """Labels for the points of an object whose category is known.
 
     Args:
-        num_classes: Categories of objects.
-        num_parts: Labels of points, over all categories.
+        num_classes: The number of object categories.
+        num_parts: The number of point labels, over all categories.
         dropout: In the head.
         class_parts: The labels that each category has; all of them by default.
         class_names: The names of the categories; numbers by default.
@@ -70,7 +70,7 @@ class PartSegmentation(Task):
 
     @property
     def category_names(self) -> tuple[str, ...]:
-        """A name for each class of objects."""
+        """One name per category of objects."""
         return names_or_numbers(self.class_names, self.num_classes)
 
     @classmethod
@@ -98,7 +98,7 @@ class PartSegmentation(Task):
         return _point_loss(output, batch["part_labels"])
 
     def own_parts(self, device: torch.device) -> Tensor:  # bool [categories, parts]
-        """Which parts the objects of each category have.
+        """The parts that the objects of each category have.
 
         Args:
             device: Where to make the table.
@@ -117,15 +117,15 @@ class SemanticSegmentation(Task):
     """Labels for the points of a scene.
 
     Args:
-        num_classes: Labels of points.
+        num_classes: The number of point labels.
         dropout: In the head.
-        weighted: Rare classes count more in the loss.
+        weighted: Whether rare classes count more in the loss.
         class_weights: The weight of each class in the loss; from the training data by default.
         class_names: The names of the classes; numbers by default.
-        head: auto, or of PTv3 encoders linear (one layer over all scales, which auto is there) or
+        head: auto, or for PTv3 encoders linear (one layer over all scales, the choice of auto) or
             decoder (the published one).
         decoder_depth: Blocks of each scale of the decoder.
-        lovasz: Weight of the Lovász loss, a stand-in for the mean IoU, beside cross entropy.
+        lovasz: Weight of the Lovász loss, a surrogate for the mean IoU, beside cross entropy.
     """
 
     name: ClassVar[str] = "semantic_segmentation"
@@ -164,7 +164,7 @@ class SemanticSegmentation(Task):
 
     @classmethod
     def of(cls, dataset: PointDataset, weighted: bool = True, **fields) -> "SemanticSegmentation":
-        """The weight of a class is the cube root of how much rarer it is than the commonest."""
+        """Weight each class by the cube root of how much rarer it is than the most common one."""
         _check_has_parts(cls, dataset)
         weights = None
         if weighted:
@@ -206,7 +206,7 @@ class SemanticSegmentation(Task):
 
 
 def _point_loss(output: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross entropy of logits [B, N, P], without the points whose label is to be ignored."""
+    """Cross entropy of logits [B, N, P], without the points to ignore."""
     return F.cross_entropy(
         output.flatten(0, 1), truth.flatten(), weights, ignore_index=IGNORED, reduction="mean"
     )
@@ -215,6 +215,6 @@ def _point_loss(output: Tensor, truth: Tensor, weights: Tensor | None = None) ->
 def _check_has_parts(task: type[Task], dataset: PointDataset) -> None:
     if not dataset.num_parts:
         raise UsageError(
-            f"task '{task.name}' needs a label for each point, and the dataset has none: "
+            f"task '{task.name}' needs one label per point, and the dataset has none: "
             "an npz file holds them as part_labels [S, N]"
         )

@@ -1,4 +1,4 @@
-"""The head that labels points: tokens of three depths, spread from the centers to the points."""
+"""The head that labels points: tokens from three depths, interpolated from centers to points."""
 
 from collections.abc import Sequence
 
@@ -23,9 +23,9 @@ def thirds(depth: int) -> tuple[int, ...]:
 
 
 def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
-    """(levels to read, width of their tokens side by side).
+    """(levels to read, width of their concatenated tokens).
 
-    All scales of a backbone that tells the width of each, else three depths of its last stack.
+    All scales of a backbone that gives their widths, otherwise three depths of its last stack.
 
     Args:
         backbone: of any kind.
@@ -38,18 +38,18 @@ def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
 
 
 class SegmentationHead(nn.Module):
-    """Logits for each point; with categories, of a point of an object whose kind is known.
+    """Computes logits for each point; with categories, for objects of a known category.
 
-    A point's features are a function of its position and of the tokens around it, so points that
-    the backbone has not seen can be labeled, too.
+    A point's features depend only on its position and the tokens around it, so points that the
+    backbone has not seen can be labeled, too.
 
     Args:
-        dim: C, the width of the tokens; that of the layers follows it.
+        dim: C, the width of the tokens; the widths of the layers follow it.
         num_labels: Logits of a point.
         levels: The levels of the backbone to read.
-        num_categories: Kinds of objects; 0 for none.
-        dropout: Rate before the last layer.
-        token_dim: Width of all levels' tokens together; C times their number by default.
+        num_categories: The number of object categories; 0 for none.
+        dropout: The dropout rate before the last layer.
+        token_dim: Width of the concatenated levels; C times their number by default.
     """
 
     def __init__(
@@ -102,8 +102,9 @@ class SegmentationHead(nn.Module):
         return self.layers(x.flatten(0, 1)).view(B, N, -1)
 
     def _near(self, points: Tensor, centers: Tensor, tokens: Tensor) -> Tensor:
-        """The layer over [position, interpolated tokens], multiplied before the interpolation:
-        both are linear, and there are fewer tokens than points."""
+        """Apply the layer over [position, interpolated tokens] before the interpolation.
+
+        Both are linear, and there are fewer tokens than points."""
         position_weight, token_weight = self.near.weight.split([3, tokens.shape[2]], 1)
         spread = dapt_ext.interpolate(
             points, centers, F.linear(tokens, token_weight), k=min(3, centers.shape[1])
@@ -123,7 +124,7 @@ class SegmentationHead(nn.Module):
                 f"categories must be [{len(tokens)}], one number from 0 to "
                 f"{self.num_categories - 1} for each cloud, got {got}"
             )
-        # elsewhere than on the CPU it would wait for the device
+        # on a GPU, this check would wait for the device
         checks = not torch.compiler.is_compiling() and categories.is_cpu and len(categories)
         if checks and not 0 <= categories.min() <= categories.max() < self.num_categories:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""A task: the head that a network gets, the loss that it learns by, and how it is scored."""
+"""A task: the head of a network, its loss and its scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from dapt.tasks.metrics import Scores
 
 
 class Head(Protocol):
-    """What turns a backbone's features into logits; an nn.Module.
+    """The module that turns a backbone's features into logits.
 
     Attributes:
         levels: The blocks whose tokens it reads beside those of the last one.
@@ -32,20 +32,20 @@ class Task(ABC):
     """The settings of a task: a frozen dataclass."""
 
     name: ClassVar[str]
-    metric: ClassVar[str]  # of its scores, the one that chooses the best epoch; higher is better
-    from_data: ClassVar[frozenset[str]]  # the fields that are known from a dataset
-    labels_points: ClassVar[bool] = False  # or else whole clouds
+    metric: ClassVar[str]  # the score that chooses the best epoch; higher is better
+    from_data: ClassVar[frozenset[str]]  # the fields that a dataset determines
+    labels_points: ClassVar[bool] = False  # otherwise it labels whole clouds
     evaluation_batch: ClassVar[int] = 32
 
     @property
     @abstractmethod
     def label_names(self) -> tuple[str, ...]:
-        """What the head tells apart: a name for each of its logits."""
+        """The names of the head's logits."""
 
     @classmethod
     @abstractmethod
     def of(cls, dataset: PointDataset, **fields) -> "Task":
-        """The task of a training set; `fields` are those that a dataset does not tell.
+        """Make the task for a training set; `fields` are those that a dataset does not determine.
 
         Args:
             dataset: The training set.
@@ -54,15 +54,15 @@ class Task(ABC):
 
     @abstractmethod
     def build_head(self, backbone: nn.Module, head_tokens: Sequence[str]) -> Head:
-        """The head for this task on a backbone.
+        """Build the head for this task on a backbone.
 
         Args:
-            backbone: What it will read the features of.
-            head_tokens: Which tokens a head of whole clouds reads, by the names of `Pool`.
+            backbone: The backbone whose features it reads.
+            head_tokens: The tokens that a head for whole clouds reads, by the names of `Pool`.
         """
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """What the head is given beside features and points.
+        """The inputs of the head besides features and points.
 
         Args:
             batch: The batch of a dataset.
@@ -71,7 +71,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """What training minimizes, from the head's output.
+        """The loss, computed from the head's output.
 
         Args:
             output: The output of the head.
@@ -80,7 +80,7 @@ class Task(ABC):
 
     @abstractmethod
     def scores(self, device: torch.device) -> Scores:
-        """Fresh counts.
+        """New, empty scores.
 
         Args:
             device: Where to count.
