@@ -1,4 +1,4 @@
-// What was built and what of it this machine runs, as JSON. The CPU library answers for both.
+// Describes as JSON what was built and which part of it this machine runs, for both libraries.
 #include <sstream>
 #include <string>
 

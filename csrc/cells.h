@@ -1,4 +1,4 @@
-// Cells of a grid and their places along space-filling curves, the same on every backend.
+// Cells of a grid and their positions along space-filling curves, the same on every backend.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ constexpr int64_t kMostCells = int64_t{1} << kCellBits;
 constexpr int64_t kMostScenes = int64_t{1} << (63 - 3 * kCellBits);
 constexpr int kTaps = 27;  // cells of a neighborhood, z fastest
 
-/// Whether there can be such a cell; a negative coordinate stands for none.
+/// Whether there can be such a cell; a negative coordinate means that there is none.
 DAPT_HOST_DEVICE inline bool is_cell(int64_t x, int64_t y, int64_t z) {
   return (uint64_t(x) | uint64_t(y) | uint64_t(z)) < uint64_t(kMostCells);
 }

@@ -1,5 +1,5 @@
-// Argument checks. A message is one sentence that names the argument, what was wanted, what was
-// got. Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the
+// Argument checks. A message is one sentence that names the argument, what it must be and what it
+// is. Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the
 // device.
 #pragma once
 

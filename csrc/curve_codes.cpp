@@ -1,4 +1,4 @@
-// Places of cells along space-filling curves: checks, allocation, registration.
+// Positions of cells along space-filling curves: checks, allocation, registration.
 #include <vector>
 
 #include "cells.h"

@@ -1,4 +1,4 @@
-// Functions of which nvcc makes a device version, too.
+// Functions that nvcc also compiles for the device.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,5 +1,5 @@
 // The table of contents: every op of the library, in the order in which data flows through a model.
-// Contracts stand in ops.h and in the docstrings of dapt_ext.
+// The contracts are in ops.h and in the docstrings of dapt_ext.
 #include "backend.h"
 
 STABLE_TORCH_LIBRARY(dapt, m) {

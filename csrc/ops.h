@@ -21,8 +21,8 @@ struct Context {
   std::function<void*(size_t bytes)> scratch;  // device memory, valid until the work is done
 };
 
-/// Farthest point sampling (Eldar et al. 1997): idx[b, 0] is the start, each next one is the point
-/// farthest from those chosen. A chosen point comes again only when no other is left.
+/// Farthest point sampling (Eldar et al. 1997): idx[b, 0] is the start, and each next point is
+/// the farthest from those chosen. A point is chosen again only when no other is left.
 struct FpsArgs {
   const float* points;     // [B, N, 3]
   const int64_t* lengths;  // [B] or null
@@ -32,7 +32,7 @@ struct FpsArgs {
   int64_t B, N, M;         // M <= lengths[b]; CUDA clamps lengths to [1, N], starts to the cloud
   int64_t start;
   bool skip_near_origin;  // pointnet2's rule: a point with squared norm <= 1e-3 is never chosen,
-                          // unless it is the start; where none is left the start repeats
+                          // unless it is the start; if none is left, the start repeats
 };
 
 /// The k nearest points of each query, ascending by (distance, index). In any dimension the squared
@@ -40,7 +40,7 @@ struct FpsArgs {
 /// dimensions, with `patches` set, also
 /// patches[b, m, j] = points[b, idx[b, m, j]] - queries[b, m]: `group` is fps with `centers`, then
 /// knn with `patches`. CUDA clamps lengths to [0, N], and slots without a neighbor (k > length,
-/// NaN points) repeat the nearest one, or point 0 where there is none, at infinite distance.
+/// NaN points) repeat the nearest one, or point 0 if there is none, at infinite distance.
 struct KnnArgs {
   const float* queries;    // [B, M, D]
   const float* points;     // [B, N, D]
@@ -53,7 +53,7 @@ struct KnnArgs {
 };
 
 /// The first `max_neighbors` points, in index order, with squared distance < radius². A short row
-/// is filled with its first hit, a row without a hit with -1. CUDA clamps lengths to [0, N].
+/// is padded with its first hit, a row without a hit with -1. CUDA clamps lengths to [0, N].
 struct BallQueryArgs {
   const float* queries;    // [B, M, 3]
   const float* points;     // [B, N, 3]
@@ -74,20 +74,20 @@ struct GridCellsArgs {
   double size;
 };
 
-/// The different cells of all scenes, numbered in the order in which they come first. A cell with a
-/// coordinate outside [0, 65536) is none. What lies past `total` in `first` is -1, in `counts` 0.
+/// The distinct cells of all scenes, numbered in the order of their first occurrence. A cell with a
+/// coordinate outside [0, 65536) is ignored. Past `total`, `first` is -1 and `counts` is 0.
 struct UniqueCellsArgs {
   const int64_t* cells;   // [N, 3]
   const int64_t* scenes;  // [N] or null
-  int64_t* first;         // [N] out: where each different cell comes first
-  int64_t* inverse;       // [N] out: number of each cell, or -1
-  int64_t* counts;        // [N] out: how often it comes
-  int64_t* total;         // [1] out: how many there are
+  int64_t* first;         // [N] out: the first occurrence of each distinct cell
+  int64_t* inverse;       // [N] out: the number of each cell, or -1
+  int64_t* counts;        // [N] out: how often it occurs
+  int64_t* total;         // [1] out: the number of distinct cells
   int64_t N;
 };
 
 /// neighbors[m, 9 (a + 1) + 3 (b + 1) + c + 1] is the cell (a, b, c) beside cell m in its scene, of
-/// equal ones the first, or -1 where there is none.
+/// equal ones the first, or -1 if there is none.
 struct NeighborMapArgs {
   const int64_t* cells;   // [M, 3]
   const int64_t* scenes;  // [M] or null
@@ -96,8 +96,8 @@ struct NeighborMapArgs {
 };
 
 /// Places along curves: codes[k, m] = scene << 48 | place. The z-order interleaves the bits of x, y
-/// and z; Hilbert's curve has `depth` bits of each (Skilling 2004); "trans" exchanges x and y. CUDA
-/// leaves out the bits of cells, scenes and depths that are too large.
+/// and z; Hilbert's curve has `depth` bits of each (Skilling 2004); "trans" swaps x and y. CUDA
+/// ignores the bits of cells, scenes and depths that are too large.
 enum Curve : int64_t { z_order, z_order_trans, hilbert, hilbert_trans };
 constexpr int64_t kMostCurves = 16;
 struct CurveCodesArgs {
@@ -110,7 +110,7 @@ struct CurveCodesArgs {
 };
 
 /// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes. CUDA
-/// takes an index outside [0, N) for -1, here as in all that follows.
+/// treats an index outside [0, N) as -1, here and in all that follows.
 struct GatherArgs {
   const void* values;  // [B, N, C]
   const int64_t* idx;  // [B, Q]
@@ -141,7 +141,7 @@ struct InterpolateArgs {
 };
 
 /// For each point of one cloud the nearest point of the other, both ways. A point past its cloud's
-/// length is none's nearest, and has the distance 0 and the index -1.
+/// length is never nearest, and has the distance 0 and the index -1.
 struct ChamferArgs {
   const float* a;            // [B, N, 3]
   const float* b;            // [B, M, 3]
@@ -158,7 +158,7 @@ struct ChamferArgs {
 ///   h = ReLU(conv1 · point + bias1);   g = maximum of conv2 · h over the patch's points
 ///   token = maximum over the points of conv4 · ReLU(conv3_global · g + conv3_local · h + bias3),
 ///   plus bias4
-/// Nothing stands between the second layer and the third, so conv2 is multiplied into conv3_local,
+/// Nothing lies between the second layer and the third, so conv2 is multiplied into conv3_local,
 /// and its bias is folded into bias3. A NaN point makes its own patch's token NaN.
 struct PatchEncoderArgs {
   const void* patches;       // [P, K, D]; it and the tokens are of `compute`
@@ -177,15 +177,15 @@ struct PatchEncoderArgs {
   bool tf32;                   // on CUDA float32 factors may be rounded to tf32
 };
 
-/// DAPT's adapter (Zhou et al. 2024) with all that stands around it in a block, T tokens a cloud:
+/// DAPT's adapter (Zhou et al. 2024) with the ops around it in a block, T tokens per cloud:
 ///   z = LayerNorm(x), or x;   s = ReLU(scale_weight · z + scale_bias), or static_scale
 ///   a = s * (up_weight · dropout(act(down_weight · z + down_bias)) + up_bias)
 ///   out = residual + path_factor[b] * (mlp_out + a), absent terms left out
 ///   prompt_mean[b] = mean over the cloud's tokens of GELU(a)
 /// Matrix products take their factors in `compute`; statistics and everything else are in `Sum`:
 /// float64 where `compute` is, else float32. Dropout: philox.h, token b * T + t.
-/// With `adapters` there are A of each weight, and a cloud has those of its own adapter; then there
-/// is no dropout and no backward.
+/// With `adapters` there are A of each weight, and each cloud uses those of its adapter, without
+/// dropout or a backward.
 enum class Activation { gelu, relu, quickgelu };
 struct DynamicAdapterArgs {
   // inputs
@@ -217,8 +217,8 @@ struct DynamicAdapterArgs {
   bool tf32;  // on CUDA float32 factors may be rounded to tf32
 };
 
-/// `forward.hidden` null: the hidden row is computed again. A null gradient in counts as zero, a
-/// null gradient out is not computed.
+/// If `forward.hidden` is null, the hidden row is recomputed. A null incoming gradient counts as
+/// zero, and a null outgoing gradient is not computed.
 struct DynamicAdapterBackwardArgs {
   DynamicAdapterArgs forward;  // with its hidden and stats; out, mlp_out and residual are not read
   // gradients in
@@ -237,7 +237,7 @@ struct DynamicAdapterBackwardArgs {
   void* grad_up_bias;
 };
 
-/// Of each head out = softmax(q · kᵀ / √D) · v. On the CPU alone: on CUDA torch's own is used.
+/// For each head, out = softmax(q · kᵀ / √D) · v. CPU only: on CUDA torch's own is used.
 struct AttentionArgs {
   const void* qkv;  // [B, T, 3, H, D] of dtype
   void* out;        // [B, T, H, D] of dtype; an input of the backward
@@ -255,7 +255,7 @@ struct AttentionBackwardArgs {
 /// A convolution on the occupied cells of a grid, whose output has the same cells:
 ///   out[m] = bias + sum over taps of weight[:, tap, :] · x[neighbors[m, tap]]
 /// The gradient of x is the same op, with the taps in reverse and the weight transposed, because
-/// cell q is beside m as m is beside q. Sums have one order: over taps, then over channels.
+/// neighbors are mutual. Sums have a fixed order: over taps, then over channels.
 struct SubmanifoldConvArgs {
   const void* x;             // [M, C]
   const void* weight;        // [D, taps, C], by the strides below
@@ -268,8 +268,8 @@ struct SubmanifoldConvArgs {
   bool tf32;                               // on CUDA float32 factors may be rounded to tf32
 };
 
-/// grad_weight[d, tap] = sum over m of grad[m, d] * x[neighbors[m, tap]], in an order of its own
-/// that is always the same.
+/// grad_weight[d, tap] = sum over m of grad[m, d] * x[neighbors[m, tap]], in a fixed
+/// order.
 struct SubmanifoldConvWeightGradArgs {
   const void* grad;          // [M, D]
   const void* x;             // [M, C]

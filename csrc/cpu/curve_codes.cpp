@@ -1,4 +1,4 @@
-// Places of cells along space-filling curves on the CPU.
+// Positions of cells along space-filling curves, on the CPU.
 #include <algorithm>
 
 #include "cells.h"

@@ -1,14 +1,14 @@
 // Farthest point sampling on the CPU.
 //
 // Every point carries its squared distance to the nearest point chosen so far; kNever, below every
-// distance, marks what is chosen or may not be. A step lowers the distances to what they are to the
-// newest sample, where that is less, and chooses the point with the greatest one, of equal ones the
-// first. PlainSearch does so for all points, a vector at a time. Most of that is in vain: after a
-// few samples a new one changes only distances near it. BucketSearch therefore sorts the points
-// into buckets of neighbors, each with a box and its peak, the greatest distance in it. A bucket
-// whose box is farther from the new sample than its peak cannot change and is passed over; the next
-// sample is the greatest of the peaks. Sorting has to pay for itself, so few samples are searched
-// plainly.
+// distance, marks points that are chosen or may not be. A step lowers each distance to that of the
+// newest sample, if it is smaller, and chooses the point with the greatest distance, the first one
+// among equals. PlainSearch does so for all points, a vector at a time. Most of this is wasted:
+// after a few samples, a new one changes only distances near it. BucketSearch therefore sorts the
+// points into buckets of neighbors, each with a box and its peak, the greatest distance in it. A
+// bucket whose box is farther from the new sample than its peak cannot change and is skipped; the
+// next sample is the greatest of the peaks. Sorting has to pay for itself, so few samples are
+// searched plainly.
 #include <algorithm>
 #include <bit>
 #include <cstdint>
