@@ -131,7 +131,10 @@ def _pt2(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> byt
         made = torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(Path(folder) / "model.pt2"),
-            inductor_configs={"aot_inductor.metadata": dict(notes)},
+            inductor_configs={
+                "aot_inductor.metadata": dict(notes),
+                "cpp.dynamic_threads": True,  # as many as there, not as here
+            },
         )
         return Path(made).read_bytes()
 
