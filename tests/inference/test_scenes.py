@@ -20,6 +20,7 @@ from dapt.data.clouds import read_cloud
 from dapt.data.preprocessing import Preprocessing
 from dapt.data.streams import Labels, survey
 from dapt.errors import DataError, UsageError, reading
+from dapt.inference import scene_files
 from dapt.inference.asprs import codes_of
 from dapt.inference.rooms import label_room
 from dapt.inference.scene_parts import is_streamed, open_stream
@@ -42,6 +43,7 @@ def rng():
 def small_pieces(monkeypatch):
     for module in (las_stream, ply_stream):
         monkeypatch.setattr(module, "PIECE", 700)
+    monkeypatch.setattr(scene_files, "TOGETHER", 900)
 
 
 @pytest.fixture

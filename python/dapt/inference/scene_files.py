@@ -1,13 +1,10 @@
 """The files that the labels of a scene are written to, put together from those of its tiles."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from dapt.data.arrays import load_npy
 from dapt.data.streams import PIECE, Labels, Stream
 from dapt.errors import reading
 from dapt.files import remove, writing, written_atomically
@@ -17,6 +14,7 @@ from dapt.inference.scene_parts import Scene, open_stream
 COLORED = 5_000_000  # points up to which a colored cloud is written beside las and laz
 TILE = [("index", "<i8"), ("label", "<i4"), ("confidence", "<f4")]
 ANSWER = np.dtype(TILE[1:])
+TOGETHER = 4 * PIECE  # points whose answers are gathered from the tiles at a time
 Answer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels, confidences of a range
 
 
@@ -38,11 +36,10 @@ def write_labels(
     stream, counts = open_stream(scene.path), np.zeros(len(names), np.int64)
     answers = scene.parts / "answers.bin"
     with writing(answers), open(answers, "wb") as file:
-        for number in range(len(scene.plan.tiles)):
-            with reading(scene.tile(number)):
-                rows = load_npy(scene.tile(number))
-            counts += np.bincount(rows["label"], minlength=len(counts))
-            _scatter(file, rows)
+        for start in range(0, stream.count, TOGETHER):
+            found = _gathered(scene, start, min(start + TOGETHER, stream.count))
+            counts += np.bincount(found["label"], minlength=len(counts))
+            file.write(found.tobytes())
     labels = Labels(names, codes, palette(len(names)))
 
     def answer(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,15 +61,17 @@ def write_labels(
     return counts, tuple(written)
 
 
-def _scatter(file: BinaryIO, rows: np.ndarray) -> None:
-    """Write answers at their points' places, runs of neighbors in one go."""
-    answers = np.empty(len(rows), ANSWER)
-    for name in ANSWER.names:
-        answers[name] = rows[name]
-    breaks = np.flatnonzero(np.diff(rows["index"]) != 1) + 1
-    for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        at = int(rows["index"][begin]) * ANSWER.itemsize
-        os.pwrite(file.fileno(), answers[begin:end].tobytes(), at)
+def _gathered(scene: Scene, start: int, stop: int) -> np.ndarray:
+    """Answers of a range of points; of each tile only the part that belongs to it is read."""
+    answers = np.zeros(stop - start, ANSWER)
+    for number in range(len(scene.plan.tiles)):
+        with reading(scene.tile(number)):
+            rows = np.load(scene.tile(number), mmap_mode="r")  # in the points' order
+            first, last = np.searchsorted(rows["index"], [start, stop])
+            part = np.array(rows[first:last])
+        for name in ANSWER.names:
+            answers[name][part["index"] - start] = part[name]
+    return answers
 
 
 def _write_npy(path: Path, count: int, answer: Answer) -> None:
