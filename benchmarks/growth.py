@@ -2,11 +2,12 @@
 
     python benchmarks/growth.py
 
-One thread, its own time. A series ends where the next case can be expected to take longer than
---most or more memory than --gigabytes. `spread` clouds are bumpy spheres; `crowded` ones have half
+One thread, its own time. A series ends where the next call can be expected to take longer than
+--most seconds or more memory than --gigabytes, where one does take three times that long, or where
+the op's share of --minutes is used up. `spread` clouds are bumpy spheres; `crowded` ones have half
 of their points in one place, which is where trees and grids go wrong. Memory is what the process
-has at most during a call beyond what it had before. Writes JSON and a chart (--out, without an
-ending).
+has at most during a call beyond what it had before. Writes JSON, after each op, and a chart (--out,
+without an ending).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -35,6 +36,8 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 BATCHES = (1, 4, 16, 64, 256)
 BATCH_POINTS = 2048
 CELL = 0.02
+KILLED_AFTER = 3  # times the seconds that a call may take
+STEEP = 1.3  # by which time may grow faster than the number of points
 Call = Callable[[], object]
 
 
@@ -79,6 +82,7 @@ OPS: dict[str, Callable[[Tensor], Call]] = {
 }
 
 
+@cache
 def make(B: int, N: int, crowded: bool) -> Tensor:
     points = clouds(B, N, "cpu")
     if crowded:
@@ -95,10 +99,11 @@ def _memory(of: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _one(op: str, B: int, N: int, crowded: bool, end) -> None:
+def _one(call: Callable[[], Call], end) -> None:
     """In a process of its own, whose memory is that of one call."""
     torch.set_num_threads(1)
-    call = OPS[op](make(B, N, crowded))
+    call = call()
+    end.send(None)  # what comes now is timed
     Path("/proc/self/clear_refs").write_text("5")  # the most is what it holds now
     before = _memory("VmRSS")
     seconds = []
@@ -109,34 +114,42 @@ def _one(op: str, B: int, N: int, crowded: bool, end) -> None:
     end.send((min(seconds), _memory("VmHWM") - before))
 
 
-def run(op: str, B: int, N: int, crowded: bool) -> tuple[float, int] | None:
+def run(op: str, points: Tensor, limit: float) -> tuple[float, int] | None:
     """(seconds of the processor, bytes), or None where the process did not come to its end."""
     context = multiprocessing.get_context("fork")
     mine, other = context.Pipe(duplex=False)
-    process = context.Process(target=_one, args=(op, B, N, crowded, other))
+    process = context.Process(target=_one, args=(lambda: OPS[op](points), other))
     process.start()
     other.close()
     try:
-        result = mine.recv()
+        mine.recv()
+        result = mine.recv() if mine.poll(limit) else None
     except EOFError:
         result = None
+    if result is None:
+        process.kill()
     process.join()
     return result
 
 
-def series(op: str, sizes: list[tuple[int, int]], crowded: bool, most: float, room: int) -> list:
-    rows, spent, growth = [], 0.0, 10.0
-    for B, N in sizes:
-        if spent * growth > most or 100 * B * N > room:
+def series(
+    op: str, sizes: list[tuple[int, int]], crowded: bool, most: float, room: int, end: float
+) -> list:
+    rows, expected = [], 0.0
+    kind = "crowded" if crowded else "spread"
+    for i, (B, N) in enumerate(sizes):
+        if expected > most or 100 * B * N > room or time.monotonic() + expected > end:
             break
-        found = run(op, B, N, crowded)
+        found = run(op, make(B, N, crowded), KILLED_AFTER * most)
         if found is None:
+            print(f"{op:28} {kind:8} B={B:<4} N={N:<9} took too long, or too much memory")
             break
         spent, memory = found
-        kind = "crowded" if crowded else "spread"
         rows.append({"op": op, "B": B, "N": N, "cloud": kind, "seconds": spent, "bytes": memory})
         where = f"{op:28} {kind:8} B={B:<4} N={N:<9}"
         print(f"{where} {1e3 * spent:12.3f} ms {memory / 2**20:9.1f} MiB", flush=True)
+        following = sizes[min(i + 1, len(sizes) - 1)]
+        expected = STEEP * spent * (following[0] * following[1]) / (B * N)
     return rows
 
 
@@ -180,21 +193,25 @@ def chart(record: dict) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS))
-    parser.add_argument("--most", type=float, default=20, help="seconds that a case may take")
-    parser.add_argument("--gigabytes", type=float, default=8, help="memory that a case may take")
+    parser.add_argument("--most", type=float, default=10, help="seconds that a call may take")
+    parser.add_argument("--minutes", type=float, default=14, help="of all ops together")
+    parser.add_argument("--gigabytes", type=float, default=8, help="memory that a call may take")
     default = ROOT / "benchmarks" / "results" / "growth-cpu"
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     room = int(options.gigabytes * 2**30)
     command = "python " + shlex.join([str(Path(sys.argv[0])), *sys.argv[1:]])
     path = options.out.with_suffix(".json")
+    torch.set_num_threads(1)
+    last = time.monotonic() + 60 * options.minutes
     rows = []
-    for op in options.only:
+    for i, op in enumerate(options.only):
+        now = time.monotonic()
+        end = now + (last - now) / (len(options.only) - i)
+        few = partial(series, op, most=options.most, room=room, end=end)
         for crowded in (False, True):
-            sizes = [(1, N) for N in SIZES]
-            rows += series(op, sizes, crowded, options.most, room)
-        sizes = [(B, BATCH_POINTS) for B in BATCHES]
-        rows += series(op, sizes, False, options.most, room)
+            rows += few([(1, N) for N in SIZES], crowded)
+        rows += few([(B, BATCH_POINTS) for B in BATCHES], False)
         write_json(path, command, "cpu", rows)
     path.with_suffix(".png").write_bytes(chart(json.loads(path.read_text())))
     print(f"wrote {path} and its chart")

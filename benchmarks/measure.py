@@ -90,7 +90,8 @@ def measure(case: Case, device: str, budget: float, least: int = 5) -> None:
     # A short call is repeated within one reading, so that the clock's own cost disappears.
     inner = {name: max(1, int(0.002 / t)) for name, t in once.items()}
     turn = sum(once[name] * inner[name] for name in ahead)
-    turns = max(least, min(200, int(budget / turn)))
+    few = min(least, max(2, int(10 * budget / turn)))  # of calls that take seconds
+    turns = max(few, min(200, int(budget / turn)))
     readings = {name: [] if name in ahead else [t] for name, t in once.items()}
     for _ in range(turns):
         for name in ahead:

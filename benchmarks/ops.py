@@ -109,6 +109,8 @@ def knn_cases(device: str) -> Iterator[Case]:
         with np.load(SCANS) as file:
             room = torch.from_numpy(file["scannet_room"])[None].to(device)
         problems.append((f"ScanNet room, all {room.shape[1]}", room, room))
+    many = clouds(1, 1_000_000, device)
+    problems.append(("all of 1M", many, many))
     for name, queries, points in problems:
 
         def check(peer: str, ours, theirs, name=name) -> None:
