@@ -1,11 +1,10 @@
-"""Source files are converted once: to .npy files that are memory-mapped ever after.
+"""Source files are converted once, to .npy files that are memory-mapped from then on.
 
-A cache is a folder `<label>-<digest>` of one .npy file per array, a meta.json and a record.json of
-checksums: of its own files, which are compared each time, and of the source files, which are read
-again when the system has touched them since. Its digest covers the sizes and times of the source
-files; it is made in a temporary folder that is renamed when complete, and then its arrays never
-change. A file lock lets one process convert while others wait; the system lets go of it when that
-process dies.
+A cache is a folder `<label>-<digest>` with one .npy file per array, a meta.json and a record.json
+of checksums. Those of its own files are compared each time; the source files are read again if the
+system has touched them since. The digest covers the sizes and times of the source files. A cache is
+built in a temporary folder, which is renamed when complete, and its arrays never change after that.
+A file lock lets one process convert while others wait; the system releases it if that process dies.
 """
 
 import errno
@@ -39,16 +38,16 @@ def load_converted(
     chosen: Path | None,
     convert: Callable[[Path], None],
 ) -> ArrayDataset:
-    """The converted copy of files, opened or made now.
+    """Open the converted copy of files, or make it.
 
     Args:
-        files: The sources; when one changes, the copy is made anew.
+        files: The sources; if one changes, the copy is rebuilt.
         options: Everything else that the copy depends on.
         label: The readable part of its name.
-        home: Its folder `dapt_cache` is where the copy lies, if it can be written; else the user's
+        home: The copy goes to its folder `dapt_cache` if that is writable, otherwise to the user's
             cache.
-        chosen: a folder for the copy, in place of these.
-        convert: Fills the empty folder that it is given.
+        chosen: A folder for the copy, instead of these.
+        convert: Fills the empty folder that it receives.
     """
     home = home.resolve()
     files = list(dict.fromkeys(files))
@@ -66,7 +65,7 @@ def load_converted(
 
 
 def _places(home: Path, chosen: Path | None) -> list[Path]:
-    """Where the copy may lie, in order of preference; the last one is the last resort."""
+    """The places for the copy, in order of preference."""
     own = f"{home.name}-{_digest(str(home))}"
     if chosen is not None:
         return [chosen / own]
@@ -76,7 +75,7 @@ def _places(home: Path, chosen: Path | None) -> list[Path]:
 
 def _is_writable(folder: Path) -> bool:
     existing = folder if folder.is_dir() else folder.parent
-    # the mode counts too: it does not stop root, but says that the folder is to be left alone
+    # check the mode, too: it does not stop root, but says to leave the folder alone
     return os.access(existing, os.W_OK) and bool(existing.stat().st_mode & 0o222)
 
 
@@ -103,7 +102,7 @@ def _converted(
 
 
 def _make(folder: Path, label: str, files: list[Path], convert: Callable[[Path], None]) -> None:
-    """All or nothing; what a changed source or a killed process left behind goes first."""
+    """Make all of it or nothing; first remove what old sources and killed processes left."""
     temporary = folder.with_name(f"{label}.tmp")
     for stale in [temporary, *folder.parent.glob(f"{escape(label)}-*")]:
         shutil.rmtree(stale, ignore_errors=True)
@@ -125,7 +124,7 @@ def _make(folder: Path, label: str, files: list[Path], convert: Callable[[Path],
 
 
 def _open(folder: Path, files: list[Path]) -> ArrayDataset | None:
-    """The converted dataset, or None where it is not there whole or its source is another."""
+    """The converted dataset; None if it is incomplete or its source has changed."""
     try:
         record = json.loads((folder / RECORD).read_text())
         for name, checksum in record["own"].items():
@@ -148,10 +147,10 @@ def _open(folder: Path, files: list[Path]) -> ArrayDataset | None:
 
 
 def _is_of(files: list[Path], record: dict, folder: Path) -> bool:
-    """Whether the copy is of these files as they are now.
+    """Whether the copy was made from these files as they are now.
 
-    Only those are read that the system has touched since: a tool that restores sizes and times, as
-    rsync and backups do, cannot restore the time of that.
+    Only files that the system has touched since are read: tools such as rsync and backups restore
+    sizes and times, but not the time of that change.
     """
     sources, touched = record["sources"], False
     if len(sources) != len(files):
@@ -163,13 +162,13 @@ def _is_of(files: list[Path], record: dict, folder: Path) -> bool:
                 return False
             source[:], touched = [*state, source[-1]], True
     if touched and os.access(folder, os.W_OK):
-        with suppress(DaptError):  # it only saves reading them again
+        with suppress(DaptError):  # this only saves reading them again
             _write_record(folder, record)
     return True
 
 
 def _state(path: Path) -> list:
-    """What changes whenever the file does."""
+    """A value that changes whenever the file does."""
     try:
         status = path.stat()
     except OSError as error:
@@ -182,7 +181,7 @@ def _write_record(folder: Path, record: dict) -> None:
 
 
 def _checksum(path: Path) -> str:
-    """Of the content of a file."""
+    """The checksum of a file's content."""
     digest = hashlib.sha256()
     if path.is_dir():  # a source whose names count
         digest.update(repr(sorted(os.listdir(path))).encode())

@@ -12,10 +12,10 @@ from dapt.errors import DataError, UsageError, reading
 
 
 def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> np.ndarray:
-    """points [N, 3] float64: a cloud whole, a mesh as `surface_points` uniform by area.
+    """Read points [N, 3] in float64: a whole cloud, or `surface_points` samples of a mesh by area.
 
     Args:
-        path: Its ending says how it is read.
+        path: The file; its ending decides how it is read.
         surface_points: Points drawn on a mesh.
         seed: Of that draw.
     """
@@ -39,12 +39,12 @@ def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> n
 
 
 def read_table(path: Path, columns: int = 3) -> np.ndarray:
-    """Columns of a text file, separated by commas, semicolons or white space.
+    """Read columns of a text file, separated by commas, semicolons or white space.
 
     Args:
-        path: The file. A first line of words names the columns: those named x, y and z are taken,
-            else the first ones.
-        columns: How many.
+        path: The file. If its first line names columns, those named x, y and z are read, otherwise
+            the first ones.
+        columns: The number of columns.
     """
     table, names = read_columns_of_text(path, columns)
     if columns == 3 and {"x", "y", "z"} <= set(names):
@@ -53,11 +53,11 @@ def read_table(path: Path, columns: int = 3) -> np.ndarray:
 
 
 def read_columns_of_text(path: Path, few: int | None = None) -> tuple[np.ndarray, list[str]]:
-    """(the numbers [N, columns] of a text file, the names of the columns, if it has some).
+    """Read (numbers [N, columns], column names if there are any) from a text file.
 
     Args:
         path: The file.
-        few: Where columns have no names, how many are read; all by default.
+        few: The number of columns to read if they have no names; all by default.
     """
     with open(path) as file:
         first = next((line for line in file if line.strip() and line[0] != "#"), "")
@@ -95,8 +95,9 @@ def _sample_surface(mesh, count: int, seed: int) -> np.ndarray:
 def surface_beside(
     path: Path, surface_points: int = 8192, seed: int = 0
 ) -> dict[str, np.ndarray] | None:
-    """Normals, and colors if it has some, of the points that `read_cloud` draws on a mesh; None
-    where the file is no mesh.
+    """Normals, and colors if any, of the points that `read_cloud` samples on a mesh.
+
+    Returns None if the file is not a mesh.
 
     Args:
         path: The file.
@@ -133,7 +134,7 @@ READERS = {
 
 
 def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
-    """Points turned so that the axis `up` becomes y, which points up in most datasets.
+    """Rotate points so that the axis `up` becomes y, which points up in most datasets.
 
     Args:
         points: [..., 3].
@@ -146,8 +147,7 @@ def upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., 3]
 
 
 def unit_ball(points: np.ndarray) -> np.ndarray:  # [N, 3]
-    """Points moved so that their mean is the origin, and scaled so that the farthest is 1 away from
-    it.
+    """Move points so that their mean is the origin, and scale them so that the farthest is at 1.
 
     Args:
         points: [N, 3].
@@ -157,12 +157,12 @@ def unit_ball(points: np.ndarray) -> np.ndarray:  # [N, 3]
 
 
 def check_finite(where: str, points: np.ndarray, start: int = 0) -> None:  # [N, 3]
-    """Refuse a coordinate that is not a number which float32 holds.
+    """Refuse a coordinate that is not finite in float32.
 
     Args:
         where: The name to use in errors.
         points: [N, 3].
-        start: Number of the first of them in the cloud.
+        start: The number of the first of these points in the cloud.
     """
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))
@@ -174,7 +174,7 @@ def check_finite(where: str, points: np.ndarray, start: int = 0) -> None:  # [N,
 
 
 def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
-    """Refuse points that a network could not see.
+    """Refuse a cloud that does not fit a network.
 
     Args:
         where: The name to use in errors.
@@ -192,7 +192,7 @@ def check_cloud(where: str, points: np.ndarray, num_points: int) -> None:
 
 
 def check_up(up: str) -> None:
-    """Refuse what is not an axis.
+    """Refuse a value that is not an axis.
 
     Args:
         up: "x", "y" or "z".

@@ -1,4 +1,4 @@
-"""From the samples of a source to the .npy files of a cache, each sample checked on the way."""
+"""Convert the samples of a source to the .npy files of a cache, and check each sample."""
 
 import json
 import os
@@ -40,23 +40,23 @@ class Sample(NamedTuple):
 
 @dataclass
 class Source:
-    """What is being read: what is known at once, and its samples one by one.
+    """A source of data: what is known at once, and its samples one by one.
 
     Args:
         where: The file or folder that an error about the whole of it names.
         class_names: The names, in the order of the labels.
-        length: How many samples; None if that is known only at the end.
+        length: The number of samples; None if it is known only at the end.
         samples: The samples, read on demand.
         part_names: The names, in the order of the part labels.
-        class_parts: The parts of each class; None where every class may have all.
+        class_parts: The parts of each class; None if every class may have all.
     """
 
     where: Path  # the file or folder that an error about the whole of it names
     class_names: list[str]
-    length: int | None  # None where it is known only at the end
+    length: int | None  # None if it is known only at the end
     samples: Iterator[Sample]
     part_names: Sequence[str] = ()
-    class_parts: list[list[int]] | None = None  # per class its parts; None: all of them
+    class_parts: list[list[int]] | None = None  # per class; None for all
 
 
 def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
@@ -66,7 +66,7 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
         source: The data to read.
         num_points: The number of points to keep per cloud; None for all.
         normalize: Whether each cloud is moved and scaled to the unit ball.
-        folder: Where the arrays are written.
+        folder: The folder for the arrays.
     """
     check_distinct(f"the class names of {source.where}", source.class_names)
     check_distinct(f"the part names of {source.where}", source.part_names)
@@ -100,7 +100,7 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
 
 
 def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.ndarray]:
-    """The sample as it is stored: checked, in the unit ball, thinned."""
+    """The sample as it is stored: checked, scaled to the unit ball, thinned."""
     where = sample.where
     points = np.asarray(sample.points, dtype=np.float64)  # [N, 3]
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
@@ -149,7 +149,7 @@ def _checked_parts(sample: Sample, count: int, num_parts: int) -> np.ndarray:
 
 
 class _ArrayWriter:
-    """A .npy file written row by row, with plain writes: a full disk is an error, not a crash."""
+    """A .npy file written row by row with plain writes, so a full disk is an error, not a crash."""
 
     def __init__(self, path: Path, row: np.ndarray):
         self.shape, self.dtype, self.length = np.shape(row), np.asarray(row).dtype, 0

@@ -1,4 +1,4 @@
-"""A dataset: clouds of equal size, a label each, handed out as batches.
+"""A dataset: clouds of equal size with one label each, returned as batches.
 
 Vocabulary: S samples in the dataset, B of them in a batch, N points in a cloud, P labels of points
 ("parts": of an object, or the classes of a scene's points).
@@ -15,7 +15,7 @@ from dapt.data.labels import IGNORED
 
 
 class PointDataset(ABC):
-    """Map-style dataset; `batch` is all that a new kind of dataset has to write.
+    """A map-style dataset; a new kind of dataset only has to define `batch`.
 
     labels: [S] int64, in memory. part_names: of the labels of points, none without them.
     class_parts: per class the part labels that its points may have; all of them by default.
@@ -25,13 +25,13 @@ class PointDataset(ABC):
     Args:
         labels: The labels of the classes [S].
         class_names: A name a class.
-        num_points: N, points of each cloud.
+        num_points: N, the points per cloud.
         part_names: A name a label of points; none where they have none.
         class_parts: For each class the labels that its points may have; all of them by default.
     """
 
     scenes: np.ndarray | None = None
-    digested = 256  # clouds that a digest is made of
+    digested = 256  # clouds in a digest
 
     def __init__(
         self,
@@ -49,16 +49,16 @@ class PointDataset(ABC):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.class_names)
 
     @property
     def num_parts(self) -> int:
-        """How many labels of points there are."""
+        """The number of point labels."""
         return len(self.part_names)
 
     def part_counts(self) -> np.ndarray:  # [P]
-        """How many points have each part label."""
+        """The number of points with each part label."""
         counts = np.zeros(self.num_parts, dtype=np.int64)
         for start in range(0, len(self), 256):
             rows = range(start, min(start + 256, len(self)))
@@ -67,7 +67,7 @@ class PointDataset(ABC):
         return counts
 
     def digest(self) -> str:
-        """Tells this dataset from others: of its labels and names, and of clouds all over it."""
+        """A digest of labels, names and some clouds, to distinguish datasets."""
         digest = hashlib.sha256(repr((self.num_points, self.class_names, self.part_names)).encode())
         digest.update(self.labels.tobytes())
         rows = (
@@ -86,7 +86,7 @@ class PointDataset(ABC):
         `IGNORED` for points that count in no loss and no score.
 
         Args:
-            indices: Which samples [B].
+            indices: The samples [B].
         """
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -99,7 +99,7 @@ class PointDataset(ABC):
 class ArrayDataset(PointDataset):
     """Arrays with one row per sample, in memory or memory-mapped: a batch is a gather.
 
-    A memory-mapped array travels to another process as its file name.
+    A memory-mapped array is sent to another process as its file name.
 
     Args:
         arrays: `points` [S, N, 3] and `labels` [S]; `part_labels` [S, N] and `scenes` [S] where
@@ -142,8 +142,8 @@ class Subset(PointDataset):
     """Some samples of a dataset, by index; few-shot episodes also give them their own labels.
 
     Args:
-        dataset: Whose samples they are.
-        indices: Which ones, in their order.
+        dataset: The dataset of the samples.
+        indices: The samples, in order.
         labels: Other labels for them.
         class_names: The names of these labels.
     """

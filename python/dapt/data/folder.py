@@ -19,21 +19,21 @@ from dapt.errors import DataError, UsageError, listed, reading
 @register("folder")
 @dataclass(kw_only=True)
 class Folder(FileDataset):
-    """Files `<class>/<name>` of ply, pcd, off, obj, xyz, txt, csv, npy and las; meshes are sampled
-    by area.
+    """Files `<class>/<name>`: ply, pcd, off, obj, xyz, txt, csv, npy or las; meshes are sampled by
+    area.
 
     Args:
-        train: The training folder, with a folder for each class. Where the split lies inside the
+        train: The training folder, with one folder per class. If the split is a folder inside the
             class, a * stands for the class: `ModelNet10/*/train`.
         test: The test folder, if there is one; its classes are among those of the training folder.
-        num_points: Points of each cloud; a mesh gets as many, a larger cloud is thinned to them.
+        num_points: Points per cloud; a mesh is sampled with as many, a larger cloud is thinned.
         up: The axis that points up; clouds are turned so that it is y, as in the data that the
             backbones were pre-trained on.
-        channels: What a point has beside its place, for backbones that read it: color, normal for
-            its color and its normal, intensity, or height above the ground. What a file lacks is
-            zero.
-        groups: A text file with a line `<class>/<name>,<group>` for each file that has
-            near-duplicates: those of a group are on one side of a validation split.
+        channels: What a point has besides its coordinates, for backbones that read it: color,
+            normal for its color and its normal, intensity, or height above the ground. What a file
+            lacks is zero.
+        groups: A text file with a line `<class>/<name>,<group>` for each file with near-duplicates;
+            a group stays on one side of a validation split.
     """
 
     train: Path
@@ -113,7 +113,7 @@ class Folder(FileDataset):
         return path.relative_to(self._base(split)[0]).as_posix()
 
     def _groups(self, names: list[str]) -> list[int] | list[None]:
-        """A number for each file; one that the list of groups leaves out is by itself."""
+        """A group number for each file; a file that is not listed is its own group."""
         if self.groups is None:
             return [None] * len(names)
         with reading(self.groups), open(self.groups, newline="") as file:

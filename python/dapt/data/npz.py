@@ -1,4 +1,4 @@
-"""Anyone's own data in .npz files: points, labels, and where known names and part labels."""
+"""Your own data in .npz files: points, labels, and optionally names and part labels."""
 
 import logging
 from dataclasses import dataclass
@@ -24,21 +24,23 @@ ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
 @register("npz")
 @dataclass(kw_only=True)
 class Npz(FileDataset):
-    """`points` float [S, N, 3], or with what `channels` says beside, and `labels` [S], whole
-    numbers from 0 on or names; optional `class_names`, `part_labels` [S, N], `part_names` and
-    `groups` [S], numbers or names: clouds of one group are on one side of a validation split. The
-    first two may be called `data` and `label`, and the file may be an .h5. Clouds of different
-    lengths lie one after another, `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of
-    where each begins and the last ends; then set num_points.
+    """`points` float [S, N, 3], or with `channels` added, and `labels` [S], whole numbers from 0 or
+    names.
+
+    Optional are `class_names`, `part_labels` [S, N], `part_names` and `groups` [S], numbers or
+    names: clouds of one group stay on one side of a validation split. The first two may be called
+    `data` and `label`, and the file may be an .h5. Clouds of different lengths are stored one after
+    another, as `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of where each begins
+    and the last ends; then set num_points.
 
     Args:
-        train: The training file; it says how many classes and part labels there are.
+        train: The training file; it determines the number of classes and part labels.
         test: The test file, if there is one.
         up: The axis that points up; clouds are turned so that it is y, as in the data that the
             backbones were pre-trained on.
-        ignore_label: Clouds with this label are left out; points with it count in no loss and no
-            score.
-        channels: What a point has beside its place, for backbones that read it: color for
+        ignore_label: Clouds with this label are left out; points with it do not count in any loss
+            or score.
+        channels: What a point has besides its coordinates, for backbones that read it: color for
             `points` [S, N, 6], normal for color and normal [S, N, 9], intensity or height above the
             ground [S, N, 4].
     """
@@ -162,7 +164,7 @@ class Npz(FileDataset):
         return _Labels(path, labels, parts)
 
     def _class_names(self, training: "_Labels") -> list[str]:
-        """The file's names or the numbers; a class without a cloud is pointed out."""
+        """The file's names, or the numbers; warn about a class without a cloud."""
         labels, names = training.labels, _read(training.path, "class_names")
         if is_named(labels):
             return as_names(np.unique(labels) if names is None else names)
@@ -198,7 +200,7 @@ class _Labels(NamedTuple):
 
 
 def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, int]]:
-    """(first, past the last) of each cloud of those that lie one after another.
+    """(first, past the last) of each of the clouds that are stored one after another.
 
     Args:
         offsets: [S + 1], from 0 to the number of points, or [S] without the last.
@@ -217,7 +219,7 @@ def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, in
 
 
 def _read(path: Path, name: str) -> np.ndarray | None:
-    """An array of the file; None for an optional one that is not there."""
+    """Read an array of the file; None for an optional one that is missing."""
     with reading(path), open_arrays(path) as file:
         names = ALSO_CALLED.get(name, (name,))
         found = next((each for each in names if each in file), None)
@@ -232,7 +234,7 @@ def _read(path: Path, name: str) -> np.ndarray | None:
 
 
 def _groups(path: Path, clouds: int) -> np.ndarray | None:
-    """Numbers [S] of the groups of the file, None where it names none."""
+    """The group numbers [S] of the file; None if it has no groups."""
     groups = _read(path, "groups")
     if groups is None:
         return None
@@ -245,7 +247,7 @@ def _groups(path: Path, clouds: int) -> np.ndarray | None:
 
 
 def _class_parts(training: _Labels, path: Path, class_names: list[str]) -> list[list[int]]:
-    """Which parts each class has in the training file; a class without a cloud may have any."""
+    """The parts of each class in the training file; a class without a cloud may have any."""
     labels, parts = training.labels, training.parts
     clouds = parts if training.places is None else training.places
     if (len(clouds),) != labels.shape:

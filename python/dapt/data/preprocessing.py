@@ -1,4 +1,4 @@
-"""How clouds were made ready for a network in its training, so that later ones are, too."""
+"""How the training clouds of a network were prepared, so that new ones can be prepared alike."""
 
 import logging
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from dapt.data.dataset import PointDataset
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import check_at_least
 
-MUCH = 4.0  # times, in size or in spacing: clouds of one set differ by less
-MEASURED = 64  # training clouds, and points of each
+MUCH = 4.0  # factor in size or spacing; clouds of one data set differ by less
+MEASURED = 64  # training clouds, and points of each, to measure
 _POINTS_MEASURED = 2048
 
 log = logging.getLogger("dapt")
@@ -24,18 +24,18 @@ log = logging.getLogger("dapt")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What was done to training clouds, and how large and how dense they were.
+    """How training clouds were prepared, and how large and how dense they were.
 
     Args:
         num_points: Points of a cloud, or of a block of a scene, that the network sees.
         normalize: Whether clouds, or blocks, are moved and scaled into the unit ball.
-        up: The axis of the files that points up; it is turned to y.
-        channels: What a point has beside its place, in this order: color for [N, 6], normal for
-            color and normal [N, 9].
+        up: The axis of the files that points up; it is rotated to y.
+        channels: What a point has besides its coordinates, in this order: color for [N, 6], normal
+            for color and normal [N, 9].
         block: Side of a scene's blocks, in the unit of the scenes; None for objects.
         extent: Distance of the farthest point from the middle of a cloud as the network sees it,
             the median of training clouds.
-        spacing: Distance from a point to the nearest other, likewise.
+        spacing: Distance from a point to its nearest neighbor, likewise.
     """
 
     num_points: int
@@ -53,7 +53,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, options: Mapping[str, object], num_points: int) -> "Preprocessing":
-        """As the options of a dataset say.
+        """Take it from the options of a dataset.
 
         Args:
             options: The options of a run's `data` section.
@@ -63,7 +63,7 @@ class Preprocessing:
         return cls(num_points, **{name: options[name] for name in fields if name in options})
 
     def measured(self, dataset: PointDataset) -> "Preprocessing":
-        """The same, with the size and the spacing of a training set's clouds.
+        """A copy with the size and spacing of a training set's clouds.
 
         Args:
             dataset: The training set.
@@ -79,10 +79,10 @@ class Preprocessing:
         return COLUMNS[self.channels]
 
     def ready(self, points: np.ndarray) -> Tensor:  # [N, D] -> [1, N, D]
-        """All points of a cloud as the network knows them, [1, N, D].
+        """Prepare all points of a cloud for the network, [1, N, D].
 
         Args:
-            points: [N, D], as the file has them.
+            points: [N, D], as in the file.
         """
         points = all_upright(np.asarray(points, np.float64), self.up)
         if self.normalize:
@@ -101,10 +101,11 @@ class Preprocessing:
             log.warning("%s", remark)
 
     def remark(self, where: str, seen: Tensor) -> str | None:
-        """How clouds differ from those of the training, if they do so much that labels suffer.
+        """Describe how clouds differ from the training clouds, if labels may suffer; otherwise
+        None.
 
         Args:
-            where: What the sentence calls them.
+            where: The name to use in the sentence.
             seen: [B, N, D], as the network sees them.
         """
         if self.extent is None or not seen.numel():

@@ -1,4 +1,4 @@
-"""Datasets by name: one dataclass of options each, which also knows how to load itself."""
+"""Datasets by name: each is a dataclass of options with a `load` method."""
 
 import dataclasses
 import difflib
@@ -11,15 +11,15 @@ from dapt.plugins import entry, installed
 
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
-# Of wings above this one: the module that registers each, imported when it is asked for.
+# From wings above this one: the module that registers each, imported on demand.
 ELSEWHERE = dict.fromkeys(("synthetic", "synthetic_wide"), "dapt.synthetic")
 
 
 def register(name: str):
-    """Class decorator: the dataclass of options of the dataset `name`, with `load(split)`.
+    """Class decorator that registers a dataclass of options with `load(split)` as a dataset.
 
     Args:
-        name: What `data.name` calls it.
+        name: The name for `data.name`.
     """
 
     def add(options: type) -> type:
@@ -47,7 +47,7 @@ def options_of(name: str) -> type:
 
 
 def names() -> list[str]:
-    """Of all datasets."""
+    """The names of all datasets."""
     return sorted({*DATASETS, *ELSEWHERE, *installed("dataset")})
 
 

@@ -1,6 +1,6 @@
-"""Parts of a dataset: held out for validation, few of the labels, episodes of few-shot learning.
+"""Parts of a dataset: a validation split, a share of the labels, few-shot episodes.
 
-Vocabulary: S samples, C classes, U units: groups of samples that stay together, or single samples.
+Vocabulary: S samples, C classes, U units (groups of samples that stay together, or single ones).
 """
 
 import numpy as np
@@ -8,22 +8,22 @@ import numpy as np
 from dapt.data.dataset import PointDataset, Subset
 from dapt.errors import UsageError
 
-_FEW = 0xFE3  # sets the draw of labels apart from that of the validation split
+_FEW = 0xFE3  # separates the draw of labels from that of the validation split
 
 
 def stratified(
     labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which samples [S] are held out: `fraction` of every class, the same for the same seed.
+    """Choose the samples [S] to hold out: `fraction` of every class, the same for the same seed.
 
-    A group is on one side, whole. A class of two or more of them is on both sides, as far as groups
-    of several classes allow; a single one stays.
+    Groups stay whole. A class of two or more groups is on both sides, as far as groups that span
+    classes allow; a class of a single group stays in training.
 
     Args:
         labels: Classes [S].
         fraction: The fraction of each class, as nearly as groups allow.
         seed: The seed of the draw.
-        groups: Numbers [S] of what belongs together; None: every sample is by itself.
+        groups: Group numbers [S]; None if every sample is its own group.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"the share that is held out must lie between 0 and 1, got {fraction}")
@@ -41,7 +41,7 @@ def stratified(
 
     def hold(unit: int) -> bool:
         if unit in held_units or any(held[c] + size >= total[c] for c, size in parts[unit]):
-            return False  # a class keeps something to learn from
+            return False  # a class keeps something to train on
         held_units.add(unit)
         for each, size in parts[unit]:
             held[each] += size
@@ -68,7 +68,7 @@ def split_validation(
     one scene or group stay together.
 
     Args:
-        dataset: What to divide.
+        dataset: The dataset to split.
         fraction: The fraction of each class, for validation.
         seed: The seed of the draw.
     """
@@ -90,11 +90,11 @@ def split_validation(
 def few_labels(dataset: PointDataset, share: float, seed: int) -> PointDataset:
     """A share of the samples of every class, one at least, the same for the same seed.
 
-    A smaller share is a part of a larger one.
+    A smaller share is a subset of a larger one.
 
     Args:
-        dataset: What to learn from.
-        share: Of each class; 1 for all.
+        dataset: The training set.
+        share: The share of each class; 1 for all.
         seed: The seed of the draw.
     """
     if not 0 < share <= 1:
@@ -117,12 +117,12 @@ def few_shot_fold(
     Labels are renumbered from 0 in the order of the draw.
 
     Args:
-        dataset: What the episode is drawn from.
-        way: Classes of the episode.
-        shot: Samples of each to learn from.
-        fold: Number of the episode.
+        dataset: The dataset to draw from.
+        way: Classes per episode.
+        shot: Training samples per class.
+        fold: The number of the episode.
         seed: The seed of all episodes.
-        queries: Samples of each class to test on.
+        queries: Test samples per class.
     """
     rng = np.random.default_rng([seed, fold])
     counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
