@@ -37,14 +37,20 @@ def points() -> None:
     cloud = torch.randn(1, 2048, 3)
     for plan in plans.every_fps(1, 2048):
         points_on_host.fps(cloud, 6, plan=plan)
+    for N in (256, 512, 1024):
+        points_on_host.fps(cloud[:, :N].contiguous(), 6)
     for k in (1, 3, 8, 32, 64, 128, 256, 512):
         points_on_host.knn(cloud[:, :64].contiguous(), cloud, k)
+    for keys in (1, 2, 4):
+        plan = plans.knn_of(False, keys=keys, warps=4, tile=1024, splits=1)
+        points_on_host.knn(cloud[:, :128].contiguous(), cloud, keys, plan=plan)
     split = plans.knn_of(True, keys=1, warps=4, tile=1024, splits=2)
     points_on_host.knn(cloud[:, :8].contiguous(), cloud, 32, plan=split)
     for k in (5, 40, 200):
         points_on_host.knn(cloud[:, :8, :2], cloud[:, :512, :2], k)
     points_on_host.ball_query(cloud[:, :64].contiguous(), cloud, 0.04, 32)
-    points_on_host.chamfer(cloud[:, :512].contiguous(), cloud[:, 512:1024].contiguous())
+    halves, lengths = cloud[:, :1024].view(2, 1, 512, 3), torch.tensor([500])
+    points_on_host.chamfer(*halves, lengths, lengths)
 
 
 def rows() -> None:
