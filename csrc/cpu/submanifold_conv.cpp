@@ -261,28 +261,27 @@ void convolve(const SubmanifoldConvArgs& a) {
   });
 }
 
-constexpr int kVectors = 2;
-template <class T>
-constexpr int64_t kStrip = kVectors * kLanesOf<T>;
-/// sums[i] += sum over k of grad[k][i] * x[k], for kRows channels of grad and kWide vectors of x.
+/// sums[i] += sum over k of grad[k][d + i] * x[k], for kRows channels and kWide vectors of x.
 template <int kRows, int kWide, class T>
-void sum_products(const T* const* grad, const T* x, int64_t count, T* sums) {
+void sum_products(const T* const* grad, int64_t d, const T* x, int64_t count, T* sums) {
+  constexpr int64_t kStride = kWide * kLanesOf<T>;
   Vector<T> block[kRows][kWide] = {};
-  for (int64_t k = 0; k < count; ++k, x += kStrip<T>) {
+  for (int64_t k = 0; k < count; ++k, x += kStride) {
+    const T* left = grad[k] + d;
     Vector<T> right[kWide];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) right[v] = load_vector(x + v * kLanesOf<T>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kWide; ++v) multiply_add(block[i][v], grad[k][i], right[v]);
+#pragma GCC unroll 3
+      for (int v = 0; v < kWide; ++v) multiply_add(block[i][v], left[i], right[v]);
     }
   }
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) {
-      T* to = sums + i * kStrip<T> + v * kLanesOf<T>;
+      T* to = sums + i * kStride + v * kLanesOf<T>;
       block[i][v] += load_vector(to);
       std::memcpy(to, &block[i][v], sizeof block[i][v]);
     }
@@ -295,63 +294,84 @@ void sum_products(const T* const* grad, const T* x, int64_t count, T* sums) {
 struct WeightGradParts {
   int64_t taps, tap_groups, strips, rows, row_parts;
 
-  WeightGradParts(const SubmanifoldConvWeightGradArgs& a, int64_t strip) {
+  template <class T>
+  WeightGradParts(const SubmanifoldConvWeightGradArgs& a, const Strips<T>& strips_of_x) {
     constexpr int64_t kSums = 65536, kEnough = 16, kFewRows = 2048;
-    taps = std::clamp<int64_t>(kSums / (a.D * strip), 3, a.taps);
+    taps = std::clamp<int64_t>(kSums / (a.D * strips_of_x.longest()), 3, a.taps);
     tap_groups = (a.taps + taps - 1) / taps;
-    strips = (a.C + strip - 1) / strip;
+    strips = strips_of_x.count();
     const int64_t wanted = std::min(kEnough / (tap_groups * strips), a.M / kFewRows);
     row_parts = std::max<int64_t>(1, wanted);
     rows = (a.M + row_parts - 1) / row_parts;
   }
 };
 
-/// sums [taps, D, kStrip] of rows [first, end), one group of taps and one strip of input channels.
+/// A strip of the neighbors' rows, side by side: to [count, kWide vectors].
+template <int kWide, class T>
+void collect(const T* x, int64_t C, int64_t width, const Pair* list, int64_t count, T* to) {
+  constexpr int64_t kStride = kWide * kLanesOf<T>;
+  for (int64_t k = 0; k < count; ++k, to += kStride) {
+    const T* from = x + list[k].neighbor * C;
+    if (width == kStride) {
+      std::memcpy(to, from, kStride * sizeof(T));
+    } else {
+      std::copy_n(from, width, to);
+    }
+  }
+}
+
+/// sums [taps, D, vectors of the strip] of rows [first, end), for some taps and one strip of input
+/// channels.
 template <class T>
 void sum_weight_grad(const SubmanifoldConvWeightGradArgs& a, int64_t first_tap, int64_t taps,
-                     int64_t c, int64_t first, int64_t end, T* sums) {
+                     Strip strip, int64_t first, int64_t end, T* sums) {
   constexpr int64_t kRows = 512;  // at a time
-  const int64_t width = std::min(kStrip<T>, a.C - c);
-  const Buffer<T> x = make_zeros<T>(kRows * kStrip<T>);  // of the neighbors
+  const int64_t stride = strip.vectors * kLanesOf<T>;
+  const T* x = static_cast<const T*>(a.x) + strip.begin;
+  const Buffer<T> collected = make_zeros<T>(kRows * stride);  // of the neighbors
   std::array<const T*, kRows> grad;
-  std::fill_n(sums, taps * a.D * kStrip<T>, T(0));
+  Pairs pairs(kRows, taps);
+  std::fill_n(sums, taps * a.D * stride, T(0));
   for (; first < end; first += kRows) {
+    pairs.list(a.neighbors + first * a.taps + first_tap, a.taps, first,
+               std::min(kRows, end - first), taps);
     for (int64_t tap = 0; tap < taps; ++tap) {
-      int64_t count = 0;
-      for (int64_t row = first; row < std::min(first + kRows, end); ++row) {
-        const int64_t neighbor = a.neighbors[row * a.taps + first_tap + tap];
-        if (neighbor < 0) continue;
-        std::copy_n(static_cast<const T*>(a.x) + neighbor * a.C + c, width,
-                    x.get() + count * kStrip<T>);
-        grad[count++] = static_cast<const T*>(a.grad) + row * a.D;
+      const Pair* list = pairs.of(tap);
+      const int64_t count = pairs.count(tap);
+      for (int64_t k = 0; k < count; ++k) {
+        grad[k] = static_cast<const T*>(a.grad) + list[k].row * a.D;
       }
-      for (int64_t d = 0; d < a.D; d += kBlockRows) {
-        T* to = sums + (tap * a.D + d) * kStrip<T>;
-        with_count<kBlockRows>(std::min<int64_t>(kBlockRows, a.D - d), [&](auto rows) {
-          width <= kLanesOf<T> ? sum_products<rows, 1>(grad.data(), x.get(), count, to)
-                               : sum_products<rows, kVectors>(grad.data(), x.get(), count, to);
-        });
-        for (int64_t k = 0; k < count; ++k) grad[k] += kBlockRows;
-      }
+      with_count<kMostVectors>(strip.vectors, [&](auto vectors) {
+        constexpr int64_t kBlock = kRowsBeside<vectors>;
+        collect<vectors>(x, a.C, strip.width, list, count, collected.get());
+        for (int64_t d = 0; d < a.D; d += kBlock) {
+          T* to = sums + (tap * a.D + d) * stride;
+          with_count<kBlock>(std::min(kBlock, a.D - d), [&](auto rows) {
+            sum_products<rows, vectors>(grad.data(), d, collected.get(), count, to);
+          });
+        }
+      });
     }
   }
 }
 
 template <class T>
 void weight_grad(const SubmanifoldConvWeightGradArgs& a) {
-  const WeightGradParts parts(a, kStrip<T>);
-  const int64_t size = parts.taps * a.D * kStrip<T>, blocks = parts.tap_groups * parts.strips;
+  const Strips<T> strips(a.C);
+  const WeightGradParts parts(a, strips);
+  const int64_t size = parts.taps * a.D * strips.longest();
+  const int64_t blocks = parts.tap_groups * parts.strips;
   const Buffer<T> sums = make_buffer<T>(blocks * parts.row_parts * size);
   const auto each_block = [&](int64_t block, const auto& f) {
     const int64_t tap = block / parts.strips * parts.taps;
-    f(tap, std::min(parts.taps, a.taps - tap), block % parts.strips * kStrip<T>);
+    f(tap, std::min(parts.taps, a.taps - tap), strips[block % parts.strips]);
   };
   // parallel over blocks and parts of the rows
   parallel_for(blocks * parts.row_parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % parts.row_parts * parts.rows;
-      each_block(item / parts.row_parts, [&](int64_t tap, int64_t taps, int64_t c) {
-        sum_weight_grad(a, tap, taps, c, first, std::min(first + parts.rows, a.M),
+      each_block(item / parts.row_parts, [&](int64_t tap, int64_t taps, Strip strip) {
+        sum_weight_grad(a, tap, taps, strip, first, std::min(first + parts.rows, a.M),
                         sums.get() + item * size);
       });
     }
@@ -363,12 +383,12 @@ void weight_grad(const SubmanifoldConvWeightGradArgs& a) {
       for (int64_t part = 1; part < parts.row_parts; ++part) {
         for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
       }
-      each_block(block, [&](int64_t first_tap, int64_t taps, int64_t c) {
-        const int64_t width = std::min(kStrip<T>, a.C - c);
+      each_block(block, [&](int64_t first_tap, int64_t taps, Strip strip) {
+        const int64_t stride = strip.vectors * kLanesOf<T>;
         for (int64_t tap = 0; tap < taps; ++tap) {
           for (int64_t d = 0; d < a.D; ++d) {
-            std::copy_n(total + (tap * a.D + d) * kStrip<T>, width,
-                        static_cast<T*>(a.grad_weight) + (d * a.taps + first_tap + tap) * a.C + c);
+            T* to = static_cast<T*>(a.grad_weight) + (d * a.taps + first_tap + tap) * a.C;
+            std::copy_n(total + (tap * a.D + d) * stride, strip.width, to + strip.begin);
           }
         }
       });
