@@ -255,7 +255,7 @@ def test_what_was_labeled_before_a_kill_stays(model, tmp_path, rng, monkeypatch,
     assert len(list(parts.glob("tile_*.npy"))) == 3
     with caplog.at_level("INFO", "dapt"):
         label(model, tmp_path / "a.las", tmp_path / "out", 500)
-    assert "goes on, 3 of " in caplog.text and not parts.exists()
+    assert "resuming, 3 of " in caplog.text and not parts.exists()
     for name in ("a_labels.las", "a_labels.npy", "a_labels.ply"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()
     calls.clear()  # another model begins anew
@@ -266,7 +266,7 @@ def test_what_was_labeled_before_a_kill_stays(model, tmp_path, rng, monkeypatch,
     caplog.clear()
     with caplog.at_level("INFO", "dapt"):
         label(model, tmp_path / "a.las", tmp_path / "out", 500)
-    assert "it is made anew" in caplog.text
+    assert "starting over" in caplog.text
 
 
 @pytest.fixture

@@ -462,7 +462,7 @@ def test_mistaken_requests(ask):
         "/predict?adapter=a&format=npy&answer=ply": "labels whole clouds",
         "/predict?adapter=a&format=npy&answer=pickle": "query answer: Input should be 'json'",
         "/predict?adapter=a&format=npy&category=cup": "knows no categories",
-        "/predict?adapter=parts&format=npy": "parts are those of a category",
+        "/predict?adapter=parts&format=npy": "parts depend on the category",
         "/predict?adapter=parts&format=npy&category=car": "unknown category 'car'",
     }.items():
         status, told = ask(path, body)

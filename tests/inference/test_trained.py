@@ -97,7 +97,7 @@ def test_an_adapter_brings_its_preprocessing(moved_run, tmp_path):
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(written))
     assert dapt.load_run(folder).predict(points) == run.predict(points)
     old = dapt.load_adapter(folder / "adapter", dapt.detach(dapt.load_run(folder)))
-    with pytest.raises(UsageError, match="does not say what was done to its training clouds"):
+    with pytest.raises(UsageError, match="does not record how its training clouds were prepared"):
         old.predict(points)
     written["preprocessing"] = {"num_points": "many"}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(written))

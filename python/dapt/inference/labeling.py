@@ -94,7 +94,7 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
     if category not in categories:
         wanted = f"choose one of {listed(categories)}"
         raise UsageError(
-            f"parts are those of a category: --category must be given, {wanted}"
+            f"parts depend on the category: set --category, {wanted}"
             if category is None
             else f"unknown category '{category}': {wanted}"
         )

@@ -280,7 +280,7 @@ def _clouds_of_npz(path: Path, channels: str) -> Iterator[Cloud]:
 def _say_lacking(where: str, names: Sequence[str]) -> None:
     if names:
         log.warning(
-            "%s has no %s, with which the model was trained: zeros stand in for them",
+            "%s has no %s, which the model was trained with: using zeros",
             where,
             " and no ".join(names),
         )

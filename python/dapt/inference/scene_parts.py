@@ -134,7 +134,7 @@ class Scene:
             return None
         with reading(parts / "plan.npz"), Npz(parts / "plan.npz") as kept:
             if str(kept["identity"]) != identity:
-                log.info("%s is of another file, model or setting: it is made anew", parts)
+                log.info("%s is from another file, model or setting: starting over", parts)
                 return None
             told = json.loads(str(kept["told"]))
             cells = Cells(block, kept["ground"].tolist())
@@ -146,5 +146,5 @@ class Scene:
         tiles = range(len(scene.plan.tiles))
         scene.left = [number for number in tiles if not scene.tile(number).is_file()]
         done = len(tiles) - len(scene.left)
-        log.info("%s: goes on, %d of %d tiles are labeled", path, done, len(tiles))
+        log.info("%s: resuming, %d of %d tiles are labeled", path, done, len(tiles))
         return scene

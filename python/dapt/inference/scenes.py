@@ -177,7 +177,7 @@ class _Labeler:
         known = survey(stream, self.trained.channels, cells.look)
         for what in known.told.lacking:
             log.warning(
-                "%s has no %s, with which the model was trained: zeros stand in for them",
+                "%s has no %s, which the model was trained with: using zeros",
                 path,
                 what,
             )

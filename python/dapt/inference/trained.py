@@ -59,8 +59,8 @@ class TrainedModel(AdaptedModel):
         known = self.adapter.preprocessing or self.fallback
         if known is None:
             raise UsageError(
-                "the adapter's file does not say what was done to its training clouds: make them "
-                "ready yourself and call the model, or save it with preprocessing="
+                "the adapter's file does not record how its training clouds were prepared: prepare "
+                "clouds yourself and call the model, or save it with preprocessing="
             )
         return known
 

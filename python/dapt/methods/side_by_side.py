@@ -99,7 +99,7 @@ class SideBySide:
         if left:
             raise UsageError(
                 f"adapters of method '{method.name}' with these settings cannot share a batch: "
-                f"their '{left[0]}' is in no op that takes it cloud by cloud"
+                f"their '{left[0]}' is in no op that supports one per cloud"
             )
 
     def bring(self, states: Sequence[Mapping[str, Tensor]], rows: Tensor) -> None:

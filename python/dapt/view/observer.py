@@ -74,7 +74,7 @@ class Observer:
         if chosen not in task.category_names:
             wanted = f"choose one of {listed(task.category_names)}"
             raise UsageError(
-                f"parts are those of a category: --category must be given, {wanted}"
+                f"parts depend on the category: set --category, {wanted}"
                 if chosen is None
                 else f"unknown category '{chosen}': {wanted}"
             )

@@ -109,7 +109,7 @@ def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     if not worst:
         return "Nothing is confused."
     told = [f"{a} for {b} ({plain_number(count)})" for count, a, b in worst]
-    return f"Taken most often: {', '.join(told)}."
+    return f"Most frequent confusions: {', '.join(told)}."
 
 
 def _corrupted(findings: Findings) -> Section | None:
@@ -128,7 +128,7 @@ def _corrupted(findings: Findings) -> Section | None:
         return None
     axes, metric = (Axis("severity"), Axis(format=percent)), words(findings.metric)
     figures = [curves(f"{metric}, {kind}", *axes, drawn) for kind, drawn in lines.items()]
-    said = paragraph("Severity 0 is the clouds as they are; bands reach over the seeds.")
+    said = paragraph("Severity 0 is the clean clouds; bands show the range over seeds.")
     return Section("corrupted", "Corrupted clouds", grid(figures) + said)
 
 

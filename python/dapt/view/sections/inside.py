@@ -26,8 +26,10 @@ def _calibration(findings: Findings) -> Section | None:
     for group in with_evidence(findings):
         evidence = findings.evidence[group.name]
         figures.append(figure(_reliability(group.name, evidence), _calibrated(group, evidence)))
-    said = "On the diagonal the model is as often right as it says. "
-    said += f"{BINS} bins of equal width; bars are how often answers of that confidence are right."
+    said = "On the diagonal, the model is right as often as its confidence says. "
+    said += (
+        f"{BINS} bins of equal width; bars show how often predictions of that confidence are right."
+    )
     return Section("calibration", "Calibration", paragraph(said) + grid(figures))
 
 
@@ -100,7 +102,7 @@ def _density(findings: Findings) -> Section | None:
     axis = Axis(title, low=0.0, format=percent)
     ticks = [x for x, _ in max(lines, key=lambda line: len(line.points)).points]
     chart = Chart(title, Axis("block", ticks=ticks), axis, lines=lines)
-    caption = "Share of hidden units whose size is above 0.001, by block."
+    caption = "Share of hidden units with a magnitude above 0.001, by block."
     return Section("density", "Density", figure(chart.svg(), caption))
 
 
@@ -126,7 +128,7 @@ def _features(findings: Findings) -> Section | None:
         if number < len(findings.class_names)
     )
     said = f"What the head reads of {len(points)} clouds, in two dimensions by {how}. "
-    said += "Clouds of a class lie together where the network tells it apart."
+    said += "Clouds of a class cluster if the network separates it."
     body = paragraph(said) + grid(figures, "small") + f'<ul class="key">{key}</ul>'
     return Section("features", "Features", body)
 

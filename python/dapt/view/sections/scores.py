@@ -25,8 +25,10 @@ def _summary(findings: Findings) -> Section:
     table = summary_table(findings)
     kept = "Best values are bold. "
     if any(len(group.complete) > 1 for group in findings.groups):
-        kept += "Behind ± stands the standard deviation over seeds. "
-    kept += "Memory kept and peak are those of a training step; time is that of the fastest run."
+        kept += "The value after ± is the standard deviation over seeds. "
+    kept += (
+        "Kept and peak memory are those of a training step; the time is that of the fastest run."
+    )
     unfinished = [g.name for g in findings.groups if len(g.complete) < len(g.records)]
     if unfinished:
         kept += f" Not all runs are complete: {', '.join(unfinished)}."
@@ -111,7 +113,7 @@ def _learning(findings: Findings) -> Section | None:
     if not figures:
         return None
     several = any(len(group.records) > 1 for group in findings.groups)
-    said = "Lines are means over seeds, bands reach from the least to the most." if several else ""
+    said = "Lines are means over seeds; bands show the range." if several else ""
     return Section("learning", "Learning curves", grid(figures) + paragraph(said))
 
 
