@@ -7,7 +7,7 @@ import torch
 
 import dapt
 from dapt.runs.options import TrainOptions
-from dapt.training.optimization import adamw, set_schedule
+from dapt.training.optimization import RunningMean, adamw, batch_statistics, set_schedule
 
 EPOCHS, STEPS = 40, 50  # of an epoch
 CPU = torch.device("cpu")
@@ -60,3 +60,21 @@ def test_rates_without_sense_are_refused(rates):
 def test_a_word_that_no_name_has_is_refused():
     with pytest.raises(dapt.DaptError, match="no trained weight has a name with 'clz'"):
         adamw(named("a.b.weight"), options(rates={"clz": 10}), CPU)
+
+
+def test_the_running_mean_takes_the_statistics_along_that_go_with_its_weights():
+    """Weights of the past beside the statistics of the present would be another network."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    norm, decay = network[1], 0.75
+    mean = RunningMean([*network.parameters(), *batch_statistics(network)], decay)
+    expected = [norm.running_mean.clone(), norm.running_var.clone()]
+    for _ in range(3):
+        network(5 * torch.randn(8, 3) + 2)
+        mean.update()
+        for held, now in zip(expected, (norm.running_mean, norm.running_var), strict=True):
+            held.lerp_(now, 1 - decay)
+    present = norm.running_var.clone()
+    mean.swap()
+    torch.testing.assert_close([norm.running_mean, norm.running_var], expected, rtol=0, atol=0)
+    mean.swap()
+    assert torch.equal(norm.running_var, present)

@@ -14,7 +14,7 @@ import torch
 import dapt
 from dapt.runs.folder import RunFolder
 from dapt.training import loop as training
-from support.runs import TINY, Killed, assert_same_run, clouds, kill_at
+from support.runs import TINY, Killed, assert_same_run, clouds, kill_at, lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +30,21 @@ def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, step, fields):
     folder, code = run("parts", "--resume", **fields)
     assert code == 0
     assert_same_run(whole, folder)
+
+
+def test_a_killed_pretraining_goes_on_by_the_same_command(run, monkeypatch):
+    how = {"command": "pretrain", "num_points": None, "checkpoint_seconds": 0.0, "ema": 0.9}
+    how["backbone"] = TINY["backbone"] | {"checkpoint": None}  # as when nothing is said of it
+    whole, _ = run("whole", **how)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        run("parts", **how)
+    folder, code = run("parts", "--resume", **how)
+    assert code == 0
+    assert lines(whole) == lines(folder)
+    assert (whole / "backbone.safetensors").read_bytes() == (
+        folder / "backbone.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

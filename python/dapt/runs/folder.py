@@ -151,7 +151,7 @@ class RunFolder:
         Args:
             settings: The settings to resume with.
         """
-        before, now = found(read_yaml(self.config), self.path), absolute(settings.tree())
+        before, now = (found(tree, self.path) for tree in (read_yaml(self.config), settings.tree()))
         before, now = _defaults(settings.training) | flatten(before), flatten(now)
         for key in sorted(before.keys() | now.keys()):
             if key in settings.training.FREE or before.get(key) == now.get(key):

@@ -32,6 +32,7 @@ from dapt.training.job import Batch, Job
 from dapt.training.optimization import (
     RunningMean,
     adamw,
+    batch_statistics,
     learning_rate,
     load_optimizer,
     set_schedule,
@@ -109,7 +110,8 @@ class Trainer:
         self.named = job.parameters()
         self.weights = [weight for _, weight in self.named]
         self.optimizer = adamw(self.named, options, fabric.device)
-        self.mean = RunningMean(self.weights, options.ema) if options.ema else None
+        averaged = [*self.weights, *batch_statistics(job.model)]
+        self.mean = RunningMean(averaged, options.ema) if options.ema else None
 
         self.epoch = 0
         self.totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)  # loss, steps

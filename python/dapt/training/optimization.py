@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dapt.errors import UsageError, listed
 from dapt.runs.options import TrainOptions
@@ -111,15 +112,26 @@ def _height(epoch: float, options: TrainOptions) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-class RunningMean:
-    """An exponential mean of the weights, for evaluation.
+def batch_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of all batch norms, which fit the weights of their time only.
 
     Args:
-        weights: The trained weights.
+        model: The model.
+    """
+    norms = (each for each in model.modules() if isinstance(each, _BatchNorm))
+    kept = ((each.running_mean, each.running_var) for each in norms)
+    return [each for pair in kept for each in pair if each is not None]
+
+
+class RunningMean:
+    """An exponential mean of the weights and of the batch statistics, for evaluation.
+
+    Args:
+        weights: The trained weights and the `batch_statistics`.
         decay: The decay of the mean at each step.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], decay: float):
+    def __init__(self, weights: Sequence[Tensor], decay: float):
         self.weights = [weight.detach() for weight in weights]
         self.mean = [weight.clone() for weight in self.weights]
         self.decay = decay
