@@ -117,6 +117,18 @@ void multiply_rows(const T* const* from, const T* weight, int64_t C, T* const* t
   }
 }
 
+/// The lanes of a, and of b behind them, in the order of their numbers.
+template <class T, int... lanes>
+Vector<T> shuffle(Vector<T> a, Vector<T> b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, lanes...);
+#else  // GCC has the other from version 12 on.
+  using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Lanes [[gnu::vector_size(sizeof(Vector<T>))]] = Lane;
+  return __builtin_shuffle(a, b, Lanes{lanes...});
+#endif
+}
+
 /// Turns a square of vectors: row i becomes column i.
 template <class T, int kStep = 1>
 void transpose(Vector<T> (&square)[kLanesOf<T>]) {
@@ -127,9 +139,8 @@ void transpose(Vector<T> (&square)[kLanesOf<T>]) {
       if (i & kStep) continue;
       const Vector<T> a = square[i], b = square[i + kStep];
       [&]<int... lane>(std::integer_sequence<int, lane...>) {
-        square[i] = __builtin_shufflevector(a, b, (lane & kStep ? kLanes + lane - kStep : lane)...);
-        square[i + kStep] =
-            __builtin_shufflevector(a, b, (lane & kStep ? kLanes + lane : lane + kStep)...);
+        square[i] = shuffle<T, (lane & kStep ? kLanes + lane - kStep : lane)...>(a, b);
+        square[i + kStep] = shuffle<T, (lane & kStep ? kLanes + lane : lane + kStep)...>(a, b);
       }(std::make_integer_sequence<int, kLanes>());
     }
     transpose<T, 2 * kStep>(square);
