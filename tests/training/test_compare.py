@@ -121,7 +121,7 @@ def test_learning_rates_are_searched_on_the_validation_split(comparison, started
     capsys.readouterr()
     for wrong, sentence in {
         ("--search", "1e-3"): "two or more",
-        ("--search", "a,b"): "numbers with commas",
+        ("--search", "a,b"): "numbers separated by commas",
         ("--search", "0,1"): "above 0",
         ("--search", "1e-3,1e-2", "--validation", "0"): "validation split",
         ("--search", "1e-3,1e-2", "--learning_rate", "1"): "leave one of them out",
