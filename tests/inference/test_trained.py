@@ -166,8 +166,8 @@ def test_measures_are_those_of_brute_force():
         (True, ball(256), None),
         (True, 50 * ball(256), None),  # of no consequence in the unit ball: see below
         (False, ball(256), None),
-        (False, 100 * ball(256, seed=1), "100 times as large as the training's clouds were"),
-        (False, 0.1 * ball(256, seed=1), "1/10 as large as the training's"),
+        (False, 100 * ball(256, seed=1), "100 times as large as the training clouds"),
+        (False, 0.1 * ball(256, seed=1), "1/10 as large as the training clouds"),
         (True, ball(3), "times as far apart as the training's clouds had"),
         (True, ball(256)[:, :1].repeat(1, 256, 1), None),
     ],

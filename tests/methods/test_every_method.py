@@ -57,7 +57,7 @@ def test_train_then_detach(small_backbone, name, method):
     assert dict(backbone.named_modules()) == modules
     assert {name: module.training for name, module in backbone.named_modules()} == modes
     assert {n: p.requires_grad for n, p in backbone.named_parameters()} == frozen_before
-    with pytest.raises(UsageError, match="carries no adapter"):
+    with pytest.raises(UsageError, match="has no adapter"):
         model(torch.randn(1, 80, 3))
 
 

@@ -36,7 +36,7 @@ FAMILIES = {  # the columns: one size stands for all that are built alike
 HEAD = """\
 # Methods on backbones
 
-What `dapt.attach` does with each method on each backbone: ✓ it trains, or the number of the sentence with which it refuses. `tests/models/test_methods_page.py` attaches each pair and compares this page with what happens; `tests/models/test_matrix.py` trains them.
+The table shows what `dapt.attach` does with each method on each backbone: ✓ means that it trains, and a number refers to the error message below. `tests/models/test_methods_page.py` attaches each pair and compares the result with this page; `tests/models/test_matrix.py` trains them.
 """  # noqa: E501
 
 

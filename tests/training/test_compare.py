@@ -124,7 +124,7 @@ def test_learning_rates_are_searched_on_the_validation_split(comparison, started
         ("--search", "a,b"): "numbers separated by commas",
         ("--search", "0,1"): "above 0",
         ("--search", "1e-3,1e-2", "--validation", "0"): "validation split",
-        ("--search", "1e-3,1e-2", "--learning_rate", "1"): "leave one of them out",
+        ("--search", "1e-3,1e-2", "--learning_rate", "1"): "leave out one of them",
     }.items():
         assert comparison("linear", *wrong, seeds=1) == 2
         assert sentence in capsys.readouterr().err
