@@ -18,7 +18,9 @@ def pytest_addoption(parser) -> None:
 def pytest_configure(config) -> None:
     """Begins the file anew."""
     path = config.getoption("--case-lines")
-    if path:
+    if path and not hasattr(
+        config, "workerinput"
+    ):  # a worker of xdist reports to the one that asks
         path.parent.mkdir(parents=True, exist_ok=True)
         config.pluginmanager.register(_CaseLines(path))
 

@@ -12,17 +12,17 @@
 #
 # Needs nvcc, and a Python ($PYTHON, else python3) that holds a torch with CUDA, numpy, pytest,
 # cmake, ninja, safetensors and matplotlib; `memcheck` and the like need compute-sanitizer, `*_ncu`
-# Nsight Compute; nothing is downloaded. Peers are built from sources where these lie in peers/:
-# pointnet2_ops_lib, KNN_CUDA, pytorch3d.
+# Nsight Compute; nothing is downloaded. Peers are built from sources where these lie in peers/
+# (benchmarks/gpu_peers.py).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 python=${PYTHON:-python3}
 limit=${DAPT_PART_SECONDS:-580}
 out=benchmarks/results/gpu
-list=false
-names=(build test_on_gpu memcheck racecheck fps_ncu encoder_ncu peers points cells tokens
-  train_step initcheck synccheck)
+list=false device='' capability=''
+names=(build test_on_gpu memcheck racecheck fps_ncu encoder_ncu peers plans launches
+  points cells tokens train_step initcheck synccheck)
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -53,7 +53,7 @@ if ! $list; then
   echo "$device, compute capability $capability; results go to $out"
   export TORCH_CUDA_ARCH_LIST=$capability
 fi
-export DAPT_CUDA=on PYTHONPATH=$PWD:$PWD/python:$PWD/benchmarks
+export DAPT_CUDA=on PYTHONPATH=$PWD:$PWD/python:$PWD/benchmarks:$PWD/peers/site
 
 failed=()
 part() { # part NAME COMMAND...
@@ -95,18 +95,6 @@ ops() { # ops NAME OPS
   part "$1" "$python" benchmarks/ops.py --device cuda --only "$2" --out "$out/ops-$1"
 }
 
-peers() {
-  local peer
-  for peer in pointnet2_ops_lib KNN_CUDA pytorch3d; do
-    [ -d "peers/$peer" ] || continue
-    # their build files name architectures that nvcc no longer knows
-    sed -i -E "s/TORCH_CUDA_ARCH_LIST\"?\] = .*/TORCH_CUDA_ARCH_LIST\"] = \"$1\"/" \
-      "peers/$peer/setup.py"
-    "$2" -m pip install --quiet --no-index --no-build-isolation --no-deps "peers/$peer" || return
-  done
-}
-export -f peers
-
 part build "$python" setup.py build_ext --inplace
 part test_on_gpu "$python" -m pytest -p case_lines --case-lines "$out/test_on_gpu.jsonl" \
   tests/ops/test_on_gpu.py
@@ -114,7 +102,10 @@ sanitize memcheck
 sanitize racecheck
 profile fps fps fps_
 profile encoder patch_encoder patch_encoder_kernel
-part peers bash -c "peers ${capability:-} $python"
+part peers "$python" benchmarks/gpu_peers.py
+part plans bash -c "nvcc -std=c++20 -O3 -fmad=false -arch=sm_${capability/./} -Icsrc -o $out/plans \
+  benchmarks/plans.cu csrc/cuda/{fps,knn,knn_any,device}.cu && $out/plans > $out/plans.jsonl"
+part launches "$python" benchmarks/launches.py --device cuda --out "$out/launches"
 ops points fps,knn,group,ball_query,chamfer
 ops cells voxels,codes,conv
 ops tokens attention,patch_encoder,adapter,scale_shift

@@ -1,27 +1,35 @@
-"""How many kernels a training step launches on CUDA, counted without a GPU.
+"""How many kernels a training step launches on CUDA.
 
     python benchmarks/launches.py
+    python benchmarks/launches.py --device cuda
 
-The step runs on the CPU by the paths that it takes on CUDA, and each operator that torch dispatches
-counts as one launch: views and allocations as none, our ops as their launchers launch. That is an
-estimate: a matrix product may be two kernels (split along its inner dimension), and a fused update
-of the weights some more than one. `nsys` on a GPU has the last word.
+On a GPU the profiler counts and times them, and the kernels of each step are written as JSON
+(--out, without an ending). Without one, the step runs on the CPU by the paths that it takes on
+CUDA, and each operator that torch dispatches counts as one launch: views and allocations as none,
+our ops as their launchers launch. That is an estimate: a matrix product may be two kernels (split
+along its inner dimension), and a fused update of the weights some more than one.
 """
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from measure import strict_products, write_json
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_step import Step
 
 import dapt_ext
 
+RESULTS = Path(__file__).parent / "results"
 # What has no kernel of its own beside views.
 NOTHING = {
     "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty",
@@ -86,7 +94,50 @@ def count(dtype: torch.dtype, naive: bool = False) -> LaunchCounter:
     return counter
 
 
+def kernels_of(dtype: torch.dtype, naive: bool, batch_size: int, steps: int = 5) -> list[dict]:
+    """Each kernel of the step on this GPU: how often it runs in a step, and its microseconds."""
+    step = Step("cuda", batch_size, 128, dtype, naive)
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    rows = [
+        {"kernel": e.key, "launches": e.count / steps, "us": e.self_device_time_total / steps}
+        for e in profile.key_averages()
+        if e.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    return sorted(rows, key=lambda row: -row["us"])
+
+
+def count_on_gpu(out: Path, batch_size: int) -> None:
+    strict_products()
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for naive in (True, False):
+            kernels = kernels_of(dtype, naive, batch_size)
+            name = f"{'naive' if naive else 'dapt'}, {str(dtype).removeprefix('torch.')}"
+            launches = sum(row["launches"] for row in kernels)
+            micros = sum(row["us"] for row in kernels)
+            print(f"{name}: {launches:.0f} launches, {micros / 1e3:.2f} ms")
+            for row in kernels[:15]:
+                print(f"  {row['us']:8.1f} us {row['launches']:6.1f} x {row['kernel'][:100]}")
+            rows.append({"step": name, "launches": launches, "us": micros, "kernels": kernels})
+            command = "python " + shlex.join(sys.argv)
+            write_json(out.with_suffix(".json"), command, "cuda", rows)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch-size", type=int, default=32, help="on a GPU")
+    parser.add_argument("--out", type=Path, default=RESULTS / "launches-cuda", help="on a GPU")
+    options = parser.parse_args()
+    if options.device == "cuda":
+        return count_on_gpu(options.out, options.batch_size)
     for dtype in (torch.float32, torch.bfloat16):
         for naive in (True, False):
             counter = count(dtype, naive)

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -158,7 +159,9 @@ def _commit() -> str:
 
 
 def _version(name: str) -> str | None:
+    """Of an installed package, or of a module that was built in place and is in use."""
     try:
         return version(name)
     except PackageNotFoundError:
-        return None
+        module = sys.modules.get(name.lower().replace("-", "_"))
+        return getattr(module, "__version__", None)

@@ -24,7 +24,7 @@ import torch
 from draw import draw_ops
 from layers import adapter_cases, attention_cases, patch_encoder_cases, scale_shift_cases
 from measure import Case, measure, strict_products, write_json
-from peers import fps_peers, knn_peers
+from peers import ball_query_peers, fps_peers, group_peers, knn_peers
 from scenes import codes_cases, conv_cases, voxels_cases
 from torch import Tensor
 
@@ -158,9 +158,10 @@ def group_cases(device: str) -> Iterator[Case]:
             op="group",
             name=f"B={B}, {N} -> {G} x {K}",
             ours=lambda points=points, G=G, K=K: dapt_ext.group(points, G, K),
-            peers={"our fps + torch eager": eager},
+            peers={"our fps + torch eager": eager, **dict(group_peers(points, G, K))},
             check=check,
             threads=2 if device == "cpu" else 1,
+            goal=10 if device == "cuda" else None,
         )
 
 
@@ -185,7 +186,10 @@ def ball_query_cases(device: str) -> Iterator[Case]:
             op="ball_query",
             name=f"B={B}, {M} of {N}, r={radius}, K={K}",
             ours=lambda q=queries, p=points, r=radius, K=K: dapt_ext.ball_query(q, p, r, K),
-            peers={"torch eager": eager},
+            peers={
+                "torch eager": eager,
+                **dict(ball_query_peers(queries, points, radius, K)),
+            },
             check=check,
             threads=2 if device == "cpu" else 1,
             goal=3 if device == "cpu" else None,

@@ -79,6 +79,32 @@ def knn_peers(queries: Tensor, points: Tensor, k: int, threads: int = 2) -> Peer
         yield "pytorch3d", lambda: pytorch3d.knn_points(queries, points, K=k)[:2]
 
 
+def group_peers(points: Tensor, G: int, K: int) -> Peers:
+    """Patches [B, G, K, 3] of `points` [B, N, 3] around farthest point samples, as the published
+    code makes them: pointnet2_ops, KNN_CUDA, a gather and a subtraction."""
+    pointnet2 = importable("pointnet2_ops.pointnet2_utils") if points.is_cuda else None
+    knn_cuda = importable("knn_cuda") if points.is_cuda else None
+    if pointnet2 and knn_cuda:
+        nearest = knn_cuda.KNN(k=K, transpose_mode=True)
+        rows = torch.arange(len(points), device=points.device)[:, None, None]
+
+        def published() -> Tensor:
+            samples = pointnet2.furthest_point_sample(points, G)
+            channels = points.transpose(1, 2).contiguous()
+            centers = pointnet2.gather_operation(channels, samples).transpose(1, 2).contiguous()
+            idx = nearest(points, centers)[1]
+            return points[rows, idx] - centers[:, :, None]
+
+        yield "pointnet2_ops + KNN_CUDA", published
+
+
+def ball_query_peers(queries: Tensor, points: Tensor, radius: float, K: int) -> Peers:
+    """The first K points within `radius` of each query; each gives indices [B, M, K]."""
+    pointnet2 = importable("pointnet2_ops.pointnet2_utils")
+    if pointnet2 and points.is_cuda:
+        yield "pointnet2_ops", lambda: pointnet2.ball_query(radius, K, points, queries).long()
+
+
 def _trees(pairs: list[tuple[np.ndarray, np.ndarray]], k: int, threads: int) -> Peers:
     def each(search: Callable, pairs=pairs) -> Callable:
         def all_clouds():

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 PARTS = (
-    "build test_on_gpu memcheck racecheck fps_ncu encoder_ncu peers points cells tokens "
-    "train_step initcheck synccheck"
+    "build test_on_gpu memcheck racecheck fps_ncu encoder_ncu peers plans launches points cells "
+    "tokens train_step initcheck synccheck"
 ).split()
 FAKE = """#!/usr/bin/env bash
 watch="caching=${{PYTORCH_NO_CUDA_MEMORY_CACHING:-}}"
