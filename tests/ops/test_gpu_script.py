@@ -38,6 +38,8 @@ def box(tmp_path):
 
     tool("nvidia-smi", 'echo "NVIDIA H200, 9.0"')
     tool("ncu")
+    program = 'while [ "$1" != -o ]; do shift; done; echo "#!/bin/sh" > "$2"; chmod +x "$2"'
+    tool("nvcc", program)
     tool("compute-sanitizer", 'case "$*" in *racecheck*) echo "1 hazard"; exit 9 ;; esac')
     python = tool(
         "python-of-the-box", 'case "$*" in *cells*) sleep 30 ;; esac; echo "says \\"x\\""'
