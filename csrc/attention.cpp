@@ -1,5 +1,5 @@
-// Attention over the tokens of a cloud: checks, allocation, registration. On CUDA torch's own is
-// used.
+// Attention over the tokens of a cloud: checks, allocation, registration. CPU only; CUDA uses
+// torch's own.
 #include <algorithm>
 #include <tuple>
 
@@ -30,7 +30,7 @@ Tensor as_qkv(const Tensor& qkv, int64_t num_heads) {
 
 }  // namespace
 
-/// qkv [B, T, 3 C] -> (out [B, T, C], log_sum [B, H, T] of the scores' exponentials).
+/// qkv [B, T, 3 C] -> (out [B, T, C], log_sum [B, H, T], the log-sum-exp of the scores).
 std::tuple<Tensor, Tensor> attention(const Tensor& qkv_any, int64_t num_heads) {
   const Tensor qkv = as_qkv(qkv_any, num_heads);
   const int64_t B = qkv.size(0), T = qkv.size(1);

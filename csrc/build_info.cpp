@@ -1,4 +1,4 @@
-// Describes as JSON what was built and which part of it this machine runs, for both libraries.
+// Describes as JSON what was built and which part of it this machine uses, for either library.
 #include <sstream>
 #include <string>
 
@@ -8,7 +8,7 @@
 namespace dapt {
 namespace {
 
-/// `text`, which holds nothing to escape, as a JSON string.
+/// `text`, which must need no escaping, as a JSON string.
 std::string json(const std::string& text) { return '"' + text + '"'; }
 
 /// "8.0,9.0" as ["8.0", "9.0"]

@@ -12,18 +12,18 @@ constexpr int64_t kMostCells = int64_t{1} << kCellBits;
 constexpr int64_t kMostScenes = int64_t{1} << (63 - 3 * kCellBits);
 constexpr int kTaps = 27;  // cells of a neighborhood, z fastest
 
-/// Whether there can be such a cell; a negative coordinate means that there is none.
+/// Whether the coordinates are in range; negative ones mark the absence of a cell.
 DAPT_HOST_DEVICE inline bool is_cell(int64_t x, int64_t y, int64_t z) {
   return (uint64_t(x) | uint64_t(y) | uint64_t(z)) < uint64_t(kMostCells);
 }
 
-/// One number for a cell of a scene, in the order of (scene, x, y, z).
+/// A cell of a scene as one number, ordered by (scene, x, y, z).
 DAPT_HOST_DEVICE inline uint64_t cell_key(int64_t scene, int64_t x, int64_t y, int64_t z) {
   return uint64_t(scene) << 3 * kCellBits | uint64_t(x) << 2 * kCellBits |
          uint64_t(y) << kCellBits | uint64_t(z);
 }
 
-/// Bits i of x, y and z as bits 3 i + 2, 3 i + 1 and 3 i.
+/// Moves bit i of x, y and z to bits 3 i + 2, 3 i + 1 and 3 i.
 DAPT_HOST_DEVICE inline uint64_t interleave(uint32_t x, uint32_t y, uint32_t z) {
   const auto spread = [](uint64_t bits) {
     bits = (bits | bits << 16) & 0xFF0000FFULL;
@@ -34,9 +34,9 @@ DAPT_HOST_DEVICE inline uint64_t interleave(uint32_t x, uint32_t y, uint32_t z) 
   return spread(x) << 2 | spread(y) << 1 | spread(z);
 }
 
-/// One step of Skilling's transform (2004), of a bit below the depth: where it is set in `axis`,
-/// the lower bits of x are inverted, else they change places with those of `axis`. For x itself,
-/// pass a copy of x as `axis`.
+/// One step of Skilling's transform (2004), for one bit below the depth: if it is set in `axis`,
+/// the lower bits of x are inverted, otherwise they are swapped with those of `axis`. `inside` is
+/// all ones, or zero to do nothing. For x itself, pass a copy of x as `axis`.
 DAPT_HOST_DEVICE inline void turn(uint32_t bit, uint32_t inside, uint32_t& x, uint32_t& axis) {
   const uint32_t below = ((1u << bit) - 1) & inside, is_set = 0u - (axis >> bit & 1);
   const uint32_t differ = (x ^ axis) & below & ~is_set;
@@ -44,7 +44,7 @@ DAPT_HOST_DEVICE inline void turn(uint32_t bit, uint32_t inside, uint32_t& x, ui
   axis ^= differ;
 }
 
-/// From Gray code to the number that it stands for.
+/// The number that a Gray code stands for.
 DAPT_HOST_DEVICE inline uint64_t from_gray(uint64_t code) {
   for (int shift = 1; shift < 64; shift *= 2) code ^= code >> shift;
   return code;

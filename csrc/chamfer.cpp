@@ -1,4 +1,4 @@
-// Nearest points of two clouds in each other: checks, allocation, registration.
+// Nearest neighbors between two clouds, both ways: checks, allocation, registration.
 #include "checks.h"
 
 namespace dapt {

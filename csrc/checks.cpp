@@ -30,7 +30,7 @@ void check_finite(const Tensor& points, const char* name) {
   const int64_t bad = first_not_finite(p, points.numel());
   if (bad < 0) return;
   const int64_t N = points.size(1), D = points.size(2), row = bad / D;
-  std::ostringstream got;  // of a few coordinates all, else the one that is not finite
+  std::ostringstream got;  // the whole point up to 3-D, else the one coordinate that is not finite
   for (int64_t d = 0; D <= 3 && d < D; ++d) got << (d ? ", " : "(") << p[D * row + d];
   if (D <= 3) {
     got << ")";
@@ -41,7 +41,7 @@ void check_finite(const Tensor& points, const char* name) {
         row % N);
 }
 
-// Reading a CUDA tensor waits for the device, so values are looked at there only on request.
+// Reading a CUDA tensor waits for the device, so its values are checked only on request.
 bool values_are_checked(const Tensor& t) {
   if (t.is_cpu()) return true;
   const char* wish = std::getenv("DAPT_CHECK");
@@ -139,7 +139,7 @@ Tensor as_rows(const Tensor& idx_any, int64_t N, const Tensor& like, const char*
     const Tensor readable = on_cpu(idx);
     const int64_t* value = readable.const_data_ptr<int64_t>();
     const int64_t count = idx.numel();
-    uint64_t largest = 0;  // of value + 1, so that -1 is valid and below -1 is huge
+    uint64_t largest = 0;  // of value + 1: -1 becomes 0, anything below wraps to a huge number
     for (int64_t i = 0; i < count; ++i) largest = std::max(largest, uint64_t(value[i]) + 1);
     for (int64_t i = 0; largest > uint64_t(N) && i < count; ++i) {
       check(-1 <= value[i] && value[i] < N, "idx must lie in [-1, ", N, "), got ", value[i],

@@ -1,6 +1,6 @@
 // Argument checks. A message is one sentence that names the argument, what it must be and what it
-// is. Values on a CUDA device are looked at only with DAPT_CHECK=1: reading them waits for the
-// device.
+// is. Values on a CUDA device are checked only with DAPT_CHECK=1, because reading them waits for
+// the device.
 #pragma once
 
 #include <initializer_list>
@@ -61,22 +61,24 @@ OptionalTensor as_integers(const OptionalTensor& t, const char* name,
 /// Row numbers in [-1, N) of the rows of `like`, of any shape, contiguous.
 Tensor as_rows(const Tensor& idx, int64_t N, const Tensor& like, const char* like_name);
 
-/// lengths [B] in [0, N]; `wanted` (an argument named `what`) is >= 1 and fits in every cloud.
+/// lengths [B] in [0, N]; checks that `wanted` (the argument named `what`) is at least 1 and at
+/// most the length of every cloud.
 OptionalTensor as_lengths(const OptionalTensor& lengths, const Tensor& points, int64_t wanted,
                           const char* what);
 
-/// starts [B], or `start` for every cloud: valid points.
+/// starts [B], or null after checking `start`: indices of valid points.
 OptionalTensor as_starts(const OptionalTensor& starts, int64_t start, const Tensor& points,
                          const OptionalTensor& lengths);
 
-/// The dtype of floating numbers, checked before, as the kernels that take several name it.
+/// The kernels' name of a dtype that check_real has accepted.
 Real real_of(ScalarType dtype);
 Real real_of(const Tensor& t);
 
-/// In what the kernels sum up numbers of `dtype`: float64 those of float64, float32 all others.
+/// The dtype in which kernels sum numbers of `dtype`: float64 for float64, else float32.
 ScalarType sum_dtype(ScalarType dtype);
 
-/// In what a product in `compute` takes its weights: kernels of CUDA round float32 ones themselves.
+/// The dtype in which a product in `compute` takes its weights: `compute`, except that CUDA kernels
+/// round float32 weights to 16 bits themselves.
 ScalarType weight_dtype(ScalarType compute, std::initializer_list<ScalarType> weights);
 
 /// Data of an optional tensor, or null.
@@ -88,7 +90,7 @@ const T* data_or_null(const OptionalTensor& t) {
   return t ? t->const_data_ptr<T>() : nullptr;
 }
 
-/// Data of a tensor to be written, or null where nothing of it is wanted.
+/// Data of a tensor to be written, or null if it is empty because it is not wanted.
 inline void* data_or_null(Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; }
 
 }  // namespace dapt

@@ -9,7 +9,7 @@ namespace {
 
 void check_cells(const CurveCodesArgs& a) {
   const auto depth_of = [&](int64_t m) { return a.depths[a.scenes && a.B > 1 ? a.scenes[m] : 0]; };
-  uint64_t beyond = 0;  // bits of any cell above the depth
+  uint64_t beyond = 0;  // bits above the depth, of all cells together
   for (int64_t m = 0; m < a.M; ++m) {
     const auto* cell = reinterpret_cast<const uint64_t*>(a.cells + 3 * m);
     beyond |= (cell[0] | cell[1] | cell[2]) >> depth_of(m);

@@ -1,4 +1,4 @@
-// DAPT's adapter, forward and backward, and several adapters in one batch, forward: checks,
+// DAPT's adapter, forward and backward, and the forward of several adapters in one batch: checks,
 // allocation, registration.
 #include <tuple>
 #include <vector>
@@ -16,7 +16,7 @@ Activation activation_named(const std::string& name) {
   return Activation::quickgelu;
 }
 
-/// What both directions read, checked and in the dtypes that the kernels take.
+/// The inputs of both directions, checked and in the dtypes that the kernels take.
 struct Inputs {
   ScalarType compute, sum, weight;
   Tensor x;  // [B, T, C]
@@ -77,7 +77,7 @@ struct Inputs {
     }
   }
 
-  /// Activations keep their dtype, but float64 goes with float64 only.
+  /// Activations keep their dtype, but float64 cannot be mixed with others.
   void check_activations(ScalarType dtype, const char* name) const {
     check_real(dtype, name);
     check((dtype == ScalarType::Double) == (compute == ScalarType::Double), name,
@@ -164,8 +164,8 @@ Outputs run_forward(const Inputs& in, const OptionalTensor& mlp_out_any,
 
 }  // namespace
 
-/// (out [B, T, C], prompt_mean [B, C], hidden [B, T, r], stats [B, T, 3]); the second and the third
-/// are empty where they are not wanted.
+/// (out [B, T, C], prompt_mean [B, C], hidden [B, T, r], stats [B, T, 3]); prompt_mean and hidden
+/// are empty unless `prompt` and `keep_hidden` ask for them.
 std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
     const Tensor& x, const OptionalTensor& norm_weight, const OptionalTensor& norm_bias,
     const Tensor& down_weight, const Tensor& down_bias, const OptionalTensor& scale_weight,
@@ -181,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dynamic_adapter(
   return {made.out, made.prompt_mean, made.hidden, made.stats};
 }
 
-/// (out [B, T, C], prompt_mean [B, C] or empty): the same with an adapter for each cloud.
+/// (out [B, T, C], prompt_mean [B, C] or empty): the same, with one of several adapters per cloud.
 std::tuple<Tensor, Tensor> dynamic_adapters(
     const Tensor& x, const Tensor& adapters, const OptionalTensor& norm_weight,
     const OptionalTensor& norm_bias, const Tensor& down_weight, const Tensor& down_bias,
@@ -221,7 +221,7 @@ AdapterGradients dynamic_adapter_backward(
   const Tensor stats = as_shaped(stats_any, "stats", {B, T, 3}, in.sum, in.x, "x");
   const OptionalTensor hidden = as_shaped(hidden_any, "hidden", {B, T, r}, compute, in.x, "x");
 
-  // Takes a name out of `wanted`, so that in the end only those are left that are no gradients'.
+  // Removes each name from `wanted`, so that only unknown names are left at the end.
   const auto gradient = [&](const char* name, std::initializer_list<int64_t> shape,
                             ScalarType dtype, bool exists = true) {
     const bool is_wanted = std::erase(wanted, name) > 0;

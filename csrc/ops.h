@@ -63,9 +63,9 @@ struct BallQueryArgs {
   float sq_radius;
 };
 
-/// The cell of each point in a grid whose corner has the least coordinates of the cloud: the floor
-/// of (p - corner) / size, in float64, up to 65536. A point past the length, or that is no number,
-/// has -1, -1, -1.
+/// The cell of each point in a grid whose corner is the cloud's minimum along each axis: the floor
+/// of (p - corner) / size, computed in float64 and clamped to 65536. A point past the length, or
+/// with a NaN coordinate, gets the cell (-1, -1, -1).
 struct GridCellsArgs {
   const float* points;     // [B, N, 3]
   const int64_t* lengths;  // [B] or null
@@ -74,7 +74,7 @@ struct GridCellsArgs {
   double size;
 };
 
-/// The distinct cells of all scenes, numbered in the order of their first occurrence. A cell with a
+/// The distinct cells of all scenes, numbered in order of first occurrence. A cell with a
 /// coordinate outside [0, 65536) is ignored. Past `total`, `first` is -1 and `counts` is 0.
 struct UniqueCellsArgs {
   const int64_t* cells;   // [N, 3]
@@ -86,8 +86,8 @@ struct UniqueCellsArgs {
   int64_t N;
 };
 
-/// neighbors[m, 9 (a + 1) + 3 (b + 1) + c + 1] is the cell (a, b, c) beside cell m in its scene, of
-/// equal ones the first, or -1 if there is none.
+/// neighbors[m, 9 (a + 1) + 3 (b + 1) + c + 1] is the index of the cell at offset (a, b, c) from
+/// cell m in the same scene (the first of equal cells), or -1 if there is none.
 struct NeighborMapArgs {
   const int64_t* cells;   // [M, 3]
   const int64_t* scenes;  // [M] or null
@@ -95,22 +95,22 @@ struct NeighborMapArgs {
   int64_t M;
 };
 
-/// Places along curves: codes[k, m] = scene << 48 | place. The z-order interleaves the bits of x, y
-/// and z; Hilbert's curve has `depth` bits of each (Skilling 2004); "trans" swaps x and y. CUDA
-/// ignores the bits of cells, scenes and depths that are too large.
+/// Positions along space-filling curves: codes[k, m] = scene << 48 | position. Z-order interleaves
+/// the bits of x, y and z; the Hilbert curve uses `depth` bits of each (Skilling 2004); "trans"
+/// swaps x and y. CUDA masks off the excess bits of cells and scenes and clamps depths.
 enum Curve : int64_t { z_order, z_order_trans, hilbert, hilbert_trans };
 constexpr int64_t kMostCurves = 16;
 struct CurveCodesArgs {
   const int64_t* cells;   // [M, 3]
   const int64_t* scenes;  // [M], or null: one scene
-  const int64_t* depths;  // [B] of each scene, or [1] of all, 1 to 16
+  const int64_t* depths;  // [B], one per scene, or [1] for all; 1 to 16
   int64_t* codes;         // [K, M] out
   int64_t B, M, K;
   Curve curves[kMostCurves];  // [K]
 };
 
 /// out[b, q] = values[b, idx[b, q]]; a row of idx == -1 becomes zero. Rows are opaque bytes. CUDA
-/// treats an index outside [0, N) as -1, here and in all that follows.
+/// treats an index outside [0, N) as -1, here and in every op below.
 struct GatherArgs {
   const void* values;  // [B, N, C]
   const int64_t* idx;  // [B, Q]
@@ -140,8 +140,8 @@ struct InterpolateArgs {
   int64_t B, N, M, k, C;
 };
 
-/// For each point of one cloud the nearest point of the other, both ways. A point past its cloud's
-/// length is never nearest, and has the distance 0 and the index -1.
+/// For each point of either cloud, the nearest point of the other. A point past its cloud's length
+/// is never a nearest point; its own distance is 0 and its index -1.
 struct ChamferArgs {
   const float* a;            // [B, N, 3]
   const float* b;            // [B, M, 3]
@@ -161,9 +161,9 @@ struct ChamferArgs {
 /// Nothing lies between the second layer and the third, so conv2 is multiplied into conv3_local,
 /// and its bias is folded into bias3. A NaN point makes its own patch's token NaN.
 struct PatchEncoderArgs {
-  const void* patches;       // [P, K, D]; it and the tokens are of `compute`
-  const void* conv1;         // [first, D] of weight_dtype; as all weights
-  const void* bias1;         // [first] of float64 where `compute` is, else float32; as all biases
+  const void* patches;       // [P, K, D] of compute, like tokens
+  const void* conv1;         // [first, D] of weight_dtype, like every weight
+  const void* bias1;         // [first], float64 if compute is, else float32, like every bias
   const void* conv2;         // [middle, first]
   const void* conv3_global;  // [last, middle]
   const void* conv3_local;   // [last, first]
@@ -173,19 +173,19 @@ struct PatchEncoderArgs {
   void* tokens;              // [P, C] out
   int64_t P, K;
   int64_t D, first, middle, last, C;
-  Real compute, weight_dtype;  // the same, but CUDA takes float32 weights for products in 16 bits
-  bool tf32;                   // on CUDA float32 factors may be rounded to tf32
+  Real compute, weight_dtype;  // equal, except that CUDA takes float32 weights for 16-bit products
+  bool tf32;                   // CUDA may round float32 factors to tf32
 };
 
-/// DAPT's adapter (Zhou et al. 2024) with the ops around it in a block, T tokens per cloud:
+/// DAPT's adapter (Zhou et al. 2024), fused with the ops around it in a block; T tokens per cloud:
 ///   z = LayerNorm(x), or x;   s = ReLU(scale_weight · z + scale_bias), or static_scale
 ///   a = s * (up_weight · dropout(act(down_weight · z + down_bias)) + up_bias)
-///   out = residual + path_factor[b] * (mlp_out + a), absent terms left out
+///   out = residual + path_factor[b] * (mlp_out + a), without the terms that are null
 ///   prompt_mean[b] = mean over the cloud's tokens of GELU(a)
-/// Matrix products take their factors in `compute`; statistics and everything else are in `Sum`:
-/// float64 where `compute` is, else float32. Dropout: philox.h, token b * T + t.
-/// With `adapters` there are A of each weight, and each cloud uses those of its adapter, without
-/// dropout or a backward.
+/// Matrix products take their factors in `compute`; everything else is in `Sum`, which is float64
+/// if `compute` is and float32 otherwise. Dropout follows philox.h for token b * T + t.
+/// With `adapters`, every parameter is a stack [A, ...] and each cloud uses its own adapter's;
+/// there is then neither dropout nor a backward.
 enum class Activation { gelu, relu, quickgelu };
 struct DynamicAdapterArgs {
   // inputs
@@ -201,33 +201,33 @@ struct DynamicAdapterArgs {
   const void* mlp_out;       // [B, T, C] of mlp_dtype, or null
   const void* residual;      // [B, T, C] of residual_dtype, or null
   const void* path_factor;   // [B] of Sum, or null
-  const int64_t* seed;       // one number, or null: no dropout
-  const int64_t* adapters;   // [B] in [0, A), or null: one adapter for all clouds
+  const int64_t* seed;       // one number, or null for no dropout
+  const int64_t* adapters;   // [B] in [0, A), or null for one adapter shared by all clouds
   // outputs
   void* out;          // [B, T, C] of out_dtype
   void* prompt_mean;  // [B, C] of out_dtype, or null
-  void* hidden;       // [B, T, r] of compute, for the backward: down_weight · z; or null
-  void* stats;        // [B, T, 3] of Sum, for the backward: mean, 1 / deviation, s
+  void* hidden;       // [B, T, r] of compute, or null: down_weight · z, for the backward
+  void* stats;        // [B, T, 3] of Sum: mean, 1 / deviation and s, for the backward
   // sizes and choices
   int64_t B, T, C, r, A;
   Real x_dtype, mlp_dtype, residual_dtype, out_dtype;
-  Real compute, weight_dtype;  // the same, but CUDA takes float32 weights for products in 16 bits
+  Real compute, weight_dtype;  // equal, except that CUDA takes float32 weights for 16-bit products
   Activation activation;
   double static_scale, dropout, eps;
-  bool tf32;  // on CUDA float32 factors may be rounded to tf32
+  bool tf32;  // CUDA may round float32 factors to tf32
 };
 
 /// If `forward.hidden` is null, the hidden row is recomputed. A null incoming gradient counts as
 /// zero, and a null outgoing gradient is not computed.
 struct DynamicAdapterBackwardArgs {
-  DynamicAdapterArgs forward;  // with its hidden and stats; out, mlp_out and residual are not read
+  DynamicAdapterArgs forward;  // including hidden and stats; out, mlp_out, residual are not read
   // gradients in
   const void* grad_out;          // [B, T, C] of out_dtype, or null
   const void* grad_prompt_mean;  // [B, C] of out_dtype, or null
   // gradients out
   void* grad_x;            // [B, T, C] of x_dtype
   void* grad_mlp_out;      // [B, T, C] of mlp_dtype
-  void* grad_norm_weight;  // these eight of Sum
+  void* grad_norm_weight;  // this and the next seven of Sum
   void* grad_norm_bias;
   void* grad_down_weight;
   void* grad_down_bias;
@@ -237,11 +237,11 @@ struct DynamicAdapterBackwardArgs {
   void* grad_up_bias;
 };
 
-/// For each head, out = softmax(q · kᵀ / √D) · v. CPU only: on CUDA torch's own is used.
+/// For each head, out = softmax(q · kᵀ / √D) · v. CPU only; CUDA uses torch's own attention.
 struct AttentionArgs {
   const void* qkv;  // [B, T, 3, H, D] of dtype
-  void* out;        // [B, T, H, D] of dtype; an input of the backward
-  void* log_sum;    // [B, H, T], of the scores' exponentials; an input of the backward
+  void* out;        // [B, T, H, D] of dtype; the backward reads it
+  void* log_sum;    // [B, H, T] log-sum-exp of the scores; the backward reads it
   int64_t B, T, H, D;
   Real dtype;
 };
@@ -258,45 +258,45 @@ struct AttentionBackwardArgs {
 /// neighbors are mutual. Sums have a fixed order: over taps, then over channels.
 struct SubmanifoldConvArgs {
   const void* x;             // [M, C]
-  const void* weight;        // [D, taps, C], by the strides below
+  const void* weight;        // [D, taps, C], with the strides below
   const void* bias;          // [D] or null
   const int64_t* neighbors;  // [M, taps], -1: no cell
   void* out;                 // [M, D] out
   int64_t M, C, D, taps;
   int64_t weight_d, weight_tap, weight_c;  // strides of the weight, in elements
   Real dtype;                              // of x, weight, bias and out
-  bool tf32;                               // on CUDA float32 factors may be rounded to tf32
+  bool tf32;                               // CUDA may round float32 factors to tf32
 };
 
-/// grad_weight[d, tap] = sum over m of grad[m, d] * x[neighbors[m, tap]], in a fixed
-/// order.
+/// grad_weight[d, tap] = sum over m of grad[m, d] * x[neighbors[m, tap]], in a fixed order.
 struct SubmanifoldConvWeightGradArgs {
   const void* grad;          // [M, D]
   const void* x;             // [M, C]
   const int64_t* neighbors;  // [M, taps], -1: no cell
-  void* grad_weight;         // [D, taps, C] out, of float64 where `dtype` is, else float32
+  void* grad_weight;         // [D, taps, C] out, float64 if dtype is, else float32
   int64_t M, C, D, taps;
   Real dtype;  // of grad and x
   bool tf32;
 };
 
-/// folded = scale * weight and offset = scale * bias + shift: the frozen layer with its scale and
-/// shift in it.
+/// folded = scale * weight and offset = scale * bias + shift: a frozen layer with a scale and a
+/// shift folded into it. bias, scale and shift are float64 if `weight_dtype` is, else float32.
 struct ScaleShiftFoldArgs {
   const void* weight;  // [C, D] of `weight_dtype`
-  const void* bias;    // [C] or null; it and the next two of float64 where `weight_dtype` is, else
-  const void* scale;   // [C]  float32
+  const void* bias;    // [C] or null
+  const void* scale;   // [C]
   const void* shift;   // [C]
   void* folded;        // [C, D] out, of `dtype`
-  void* offset;        // [C] out, of `dtype`; null: not wanted
+  void* offset;        // [C] out, of `dtype`, or null if not wanted
   int64_t C, D;
   Real weight_dtype, dtype;
 };
 
-/// grad_scale = sum over a row of grad_folded * weight, plus grad_offset * bias.
+/// grad_scale = sum over a row of grad_folded * weight, plus grad_offset * bias. All but the weight
+/// are float64 if `weight_dtype` is, else float32.
 struct ScaleShiftFoldGradArgs {
-  const void* grad_folded;  // [C, D] of float64 where `weight_dtype` is, else float32, like all
-  const void* grad_offset;  // [C]  but the weight
+  const void* grad_folded;  // [C, D]
+  const void* grad_offset;  // [C]
   const void* weight;       // [C, D] of `weight_dtype`
   const void* bias;         // [C] or null
   void* grad_scale;         // [C] out
@@ -304,13 +304,13 @@ struct ScaleShiftFoldGradArgs {
   Real weight_dtype;
 };
 
-/// Gradients of output = scale * z + shift: grad_shift = sum over tokens of grad, grad_scale = sum
-/// of grad * z with z = (output - shift) / scale, a scale nearer to zero than `least_scale` taken
-/// for that with its sign. The order of the sums is fixed.
+/// Gradients of output = scale * z + shift: grad_shift is the sum over tokens of grad, grad_scale
+/// that of grad * z with z = (output - shift) / scale. Where |scale| < `least_scale`, `least_scale`
+/// with the sign of scale is the divisor instead. The order of the sums is fixed.
 struct ScaleShiftGradArgs {
   const void* grad;    // [tokens, C] of dtype
   const void* output;  // [tokens, C] of dtype
-  const void* scale;   // [C]; it and the next three of float64 where `dtype` is, else float32
+  const void* scale;   // [C]; this and the next three are float64 if dtype is, else float32
   const void* shift;   // [C]
   void* grad_scale;    // [C] out
   void* grad_shift;    // [C] out

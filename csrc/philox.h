@@ -11,7 +11,7 @@ struct Words {
   uint32_t x, y, z, w;
 };
 
-/// Four words of 32 random bits for a counter (three words; the fourth is zero) and a key.
+/// Four words of 32 random bits for a counter (x, y, z, 0) and the key `seed`.
 DAPT_HOST_DEVICE inline Words philox(uint32_t x, uint32_t y, uint32_t z, uint64_t seed) {
   uint32_t w = 0, key_x = uint32_t(seed), key_y = uint32_t(seed >> 32);
 #ifdef __CUDACC__
@@ -30,8 +30,8 @@ DAPT_HOST_DEVICE inline Words philox(uint32_t x, uint32_t y, uint32_t z, uint64_
   return {x, y, z, w};
 }
 
-/// Dropout of an adapter's hidden row: unit j of token t is kept where word j % 4 of the counter
-/// (t, j / 4) is at least `threshold`. What is kept is multiplied by `factor`.
+/// Dropout of an adapter's hidden row: unit j of token t is kept if word j % 4 of the counter
+/// (t, j / 4) is at least `threshold`, and is then multiplied by `factor`.
 struct Dropout {
   uint32_t threshold;
   double factor;

@@ -16,7 +16,7 @@ std::pair<int64_t, int64_t> layer_shape(const Tensor& weight) {
 
 }  // namespace
 
-/// weight [C, D] or [C] of a frozen layer -> (scale * weight, scale * bias + shift [C]), of
+/// weight [C, D] or [C] of a frozen layer -> (scale * weight, scale * bias + shift [C]), both of
 /// `dtype`.
 std::tuple<Tensor, Tensor> scale_shift_fold(const Tensor& weight_any,
                                             const OptionalTensor& bias_any, const Tensor& scale_any,
@@ -50,8 +50,8 @@ std::tuple<Tensor, Tensor> scale_shift_fold(const Tensor& weight_any,
   return {folded, offset};
 }
 
-/// What reaches the folded layer -> the gradient of the scale [C]; that of the shift is
-/// grad_offset.
+/// Gradients of the folded layer -> the gradient of the scale [C]. The gradient of the shift is
+/// grad_offset itself.
 Tensor scale_shift_fold_grad(const Tensor& grad_folded_any, const Tensor& grad_offset_any,
                              const Tensor& weight_any, const OptionalTensor& bias_any) {
   const auto [C, D] = layer_shape(weight_any);
@@ -79,7 +79,7 @@ Tensor scale_shift_fold_grad(const Tensor& grad_folded_any, const Tensor& grad_o
   return grad_scale;
 }
 
-/// grad, output [..., C] of output = scale * z + shift -> (grad_scale [C], grad_shift [C]).
+/// grad and output [..., C], where output = scale * z + shift -> (grad_scale [C], grad_shift [C]).
 std::tuple<Tensor, Tensor> scale_shift_grad(const Tensor& grad_any, const Tensor& output_any,
                                             const Tensor& scale_any, const Tensor& shift_any,
                                             double least_scale) {

@@ -7,7 +7,7 @@
 namespace dapt {
 namespace {
 
-// On the CPU products are made in float32 or float64; on CUDA in any of the four.
+// The CPU multiplies in float32 or float64, CUDA in any of the four dtypes.
 ScalarType product_type(ScalarType dtype) {
   const bool is_half = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
   return is_half && !kOnCuda ? ScalarType::Float : dtype;
@@ -75,7 +75,7 @@ Tensor submanifold_conv(const Tensor& x_any, const Tensor& weight_any,
   return convolve(x, weight, bias, neighbors, false, tf32, x_any.scalar_type());
 }
 
-/// Gradient of x, of neighbors that are symmetric as those of neighbor_map are.
+/// Gradient of x, provided that neighbors are symmetric, as those of neighbor_map are.
 Tensor submanifold_conv_input_grad(const Tensor& grad_any, const Tensor& weight_any,
                                    const Tensor& neighbors_any, bool tf32) {
   check_rows(grad_any, "grad", "[M, D]");

@@ -1,4 +1,4 @@
-// Points as cells of a grid, different cells, and neighbors of cells: checks, allocation,
+// Cells of points in a grid, distinct cells, and neighbors of cells: checks, allocation,
 // registration.
 #include <cmath>
 
