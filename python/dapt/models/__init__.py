@@ -1,4 +1,4 @@
-"""Networks of points: tokenizers, backbones, and the weights that are published for them."""
+"""Point-cloud networks: tokenizers, backbones, and their published weights."""
 
 from dapt.models.checkpoints import LoadReport
 from dapt.models.compression import Storage, count_parameters, weight_bytes

@@ -1,4 +1,4 @@
-"""Published weights in, with a full account of what happened to each of them."""
+"""Load published weights, with a full account of what happened to each tensor."""
 
 import logging
 import os
@@ -15,22 +15,22 @@ from dapt.errors import DaptError
 from dapt.models.layouts import LAYOUTS, Layout
 from dapt.models.weight_files import State, read_state
 
-FIRST_LAYER = "tokenizer.encoder.first.0.weight"  # of those that may read further channels
+FIRST_LAYER = "tokenizer.encoder.first.0.weight"  # of networks that may read extra channels
 
 _log = logging.getLogger("dapt")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a file.
+    """What happened to the tensors of a checkpoint.
 
     Args:
-        source: The file.
-        layout: How its keys are laid out.
-        loaded: Entries of the network.
-        left_over: For each key of the file that was not used the reason.
-        fresh: For each entry of the network that such files never hold the reason.
-        license: The license of the published weights, if it has restrictions.
+        source: The checkpoint file.
+        layout: The title of its key layout.
+        loaded: Entries of the network that were loaded.
+        left_over: Maps each unused key of the file to the reason.
+        fresh: Maps each network entry that such files never contain to the reason.
+        license: The license of the published weights, if it is restrictive.
     """
 
     source: str
@@ -56,15 +56,15 @@ def load_weights(
 ) -> LoadReport:
     """Fill ``network`` from a checkpoint of any known layout, or change nothing and say why.
 
-    A network on the device "meta" takes the tensors that were read as its own, so that a large one
-    is in memory once.
+    A network on the device "meta" adopts the tensors as they are read, so a large network is in
+    memory only once.
 
     Args:
-        network: The one to fill.
+        network: The network to fill.
         path: The checkpoint.
-        layouts: Those that the file may have.
-        take: What puts some of the entries of a network on "meta" in their place itself, one by
-            one; it says whether it did.
+        layouts: The layouts that the file may have.
+        take: Called with each entry and its weight; may install the weight into a network on
+            "meta" itself, and returns whether it did.
     """
     source = os.fspath(path)
     state = read_state(path)
@@ -113,13 +113,13 @@ def load_weights(
 
 @cache
 def _say_license(title: str, license: str) -> None:
-    """Once in a process, where it is seen without any logging set up."""
+    """Log the license once per process, at a level that shows without any logging set up."""
     _log.warning("%s weights: %s", title, license)
 
 
 def _is_within(key: str, used: Iterable[str]) -> bool:
-    """Whether a key belongs to a part of the network: has a beginning, longer than the one that all
-    used keys share, in common with one of them. Numbers of blocks do not count."""
+    """Whether a key belongs to a part of the network: whether it shares a prefix with a used key
+    that is longer than the prefix common to all used keys. Block numbers are ignored."""
     used = [_path(name) for name in used]
     shared = len(os.path.commonprefix(used))
     parts = {path[:length] for path in used for length in range(shared + 1, len(path))}
@@ -132,12 +132,12 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layout:
-    """The first of the layouts that a file matches.
+    """Return the first layout that a file matches.
 
     Args:
         state: The tensors of the file by their keys.
-        layouts: Candidates, in order of preference.
-        source: The file's name, for the error.
+        layouts: The candidates, in order of preference.
+        source: The file's name, for the error message.
     """
     for layout in layouts:
         if layout.matches(state):
@@ -150,7 +150,7 @@ def find_layout(state: State, layouts: tuple[Layout, ...], source: str) -> Layou
 def _read(
     state: State, keys: tuple[str | None, ...], target: Tensor, layout: Layout, source: str
 ) -> Tensor:
-    """What the file has for an entry, in its shape and dtype."""
+    """Read an entry's weight from the file, in the entry's shape and dtype."""
     parts = [None if key is None else state[key] for key in keys]
     like = next(part for part in parts if part is not None)
     parts = [torch.zeros_like(like) if part is None else part for part in parts]

@@ -1,7 +1,7 @@
-"""Frozen weights in fewer bits, or fewer of them: quantized and pruned backbones.
+"""Quantized and pruned backbones: frozen weights in fewer bits, or fewer of them.
 
-Of a backbone only the layers of its blocks are compressed, nine tenths of its weights and more. It
-stays frozen: a method trains what it adds, in float.
+Only the linear layers of the blocks are compressed, which hold more than nine tenths of a
+backbone's weights. The backbone stays frozen; a method trains what it adds, in float.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ Weights = Literal["float", "int8", "int4", "nf4"]
 BLOCK = 64  # weights that share a scale, in four bits
 GROUP_OF_FOUR, KEPT_OF_FOUR = 4, 2
 
-# Sixteen values between -1 and 1: evenly spaced, or as a normal distribution has its quantiles
-# (QLoRA, appendix E), so that each is used as often.
+# Sixteen values between -1 and 1: evenly spaced, or at the quantiles of a normal distribution
+# (QLoRA, appendix E), so that all are used equally often.
 LEVELS = {
     "int4": [i / 8 for i in range(-8, 8)],
     "nf4": [
@@ -35,9 +35,11 @@ class Storage:
     """How a backbone keeps the frozen weights of its blocks.
 
     Args:
-        weights: Float, or quantized: int8 (a scale a row), int4 or nf4 (a scale for 64 of them).
-        sparsity: Share of them that are zero, those of the smallest size.
-        two_of_four: Two of each four that lie side by side are zero, as some hardware wants it.
+        weights: Float, or quantized: int8 (one scale per row), int4 or nf4 (one scale per 64
+            weights).
+        sparsity: Share of the weights, those of smallest magnitude, that are set to zero.
+        two_of_four: Whether two of every four adjacent weights are zero, the pattern that some
+            hardware accelerates.
     """
 
     weights: Weights = "float"
@@ -58,7 +60,7 @@ class Storage:
 
     @property
     def compressed(self) -> str | None:
-        """What is not as it was pre-trained, in words."""
+        """How the weights differ from the pre-trained ones, in words; None if they do not."""
         words = [] if self.weights == "float" else [self.weights]
         if self.two_of_four or self.sparsity:
             words.append("pruned")
@@ -66,7 +68,7 @@ class Storage:
 
 
 def _layers(backbone: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """(parent, name in it, layer) of all that is compressed."""
+    """(parent, name in it, layer) of every layer to compress."""
     return [
         (parent, name, child)
         for stack in backbone.stacks
@@ -81,7 +83,7 @@ def compress(backbone: nn.Module) -> None:
     """Prune and quantize the layers of the blocks, in place, as the backbone's config says.
 
     Args:
-        backbone: Whose ``config`` is a `Storage`, too.
+        backbone: A backbone whose ``config`` is a `Storage`.
     """
     storage = backbone.config
     layers = _layers(backbone)
@@ -97,11 +99,12 @@ def compress(backbone: nn.Module) -> None:
 
 
 class Quantizer:
-    """Quantizes weights as they are read from a file, so that no two of them are in float at once.
+    """Quantizes weights as they are read from a file, so that only one is in float at a time.
+
+    Pruning the smallest weights of the whole network is not possible this way; see `can`.
 
     Args:
-        backbone: A network on the device "meta", whose config says how. The smallest weights of
-            all together cannot be found so: see `can`.
+        backbone: A network on the device "meta" whose config says how to quantize.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -111,7 +114,7 @@ class Quantizer:
 
     @staticmethod
     def can(storage: Storage) -> bool:
-        """Whether each weight can be compressed by itself.
+        """Whether the settings allow each weight to be compressed independently.
 
         Args:
             storage: The settings.
@@ -120,11 +123,14 @@ class Quantizer:
 
     @torch.no_grad()
     def take(self, entry: str, weight: Tensor) -> bool:
-        """Put a weight in its place, compressed, and say whether it was one to compress.
+        """Compress a weight and install it if it belongs to a compressed layer.
 
         Args:
             entry: Its name in the network's state.
-            weight: as the file has it.
+            weight: The weight as read from the file.
+
+        Returns:
+            Whether the weight was installed.
         """
         if entry not in self._layers:
             return False
@@ -139,11 +145,11 @@ class Quantizer:
 
 
 def prune_smallest(weights: list[Tensor], share: float) -> None:
-    """Zero the smallest of all weights taken together, in place.
+    """Set the smallest of all weights, ranked together, to zero in place.
 
     Args:
-        weights: of any shapes.
-        share: From 0 to 1, of the weights that become zero.
+        weights: Tensors of any shapes.
+        share: The share of the weights that become zero, from 0 to 1.
     """
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     count = round(share * len(sizes))
@@ -156,10 +162,10 @@ def prune_smallest(weights: list[Tensor], share: float) -> None:
 
 
 def prune_two_of_four(weight: Tensor) -> None:
-    """Zero the two smaller of every four weights along a row, in place.
+    """Set the two smaller of every four weights along a row to zero in place.
 
     Args:
-        weight: [out, in]; 4 divides in.
+        weight: [out, in], where ``in`` is divisible by 4.
     """
     if weight.shape[1] % GROUP_OF_FOUR:
         raise UsageError(
@@ -171,12 +177,12 @@ def prune_two_of_four(weight: Tensor) -> None:
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen layer whose weight is kept in eight or four bits and decoded wherever it is used.
+    """A frozen layer that keeps its weight in eight or four bits and decodes it on use.
 
-    To whoever reads it, `weight` is a float tensor.
+    Reading `weight` gives a float tensor.
 
     Args:
-        layer: Whose weight is taken.
+        layer: The layer whose weight is quantized.
         kind: "int8", "int4" or "nf4".
     """
 
@@ -191,11 +197,11 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:
-        """What the codes stand for."""
+        """The decoded weight."""
         return self.make_weight()
 
     def make_weight(self) -> Tensor:
-        """The weight anew: for an op that would otherwise keep it for its backward."""
+        """Decode the weight again, for an op that would otherwise keep it for its backward."""
         shape = (self.out_features, self.in_features)
         return dequantized(self.codes, self.scales, self.kind, shape)
 
@@ -208,7 +214,7 @@ class QuantizedLinear(nn.Linear):
 
     @torch.no_grad()
     def in_float(self) -> nn.Linear:
-        """A plain layer with the weight that the codes stand for."""
+        """Return a plain layer with the decoded weight."""
         layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         layer.weight = nn.Parameter(self.weight, requires_grad=False)
         layer.bias = self.bias
@@ -219,7 +225,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class _Frozen(torch.autograd.Function):
-    """F.linear that keeps the codes for its backward, not the weight that they stand for."""
+    """F.linear that keeps the codes for its backward instead of the decoded weight."""
 
     @staticmethod
     def forward(ctx, x, codes, scales, bias, kind, shape):
@@ -240,10 +246,10 @@ class _Frozen(torch.autograd.Function):
 
 
 def quantized(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Codes and scales of a weight [out, in].
+    """Quantize a weight to codes and scales.
 
-    Eight bits: int8 [out, in] and a scale a row. Four bits: two codes a byte, uint8, and a scale
-    for each `BLOCK` weights, row after row.
+    Eight bits: int8 [out, in] and one scale per row. Four bits: two codes per byte, uint8, and one
+    scale per `BLOCK` weights in row-major order.
 
     Args:
         weight: [out, in].
@@ -263,13 +269,13 @@ def quantized(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def dequantized(codes: Tensor, scales: Tensor, kind: str, shape: tuple[int, int]) -> Tensor:
-    """The weight that codes and scales stand for, in the scales' dtype.
+    """Decode a weight from its codes and scales, in the scales' dtype.
 
     Args:
-        codes: as `quantized` gives them.
-        scales: Likewise.
+        codes: The codes from `quantized`.
+        scales: The scales from `quantized`.
         kind: "int8", "int4" or "nf4".
-        shape: (out, in), of the weight.
+        shape: The shape (out, in) of the weight.
     """
     if kind == "int8":
         return codes.to(scales.dtype) * scales
@@ -284,10 +290,10 @@ def _divisor(scales: Tensor) -> Tensor:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Numbers in all parameters, those that are kept in fewer bits among them.
+    """Count a network's parameters; a quantized weight counts as the weight it encodes.
 
     Args:
-        network: Any.
+        network: Any network.
     """
     compressed = [m for m in network.modules() if isinstance(m, QuantizedLinear)]
     kept = sum(m.codes.numel() + m.scales.numel() for m in compressed)
@@ -296,9 +302,9 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """What the parameters and buffers of a network take.
+    """Count the bytes of a network's parameters and buffers.
 
     Args:
-        network: Any.
+        network: Any network.
     """
     return sum(value.numel() * value.element_size() for value in network.state_dict().values())

@@ -92,16 +92,16 @@ _log = logging.getLogger("dapt")
 
 
 def names() -> list[str]:
-    """Of all backbones."""
+    """The names of all backbones, installed plug-ins included."""
     return sorted({*BACKBONES, *installed("backbone")})
 
 
 def register(name: str, config: BackboneConfig) -> None:
-    """Enter a backbone in the table, under the name of its size.
+    """Register a backbone under a name.
 
     Args:
-        name: What `backbone.name` calls it.
-        config: A dataclass of its sizes, whose `build()` gives the network.
+        name: The value of `backbone.name` that selects it.
+        config: A dataclass of its sizes whose `build()` returns the network.
     """
     if name in BACKBONES and type(config).__module__ != "__main__":
         raise NameError(f"backbone '{name}' is registered twice")
@@ -113,19 +113,19 @@ def register(name: str, config: BackboneConfig) -> None:
 def create_backbone(
     name: str, checkpoint: str | os.PathLike | None = None, **fields
 ) -> PointTransformer | PointM2ae:
-    """A backbone by the name of its size.
+    """Create a backbone by name.
 
-    With a checkpoint every weight must be found in it, in its shape. What became of each tensor
-    is in ``backbone.load_report`` and in the log of "dapt" at level INFO. Without one the weights
-    are those that come with the package, where they fit; else they are random, which a warning
-    says unless the checkpoint is "none".
+    A checkpoint must contain every weight, in the right shape. ``backbone.load_report`` says what
+    happened to each tensor, and so does the "dapt" logger at level INFO. Without a checkpoint, the
+    backbone gets the weights shipped with the package if they fit; otherwise its weights are
+    random, which logs a warning unless the checkpoint is "none".
 
     Args:
-        name: a key of `BACKBONES`.
-        checkpoint: a .pth or safetensors file; hf://owner/repository/file@revision is one of a
-            hub; "shipped" is the one that comes with the package, where there is one of this size;
-            "none" means random weights.
-        **fields: of the config of this size, in place of its own.
+        name: A key of `BACKBONES`.
+        checkpoint: A .pth or safetensors file, or hf://owner/repository/file@revision for a file
+            on a hub; "shipped" for the weights that come with the package, if there are any of
+            this size; "none" for random weights.
+        **fields: Config fields that replace the defaults of this size.
     """
     config = backbone_config(name, **fields)
     if checkpoint is None and is_shipped(name) and _fits(config, name):
@@ -144,7 +144,7 @@ def create_backbone(
     checkpoint = local_file(checkpoint)
     if hasattr(config, "fitted"):
         config = config.fitted(read_state(checkpoint), fields)
-    with torch.device("meta"):  # the weights are the file's
+    with torch.device("meta"):  # the weights come from the file
         backbone = config.build()
     if isinstance(config, Storage) and Quantizer.can(config):
         report = load_weights(backbone, checkpoint, take=Quantizer(backbone).take)
@@ -157,14 +157,14 @@ def create_backbone(
 
 
 def _fits(config: BackboneConfig, name: str) -> bool:
-    """Whether weights of the network of this name are in the shapes of this config."""
-    if getattr(config, "in_channels", 3) > 3:  # the columns of the others are added
+    """Whether the weights of the named network fit the shapes of this config."""
+    if getattr(config, "in_channels", 3) > 3:  # loading adds the columns of the extra channels
         config = dataclasses.replace(config, in_channels=3)
     return _shapes(config) == _shapes(BACKBONES[name])
 
 
 def _shapes(config: BackboneConfig) -> dict[str, torch.Size]:
-    """Of what a file of its weights holds: no class token is in any."""
+    """Shapes of the entries in a file of its weights; no such file holds a class token."""
     with torch.device("meta"):
         state = config.build().state_dict()
     return {entry: value.shape for entry, value in state.items() if not entry.startswith("cls_")}
@@ -184,7 +184,7 @@ def _check_fits(config: BackboneConfig, name: str) -> None:
 
 
 def _compressed(backbone: nn.Module) -> nn.Module:
-    """With its weights in fewer bits, or fewer of them, where its config says so."""
+    """The backbone, compressed in place if its config says so."""
     if isinstance(backbone.config, Storage) and backbone.config.compressed:
         compress(backbone)
     return backbone
@@ -199,16 +199,16 @@ def create_autoencoder(
     num_classes: int = 0,
     **fields,
 ) -> MaskedAutoencoder:
-    """Point-MAE's pre-training network around a backbone without a class token.
+    """Create Point-MAE's pre-training network around a backbone without a class token.
 
     Args:
         name: The name of the backbone.
-        checkpoint: Weights to start from; none, as "none", means random ones.
+        checkpoint: Weights to start from; None or "none" means random weights.
         mask_ratio: Share of the patches that are hidden.
-        decoder_depth: Blocks of the decoder.
-        objective: rebuild, classify or both.
-        num_classes: The number of classes of the clouds, for an objective that looks at them.
-        fields: Other sizes of the backbone.
+        decoder_depth: The number of decoder blocks.
+        objective: "rebuild", "classify" or "both".
+        num_classes: The number of classes, for an objective that uses the labels.
+        fields: Config fields that replace the defaults of the backbone.
     """
     config = backbone_config(name, class_token=False, **fields)
     if getattr(config, "in_channels", 3) > 3:
@@ -226,11 +226,11 @@ def create_autoencoder(
 
 
 def backbone_config(name: str, **fields) -> BackboneConfig:
-    """The size of a name, with other fields where they are given.
+    """Return the config of a named backbone, with the given fields replaced.
 
     Args:
         name: The name of the backbone.
-        fields: Other sizes.
+        fields: Config fields that replace the defaults.
     """
     config = entry("backbone", name, BACKBONES)
     known = [field.name for field in dataclasses.fields(config)]

@@ -1,8 +1,8 @@
-"""Transformers that others made, as backbones: blocks with the parts that timm's have.
+"""Transformers of other libraries as backbones: any blocks that are built like timm's.
 
 A block needs ``norm1, attn, norm2, mlp``, where ``attn`` has ``qkv, proj, num_heads`` and ``mlp``
-has ``fc1, act, fc2`` (timm) or ``lins`` and ``act`` (torch-pointcloud); layer scales ``ls1, ls2``
-are taken along. The layers are not copied: they go on living in the network they come from.
+has ``fc1, act, fc2`` (timm) or ``lins`` and ``act`` (torch-pointcloud); the layer scales
+``ls1, ls2`` are optional. The layers are shared with the network they come from, not copied.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from dapt.models.transformer import PointTransformer
 
 @dataclass(frozen=True)
 class VitConfig:
-    """What an adapter's file remembers of a `VitBackbone`.
+    """What an adapter file records about a `VitBackbone`.
 
     Args:
-        num_groups: G, patches of a cloud.
-        group_size: K, points of a patch.
+        num_groups: G, the number of patches per cloud.
+        group_size: K, the number of points per patch.
         dim: C, the width of the tokens.
-        depth: Blocks.
+        depth: The number of blocks.
         num_heads: The number of heads of each attention.
-        positions_once: Whether positions are added before the first block alone.
+        positions_once: Whether positions are added only before the first block.
     """
 
     class_token: ClassVar[bool] = False
@@ -43,16 +43,17 @@ class VitConfig:
 
 
 class VitBackbone(PointTransformer):
-    """A backbone of someone's blocks.
+    """A backbone made of another library's blocks.
 
     Args:
-        blocks: The blocks, in their order.
-        tokenizer: Points to tokens.
-        pos_embed: The patches' centers [B, G, 3] to positions [B, G, C].
-        norm: The last one; none where it is left out.
-        cls_token: [1, 1, C], in front of the patches; none where there is none.
+        blocks: The blocks, in order.
+        tokenizer: Turns points into tokens.
+        pos_embed: Maps the patches' centers [B, G, 3] to positions [B, G, C].
+        norm: The final norm; a LayerNorm without weights by default.
+        cls_token: A class token [1, 1, C] in front of the patches, or None.
         cls_pos: Its position [1, 1, C]; zeros by default.
-        positions_once: False adds the positions before every block, as Point-MAE does.
+        positions_once: Whether positions are added only before the first block; Point-MAE adds
+            them before every block.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class VitBackbone(PointTransformer):
 
     @classmethod
     def of_torch_pointcloud(cls, model: nn.Module) -> "VitBackbone":
-        """A classifier of the package torch-pointcloud, of the kind of its PointMAEClassification
-        for points without features, `in_channels` 0; its layers are taken over, but not its head.
+        """Wrap a classifier of the package torch-pointcloud, without its head.
 
         Args:
-            model: The classifier.
+            model: A model like PointMAEClassification for points without features
+                (`in_channels` 0). Its layers are shared, not copied.
         """
         names = ("encoder", "blocks", "norm_f", "pos_embed", "cls_token", "cls_pos", "num_groups")
         for name in (*names, "group_size"):
@@ -118,7 +119,7 @@ class VitBackbone(PointTransformer):
 
 
 def _encoder_of(theirs: nn.Module) -> PatchEncoder:
-    """The layers of a PointPatchEmbed of torch-pointcloud, in an encoder of ours."""
+    """Our encoder with the layers of a torch-pointcloud PointPatchEmbed."""
     halves = theirs.local_mlp, theirs.global_mlp
     first, second = ([_linear(layer) for layer in half.lins] for half in halves)
     if first[0].in_features != 3 or len(first) != 2 or len(second) != 2:
@@ -127,7 +128,7 @@ def _encoder_of(theirs: nn.Module) -> PatchEncoder:
             f"{first[0].in_features} channels in {len(first)} layers and {len(second)}"
         )
     widths = (first[0].out_features, first[1].out_features, second[0].out_features)
-    with torch.device("meta"):  # of this shell no layer stays
+    with torch.device("meta"):  # every layer of this shell is replaced
         encoder = PatchEncoder(3, widths, second[1].out_features)
     for ours, layers, half in zip(
         (encoder.first, encoder.second), (first, second), halves, strict=True
@@ -137,7 +138,7 @@ def _encoder_of(theirs: nn.Module) -> PatchEncoder:
 
 
 def _linear(theirs: nn.Module) -> nn.Linear:
-    """A layer of torch-geometric, which is a Linear of its own, as one of torch on its weights."""
+    """A torch Linear on the weights of a torch-geometric Linear, which is a class of its own."""
     if isinstance(theirs, nn.Linear):
         return theirs
     rows, columns = theirs.weight.shape
@@ -147,7 +148,7 @@ def _linear(theirs: nn.Module) -> nn.Linear:
 
 
 def _block_of(block: nn.Module, number: int) -> Block:
-    """The layers of a block, in a block of ours."""
+    """Our block with the layers of another library's block."""
     norm1, norm2 = _part(block, number, "norm1"), _part(block, number, "norm2")
     theirs, mlp = _part(block, number, "attn"), _part(block, number, "mlp")
     qkv, proj = _part(theirs, number, "qkv"), _part(theirs, number, "proj")
@@ -161,7 +162,7 @@ def _block_of(block: nn.Module, number: int) -> Block:
     if fc1.out_features != fc2.in_features:
         raise UsageError(f"block {number}: a gated MLP is not supported")
 
-    with torch.device("meta"):  # of these shells no layer stays
+    with torch.device("meta"):  # every layer of this shell is replaced
         ours = Block(dim, _part(theirs, number, "num_heads"))
     ours.norm1, ours.norm2 = norm1, norm2
     ours.attn.qkv, ours.attn.proj = qkv, proj

@@ -1,4 +1,4 @@
-"""Point-M2AE: three scales, each made of patches of the previous one's centers."""
+"""Point-M2AE: three scales, each of which groups the centers of the previous one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from dapt.models.transformer import Features
 
 @dataclass(frozen=True)
 class PointM2aeConfig(Storage):
-    """The size of a Point-M2AE, a number a scale; further fields are those of `Storage`.
+    """The size of a Point-M2AE, with one value per scale; other fields are those of `Storage`.
 
     Args:
-        num_groups: Patches of each scale.
-        group_size: Points or tokens of a patch.
-        dims: Widths of the tokens.
-        depths: Blocks.
-        radius: Within which a center's token sees others.
+        num_groups: The number of patches in each scale.
+        group_size: The number of points or tokens per patch in each scale.
+        dims: The width of the tokens in each scale.
+        depths: The number of blocks in each scale.
+        radius: The radius within which tokens attend to each other in each scale.
         num_heads: The number of heads of each attention.
-        mlp_ratio: Hidden units of an MLP to C.
+        mlp_ratio: The ratio of an MLP's hidden width to C.
         encoder_widths: The widths of the inner layers of the first scale's patch encoder.
-        drop_path: Stochastic depth of the last block; it grows from 0 in the first.
-        near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
-            published networks did.
+        drop_path: The drop-path rate of the last block; rates grow linearly from 0 in the first.
+        near_origin: "skip" centers no patch on a point within 0.03 of the origin, as the
+            published networks do; "keep" samples all points.
     """
 
     num_groups: tuple[int, ...] = (512, 256, 64)
@@ -65,18 +65,18 @@ class PointM2aeConfig(Storage):
                 raise UsageError(f"num_heads must divide dims={self.dims}, got {self.num_heads}")
 
     def build(self) -> "PointM2ae":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return PointM2ae(self)
 
 
 class Scale(nn.Module):
-    """One scale: tokens of patches, then blocks in which a center sees those within a radius.
+    """One scale: a tokenizer, then blocks in which tokens attend within a radius.
 
     Args:
-        tokenizer: of this scale.
-        blocks: of this scale.
+        tokenizer: The tokenizer of this scale.
+        blocks: The blocks of this scale.
         dim: C, the width of its tokens.
-        radius: Within which a center sees others.
+        radius: The radius around a center within which its token attends.
     """
 
     def __init__(self, tokenizer: Tokenizer, blocks: BlockStack, dim: int, radius: float):
@@ -149,11 +149,11 @@ class PointM2ae(nn.Module):
         return self.config.dims[-1]
 
     def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
-        """``levels`` counts the blocks of the last scale; what is ``given`` goes to all stacks."""
+        """``levels`` index the blocks of the last scale; ``given`` goes to every stack."""
         centers, x, kept = points, None, []
         for i, scale in enumerate(self.scales):
             if x is not None:
-                x = x[:, -centers.shape[1] :]  # tokens that blocks inserted end with their scale
+                x = x[:, -centers.shape[1] :]  # tokens inserted by blocks end with their scale
             last = i == len(self.scales) - 1
             centers, x, kept = scale(centers, x, levels if last else (), **given)
 
@@ -169,10 +169,10 @@ class PointM2ae(nn.Module):
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
-        """One a scale."""
+        """One per scale."""
         return [scale.tokenizer for scale in self.scales]
 
     @property
     def stacks(self) -> list[BlockStack]:
-        """One a scale."""
+        """One per scale."""
         return [scale.blocks for scale in self.scales]

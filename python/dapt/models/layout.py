@@ -1,4 +1,4 @@
-"""How one kind of file keeps the weights of a network."""
+"""How one kind of file names the weights of a network."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,23 +9,23 @@ from dapt.models.weight_files import State
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one kind of file keeps the entries of a network.
+    """Maps the entries of a network to the keys of one kind of file.
 
     Args:
         title: What such a file is called.
-        network: Name in `create_backbone` of the network that such files are made for.
-        marks: Regular expressions by which the layout is recognized: each matches the beginning of
-            a key.
-        renames: Regular expressions that turn the network's entry into the file's key.
-        otherwise: a pattern of a file's key, and the keys that, one after another, make it up where
-            the file lacks it; None stands for zeros.
-        reasons: a pattern of a file's key, and why it is left over.
-        others: Likewise, of parts of a whole model beside its backbone: the head and the adapters.
-        fresh: a network's entry that such files never hold, and why.
-        like: Whether the tensors of a file with these marks are of this kind, too.
-        closed: Whether every key must have a place in the network or a reason; otherwise only those
-            that belong to a part of it.
-        license: The license of the published weights, if it has restrictions.
+        network: The name in `create_backbone` of the network that such files are made for.
+        marks: Regular expressions by which the layout is recognized; each must match the beginning
+            of some key.
+        renames: Regular expressions that turn a network entry into the file's key.
+        otherwise: Pairs of a pattern of a file's key and the keys that are concatenated in its
+            place if the file lacks it; None stands for zeros.
+        reasons: Pairs of a pattern of a file's key and the reason why it is left over.
+        others: The same for the parts of a whole model outside its backbone: head and adapters.
+        fresh: Maps network entries that such files never contain to the reason.
+        like: A further check of the tensors of a file whose keys match.
+        closed: Whether every key must have a place in the network or a reason; otherwise only keys
+            that belong to a part of the network must.
+        license: The license of the published weights, if it is restrictive.
     """
 
     title: str
@@ -50,10 +50,10 @@ class Layout:
         return marked and self.like(state)
 
     def key(self, entry: str) -> str:
-        """The file's key of an entry, as a whole.
+        """The file's key for an entry.
 
         Args:
-            entry: a name in our network's state.
+            entry: A name in our network's state.
         """
         for pattern, replacement in self.renames:
             entry = re.sub(pattern, replacement, entry)
@@ -63,7 +63,7 @@ class Layout:
         """The keys whose tensors make up an entry in this file; None stands for zeros.
 
         Args:
-            entry: a name in our network's state.
+            entry: A name in our network's state.
             state: The tensors of a file by their keys.
         """
         whole = self.key(entry)
@@ -77,7 +77,7 @@ class Layout:
         return max(ways, key=lambda way: sum(key in state for key in way))
 
     def reason(self, key: str) -> str | None:
-        """Why a key of the file is left over, where the layout knows.
+        """Why a key of the file is left over; None if the layout does not know.
 
         Args:
             key: The key of the file.

@@ -1,4 +1,4 @@
-"""Where the published files, and our own, keep the weights of a network."""
+"""The layouts of the published weight files and of our own."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from dapt.models.weight_files import State
 
 
 def plain_renames(prefix: str) -> tuple[tuple[str, str], ...]:
-    """Our names of a plain transformer to those of Point-MAE's files.
+    """Renames from our plain transformer's entries to the keys of Point-MAE's files.
 
     Args:
-        prefix: Of all keys of the file.
+        prefix: The prefix that all keys of the file share.
     """
     return (
         (r"^tokenizer\.encoder\.(first|second)", r"encoder.\1_conv"),
@@ -44,7 +44,7 @@ _NO_CLASS_TOKEN = {name: "its pre-training has no class token" for name in ("cls
 
 
 def _has_square_positions(prefix: str) -> Callable[[State], bool]:
-    """Whether the position embedding reads sines and cosines, as many as the network is wide."""
+    """Whether the position embedding reads sines and cosines: its first layer is then square."""
 
     def check(state: State) -> bool:
         weight = state.get(f"{prefix}pos_embed.0.weight")
@@ -53,7 +53,7 @@ def _has_square_positions(prefix: str) -> Callable[[State], bool]:
     return check
 
 
-# A local module's two norms have a second name in the published files.
+# The published files store a local module's two norms under a second name, too.
 _FEMAE_NAMES = tuple((rf"\.cls\.conv{i}\.1\.", (f".cls.bn{i}.",)) for i in (1, 2))
 _FEMAE_SECOND_NAMES = (r".*\.cls\.bn[12]\.", "second name of conv1.1 and conv2.1")
 _FEMAE_LICENSE = "published without a license: all rights are reserved, ask the authors"
@@ -126,7 +126,7 @@ _GPT_UNUSED = (
     "generator of the pre-training, and layers that nothing reads",
 )
 
-# More special layouts come first: the first that matches is taken.
+# More specific layouts come first: the first match wins.
 LAYOUTS = (
     Layout(
         title="released DAPT model",

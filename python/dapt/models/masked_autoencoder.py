@@ -1,7 +1,7 @@
 """Point-MAE's pre-training: hide most patches and rebuild their points from the others.
 
-Where the clouds have classes, as the built-in world's have, the patches that are left may be told
-apart by them, beside the rebuilding or in its place.
+If the clouds have classes, as those of the built-in world do, the network can also learn to predict
+the class from the visible patches, alongside the rebuilding or instead of it.
 """
 
 from typing import Literal, get_args
@@ -18,19 +18,19 @@ from dapt.models.transformer import PointTransformer
 
 Objective = Literal["rebuild", "classify", "both"]
 OBJECTIVES = get_args(Objective)
-SMOOTHING = 0.1  # of the classes
-DISTANCES = 30.0  # brings the squared distances within patches to the size of a cross entropy
+SMOOTHING = 0.1  # label smoothing
+DISTANCES = 30.0  # scales the squared distances within patches to the size of a cross entropy
 
 
 class Decoder(nn.Module):
-    """Blocks over all tokens; it returns the hidden ones.
+    """Runs blocks over all tokens and returns those of the hidden patches.
 
     Args:
         dim: C, the width of the tokens.
-        depth: Blocks.
-        num_heads: Divides C.
-        mlp_ratio: Hidden units of an MLP to C.
-        drop_path: Rate of the last block.
+        depth: The number of blocks.
+        num_heads: The number of heads; must divide C.
+        mlp_ratio: The ratio of an MLP's hidden width to C.
+        drop_path: The drop-path rate of the last block.
     """
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: int, drop_path: float):
@@ -46,16 +46,17 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Point-MAE's pre-training: the loss of hidden patches that are rebuilt from the visible ones,
-    of the cloud's class told from them, or of both.
+    """Point-MAE's pre-training: rebuilds hidden patches from the visible ones, predicts the cloud's
+    class from them, or both.
 
     Args:
-        backbone: Without a class token.
+        backbone: A backbone without a class token.
         mask_ratio: Share of the patches that are hidden.
-        decoder_depth: Blocks of the decoder.
-        decoder_heads: Of each of its attentions; None for as many as the backbone has.
-        objective: rebuild, classify or both.
-        num_classes: That the clouds have; only of an objective that looks at them.
+        decoder_depth: The number of decoder blocks.
+        decoder_heads: The number of heads of each decoder attention; None for as many as the
+            backbone has.
+        objective: "rebuild", "classify" or "both".
+        num_classes: The number of classes, for an objective that uses the labels.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ class MaskedAutoencoder(nn.Module):
     def forward(
         self, points: Tensor, mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """The loss. ``mask`` is bool [B, G], True for hidden patches, ``num_masked`` per cloud;
-        ``labels`` [B] are the classes."""
+        """The loss. ``mask`` is bool [B, G] and True for the ``num_masked`` hidden patches of each
+        cloud; ``labels`` [B] are the classes."""
         groups = self.backbone.tokenizer.group(points)
         if mask is None:
             mask = self.random_mask(groups.centers)
@@ -134,10 +135,10 @@ class MaskedAutoencoder(nn.Module):
         return DISTANCES * distance + self.class_loss(visible, labels)
 
     def random_mask(self, centers: Tensor) -> Tensor:  # [B, G]
-        """Which patches are hidden, the same number in each cloud.
+        """Draw which patches are hidden, the same number in each cloud.
 
         Args:
-            centers: [B, G, 3].
+            centers: The patches' centers [B, G, 3].
         """
         rank = torch.rand(centers.shape[:2], device=centers.device).argsort(1).argsort(1)
         return rank < self.num_masked
@@ -147,37 +148,37 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             visible_patches: [B, G - M, K, 3].
-            centers: [B, G, 3], the visible ones first.
+            centers: The centers of all patches [B, G, 3], the visible ones first.
         """
         return self.backbone.forward_patches(
             visible_patches, centers[:, : -self.num_masked]
         ).patches
 
     def class_loss(self, visible: Tensor, labels: Tensor) -> Tensor:
-        """Of the classes, told from the mean and the maximum of the tokens, as a linear probe does.
+        """The loss of a linear classifier over the mean and maximum of the visible tokens.
 
         Args:
-            visible: [B, G - M, C].
-            labels: [B].
+            visible: Tokens of the visible patches [B, G - M, C].
+            labels: The classes [B].
         """
         scores = self.classify(torch.cat([visible.mean(1), visible.amax(1)], 1))
         return F.cross_entropy(scores.float(), labels, label_smoothing=SMOOTHING)
 
     def rebuild_hidden(self, visible_patches: Tensor, centers: Tensor) -> Tensor:
-        """Points of the patches around the last M centers from the patches around the others.
+        """Rebuild the points of the patches around the last M centers from the visible patches.
 
         Args:
             visible_patches: [B, G - M, K, 3].
-            centers: [B, G, 3], the visible ones first.
+            centers: The centers of all patches [B, G, 3], the visible ones first.
         """
         return self.rebuild_from(self.see(visible_patches, centers), centers)
 
     def rebuild_from(self, visible: Tensor, centers: Tensor) -> Tensor:  # [B, M, K, 3]
-        """The same from the tokens of the visible patches.
+        """Rebuild the points of the hidden patches from the tokens of the visible ones.
 
         Args:
-            visible: [B, G - M, C].
-            centers: [B, G, 3], the visible ones first.
+            visible: Tokens of the visible patches [B, G - M, C].
+            centers: The centers of all patches [B, G, 3], the visible ones first.
         """
         M = self.num_masked
         x = torch.cat([visible, self.mask_token.expand(len(visible), M, -1)], 1)  # [B, G, C]

@@ -1,4 +1,5 @@
-"""Point-FEMAE (AAAI 2024): Point-MAE's blocks, each followed by a look at the nearest patches."""
+"""Point-FEMAE (AAAI 2024): Point-MAE's blocks, each followed by a local module over the nearest
+patches."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +16,13 @@ from dapt.models.transformer import PointTransformer, PointTransformerConfig
 
 @dataclass(frozen=True)
 class PointFemaeConfig(PointTransformerConfig):
-    """The size of a Point-FEMAE; the other fields are those of the plain transformer.
+    """The size of a Point-FEMAE; other fields are those of the plain transformer.
 
     Args:
-        neighbors: Patches, its own among them, that a local module looks at; at most all.
-        reduction: By how much a local module is narrower inside than the network.
-        local_blocks: The blocks that a local module follows; None: all.
+        neighbors: The number of nearest patches, the patch itself included, that a local module
+            reads.
+        reduction: The ratio of C to the inner width of a local module.
+        local_blocks: The blocks that are followed by a local module; None for all.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("local_blocks",)
@@ -44,15 +46,16 @@ class PointFemaeConfig(PointTransformerConfig):
             raise UsageError(f"reduction must divide dim={self.dim}, got {self.reduction}")
 
     def build(self) -> "PointFemae":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return PointFemae(self)
 
 
 class PointFemae(PointTransformer):
-    """Tokens that methods insert pass the local modules by: these know only patches.
+    """Point-FEMAE's encoder. Tokens that methods insert bypass the local modules, which process
+    only patches.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
     between_blocks = True
@@ -86,12 +89,13 @@ class PointFemae(PointTransformer):
 
 
 class LocalModule(nn.Module):
-    """Edges from a patch to its nearest, [x_j - x_i, x_i], and the maximum over them.
+    """An edge convolution: edges [x_j - x_i, x_i] from a patch to its nearest ones, and their
+    maximum.
 
     Args:
         dim: C, the width of the tokens.
-        reduction: C to the channels of an edge.
-        drop_path: Rate of this module.
+        reduction: The ratio of C to the channels of an edge.
+        drop_path: The drop-path rate of this module.
     """
 
     def __init__(self, dim: int, reduction: int, drop_path: float):
@@ -109,7 +113,7 @@ class LocalModule(nn.Module):
         return add_branch(x, F.leaky_relu(y, 0.2), factor)
 
     def _largest_edges(self, u: Tensor, nearest: Tensor) -> Tensor:
-        # The published layer sees [u_j - u_i, u_i]: the product with each u is made once a patch.
+        # The published layer reads [u_j - u_i, u_i]; its products with u are computed per patch.
         difference, own = self.edge[0].weight.chunk(2, dim=1)
         to_others, at_own = F.linear(u, difference), F.linear(u, own - difference)
         norm = self.edge[1]
@@ -117,8 +121,8 @@ class LocalModule(nn.Module):
             edges = dapt_ext.gather(to_others, nearest) + at_own[:, :, None]  # [B, G, k, inner]
             edges = norm(edges.flatten(0, 2)).view_as(edges)
             return F.leaky_relu(edges, 0.2).amax(2)
-        # Then the norm is a factor and a shift per channel, and what follows keeps the order: the
-        # largest is known early, and no tensor of all edges is kept for the backward.
+        # In eval mode the norm scales and shifts each channel and what follows is monotonic, so the
+        # maximum can be taken first, and no tensor of all edges is kept for the backward.
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - scale * norm.running_mean
         largest = dapt_ext.gather(scale * to_others, nearest).max(2).values

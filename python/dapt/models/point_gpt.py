@@ -1,11 +1,12 @@
 """PointGPT (NeurIPS 2023): a causal transformer over patches in the order of a walk.
 
-What is peculiar to it, and kept, because the published weights were trained so:
+Two peculiarities are kept because the published weights were trained with them:
 
-- a block goes on from the normed input, so nothing passes the network unchanged;
-- the class token stands before the patches, which it therefore does not see: ``cls`` is the same
-  for every cloud. The published head reads it all the same. ``patch:last``, the last patch of the
-  walk, has seen all others, and ``patch:max`` and ``patch:mean`` read all patches.
+- The attention half of a block adds to its normed input, so there is no residual path from the
+  input to the output of the network.
+- The class token stands before the patches and therefore cannot attend to them: ``cls`` is the same
+  for every cloud, although the published head reads it. ``patch:last``, the last patch of the walk,
+  has attended to all others, and ``patch:max`` and ``patch:mean`` read all patches.
 """
 
 from collections.abc import Callable
@@ -23,25 +24,24 @@ LARGE_ENCODER = (256, 512, 1024, 2048)
 
 @dataclass(frozen=True)
 class PointGptConfig(PointTransformerConfig):
-    """The size of a PointGPT; the fields are those of the plain transformer, and it drops nothing
-    by chance as published.
+    """The size of a PointGPT; the fields are those of the plain transformer.
 
     Args:
-        drop_path: Stochastic depth of the last block.
+        drop_path: The drop-path rate of the last block; 0 as published.
     """
 
     drop_path: float = 0.0
 
     def build(self) -> "PointGpt":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return PointGpt(self)
 
 
 class PointGpt(PointTransformer):
-    """[start token, class token, patches], each of which sees those before it.
+    """A causal network over [start token, class token, patches]: each attends to those before it.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
     def __init__(self, config: PointGptConfig):
@@ -52,7 +52,7 @@ class PointGpt(PointTransformer):
         nn.init.trunc_normal_(self.start_token, std=0.02)
         nn.init.trunc_normal_(self.start_pos, std=0.02)
         self.last_norm = nn.LayerNorm(C)
-        self.norm = nn.LayerNorm(C, device="cpu")  # not in the files of the pre-training
+        self.norm = nn.LayerNorm(C, device="cpu")  # not in the pre-training files
 
     def _tokenizer(self) -> WalkTokenizer:
         return super()._tokenizer(WalkTokenizer)
@@ -65,7 +65,7 @@ class PointGpt(PointTransformer):
 
     @property
     def num_class_tokens(self) -> int:
-        """How many tokens stand in front of the patches."""
+        """The number of tokens in front of the patches."""
         return 1 + super().num_class_tokens
 
     @property
@@ -86,11 +86,11 @@ class PointGpt(PointTransformer):
 
 
 class GptBlock(Block):
-    """A causal block whose first half adds to the normed tokens, not to the tokens.
+    """A causal block whose first half adds to the normed tokens rather than to the tokens.
 
     Args:
         config: The settings of the network.
-        drop_path: Rate of this block.
+        drop_path: The drop-path rate of this block.
     """
 
     def __init__(self, config: PointTransformerConfig, drop_path: float):
@@ -106,7 +106,7 @@ class GptBlock(Block):
         factor: Tensor | None = None,
         attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The first half, of tokens that have their positions; see `Block.attend`."""
+        """The first half, for tokens with their positions added; see `Block.attend`."""
         attention = attention or (lambda u: self.attn(u, mask))
         x = self.norm1(x)
         return add_branch(x, of_kept(attention, x, factor, mask), factor)

@@ -1,8 +1,7 @@
-"""The contracts between networks and what is built on them, written down in code.
+"""The contracts between networks and what is built on them, as protocols.
 
-A method is given a `Backbone` and relies on nothing else of it; a task's `Head` is given
-`Features`. Any module that offers these can be adapted, whoever made it: `missing` tells what it
-lacks.
+A method receives a `Backbone` and relies on nothing beyond this protocol; a task's `Head` receives
+`Features`. Any module that implements the protocol can be adapted; `missing` lists what it lacks.
 """
 
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from dapt.models.transformer import Features
 
 
 class Tokenizer(Protocol):
-    """Points to patches, patches to tokens."""
+    """Turns points into patches, and patches into tokens."""
 
     num_groups: int  # G
     group_size: int  # K
-    project: nn.Module  # the last layer, an identity where there is none
+    project: nn.Module  # the last layer, or an identity
 
     @property
     def dim(self) -> int:
@@ -28,7 +27,7 @@ class Tokenizer(Protocol):
 
     @property
     def in_channels(self) -> int:
-        """Numbers of a point that are read, three of them its place."""
+        """The number of channels per point that are read, the three coordinates included."""
 
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
@@ -50,7 +49,7 @@ class Tokenizer(Protocol):
 
 
 class Block(Protocol):
-    """One block of a transformer, in two halves that each go round a norm."""
+    """One transformer block, in two halves that each start with a norm."""
 
     dim: int
     drop_path: float
@@ -60,40 +59,40 @@ class Block(Protocol):
     mlp: nn.Module  # with linear layers `fc1` and `fc2`, and `act` between them
 
     def __call__(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, C] without their positions to tokens."""
+        """Transform tokens [B, T, C] that do not have their positions added yet."""
 
     def attend(self, x: Tensor, mask: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
         """The first half.
 
         Args:
-            x: [B, T, C], tokens that have their positions.
+            x: Tokens with their positions added [B, T, C].
             mask: Which tokens attend to each other.
-            factor: drop-path's, [B].
+            factor: The drop-path factor [B].
         """
 
     def transform(self, x: Tensor) -> Tensor:
         """The second half.
 
         Args:
-            x: [B, T, C].
+            x: Tokens [B, T, C].
         """
 
     def path_factor(self, x: Tensor) -> Tensor | None:
-        """Drop-path's factor of a half, [B]; None where nothing is dropped.
+        """The drop-path factor [B] of a half; None if nothing is dropped.
 
         Args:
-            x: [B, T, C], for its batch size, dtype and device.
+            x: Tokens [B, T, C], of which only batch size, dtype and device are used.
         """
 
 
 class Backbone(Protocol):
-    """A network from points to features. Its `config` is a dataclass that tells its size."""
+    """A network from points to features, whose `config` is a dataclass of its size."""
 
     config: object
-    norm: nn.Module  # the last one, of what the head reads
-    between_blocks: bool  # whether it does something after its blocks, by their stack's `after`
+    norm: nn.Module  # the final norm
+    between_blocks: bool  # whether it passes an `after` hook to its stacks, run after each block
     head_tokens: tuple[str, ...]  # what the published classification head reads
-    num_class_tokens: int  # tokens that stand in front of the patches
+    num_class_tokens: int  # tokens in front of the patches
 
     @property
     def dim(self) -> int:
@@ -105,30 +104,30 @@ class Backbone(Protocol):
 
     @property
     def stacks(self) -> Sequence[BlockStack]:
-        """One a scale; a method puts its own in the place of a block or of a whole stack."""
+        """One per scale; a method may replace a block or a whole stack by its own."""
 
     def __call__(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
-        """Features of clouds [B, N, D], and of the last stack's blocks of ``levels``.
+        """Features of clouds [B, N, D], and the tokens after the last stack's blocks ``levels``.
 
-        What else a method gives goes to the stack that it put in place.
+        ``given`` is passed on to the stacks, for a method that replaced them.
         """
 
 
 class Head(Protocol):
-    """Features to the output of a task."""
+    """Turns features into the output of a task."""
 
-    levels: Sequence[int]  # blocks whose tokens are read, too
+    levels: Sequence[int]  # further blocks whose tokens are read
 
     def __call__(self, features: Features, points: Tensor, *inputs: Tensor) -> Tensor:
-        """``inputs`` are what the task gives beside the features and the points."""
+        """``inputs`` are what the task provides besides the features and the points."""
 
 
 def missing(candidate: object, protocol: type) -> list[str]:
-    """The names that a protocol asks for and a candidate lacks.
+    """The names that a protocol requires and a candidate lacks.
 
     Args:
-        candidate: a module, say.
-        protocol: a class of this file.
+        candidate: The object to check, such as a module.
+        protocol: One of the protocols in this file.
     """
     names = [*protocol.__annotations__, *vars(protocol)]
     wanted = (name for name in names if name == "__call__" or not name.startswith("_"))

@@ -1,7 +1,7 @@
-"""Point Transformer V3 as an encoder, as Sonata, Concerto and Utonia have it.
+"""Point Transformer V3 as an encoder, in the form that Sonata, Concerto and Utonia use.
 
-Points become cells of a grid, a token each; five scales of blocks follow, each on cells of twice
-the size. Inside, the cells of all scenes of a batch stand in one row without padding, [1, M, C].
+Points are sampled to the cells of a grid, one token per cell; five scales of blocks follow, each on
+cells of twice the size. The cells of all scenes of a batch are packed without padding, [1, M, C].
 """
 
 from collections.abc import Callable, Sequence
@@ -20,30 +20,31 @@ from dapt.models.compression import Storage
 from dapt.models.ptv3_geometry import Cells, Geometry
 from dapt.models.ptv3_layers import Pooling, SceneStack, scene_stack
 
-CHANNELS = 9  # of a point: its place, its color in 0 to 1, its normal
+CHANNELS = 9  # per point: coordinates, color from 0 to 1, normal
 
 
 @dataclass(frozen=True)
 class Ptv3Config(Storage):
-    """The size of a PTv3 encoder; further fields are those of `Storage`.
+    """The size of a PTv3 encoder; other fields are those of `Storage`.
 
     Args:
-        grid_size: Side of a cell, in the unit of the points after scaling.
-        scale: What the points are multiplied by: Utonia halves scenes in meters.
-        up: The axis of the points that points up; z does in the scenes of the pre-training.
-        center: Whether a scene is moved as in the pre-training: the middle of its ground to the
-            origin, its lowest point to height 0.
-        dims: Channels of each scale.
-        depths: Blocks of each scale.
-        num_heads: The number of heads of the attention of each scale.
-        patch_size: Cells that attend to each other.
-        curves: Along which patches are cut, block by block in turn.
-        shuffle_curves: Whether the order of the curves is drawn for each scale in training.
-        rope_base: Of rotary positions in the attention; none by default.
-        enable_flash: As published; without it no patch is larger than the smallest scene of a
-            batch, so that scenes depend on each other.
-        mlp_ratio: Hidden units of an MLP to its channels.
-        drop_path: Stochastic depth of the last block; it grows from 0 in the first.
+        grid_size: The side of a cell, in the unit of the points after scaling.
+        scale: Factor by which the points are multiplied; Utonia halves scenes in meters.
+        up: The axis of the points that is vertical; it was z in the pre-training.
+        center: Whether each scene is moved as in the pre-training: the center of its ground area
+            to the origin, its lowest point to height 0.
+        dims: The number of channels in each scale.
+        depths: The number of blocks in each scale.
+        num_heads: The number of attention heads in each scale.
+        patch_size: The number of cells in a patch; cells attend within their patch.
+        curves: The space-filling curves along which patches are cut, one block after another in
+            turn.
+        shuffle_curves: Whether the order of the curves is shuffled for each scale in training.
+        rope_base: The base of rotary positions in the attention; None for no rotary positions.
+        enable_flash: Whether patches have their full size, as published; if not, no patch is larger
+            than the smallest scene of the batch, so the scenes of a batch affect each other.
+        mlp_ratio: The ratio of an MLP's hidden width to its channels.
+        drop_path: The drop-path rate of the last block; rates grow linearly from 0 in the first.
     """
 
     grid_size: float = 0.02
@@ -90,12 +91,12 @@ class Ptv3Config(Storage):
             raise UsageError(f"curves must be names of {known}, got {list(self.curves)}")
 
     def build(self) -> "Ptv3":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return Ptv3(self)
 
 
 class CellEmbedding(nn.Module):
-    """Points to the tokens of cells: the first point of each speaks for it.
+    """Embeds points as the tokens of cells; the first point in a cell represents it.
 
     Args:
         config: The settings of the network.
@@ -113,13 +114,13 @@ class CellEmbedding(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Width of the tokens."""
+        """The width of the tokens."""
         return self.project.out_features
 
     def forward(
         self, points: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Cells, Tensor]:  # [1, M, C], cells, int64 [B, N]
-        """Tokens, where their cells are, and the cell of each point."""
+        """The tokens, their cells, and the cell of each point."""
         if points.dim() != 3 or points.shape[2] not in (3, 6, 9):
             raise UsageError(
                 "points must be [B, N, 3], with color [B, N, 6], or with color and normal "
@@ -152,16 +153,17 @@ def _middle_of_ground(place: Tensor, lengths: Tensor | None) -> Tensor:  # [B, N
 
 
 class SceneFeatures:
-    """What a PTv3 encoder makes of a batch: read as `Features` are, with a token for each point,
-    and scale by scale with a token for each cell.
+    """The output of a PTv3 encoder: like `Features`, with one token per point, and also available
+    scale by scale with one token per cell.
 
     Args:
-        points: [B, N, 3], as they were given.
-        tokens: The tokens of the cells of each scale, [M, C].
-        geometries: The geometries of each scale.
-        rows: int64 [B, N], the cell of each point in each scale; -1 past a cloud's length.
-        around: int64 [M], for each scale but the last the coarser cell around each cell.
-        wanted: Scales that `levels` gives.
+        points: The points as given, [B, N, 3].
+        tokens: The tokens [M, C] of the cells of each scale.
+        geometries: The geometry of each scale.
+        rows: For each scale, the cell of each point, int64 [B, N]; -1 past a cloud's length.
+        around: For each scale except the last, the coarser cell that contains each cell,
+            int64 [M].
+        wanted: The scales that `levels` returns.
     """
 
     cls = start = image = text = None
@@ -184,24 +186,24 @@ class SceneFeatures:
 
     @property
     def prompts(self) -> Tensor:  # [B, 0, C]
-        """None: nothing is put among the tokens of a scene."""
+        """Always empty: nothing is inserted among the tokens of a scene."""
         return self.tokens[-1].new_empty(len(self.centers), 0, self.tokens[-1].shape[1])
 
     @cached_property
     def patches(self) -> Tensor:  # [B, N, C]
-        """For each point the token of its cell in the last scale."""
+        """The token of each point's cell in the last scale."""
         return self.of_points(-1)
 
     @property
     def levels(self) -> tuple[Tensor, ...]:  # each [B, N, C]
-        """For each point its tokens in the scales asked for."""
+        """The tokens of each point in the requested scales."""
         return tuple(self.of_points(scale) for scale in self.wanted)
 
     def of_points(self, scale: int) -> Tensor:  # [B, N, C]
-        """For each point the token of its cell in a scale.
+        """The token of each point's cell in a scale.
 
         Args:
-            scale: Its number, from the finest.
+            scale: The index of the scale, 0 for the finest.
         """
         tokens, rows = self.tokens[scale], self.rows[scale]
         of_points = dapt_ext.gather(tokens[None], rows.view(1, -1))
@@ -209,7 +211,7 @@ class SceneFeatures:
 
     @property
     def patch_mean(self) -> Tensor:  # [B, C]
-        """The mean of the cells of the last scale, however many points they have."""
+        """The mean over the cells of the last scale, regardless of their number of points."""
         return self._by_scene(lambda tokens: tokens.mean(0))
 
     @property
@@ -218,16 +220,17 @@ class SceneFeatures:
         return self._by_scene(lambda tokens: tokens.amax(0))
 
     def _by_scene(self, pool: Callable[[Tensor], Tensor]) -> Tensor:  # [B, C]
-        """Scenes without a point give zeros."""
+        """Pool the cells of each scene; a scene without points gives zeros."""
         scenes = self.tokens[-1].split(self.geometries[-1].sizes)
         pooled = [pool(tokens) if len(tokens) else tokens.sum(0) for tokens in scenes]
         return torch.stack(pooled) if pooled else self.prompts.sum(1)
 
     def upcast(self, first: int) -> Tensor:  # [M, sum of C]
-        """The tokens of the scales from ``first`` on side by side, for each cell of the finest.
+        """For each cell of the finest scale, its tokens in the scales from ``first`` on,
+        concatenated.
 
         Args:
-            first: The finest scale that takes part.
+            first: The finest scale to include.
         """
         tokens = self.tokens[-1]
         for scale in reversed(range(len(self.around))):
@@ -237,14 +240,14 @@ class SceneFeatures:
 
 
 class Ptv3(nn.Module):
-    """Takes points [B, N, 3], [B, N, 6] with color or [B, N, 9] with normals, too; what is missing
-    counts as zeros, as in the pre-training.
+    """A PTv3 encoder for points [B, N, 3], with color [B, N, 6], or with color and normal
+    [B, N, 9]; missing channels are zeros, as in the pre-training.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
-    packed = True  # the tokens of all clouds stand in one row, and nothing can be put among them
+    packed = True  # the tokens of all clouds are packed in one row, so none can be inserted
     between_blocks = False
     num_class_tokens = 0
     head_tokens = ("patch:mean",)
@@ -273,8 +276,8 @@ class Ptv3(nn.Module):
 
         Args:
             points: [B, N, 3, 6 or 9].
-            levels: Scales whose tokens are wanted for each point.
-            lengths: int64 [B], points of each scene; those after them are none.
+            levels: The scales whose tokens to return for each point.
+            lengths: The number of points in each scene, int64 [B]; the rest is padding.
         """
         x, cells, rows = self.embedding(points, lengths)
         geometries, tokens, all_rows, all_around = [self._geometry(cells)], [], [rows], []
@@ -310,10 +313,10 @@ class Ptv3(nn.Module):
 
     @property
     def tokenizers(self) -> list[CellEmbedding]:
-        """One, for the finest scale."""
+        """A single one, for the finest scale."""
         return [self.embedding]
 
     @property
     def stacks(self) -> list[SceneStack]:
-        """One a scale."""
+        """One per scale."""
         return list(self.scales)

@@ -1,4 +1,4 @@
-"""Scenes as packed cells: what lies beside a cell, and the patches in which cells attend.
+"""Scenes as packed cells: the neighbors of each cell, and the patches within which cells attend.
 
 Vocabulary: M occupied cells of all scenes of a batch, one scene after another; S slots of patches.
 """
@@ -17,10 +17,10 @@ class Patches(NamedTuple):
     """Runs of cells along a curve: a cell attends to those of its own patch.
 
     Args:
-        cells: int64 [S], the cell in each slot. Some are in two patches, to fill the second one.
-        slots: int64 [M], where each cell's own slot is.
-        shapes: (patches, slots of each), one group of patches after another.
-        coords: [M, 3], of the cells.
+        cells: The cell in each slot, int64 [S]. Some cells are in two patches, to fill the second.
+        slots: The slot of each cell, int64 [M].
+        shapes: (number of patches, slots per patch) for each group of patches, in order.
+        coords: The coordinates of the cells [M, 3].
     """
 
     cells: Tensor
@@ -34,10 +34,10 @@ class Cells:
     """The occupied cells of a batch of scenes.
 
     Args:
-        places: int64 [M, 3], counted from 0 in each scene.
-        coords: [M, 3], of a point in each cell, or the mean of finer cells.
-        scenes: int64 [M], ascending.
-        num_scenes: B.
+        places: The grid index of each cell, int64 [M, 3], from 0 in each scene.
+        coords: The coordinates of a point in each cell, or the mean of finer cells, [M, 3].
+        scenes: The scene of each cell, int64 [M], ascending.
+        num_scenes: B, the number of scenes.
     """
 
     places: Tensor
@@ -46,19 +46,23 @@ class Cells:
     num_scenes: int
 
     def sizes(self) -> tuple[int, ...]:
-        """How many cells each scene has."""
+        """The number of cells in each scene."""
         return tuple(torch.bincount(self.scenes, minlength=self.num_scenes).tolist())
 
     def depths(self) -> Tensor:  # int64 [B]
-        """Bits of a coordinate along a curve: those of the scene alone, so that what becomes of it
-        does not depend on the others."""
+        """The number of bits per coordinate of each scene's curve codes. It depends on that scene
+        alone, so the scenes of a batch do not affect each other."""
         extent = self.scenes.new_zeros(self.num_scenes)
         extent = extent.scatter_reduce(0, self.scenes, self.places.amax(1), "amax")
         return torch.frexp((extent + 1).double()).exponent.long()  # the bit length, exactly
 
     def coarser(self) -> tuple["Cells", Tensor, Tensor]:
-        """(cells of twice the size in the order of scene, x, y and z; int64 [P, 8], the cells in
-        each, -1 for none; int64 [M], the one around each cell)."""
+        """Merge cells into cells of twice the size.
+
+        Returns:
+            The coarse cells, sorted by scene, x, y and z; the cells in each of them, int64 [P, 8],
+            -1 for none; and the coarse cell around each cell, int64 [M].
+        """
         halves = self.places // 2
         first, around, counts = dapt_ext.unique_cells(halves, self.scenes)
         keys = self.scenes[first]
@@ -80,13 +84,13 @@ class Cells:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the blocks of one scale need to know of its cells.
+    """What the blocks of one scale need to know about its cells.
 
     Args:
-        cells: Where they are.
-        sizes: Cells of each scene.
-        neighbors: int64 [M, 27] of `dapt_ext.neighbor_map`.
-        patches: Along each curve.
+        cells: The cells of the scale.
+        sizes: The number of cells in each scene.
+        neighbors: The result of `dapt_ext.neighbor_map`, int64 [M, 27].
+        patches: The patches along each curve.
     """
 
     cells: Cells
@@ -98,14 +102,14 @@ class Geometry:
     def of(
         cls, cells: Cells, curves: Sequence[str], patch_size: int, alike: bool = False
     ) -> "Geometry":
-        """Curves and neighbors of cells.
+        """Find the neighbors of cells and cut their patches.
 
         Args:
-            cells: Of all scenes of a batch.
-            curves: Their names, one patch order each.
-            patch_size: Cells in a patch.
-            alike: Whether no patch may be larger than the smallest scene, so that all patches of a
-                batch are equally large.
+            cells: The cells of all scenes of a batch.
+            curves: The names of the curves; patches are cut along each of them.
+            patch_size: The number of cells in a patch.
+            alike: Whether to limit patches to the size of the smallest scene, so that all patches
+                of a batch have the same size.
         """
         sizes = cells.sizes()
         if alike and sizes:
@@ -128,11 +132,14 @@ def _inverse(order: Tensor) -> Tensor:
 def _cut(
     sizes: Sequence[int], patch_size: int
 ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-    """How scenes along a curve are cut: the place along it of each slot's cell [S], the slot of
-    each place [M], and the shapes of the patches.
+    """Cut scenes along a curve into patches.
 
-    A scene of up to a patch is one. A larger one is cut into full patches; what the last one lacks
-    it borrows from the end of the one before.
+    A scene no larger than a patch is one patch. A larger one is cut into full patches; the last one
+    is filled with cells from the end of the one before.
+
+    Returns:
+        For each slot the position of its cell along the curve [S]; for each position its slot [M];
+        and the shapes of the patches.
     """
     starts = [sum(sizes[:scene]) for scene in range(len(sizes))]
     large = [scene for scene, size in enumerate(sizes) if size > patch_size]

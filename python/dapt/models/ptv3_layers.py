@@ -1,7 +1,7 @@
 """The layers of Point Transformer V3, on packed cells: tokens [1, M, C].
 
-A block's positions are the cells' neighbors and its mask is their patches, so that blocks are
-called here as they are everywhere: ``block(tokens, positions, mask)``.
+A block takes the cells' neighbors as its positions and their patches as its mask, so blocks have
+the same signature as everywhere: ``block(tokens, positions, mask)``.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ class PatchAttention(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: Divides C.
-        rope_base: Of rotary positions, where there are any; a head is then six times a whole number
-            wide: a pair of channels for each frequency of each axis.
+        num_heads: The number of heads; must divide C.
+        rope_base: The base of rotary positions, or None for none. The width of a head must then be
+            a multiple of 6: a pair of channels for each frequency of each axis.
     """
 
     def __init__(self, dim: int, num_heads: int, rope_base: float | None = None):
@@ -50,7 +50,7 @@ class PatchAttention(nn.Module):
         return self.proj(dapt_ext.gather(seen[None], patches.slots[None]))
 
     def _turned(self, qkv: Tensor, coords: Tensor) -> Tensor:
-        """Queries and keys, turned by where their cells are, a third of a head by each axis."""
+        """Rotate queries and keys by the coordinates of their cells, a third of a head per axis."""
         angles = (coords[..., None] * self.inv_freq)[None, :, None, None]  # [1, M, 1, 1, 3, f]
         cos, sin = angles.cos().to(qkv.dtype), angles.sin().to(qkv.dtype)
         heads = qkv.unflatten(2, (3, self.num_heads, 3, 2, -1))  # [1, M, 3, H, 3, 2, f]
@@ -60,10 +60,10 @@ class PatchAttention(nn.Module):
 
 
 class SubmanifoldConv(nn.Module):
-    """A convolution of 3 x 3 x 3 cells whose output has the cells of its input.
+    """A 3 x 3 x 3 convolution whose output has the same cells as its input.
 
     Args:
-        dim: C, channels of input and output.
+        dim: C, the number of input and output channels.
     """
 
     def __init__(self, dim: int):
@@ -79,7 +79,7 @@ class SubmanifoldConv(nn.Module):
 
 
 class NeighborEmbedding(nn.Module):
-    """The position of a cell, as its surroundings tell it.
+    """Embeds a cell's position by a convolution over its neighbors.
 
     Args:
         dim: C, the width of the tokens.
@@ -96,14 +96,14 @@ class NeighborEmbedding(nn.Module):
 
 
 class SceneBlock(nn.Module):
-    """A transformer block that makes the positions of its tokens itself.
+    """A transformer block that computes the positions of its tokens itself.
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: The number of heads of the attention.
-        mlp_ratio: Hidden units of the MLP to C.
-        drop_path: Share of the cells for which a half of the block is left out in training.
-        rope_base: Of rotary positions in the attention.
+        num_heads: The number of attention heads.
+        mlp_ratio: The ratio of the MLP's hidden width to C.
+        drop_path: Share of the cells for which a half of the block is skipped in training.
+        rope_base: The base of rotary positions in the attention, or None for none.
     """
 
     own_positions = True
@@ -131,7 +131,7 @@ class SceneBlock(nn.Module):
         return x + self._dropped(self.mlp(self.norm2(x)))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The tokens with their positions."""
+        """Add their positions to the tokens."""
         return x + self.cpe(x, positions)
 
     def attend(
@@ -141,23 +141,23 @@ class SceneBlock(nn.Module):
         factor: Tensor | None = None,
         attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The first half, of tokens that have their positions, as `Block.attend`.
+        """The first half, for tokens with their positions added; see `Block.attend`.
 
         Args:
-            x: [M, C], of all scenes.
-            mask: The patches within which tokens see each other.
-            factor: drop-path's, [1].
-            attention: The attention of the normed tokens, in place of the block's own.
+            x: The tokens of all scenes [1, M, C].
+            mask: The patches within which tokens attend to each other.
+            factor: The drop-path factor [1].
+            attention: Replaces the block's own attention over the normed tokens.
         """
         u = self.norm1(x)
         return add_branch(x, self.attn(u, mask) if attention is None else attention(u), factor)
 
     def path_factor(self, x: Tensor) -> Tensor | None:
-        """Drop-path's for a half of the block as a whole, [1]."""
+        """The drop-path factor [1] of a whole half of the block."""
         return drop_path_factor(x, self.drop_path, self.training)
 
     def _dropped(self, branch: Tensor) -> Tensor:
-        """Stochastic depth, cell by cell as published."""
+        """Apply stochastic depth per cell, as published."""
         if self.drop_path == 0.0 or not self.training:
             return branch
         keep = 1.0 - self.drop_path
@@ -165,7 +165,7 @@ class SceneBlock(nn.Module):
 
 
 class SceneStack(nn.ModuleList):
-    """The blocks of one scale; each attends along another curve than the one before."""
+    """The blocks of one scale, which take turns attending along the different curves."""
 
     def forward(self, x: Tensor, geometry: Geometry) -> Tensor:  # [1, M, C]
         for i, block in enumerate(self):
@@ -174,11 +174,11 @@ class SceneStack(nn.ModuleList):
 
 
 class Pooling(nn.Module):
-    """Up to eight cells become one, the maximum of what is made of them.
+    """Merges up to eight cells into one: the maximum of their projections.
 
     Args:
-        dim: Channels of the finer cells.
-        out_dim: Channels of the coarser ones.
+        dim: The number of channels of the finer cells.
+        out_dim: The number of channels of the coarser cells.
     """
 
     def __init__(self, dim: int, out_dim: int):
@@ -195,12 +195,12 @@ class Pooling(nn.Module):
 
 
 class Unpooling(nn.Module):
-    """Cells, with the features of the coarser ones around them.
+    """Combines the features of cells with those of the coarser cells around them.
 
     Args:
-        coarse_dim: Channels of the coarser cells.
-        dim: Channels of the finer ones.
-        out_dim: Channels of the result.
+        coarse_dim: The number of channels of the coarser cells.
+        dim: The number of channels of the finer cells.
+        out_dim: The number of channels of the result.
     """
 
     def __init__(self, coarse_dim: int, dim: int, out_dim: int):
@@ -219,13 +219,13 @@ class Unpooling(nn.Module):
 def scene_stack(
     dim: int, num_heads: int, mlp_ratio: int, rates: Sequence[float], rope_base: float | None
 ) -> SceneStack:
-    """A stack of blocks.
+    """Create a stack of blocks.
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: Divides C.
-        mlp_ratio: Hidden units of an MLP to C.
-        rates: of drop-path, one for each block.
-        rope_base: of rotary positions; None for none.
+        num_heads: The number of heads; must divide C.
+        mlp_ratio: The ratio of an MLP's hidden width to C.
+        rates: The drop-path rate of each block.
+        rope_base: The base of rotary positions, or None for none.
     """
     return SceneStack(SceneBlock(dim, num_heads, mlp_ratio, rate, rope_base) for rate in rates)

@@ -1,9 +1,9 @@
-"""ReCon++ (ECCV 2024): patches in one stream, and queries beside it that look at them.
+"""ReCon++ (ECCV 2024): a stream of patches, and queries that attend to them.
 
-Two kinds of files bear the name. *Hybrid* (1,024 points): patches in the order of a walk, causal,
-behind a start token; the last patch is never shown. *OpenShape* (10,000 points with color): patches
-in any order that all see each other, and positions by an MLP. `ReconPpConfig.fitted` tells them
-apart, and what the published classifiers leave out of the files' networks.
+There are two kinds of published files. *Hybrid* (1,024 points): patches in the order of a walk,
+with causal attention behind a start token; the last patch is never read. *OpenShape* (10,000 points
+with color): patches in any order that all attend to each other, with positions from an MLP.
+`ReconPpConfig.fitted` tells them apart, and finds what the published classifiers leave out.
 """
 
 import dataclasses
@@ -46,19 +46,20 @@ from dapt.models.weight_files import State
 
 @dataclass(frozen=True)
 class ReconPpConfig(TransformerSize):
-    """The size of a ReCon++; further fields are those of `TransformerSize`.
+    """The size of a ReCon++; other fields are those of `TransformerSize`.
 
     Args:
-        mlp_ratio: Hidden units of an MLP to C.
-        encoder_widths: of the patch encoder's inner layers, the last of which is the second half's.
-        image_queries: Tokens beside the patches that the pre-training taught by images.
-        text_queries: Likewise by texts.
-        causal: hybrid's stream of patches, or else OpenShape's.
-        color: Whether points come with one.
-        layer_scale: Whether the halves of blocks have a learned factor per channel.
+        mlp_ratio: The ratio of an MLP's hidden width to C.
+        encoder_widths: The widths of the patch encoder's inner layers; the last one belongs to its
+            second half.
+        image_queries: The number of queries that the pre-training supervised with images.
+        text_queries: The number of queries that the pre-training supervised with texts.
+        causal: Whether the patches form hybrid's causal stream rather than OpenShape's.
+        color: Whether points have a color.
+        layer_scale: Whether each half of a block has a learned factor per channel.
     """
 
-    class_token: ClassVar[bool] = False  # of the stream of patches: it stands among the queries
+    class_token: ClassVar[bool] = False  # none in the stream of patches: it is one of the queries
 
     drop_path: float = 0.2
     mlp_ratio: int = 4
@@ -76,16 +77,16 @@ class ReconPpConfig(TransformerSize):
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def fitted(self, state: State, given: Collection[str] = ()) -> "ReconPpConfig":
-        """This size as the tensors of a file tell it, but for the fields that were given.
+        """Adapt this config to the tensors of a file, except for the fields that were given.
 
         Args:
-            state: Tensors of a file.
-            given: Fields that stay as they are.
+            state: The tensors of the file.
+            given: The names of the fields to keep.
         """
         keys = {key.removeprefix("model."): key for key in state}
         queries = state[keys["global_query"]].shape[1] if "global_query" in keys else 16
         told: dict[str, object] = {
-            # hybrid learned from 10 views of an image and a text, OpenShape from 13 and 3
+            # hybrid has 10 image queries and 1 text query, OpenShape 13 and 3
             "text_queries": 1 if queries == 11 else 3,
             "image_queries": queries - (1 if queries == 11 else 3),
             "causal": "encoder.sos" in keys,
@@ -100,15 +101,15 @@ class ReconPpConfig(TransformerSize):
         return dataclasses.replace(self, **{k: v for k, v in told.items() if k not in given})
 
     def build(self) -> "ReconPp":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return ReconPp(self)
 
 
 class ReconPp(PointTransformer):
-    """The class token is the last of the queries, and sees all patches.
+    """ReCon++'s encoder. The class token is the last of the queries and attends to all patches.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
     between_blocks = True
@@ -159,7 +160,7 @@ class ReconPp(PointTransformer):
 
     @property
     def num_class_tokens(self) -> int:
-        """How many tokens stand in front of the patches."""
+        """The number of tokens in front of the patches."""
         return 1 if self.config.causal else 0
 
     @property
@@ -172,7 +173,7 @@ class ReconPp(PointTransformer):
         self, patches: Tensor, centers: Tensor, levels: Sequence[int] = (), **given: Tensor
     ) -> Features:
         """Features of patches [B, G, K, D] around their centers [B, G, 3]."""
-        if self.config.causal:  # as published: the walk's last patch was only to be foretold
+        if self.config.causal:  # as published: the walk's last patch only served as a target
             patches, centers = patches[:, :-1], centers[:, :-1]
         x = self.tokenizer.encode(patches)  # [B, G, C]
         positions = self.pos_embed(as_weights(centers, self))
@@ -200,11 +201,11 @@ class ReconPp(PointTransformer):
 
 
 class Asking:
-    """What happens after each block: the queries look at the tokens, which stay as they are.
+    """Runs after each block: the queries attend to the tokens, which stay unchanged.
 
     Args:
         blocks: One `QueryBlock` for each block of the backbone.
-        queries: [B, Q, C].
+        queries: The queries [B, Q, C].
     """
 
     def __init__(self, blocks: nn.ModuleList, queries: Tensor):
@@ -217,11 +218,11 @@ class Asking:
 
 
 class QueryBlock(nn.Module):
-    """Queries look at tokens, then think. One norm serves both.
+    """Cross-attention from queries to tokens, then an MLP. Queries and tokens share a norm.
 
     Args:
         config: The settings of the network.
-        drop_path: Rate of this block.
+        drop_path: The drop-path rate of this block.
     """
 
     def __init__(self, config: ReconPpConfig, drop_path: float):
@@ -243,11 +244,11 @@ class QueryBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries attend to tokens.
+    """Attention from queries to tokens.
 
     Args:
         dim: C, the width of queries and tokens.
-        num_heads: Divides C.
+        num_heads: The number of heads; must divide C.
         layer_scale: Whether the output has a learned factor per channel.
     """
 

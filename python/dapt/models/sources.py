@@ -1,4 +1,4 @@
-"""Where checkpoints are: a file of one's own, or one of a hub's repository, if a user names it."""
+"""Where checkpoints come from: a local file, or a file in a repository on a hub."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ HUB = "hf://"
 
 
 def local_file(checkpoint: str | os.PathLike) -> str:
-    """The path of a checkpoint on this machine; a file of a hub is fetched into the hub's cache.
+    """Return the local path of a checkpoint, downloading a file of a hub into the hub's cache.
 
     Args:
-        checkpoint: a path, or ``hf://owner/repository/file@revision``; without a revision, the
-            newest.
+        checkpoint: A path, or ``hf://owner/repository/file@revision``; the revision defaults to
+            the newest.
     """
     source = os.fspath(checkpoint)
     if not source.startswith(HUB):
@@ -32,11 +32,11 @@ def local_file(checkpoint: str | os.PathLike) -> str:
 
 @contextmanager
 def asking_hub(what: str, done: str) -> Iterator[None]:
-    """Says in a sentence what the hub, the network or the disk refuses.
+    """Turn errors of the hub, the network or the disk into one clear sentence.
 
     Args:
-        what: A name on the hub.
-        done: What would be done to it: "fetched".
+        what: The name on the hub.
+        done: What is being done to it, as a participle such as "fetched".
     """
     try:
         yield
@@ -44,6 +44,6 @@ def asking_hub(what: str, done: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise UsageError(f"{what} needs {missing_package(error)}") from None
-    except Exception as error:  # of the network, the hub, the disk
+    except Exception as error:  # from the network, the hub or the disk
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DaptError(f"{what} cannot be {done}: {reason}") from None

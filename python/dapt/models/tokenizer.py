@@ -1,4 +1,4 @@
-"""Points -> patches -> tokens: the mini-PointNet that stands in front of every network here."""
+"""Points -> patches -> tokens: the mini-PointNet in front of the transformers."""
 
 from typing import Literal
 
@@ -11,21 +11,22 @@ from dapt.errors import UsageError
 
 
 def as_weights(x: Tensor, module: nn.Module) -> Tensor:
-    """A tensor in the dtype of a module's weights: coordinates are float32 whatever the points are.
+    """Cast a tensor to the dtype of a module's weights; coordinates are always float32.
 
     Args:
         x: Any tensor.
-        module: One with parameters.
+        module: A module with parameters.
     """
     return x.to(next(module.parameters()).dtype)
 
 
 class PatchEncoder(nn.Module):
-    """One token per patch: a PointNet of two halves, each ending in a maximum over the points.
+    """Encodes each patch as one token: a PointNet of two halves that each end in a maximum over the
+    points.
 
     Args:
-        in_dim: D, channels of a point.
-        widths: The widths of the inner layers, two or more of the first half and one of the second.
+        in_dim: D, the number of channels per point.
+        widths: The widths of the inner layers: two or more in the first half, one in the second.
         out_dim: C, the width of the tokens.
     """
 
@@ -49,13 +50,13 @@ class PatchEncoder(nn.Module):
         patches = as_weights(patches, self)
         if self._learns(patches):
             return self._encode_layerwise(patches)
-        *before, conv, norm, _, _ = self.first  # the fused op knows two layers of the first half
+        *before, conv, norm, _, _ = self.first  # the fused op covers two layers of the first half
         for linear, its_norm in zip(before[::3], before[1::3], strict=True):
             patches = F.relu(F.linear(patches, *_fold(linear, its_norm)))
         return dapt_ext.patch_encoder(patches, self._folded_weights(conv, norm))
 
     def _learns(self, patches: Tensor) -> bool:
-        """Whether batch norms count, or a gradient flows: then no weight can be folded."""
+        """Whether batch norms update or a gradient flows, so that norms cannot be folded."""
         if any(norm.training for norm in (*self.first[1::3], self.second[1])):
             return True
         tensors = (patches, *self.parameters())
@@ -66,8 +67,8 @@ class PatchEncoder(nn.Module):
         points = self.first(patches.flatten(0, 2)).view(B * G, K, -1)  # [BG, K, middle]
         overall = points.amax(1)  # [BG, middle]
 
-        # The published layer sees [overall, point]; its product with `overall` is the same for
-        # every point of a patch, so it is made once per patch.
+        # The published layer reads [overall, point]; its product with `overall` is the same for
+        # every point of a patch, so it is computed once per patch.
         mix, norm, act, out = self.second
         overall_weight, point_weight = mix.weight.chunk(2, dim=1)
         hidden = F.linear(points, point_weight, mix.bias)
@@ -109,11 +110,11 @@ class Tokenizer(nn.Module):
     """Groups a cloud into patches around sampled centers and encodes each patch as a token.
 
     Args:
-        num_groups: G, patches of a cloud.
-        group_size: K, points of a patch.
-        encoder: Patches to one vector each.
-        project: Encoder width to network width; an identity where they agree.
-        near_origin: "skip" takes no center near the origin, as the published networks did.
+        num_groups: G, the number of patches per cloud.
+        group_size: K, the number of points per patch.
+        encoder: Encodes each patch as a vector.
+        project: Projects the encoder's width to the network's; an identity if they are equal.
+        near_origin: "skip" samples no center near the origin, as the published networks do.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Tokenizer(nn.Module):
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
     ) -> dapt_ext.Groups:
-        """The patches that the network sees, or similar ones in another number and size.
+        """Group points into the network's patches, or into another number and size of patches.
 
         Args:
             points: [B, N, 3].
@@ -150,7 +151,7 @@ class Tokenizer(nn.Module):
         return dapt_ext.group(points, G, K, near_origin=self.near_origin)
 
     def encode(self, patches: Tensor) -> Tensor:  # [B, G, K, D] -> [B, G, C]
-        """The tokens of patches.
+        """Encode patches as tokens.
 
         Args:
             patches: [B, G, K, D].
@@ -159,12 +160,12 @@ class Tokenizer(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        """Numbers of a point that the encoder reads, three of them its place."""
+        """The number of channels per point that are read, the three coordinates included."""
         return self.encoder.in_dim
 
     @property
     def dim(self) -> int:
-        """Width of the tokens."""
+        """The width of the tokens."""
         identity = isinstance(self.project, nn.Identity)
         return self.encoder.out_dim if identity else self.project.out_features
 
@@ -174,17 +175,17 @@ class Tokenizer(nn.Module):
 
 
 def near_origin_of(tokenizer: nn.Module) -> NearOrigin:
-    """How a tokenizer samples near the origin, for methods that sample beside it.
+    """How a tokenizer samples near the origin, for methods that sample points themselves.
 
     Args:
-        tokenizer: of `dapt.models` or of someone else, which then samples all points alike.
+        tokenizer: A tokenizer; "keep" for one of another library.
     """
     return getattr(tokenizer, "near_origin", "keep")
 
 
 class ChannelTokenizer(Tokenizer):
-    """For points with further numbers: groups by place, and tells the encoder all of them. Points
-    that have their place alone get zeros."""
+    """For points with extra channels: groups by coordinates and encodes all channels. Points with
+    coordinates only get zeros for the rest."""
 
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
@@ -202,9 +203,9 @@ class ChannelTokenizer(Tokenizer):
 
 
 class ColorTokenizer(Tokenizer):
-    """For points with a color: groups by place, and tells the encoder both.
+    """For points with color: groups by coordinates and encodes both.
 
-    Points without one are as gray as the published networks had them.
+    Points without color get the gray that the published networks use.
     """
 
     gray = 0.4
@@ -227,14 +228,14 @@ class ColorTokenizer(Tokenizer):
     @staticmethod
     def _check_colors(points: Tensor) -> None:
         if not points.is_cpu or torch.compiler.is_compiling() or not points.numel():
-            return  # elsewhere it would wait for the device
+            return  # the check would synchronize with the device
         least, most = (bound.item() for bound in points[..., 3:].aminmax())
-        if not -1 <= least <= most <= 2:  # what augmentation adds is no matter
+        if not -1 <= least <= most <= 2:  # leaves room for augmentation
             raise UsageError(f"colors must lie in 0 to 1, got {least:g} to {most:g}")
 
 
 class WalkTokenizer(Tokenizer):
-    """Gives the patches in the order of a walk that always goes to the nearest of those left."""
+    """Orders the patches along a walk that always goes to the nearest one left."""
 
     def group(
         self, points: Tensor, num_groups: int | None = None, group_size: int | None = None
@@ -252,11 +253,15 @@ class WalkTokenizer(Tokenizer):
 
 @torch.no_grad()
 def walk(centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G]
-    """An order of the centers, int64 [B, G]: from the first one on, always to the nearest not yet
-    visited; ties go to the lowest index.
+    """Order centers along a walk: from the first one always to the nearest not yet visited.
+
+    Ties go to the lowest index.
 
     Args:
         centers: [B, G, 3].
+
+    Returns:
+        The indices of the centers in walk order, int64 [B, G].
     """
     B, G, _ = centers.shape
     distance = (centers[:, :, None] - centers[:, None]).square().sum(-1)  # [B, G, G]
@@ -271,13 +276,13 @@ def walk(centers: Tensor) -> Tensor:  # [B, G, 3] -> [B, G]
 
 
 class WalkPositions(nn.Module):
-    """Sine and cosine of 2 pi times each coordinate, again and again until the width is filled.
+    """Sine and cosine of 2 pi times each coordinate, repeated to fill the width.
 
-    PointGPT and ReCon++ call an encoding of many frequencies with a temperature of one, so that all
-    frequencies are the same: six numbers describe a center.
+    PointGPT and ReCon++ use a multi-frequency encoding with a temperature of one, which makes all
+    frequencies the same: only six distinct numbers describe a center.
 
     Args:
-        dim: C, the width to be filled.
+        dim: C, the width to fill.
     """
 
     def __init__(self, dim: int):
@@ -295,13 +300,13 @@ class WalkPositions(nn.Module):
 
 
 class SinCosEmbedding(nn.Sequential):
-    """Two layers over sines and cosines of the centers, as PCP-MAE has them.
+    """PCP-MAE's positions: two layers over sines and cosines of the centers.
 
-    C/6 frequencies, 10000^(-k / (C/6)); per axis all sines, then all cosines; the coordinates are
-    not scaled.
+    There are C/6 frequencies, 10000^(-k / (C/6)). Each axis gives all sines, then all cosines; the
+    coordinates are not scaled.
 
     Args:
-        dim: C, the width of the tokens; 6 divides it.
+        dim: C, the width of the tokens; must be divisible by 6.
     """
 
     def __init__(self, dim: int):
@@ -316,10 +321,10 @@ class SinCosEmbedding(nn.Sequential):
 
 
 def position_embedding(hidden: int, dim: int) -> nn.Sequential:
-    """Two layers over the centers, as Point-MAE has them.
+    """Create Point-MAE's positions: two layers over the centers.
 
     Args:
-        hidden: Units of the first layer.
+        hidden: The width of the first layer.
         dim: C, the width of the tokens.
     """
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))

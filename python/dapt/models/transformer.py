@@ -22,33 +22,33 @@ from dapt.models.tokenizer import (
 
 
 class Features(NamedTuple):
-    """What a backbone makes of a batch of clouds, after its final norm.
+    """The output of a backbone for a batch of clouds, after its final norm.
 
     Args:
-        cls: [B, C], the class token; None without one.
-        prompts: [B, P, C], tokens that blocks inserted; P = 0 in the pre-trained network.
-        patches: [B, G, C].
-        centers: [B, G, 3], of the patches.
-        levels: Patches after the blocks asked for, each [B, G, C].
-        start: [B, C], the token in front of patches that look back.
-        image: [B, I, C], tokens beside the patches that were taught by images.
-        text: [B, T, C], likewise by texts.
+        cls: The class token [B, C]; None if the network has none.
+        prompts: Tokens inserted by blocks [B, P, C]; P = 0 in the pre-trained network.
+        patches: The tokens of the patches [B, G, C].
+        centers: The centers of the patches [B, G, 3].
+        levels: The patches after each of the requested blocks, each [B, G, C].
+        start: The start token in front of causal patches [B, C].
+        image: Queries supervised with images in the pre-training [B, I, C].
+        text: Queries supervised with texts in the pre-training [B, T, C].
     """
 
     cls: Tensor | None  # [B, C]
-    prompts: Tensor  # [B, P, C], tokens that blocks inserted; P = 0 in the pre-trained network
+    prompts: Tensor  # [B, P, C]
     patches: Tensor  # [B, G, C]
     centers: Tensor  # [B, G, 3]
-    levels: tuple[Tensor, ...] = ()  # patches after the blocks asked for, each [B, G, C]
-    start: Tensor | None = None  # [B, C], the token in front of patches that look back
-    image: Tensor | None = None  # [B, I, C], tokens beside the patches that were taught by images
-    text: Tensor | None = None  # [B, T, C], likewise by texts
+    levels: tuple[Tensor, ...] = ()  # each [B, G, C]
+    start: Tensor | None = None  # [B, C]
+    image: Tensor | None = None  # [B, I, C]
+    text: Tensor | None = None  # [B, T, C]
 
     def of_cloud(self, number: int) -> "Features":
-        """Those of one cloud, as a batch of one.
+        """The features of one cloud, as a batch of one.
 
         Args:
-            number: The number of the cloud.
+            number: The index of the cloud in the batch.
         """
         row = slice(number, number + 1)
         levels = tuple(level[row] for level in self.levels)
@@ -70,17 +70,17 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class TransformerSize(Storage):
-    """What the sizes of all networks here have in common; further fields are those of `Storage`.
+    """The fields that all transformer sizes share; other fields are those of `Storage`.
 
     Args:
-        num_groups: G, patches of a cloud.
-        group_size: K, points of a patch.
+        num_groups: G, the number of patches per cloud.
+        group_size: K, the number of points per patch.
         dim: C, the width of the tokens.
-        depth: Blocks.
-        num_heads: The number of heads of each attention; a head has a whole number of channels.
-        drop_path: Stochastic depth of the last block; it grows from 0 in the first.
-        near_origin: "skip" takes no patch around a point nearer than 0.03 to the origin, as the
-            published networks did; "keep" takes all points alike.
+        depth: The number of blocks.
+        num_heads: The number of heads of each attention; must divide C.
+        drop_path: The drop-path rate of the last block; rates grow linearly from 0 in the first.
+        near_origin: "skip" centers no patch on a point within 0.03 of the origin, as the
+            published networks do; "keep" samples all points.
     """
 
     num_groups: int = 64
@@ -101,18 +101,20 @@ class TransformerSize(Storage):
 
 @dataclass(frozen=True)
 class PointTransformerConfig(TransformerSize):
-    """The size of a plain point transformer; further fields are those of `TransformerSize`.
+    """The size of a plain point transformer; other fields are those of `TransformerSize`.
 
     Args:
-        mlp_ratio: Hidden units of an MLP to C.
-        encoder_dim: What the patch encoder gives; a projection to C follows where they differ.
-        encoder_widths: of the patch encoder's inner layers, the last of which is the second half's.
-        class_token: Whether a learned token stands in front of the patches.
-        positions: "mlp" takes the patches' centers as they are (Point-MAE), "sincos" their sines
-            and cosines (PCP-MAE).
-        in_channels: Numbers of a point that the patch encoder reads, three of them its place. Of
-            weights for places alone the columns of the others are zero: the network is the same
-            until they train, which they do with `full`, `ppt` and `point_lora`.
+        mlp_ratio: The ratio of an MLP's hidden width to C.
+        encoder_dim: The output width of the patch encoder; a projection follows if it is not C.
+        encoder_widths: The widths of the patch encoder's inner layers; the last one belongs to its
+            second half.
+        class_token: Whether a learned class token stands in front of the patches.
+        positions: Whether positions are computed from the patches' centers ("mlp", Point-MAE) or
+            from sines and cosines of them ("sincos", PCP-MAE).
+        in_channels: The number of channels per point that the patch encoder reads, the three
+            coordinates included. Weights pre-trained on coordinates get zero columns for the extra
+            channels, so the network is the same until these train, which they do with `full`,
+            `ppt` and `point_lora`.
     """
 
     mlp_ratio: int = 4
@@ -130,18 +132,18 @@ class PointTransformerConfig(TransformerSize):
             raise UsageError(f"positions='sincos' needs a dim that 6 divides, got {self.dim}")
 
     def build(self) -> "PointTransformer":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return PointTransformer(self)
 
 
 class PointTransformer(nn.Module):
-    """Point-MAE's network. Others are this one with a few parts changed.
+    """Point-MAE's network, which other networks subclass to change a few parts.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
-    between_blocks = False  # whether anything happens there
+    between_blocks = False
 
     def __init__(self, config: PointTransformerConfig):
         super().__init__()
@@ -183,7 +185,7 @@ class PointTransformer(nn.Module):
         return self.config.dim
 
     def forward(self, points: Tensor, levels: Sequence[int] = (), **given: Tensor) -> Features:
-        """Features of clouds [B, N, 3], and of the blocks of ``levels``."""
+        """Features of clouds [B, N, 3], and the patches after the blocks ``levels``."""
         groups = self.tokenizer.group(points)
         return self.forward_patches(groups.patches, groups.centers, levels, **given)
 
@@ -195,8 +197,8 @@ class PointTransformer(nn.Module):
         Args:
             patches: [B, G, K, D].
             centers: [B, G, 3].
-            levels: Blocks whose tokens are wanted, too.
-            given: What a method gives its own stack of blocks.
+            levels: The blocks whose tokens to return, too.
+            given: Arguments that a method passes to its own stack of blocks.
         """
         x = self.tokenizer.encode(patches)  # [B, G, C]
         positions = self.pos_embed(as_weights(centers, self))
@@ -213,7 +215,7 @@ class PointTransformer(nn.Module):
         )
 
     def _with_front(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens and positions with those in front of the patches."""
+        """Prepend the tokens and positions that go in front of the patches."""
         if self.cls_token is None:
             return x, positions
         return in_front(self.cls_token, x), in_front(self.cls_pos, positions)
@@ -233,35 +235,35 @@ class PointTransformer(nn.Module):
 
     @property
     def num_class_tokens(self) -> int:
-        """How many tokens stand in front of the patches."""
+        """The number of tokens in front of the patches."""
         return 0 if self.cls_token is None else 1
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
-        """One a scale: here one."""
+        """One per scale; this network has a single scale."""
         return [self.tokenizer]
 
     @property
     def stacks(self) -> list[BlockStack]:
-        """One a scale: here one."""
+        """One per scale; this network has a single scale."""
         return [self.blocks]
 
 
 def in_front(token: Tensor, x: Tensor) -> Tensor:
-    """Put the same tokens in front of those of each cloud.
+    """Prepend the same tokens to those of each cloud.
 
     Args:
-        token: [1, T, C].
-        x: [B, G, C].
+        token: The tokens to prepend [1, T, C].
+        x: The tokens of the clouds [B, G, C].
     """
     return torch.cat([token.expand(x.shape[0], -1, -1), x], 1)
 
 
 def class_token(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A fresh class token and its position, each [1, 1, C], the same in every process.
+    """Create a class token and its position, each [1, 1, C], the same in every process.
 
-    Point-MAE's files hold none, and an adapter trained on a backbone must find the same backbone
-    again. They exist even where the rest of a network is only planned (on the device "meta").
+    Point-MAE's files contain none, and an adapter must find the same backbone that it was trained
+    on. Both are real tensors even if the rest of the network is on the device "meta".
 
     Args:
         dim: C, the width of the tokens.

@@ -1,8 +1,8 @@
-"""Uni3D (ICLR 2024): colored patches through the blocks of an image transformer, up to a billion
-weights.
+"""Uni3D (ICLR 2024): colored patches through the blocks of an image transformer with up to a
+billion weights.
 
-It was trained on 10,000 points in the unit ball with colors in 0 to 1, or 0.4 where there are none;
-its benchmarks of zero-shot recognition have y and z swapped.
+It was trained on 10,000 points in the unit ball with colors from 0 to 1, or 0.4 for points without
+color; its zero-shot benchmarks have y and z swapped.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ EPS = 1e-6  # of all norms
 
 @dataclass(frozen=True)
 class Uni3dConfig(TransformerSize):
-    """The size of a Uni3D; further fields are those of `TransformerSize`.
+    """The size of a Uni3D; other fields are those of `TransformerSize`.
 
     Args:
-        hidden: Units of an MLP.
-        mlp: "gelu" (giant), "swiglu" (tiny and small), "swiglu_norm" (base and large).
-        encoder_dim: What the patch encoder gives.
+        hidden: The hidden width of an MLP.
+        mlp: The kind of MLP: "gelu" (giant), "swiglu" (tiny and small), "swiglu_norm" (base and
+            large).
+        encoder_dim: The output width of the patch encoder.
         encoder_widths: The widths of the patch encoder's inner layers.
-        embed_dim: Width of the space that is shared with images and text.
-        embed: Whether to keep the layer to that space, which only `Uni3d.embed` needs.
+        embed_dim: The width of the space shared with images and text.
+        embed: Whether to keep the projection to that space, which only `Uni3d.embed` needs.
     """
 
     class_token: ClassVar[bool] = True
@@ -50,15 +51,17 @@ class Uni3dConfig(TransformerSize):
             raise UsageError(f"mlp must be 'gelu', 'swiglu' or 'swiglu_norm', got {self.mlp!r}")
 
     def build(self) -> "Uni3d":
-        """The network, with fresh weights."""
+        """Build the network with fresh weights."""
         return Uni3d(self)
 
 
 class Uni3d(PointTransformer):
-    """Takes points [B, N, 3] or, with colors in 0 to 1, [B, N, 6]; adds positions once.
+    """Uni3D's encoder for points [B, N, 3] or, with colors from 0 to 1, [B, N, 6].
+
+    Positions are added once, before the first block.
 
     Args:
-        config: Its size.
+        config: The size of the network.
     """
 
     def __init__(self, config: Uni3dConfig):
@@ -67,7 +70,7 @@ class Uni3d(PointTransformer):
         self.embedding = nn.Linear(config.dim, config.embed_dim) if config.embed else None
 
     def embed(self, points: Tensor) -> Tensor:  # [B, N, 3] or [B, N, 6] -> [B, embed_dim]
-        """Where the clouds are in the space that is shared with images and text.
+        """Embed clouds in the space shared with images and text.
 
         Args:
             points: [B, N, 3] or, with colors, [B, N, 6].
@@ -90,8 +93,8 @@ class Uni3d(PointTransformer):
 
     def _block(self, drop_path: float) -> Block:
         config = self.config
-        # The published attention has no bias for the keys. Here they have one that starts at zero
-        # and has no say: it adds the same to all scores of a query.
+        # The published attention has no bias for the keys. Ours starts at zero and has no effect:
+        # it adds the same value to all scores of a query.
         attn = Attention(config.dim, config.num_heads, qkv_bias=True)
         if config.mlp == "gelu":
             mlp = Mlp(config.dim, config.hidden)
@@ -109,7 +112,7 @@ class GatedMlp(Mlp):
 
     Args:
         dim: C, the width of the tokens.
-        hidden: Units after the gate.
+        hidden: The width after the gate.
         norm: Whether a LayerNorm follows the gate.
     """
 

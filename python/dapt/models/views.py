@@ -1,18 +1,18 @@
-"""Networks that share their tensors: what is replaced in one stays as it is in the others."""
+"""Copies of a network that share its tensors, but whose modules can be replaced independently."""
 
 import copy
 
 from torch import nn
 
-# They do the same in training and in eval, so that networks in different modes can share them.
+# These behave the same in training and eval mode, so networks in different modes can share them.
 _MODELESS = (nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Identity)
 
 
 class View:
-    """The same network once more, on the same tensors, with modules of its own to change.
+    """A copy of a network on the same tensors, with modules of its own that may be replaced.
 
     Args:
-        network: What is seen; nothing of it changes when the view does.
+        network: The original, which stays unchanged when modules of the view are replaced.
     """
 
     def __init__(self, network: nn.Module):
@@ -21,7 +21,7 @@ class View:
         self._originals = {memo[id(module)]: module for module in network.modules()}
 
     def share_untouched(self) -> nn.Module:
-        """The view's network, in which layers that were left alone are the seen network's own."""
+        """Replace untouched layers of the view by those of the original, and return its network."""
         for parent in list(self.network.modules()):
             for name, child in list(parent.named_children()):
                 original = self._originals.get(child)
@@ -31,16 +31,17 @@ class View:
 
 
 def sharing_copy(network: nn.Module) -> nn.Module:
-    """A network whose modules are new and whose tensors are the given one's; both move together,
-    because modules move their parameters in place.
+    """Copy the modules of a network but share its tensors.
+
+    Both move between devices together, because modules move their parameters in place.
 
     Args:
-        network: Left unchanged.
+        network: The network to copy, which stays unchanged.
     """
     return View(network).network
 
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """That two layers hold the very same tensors."""
+    """Whether two layers hold the very same tensors."""
     state, others = one.state_dict(keep_vars=True), other.state_dict(keep_vars=True)
     return state.keys() == others.keys() and all(state[k] is others[k] for k in state)

@@ -1,4 +1,4 @@
-"""The files that weights come in: tensors by name, each read when it is asked for."""
+"""Weight files: tensors by name, each read on demand."""
 
 import os
 import re
@@ -19,27 +19,29 @@ _WRAPPERS = ("base_model", "state_dict", "model", "module")
 
 
 def read_state(path: str | os.PathLike) -> State:
-    """The tensors of a .pth or safetensors file, without the prefix that DDP adds to their names.
+    """Open the tensors of a .pth or safetensors file, without the prefix that DDP adds to names.
 
-    Nothing but tensors, numbers, strings and plain containers is ever unpickled.
+    Only tensors, numbers, strings and plain containers are ever unpickled.
 
     Args:
-        path: The file; its kind is told by its first bytes, not by its name.
+        path: The file, whose kind is recognized by its first bytes rather than its name.
     """
     source = os.fspath(path)
     start = _first_bytes(source)
-    if start[8:] == b"{":  # eight bytes of length, then a JSON header
+    if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
         return WeightFile(source, _open_safetensors)
     return WeightFile(source, _open_mapped_pth if start.startswith(_ZIP) else _open_pth)
 
 
 class WeightFile(State):
-    """Reads from a file that is mapped into memory, and maps it anew from time to time: pages that
-    were read stay in memory as long as their mapping.
+    """Reads tensors from a memory-mapped file.
+
+    The file is mapped again from time to time, because pages that were read stay in memory as long
+    as their mapping does.
 
     Args:
-        source: Path of the file.
-        open_file: Gives for each name a function that reads the tensor.
+        source: The path of the file.
+        open_file: Opens the file and returns a function per name that reads the tensor.
     """
 
     def __init__(self, source: str, open_file: Callable[[str], dict[str, Callable[[], Tensor]]]):
@@ -102,7 +104,7 @@ def _load_pth(source: str, mmap: bool = False) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a broken or hostile file can fail in any way
+    except Exception as error:  # a broken or hostile file may raise anything
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise DaptError(
@@ -127,7 +129,7 @@ def _bare(name: str) -> str:
 
 
 def _numpy_scalars() -> list[Callable | tuple[Callable, str]]:
-    """The published files keep their accuracies as numpy numbers."""
+    """Numpy scalars are allowed because the published files store their accuracies as such."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     number_types = [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]

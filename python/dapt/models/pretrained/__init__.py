@@ -1,7 +1,7 @@
-"""Backbones that come with the package: half-precision weights, and a card that says what they are.
+"""Backbones shipped with the package: half-precision weights, and a card that describes them.
 
-`create_backbone(name, checkpoint="shipped")` takes them, as no checkpoint does for a network of the
-same sizes; scripts/ship_backbone.py makes them.
+`create_backbone(name, checkpoint="shipped")` loads them, and so does `create_backbone(name)` for a
+network of the same size. They are made by scripts/ship_backbone.py.
 """
 
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 from dapt.errors import UsageError
 
 SHIPPED = "shipped"
-RANDOM = "none"  # in place of a checkpoint: random weights are meant
+RANDOM = "none"  # in place of a checkpoint: random weights are intended
 _FOLDER = Path(__file__).parent
 
 
 def shipped_checkpoint(name: str) -> Path:
-    """The file of weights that comes with the package.
+    """The path of the weights that come with the package.
 
     Args:
         name: The name of the backbone.
@@ -37,7 +37,7 @@ def is_shipped(name: str) -> bool:
 
 
 def card(name: str) -> dict:
-    """What a shipped backbone was trained on, how, and what its features are worth.
+    """How a shipped backbone was trained, on what data, and how good its features are.
 
     Args:
         name: The name of the backbone.
