@@ -16,11 +16,11 @@ struct ValueSlope {
   T value, slope;
 };
 
-/// e^-x for x >= 0. float: to 3 ulp up to x = 87, and e^-87 beyond and for NaN.
+/// e^-x for x >= 0. In float, accurate to 3 ulp up to x = 87; beyond, and for NaN, e^-87.
 inline float decay(float x) {
   constexpr float kToNearest = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   constexpr float kMost = 87.0f;
-  // The minimum of the bits: of floats it would become a branch.
+  // The minimum is taken of the bits, because that of floats would compile to a branch.
   const int32_t bits = std::min(std::bit_cast<int32_t>(x), std::bit_cast<int32_t>(kMost));
   const float y = std::bit_cast<float>(bits) * -1.44269504f;
   const float shifted = y + kToNearest;
@@ -36,8 +36,8 @@ inline float decay(float x) {
 }
 inline double decay(double x) { return std::exp(-x); }
 
-/// Share of the standard normal distribution below x, `bell` being e^(-x² / 2). float: Abramowitz
-/// and Stegun 7.1.26, to 1e-7.
+/// The standard normal distribution function of x, given `bell` = e^(-x² / 2). In float, Abramowitz
+/// and Stegun 7.1.26, accurate to 1e-7.
 inline float normal_share(float x, float bell) {
   const float t = 1.0f / (1.0f + 0.231641888f * std::fabs(x));
   float p = 0.530702715f;

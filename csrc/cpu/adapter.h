@@ -1,7 +1,8 @@
-// What both directions of DAPT's adapter share.
+// What the forward and the backward of DAPT's adapter share.
 //
-// The norm's weight w and bias b are folded into what reads z = x̂ * w + b, so that tokens only see
-// x̂ = (x - mean) / deviation, and all of the norm's gradients follow from sums over x̂.
+// The norm's weight w and bias b are folded into the projections that read z = x̂ * w + b, so that
+// per token only x̂ = (x - mean) / deviation is computed, and the norm's gradients follow from sums
+// over x̂.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,8 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// Tokens of a tile; they go through all steps while they are in the cache.
-constexpr int64_t kTile = 96;  // whole blocks of the products
+/// Tokens per tile; a tile goes through all steps while it is in the cache.
+constexpr int64_t kTile = 96;  // a multiple of kBlockRows
 
 inline int64_t tile_count(const DynamicAdapterArgs& a) { return (a.B * a.T + kTile - 1) / kTile; }
 
@@ -24,12 +25,12 @@ const Sum* vec(const void* data) {
   return static_cast<const Sum*>(data);
 }
 
-/// The projections in float32 or float64, the down and the scale's as they apply to x̂.
+/// The projections in float32 or float64; those for down and scale apply to x̂.
 template <class Sum>
 struct Folded {
   std::vector<Sum> down_weight;   // [r, C]
   std::vector<Sum> down_offset;   // [r]: what the norm's bias adds to the down product
-  std::vector<Sum> scale_weight;  // [C], zeros without one
+  std::vector<Sum> scale_weight;  // [C], zeros if the scale is static
   Sum scale_bias = 0;
   std::vector<Sum> up_weight;  // [C, r]
 
@@ -54,7 +55,7 @@ struct Folded {
   }
 };
 
-/// A weight [rows, cols], or its transpose, as the right factor of products.
+/// A weight [rows, cols], or its transpose, as a right factor.
 template <class Sum, bool kPaired>
 Factor<Sum, kPaired> make_factor(const std::vector<Sum>& weight, int64_t rows, int64_t cols,
                                  bool transpose) {
@@ -75,7 +76,7 @@ struct Steps {
   const DynamicAdapterArgs& a;
   const Folded<Sum>& folded;
   const int64_t C = a.C, r = a.r, wide_stride = padded<Sum>(C), narrow_stride = padded<Sum>(r);
-  std::vector<int64_t> live;  // the tokens of the tile whose scale is not 0, in order: its rows
+  std::vector<int64_t> live;  // the tile's tokens with a nonzero scale; row i belongs to live[i]
   Rows<Sum> x{a.x_dtype, a.x, C}, kept_hidden{a.compute, a.hidden, r};
   Buffer<Sum> wide = make_zeros<Sum>(kTile * wide_stride);
   Buffer<Sum> narrow = make_zeros<Sum>(kTile * narrow_stride);
@@ -91,7 +92,7 @@ struct Steps {
   Sum* wide_row(int64_t i) const { return wide.get() + i * wide_stride; }
   Sum* narrow_row(int64_t i) const { return narrow.get() + i * narrow_stride; }
 
-  /// What each hidden unit of a token is multiplied by.
+  /// The dropout factor of each hidden unit of a token, 0 where the unit is dropped.
   const Sum* draw_dropout(int64_t token) {
     Sum* to = dropout_factors.data();
     if (!a.seed) return to;

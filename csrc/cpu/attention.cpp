@@ -1,6 +1,6 @@
-// Attention and its gradient on the CPU, a head of a cloud at a time. Its keys and values are few
-// enough to stay in the cache; queries come in tiles, and of the scores [queries, T] only a tile's
-// are ever in memory. The backward makes them again from the logarithm of their sum.
+// Attention and its gradient on the CPU, one head of one cloud at a time. Its keys and values are
+// few enough to stay in the cache. Queries are processed in tiles, and only one tile's scores
+// [queries, T] exist at any time; the backward recomputes the softmax from the stored log-sum-exp.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,7 +13,7 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int64_t kTile = 96;  // queries, whole blocks of the products
+constexpr int64_t kTile = 96;  // queries, a multiple of kBlockRows
 
 enum Part { q, k, v };
 
@@ -61,7 +61,7 @@ struct Head {
   int64_t at_out(int64_t t) const { return (b * T + t) * C + h * D; }
   Sum* log_sum() const { return static_cast<Sum*>(a.log_sum) + (b * a.H + h) * T; }
 
-  /// Columns of `part` as rows of a right factor, a few tokens at a time: a whole vector is stored.
+  /// Columns of `part` as rows of a right factor, one vector's worth of tokens at a time.
   void load_transposed(Part part, Factor<Sum, kPaired>& to) {
     constexpr int64_t kFew = kLanesOf<Sum>;
     for (int64_t first = 0; first < T; first += kFew) {
@@ -126,7 +126,7 @@ struct Forward : Head<Sum, kPaired> {
         sum += e;
       }
       shares.close(i);
-      sum += total - total;  // a NaN or infinity among the scores makes its query's result NaN
+      sum += total - total;  // a NaN or infinite score makes the result of its query NaN
       sums[i] = sum;
       this->log_sum()[first + i] = most + std::log(sum);
     }
@@ -169,7 +169,7 @@ struct Backward : Head<Sum, kPaired> {
   void tile(int64_t first, int64_t count) {
     const int64_t rows = whole_rows(count);
     this->load(q, first, count, this->scale, queries);
-    std::vector<Sum> out(D), inner(count);  // inner: of out and its gradient
+    std::vector<Sum> out(D), inner(count);  // inner: the product of out and its gradient
     for (int64_t i = 0; i < count; ++i) {
       Sum* grad = grad_out.open(i);
       read(a.dtype, backward.grad_out, this->at_out(first + i), D, Sum(1), grad);

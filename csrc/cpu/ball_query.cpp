@@ -6,8 +6,8 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-// The first points in their order, enough where balls hold many; and if there are more, all of them
-// in sorted buckets, for balls that hold few.
+// The first points in index order, which suffice for balls that hold many; in a larger cloud also
+// all points in sorted buckets, for balls that hold few.
 struct Ball {
   static constexpr int64_t kHead = 4096;
   Ball(const float* points, int64_t N) : head(points, std::min(N, kHead), false) {
@@ -17,7 +17,7 @@ struct Ball {
   std::unique_ptr<BucketedCloud> all;
 };
 
-// One bit for each point of bucket i that is nearer than the radius.
+// A mask of the points of bucket i that are nearer than the radius.
 uint64_t inside(const Query& q, const Buckets& buckets, int64_t i, float sq_radius) {
   const float* x = buckets.at(i);
   uint64_t hits = 0;

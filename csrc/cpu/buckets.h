@@ -1,5 +1,5 @@
 // One cloud in Morton order, cut into buckets of neighboring points with bounding boxes, so that a
-// search skips what is far away a bucket at a time.
+// search can skip distant points a bucket at a time.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,9 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// For kLanes boxes (least x y z, greatest x y z, `stride` apart) a lower bound of squared_distance
-/// from q to the points in them. It holds to the last bit, as every rounding in it is monotone.
+/// For kLanes boxes (least x y z, greatest x y z, `stride` apart), a lower bound of
+/// squared_distance from q to the points in them. It holds to the last bit, because every rounding
+/// is monotone.
 inline Float box_lower_bound(const float* boxes, int64_t stride, Float qx, Float qy, Float qz) {
   const auto gap = [=](Float q, int axis) {
     const Float below = sub(load(boxes + axis * stride), q);
@@ -27,24 +28,24 @@ inline Float box_lower_bound(const float* boxes, int64_t stride, Float qx, Float
 }
 
 struct Buckets {
-  int64_t dims;           // coordinates of a point: 3, or any number of them in unsorted buckets
+  int64_t dims;           // coordinates per point: 3, or any number in unsorted buckets
   int64_t size;           // points per bucket, a multiple of kLanes
   int64_t count;          // buckets
   int64_t stride;         // buckets, rounded up to whole vectors
   Buffer<float> xyz;      // [count, dims, size], padded with infinity
-  Buffer<int32_t> index;  // [count, size], places in the cloud; padded with INT32_MAX
+  Buffer<int32_t> index;  // [count, size], indices in the cloud; padded with INT32_MAX
   Buffer<float> boxes;    // [6, stride]: least x y z, greatest x y z; padded with empty boxes
 
-  /// Of `num_points` < 2^31 finite `points` [num_points, dims]; unsorted, they keep the cloud's
-  /// order. Boxes are about the first three coordinates. Of a crowd of sorted points in one place
-  /// only the first `copies` are there: a search for as many neighbors never gives another.
+  /// Takes `num_points` < 2^31 finite `points` [num_points, dims]; unsorted, they keep the cloud's
+  /// order. Boxes bound the first three coordinates. When sorting, only the first `copies` of a
+  /// crowd of coincident points are kept: a search for that many neighbors never returns another.
   Buckets(const float* points, int64_t num_points, int64_t size, bool sorted = true,
           int64_t dims = 3, int64_t copies = INT64_MAX);
 
   /// Coordinates of bucket i: `size` of x, then y, then z.
   const float* at(int64_t i) const { return xyz.get() + dims * size * i; }
 
-  /// For the buckets i .. i + kLanes - 1 a lower bound of squared_distance from q to their points.
+  /// For buckets i .. i + kLanes - 1, a lower bound of squared_distance from q to their points.
   Float lower_bound(int64_t i, Float qx, Float qy, Float qz) const {
     return box_lower_bound(boxes.get() + i, stride, qx, qy, qz);
   }
@@ -52,23 +53,23 @@ struct Buckets {
 
 namespace detail {
 
-// Room for the two other axes between the bits of a cell coordinate.
+// Spreads the bits of a cell coordinate three apart, to leave room for the other two axes.
 inline uint32_t spread_bits(uint32_t c) {
   c = (c | c << 8) & 0x0300f00f;
   c = (c | c << 4) & 0x030c30c3;
   return (c | c << 2) & 0x09249249;
 }
 
-/// Counting sort of `count` points by the Morton code of their cell: of the first ones (kAll), or
-/// of those listed in `from`. A cell of more than `crowd` points is sorted again by itself; of
-/// those in one place the first `copies` are kept. Returns the number of points kept.
+/// Counting sort by the Morton code of their cell, of the first `count` points (kAll) or of the
+/// `count` points listed in `from`. A cell with more than `crowd` points is sorted again on its
+/// own; of coincident points the first `copies` are kept. Returns the number of points kept.
 template <bool kAll>
 int64_t morton_sort(const float* points, const int32_t* from, int64_t count, int64_t crowd,
                     int64_t copies, int32_t* sorted) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr int64_t kPointsPerCell = 4, kMaxLevels = 7;
   const auto member = [=](int64_t i) { return kAll ? i : int64_t(from[i]); };
-  // Half of a coordinate, so that no extent overflows.
+  // Coordinates are halved so that no extent overflows.
   const auto half = [=](int64_t i, int axis) { return 0.5f * points[3 * member(i) + axis]; };
   float low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
   for (int64_t i = 0; i < count; ++i) {
@@ -82,7 +83,7 @@ int64_t morton_sort(const float* points, const int32_t* from, int64_t count, int
   const int32_t side = 1 << levels;
   const float scale =
       float(side) / std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
-  if (scale == kInfinity) {  // all in one place, or as good as: in the cloud's order
+  if (scale == kInfinity) {  // (nearly) coincident points keep the cloud's order
     const bool same = std::equal(low, low + 3, high);
     const int64_t kept = same ? std::min(count, copies) : count;
     for (int64_t i = 0; i < kept; ++i) sorted[i] = int32_t(member(i));

@@ -1,4 +1,4 @@
-// Scratch memory on cache-line bounds.
+// Scratch memory aligned to cache lines.
 #pragma once
 
 #ifdef __linux__
@@ -16,8 +16,8 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// An uninitialized array on cache-line bounds. A large one asks for huge pages: most of its cost
-/// would be page faults.
+/// An uninitialized array aligned to a cache line. A large one asks for huge pages, because most of
+/// its cost would otherwise be page faults.
 struct FreeBuffer {
   void operator()(void* p) const { std::free(p); }
 };

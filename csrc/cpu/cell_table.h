@@ -1,5 +1,5 @@
-// Numbers of cells by their place: a hash table of cubes of 4 x 4 x 4 cells, so that neighbors lie
-// together.
+// A map from cells to their numbers: a hash table of cubes of 4 x 4 x 4 cells, so that neighbors
+// are close in memory.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ class CellTable {
     return int((x & kMask) << 2 * kSideBits | (y & kMask) << kSideBits | (z & kMask));
   }
 
-  /// The number of a cell, to be read and written; -1 at first.
+  /// The number of a cell, which may be assigned; a new cell has -1.
   int32_t& at(int64_t scene, int64_t x, int64_t y, int64_t z) {
     const uint64_t key = cube_key(scene, x, y, z);
     if (key != last_key_) {
@@ -57,7 +57,7 @@ class CellTable {
 
   int64_t cubes() const { return int64_t(numbers_.size()) / kCells; }
 
-  /// The slot of a key, or the free one where it belongs.
+  /// The slot of a key, or the free slot where it belongs.
   size_t find(uint64_t key) const {
     const size_t mask = slots_.size() - 1;
     size_t slot = (key * 0x9E3779B97F4A7C15ULL >> 32) & mask;
@@ -73,7 +73,7 @@ class CellTable {
     }
   }
 
-  std::vector<Slot> slots_;  // a power of two, at most half of them taken
+  std::vector<Slot> slots_;  // a power of two of them, at most half taken
   std::vector<int32_t> numbers_;
   uint64_t last_key_ = ~uint64_t{0};
   int32_t last_cube_ = -1;

@@ -1,12 +1,12 @@
-// Nearest points of two clouds in each other, on the CPU: in small clouds all are compared with
-// all, in large ones each point searches buckets (nearest.h).
+// Nearest neighbors between two clouds, on the CPU. In a small cloud every pair is compared; in a
+// large one each query searches buckets (nearest.h).
 #include "cpu/nearest.h"
 #include "ops.h"
 
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-/// Compares every query with every point, a query per lane: the fastest way in a small cloud.
+/// Compares every query with every point, one query per lane: the fastest way in a small cloud.
 void scan(const float* points, int64_t N, const float* queries, int64_t count, float* sq_dist,
           int64_t* idx) {
   for (int64_t begin = 0; begin < count; begin += kLanes) {
@@ -31,7 +31,7 @@ void scan(const float* points, int64_t N, const float* queries, int64_t count, f
   }
 }
 
-// What lies past the lengths of its cloud has no neighbor.
+// Points past the length of their cloud have no neighbor.
 void clear_past(const int64_t* lengths, int64_t B, int64_t M, float* sq_dist, int64_t* idx) {
   for (int64_t b = 0; lengths && b < B; ++b) {
     std::fill(sq_dist + b * M + lengths[b], sq_dist + (b + 1) * M, 0.0f);
@@ -55,7 +55,7 @@ void find_nearest(const float* queries, const float* points, const int64_t* leng
   }
   struct Problem {
     BucketedCloud cloud;
-    Buffer<int32_t> order;  // [M] of the queries
+    Buffer<int32_t> order;  // [M], in which the queries take turns; null: as they come
   };
   const auto prepare = [&](int64_t b) {
     return std::make_unique<Problem>(

@@ -9,7 +9,7 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int64_t kTogether = 64;  // cells whose bits are turned at once
+constexpr int64_t kTogether = 64;  // cells processed at once
 
 struct Cells {
   uint32_t axes[3][kTogether], depth[kTogether], deepest;

@@ -1,4 +1,4 @@
-// From each launcher to its build for the instruction set in use.
+// Each launcher forwards to its build for the instruction set in use.
 #include "cpu/isa.h"
 #include "ops.h"
 

@@ -1,5 +1,5 @@
-// DAPT's adapter on the CPU: a tile of tokens goes through all steps at a time, so that what lies
-// between them stays in the cache.
+// DAPT's adapter on the CPU. A tile of tokens goes through all steps before the next one starts, so
+// that intermediate results stay in the cache.
 #include <algorithm>
 #include <memory>
 #include <type_traits>
@@ -12,16 +12,16 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-/// Runs of tokens of about the same size. With a prompt none spans two clouds, so that the mean
-/// over a cloud is rounded alike whichever clouds are beside it.
+/// Tiles of tokens of about the same size. With a prompt no tile spans two clouds, so that the mean
+/// over a cloud is rounded the same way whatever the rest of the batch.
 struct Tiles {
-  int64_t runs, tokens, each, step;  // `runs` of `tokens`, `each` of them in tiles of `step`
+  int64_t runs, tokens, each, step;  // `runs` of `tokens`, each cut into `each` tiles of `step`
 
   explicit Tiles(const DynamicAdapterArgs& a)
       : runs(a.prompt_mean ? a.B : 1), tokens(a.prompt_mean ? a.T : a.B * a.T) {
     each = std::max<int64_t>(1, (tokens + kTile - 1) / kTile);
     step = (tokens + each - 1) / each;
-    step = (step + kBlockRows - 1) / kBlockRows * kBlockRows;  // whole blocks of the products
+    step = (step + kBlockRows - 1) / kBlockRows * kBlockRows;
   }
 
   int64_t count() const { return runs * each; }
@@ -102,7 +102,8 @@ struct Forward : Steps<Sum, kPaired> {
     for (size_t i = 0; i < live.size(); ++i) finish(this->wide_row(i), live[i], number);
   }
 
-  /// The token's statistics and, in the next row, x̂; whether the adapter adds anything to it.
+  /// Writes the token's statistics and, to the next row, x̂. Returns whether the adapter adds
+  /// anything to the token, that is, whether its scale is not 0.
   bool normalize(int64_t token) {
     const Sum *in = x.read(token), *ws = folded.scale_weight.data();
     Sum mean = 0, rstd = 1, scale = folded.scale_bias;
@@ -162,14 +163,14 @@ struct Projections {
         up_weight(make_factor<Sum, kPaired>(folded.up_weight, a.C, a.r, true)) {}
 };
 
-/// The `index`-th of several matrices that follow each other, or null where there are none.
+/// Advances `data` to the `index`-th of consecutive matrices of `numbers` numbers; null stays null.
 template <class Data>
 void skip(Data*& data, int64_t index, int64_t numbers, int64_t size) {
   using Byte = std::conditional_t<std::is_const_v<Data>, const char, char>;
   if (data) data = static_cast<Byte*>(data) + index * numbers * size;
 }
 
-/// The arguments as seen by one adapter: its own weights.
+/// The arguments restricted to the weights of one adapter.
 template <class Sum>
 DynamicAdapterArgs of_adapter(DynamicAdapterArgs a, int64_t index) {
   const int64_t sum = sizeof(Sum), compute = element_size(a.compute);
@@ -180,7 +181,7 @@ DynamicAdapterArgs of_adapter(DynamicAdapterArgs a, int64_t index) {
   return a;
 }
 
-/// The arguments as seen by one cloud: its own rows.
+/// The arguments restricted to the rows of one cloud.
 template <class Sum>
 DynamicAdapterArgs of_cloud(DynamicAdapterArgs a, int64_t b) {
   skip(a.x, b, a.T * a.C, element_size(a.x_dtype));
@@ -193,7 +194,7 @@ DynamicAdapterArgs of_cloud(DynamicAdapterArgs a, int64_t b) {
   return a;
 }
 
-/// Clouds that have one adapter: all of the batch, or one of it.
+/// Clouds that share one adapter: the whole batch, or a single cloud of it.
 template <class Sum, bool kPaired>
 struct Part {
   DynamicAdapterArgs args;

@@ -13,7 +13,7 @@ namespace {
 
 /// Sums over tokens from which the parameters' gradients follow. Each lane sums a fixed run of
 /// tiles, so the order of every sum is fixed. dh and ds are the gradients of a hidden row and of
-/// the scale before their activations.
+/// the scale, both before their activations.
 template <class Sum>
 struct TokenSums {
   const DynamicAdapterBackwardArgs& g;
@@ -24,9 +24,9 @@ struct TokenSums {
   const bool wants_down = g.grad_down_weight || g.grad_norm_weight;
 
   struct Lane {
-    Sum* up_weight;   // [C, padded r], or null where it is not wanted
+    Sum* up_weight;   // [C, padded r], or null if it is not wanted
     Sum* up_bias;     // [C]
-    Sum* down;        // [r, padded C]: dh x̂, or null where it is not wanted
+    Sum* down;        // [r, padded C]: dh x̂, or null if it is not wanted
     Sum* down_bias;   // [r]: dh
     Sum* scale;       // [C]: ds x̂
     Sum* scale_bias;  // [1]: ds
@@ -179,7 +179,8 @@ struct Backward : Steps<Sum, kPaired> {
     grad_mlp_out.close(token);
   }
 
-  /// The forward's rows: x̂, hidden, active and, for the prompt, the up product in `wide`.
+  /// Recomputes the forward's rows: x̂, hidden, active and, for the prompt, the up product in
+  /// `wide`.
   void recompute(int64_t rows) {
     if (!a.hidden || sum.down) {
       for (size_t i = 0; i < live.size(); ++i) {
@@ -219,7 +220,7 @@ struct Backward : Steps<Sum, kPaired> {
     }
   }
 
-  /// From the outputs to a.
+  /// Propagates the gradient from the outputs to a.
   void pass_output(int64_t i, int64_t token) {
     const Sum scale = this->stats(token)[2], path = this->path_factor(token);
     const Sum *d = grad_out.read(token), *bias = vec<Sum>(a.up_bias);
@@ -242,8 +243,9 @@ struct Backward : Steps<Sum, kPaired> {
     grad_a.close(i);
   }
 
-  /// From the active row to the down product and the scale, whose gradient is the product of a's
-  /// with `up`: what `up_bias` adds to it is there, the rest is a product of hidden rows.
+  /// Propagates it from the active row to the down product and to the scale. The scale's gradient
+  /// is the inner product of a's gradient with the up projection's output: pass_output has added
+  /// the share of `up_bias`; the rest is an inner product of hidden rows.
   void pass_hidden(int64_t i) {
     const Sum *y = values.data() + i * r, *dy = this->narrow_row(i), *slope = slopes.data() + i * r;
     Sum *dh = grad_hidden.open(i), *down_bias = sum.down_bias, grad_scale = grad_scales[i];
@@ -258,7 +260,7 @@ struct Backward : Steps<Sum, kPaired> {
     *sum.scale_bias += grad_scales[i];
   }
 
-  /// From x̂ to x.
+  /// Propagates it from x̂ to x.
   void pass_input(int64_t i, int64_t token) {
     const Sum mean = this->stats(token)[0], rstd = this->stats(token)[1], ds = grad_scales[i];
     const Sum *in = x.read(token), *from = this->wide_row(i), *ws = folded.scale_weight.data();

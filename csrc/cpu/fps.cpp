@@ -1,14 +1,14 @@
 // Farthest point sampling on the CPU.
 //
 // Every point carries its squared distance to the nearest point chosen so far; kNever, below every
-// distance, marks points that are chosen or may not be. A step lowers each distance to that of the
-// newest sample, if it is smaller, and chooses the point with the greatest distance, the first one
-// among equals. PlainSearch does so for all points, a vector at a time. Most of this is wasted:
-// after a few samples, a new one changes only distances near it. BucketSearch therefore sorts the
-// points into buckets of neighbors, each with a box and its peak, the greatest distance in it. A
-// bucket whose box is farther from the new sample than its peak cannot change and is skipped; the
-// next sample is the greatest of the peaks. Sorting has to pay for itself, so few samples are
-// searched plainly.
+// distance, marks points that have been chosen or must not be. A step lowers each distance to that
+// from the newest sample, if it is smaller, and chooses the point with the greatest distance, the
+// first one among equals. PlainSearch does so for all points, a vector at a time. Most of this is
+// wasted: after a few samples, a new one changes only distances near it. BucketSearch therefore
+// sorts the points into buckets of neighbors, each with a box and its peak, the greatest distance
+// in it. A bucket whose box is farther from the new sample than its peak cannot change and is
+// skipped; the next sample is the point of the greatest peak. Sorting has to pay for itself, so
+// PlainSearch serves when few samples are wanted.
 #include <algorithm>
 #include <bit>
 #include <cstdint>
@@ -39,12 +39,12 @@ struct Sampling {
 
 int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
 
-// Distances and kNever are compared as integers: they have the order of their bits, and processors
-// have units for it beside those that are busy with the distances.
+// Distances and kNever are compared by their bits, which have the same order: the integer units are
+// idle, while those for floats are busy with the distances.
 inline Int load_bits(const float* p) { return bits_of(load(p)); }
 const int32_t kNeverBits = std::bit_cast<int32_t>(kNever);
 
-// Brings the distances of `count` points up to date with the new sample q: their maxima by lane.
+// Updates the distances of `count` points for the new sample q and returns their maxima by lane.
 inline Int update(const float* x, const float* y, const float* z, float* nearest, int64_t count,
                   const float* q) {
   const Float qx = broadcast(q[0]), qy = broadcast(q[1]), qz = broadcast(q[2]);
@@ -58,8 +58,8 @@ inline Int update(const float* x, const float* y, const float* z, float* nearest
   return farthest;
 }
 
-// Every distance at every step. A step is one pass and a search without a branch that depends on
-// the points: what a wrong guess costs would be a third of a pass.
+// Updates every distance at every step. Neither the pass nor the search after it branches on the
+// points: a misprediction would cost a third of a pass.
 class PlainSearch {
  public:
   explicit PlainSearch(const Sampling& sampling)
@@ -77,11 +77,11 @@ class PlainSearch {
       x_[n] = y_[n] = z_[n] = 0, nearest_[n] = kNever;
   }
 
-  // The point farthest from all that were chosen, `last` the newest; -1 when none is left.
+  // The point farthest from all chosen ones, of which `last` is the newest; -1 when none is left.
   int64_t next(int64_t last) {
     nearest_[last] = kNever;
     const float* q = points_ + 3 * last;
-    // For each lane its greatest distance and the first block that has it.
+    // For each lane, its greatest distance and the first block that holds it.
     Int farthest = broadcast(kNeverBits), where = broadcast(int32_t{0});
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t n = b * kBlock;
@@ -101,7 +101,7 @@ class PlainSearch {
   }
 
  private:
-  static constexpr int64_t kBlock = 64;  // one bit each of a word
+  static constexpr int64_t kBlock = 64;  // one bit of a word per point
   const float* points_;
   int64_t blocks_;
   Buffer<float> buffer_;
@@ -109,7 +109,7 @@ class PlainSearch {
 };
 
 // Visits only the buckets that the newest sample can change: those whose box is nearer to it than
-// their peak, the greatest distance in them. A slot is a place in bucket order.
+// their peak. A slot is a position in bucket order.
 class BucketSearch {
  public:
   explicit BucketSearch(const Sampling& sampling)
@@ -134,7 +134,7 @@ class BucketSearch {
     last_slot_ = std::find(index, index + sampling.count, sampling.start) - index;
   }
 
-  // As in PlainSearch; `last` is what the previous call returned, the start at first.
+  // As in PlainSearch; `last` is the result of the previous call, or the start.
   int64_t next(int64_t last) {
     choose(last_slot_, points_ + 3 * last);
     last_slot_ = farthest_slot();
@@ -147,7 +147,7 @@ class BucketSearch {
   void choose(int64_t slot, const float* q) {
     const int64_t size = buckets_.size;
     nearest_[slot] = kNever;
-    peak_[slot / size] = kFar;  // so that its own bucket is touched
+    peak_[slot / size] = kFar;  // so that the sample's own bucket is visited
     const Float qx = broadcast(q[0]), qy = broadcast(q[1]), qz = broadcast(q[2]);
     int64_t num_touched = 0;
     for (int64_t i = 0; i < buckets_.stride; i += kLanes) {
@@ -163,7 +163,7 @@ class BucketSearch {
     }
   }
 
-  // The slot of the lowest index among the farthest points, -1 when none is left.
+  // The slot of the farthest point with the lowest index; -1 when none is left.
   int64_t farthest_slot() {
     Float farthest = broadcast(kNever);
     for (int64_t i = 0; i < buckets_.stride; i += kLanes) farthest = max(farthest, load(&peak_[i]));
@@ -201,7 +201,7 @@ class BucketSearch {
   Buckets buckets_;
   Buffer<float> nearest_;           // [count, size]
   Buffer<float> peak_;              // [stride]
-  std::vector<int64_t> peak_slot_;  // [stride] the lowest index at the peak, found when asked for
+  std::vector<int64_t> peak_slot_;  // [stride] the lowest index at the peak, found on demand
   Buffer<int32_t> touched_;         // [stride + kLanes] buckets
   int64_t last_slot_;
 };

@@ -14,7 +14,7 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-// A size known at compile time, or 0, turns the copy of a short row into a few moves.
+// A row size known at compile time turns the copy of a short row into a few moves; 0 means unknown.
 template <int64_t kRowBytes>
 void copy_rows(const GatherArgs& a) {
   const int64_t bytes = kRowBytes ? kRowBytes : a.row_bytes;
@@ -33,7 +33,7 @@ void copy_rows(const GatherArgs& a) {
   });
 }
 
-// Each sum belongs to one thread, which meets its terms in ascending order of slots.
+// Each sum belongs to one thread, which adds its terms in ascending order of slots.
 template <class T>
 void sum_rows(const GatherBackwardArgs& a) {
   using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;

@@ -1,6 +1,6 @@
-// Matrix products of a tile and a small matrix, in the registers and the nearest caches. Factors
-// are float, double or, with bfloat16 instructions, pairs of bfloat16 that follow each other in the
-// direction that is summed over.
+// Matrix products of a tile and a small matrix, blocked for the registers and the nearest caches.
+// Elements are float, double or, with bfloat16 instructions, pairs of bfloat16 that are adjacent
+// along the dimension summed over.
 #pragma once
 
 #include <cstdint>
@@ -89,20 +89,20 @@ void multiply_block(Left<Element> a, Right<Element> b, int64_t inner, bool add, 
   }
 }
 
-/// `count` numbers padded to whole vectors.
+/// `count` rounded up to whole vectors.
 template <class T>
 int64_t padded(int64_t count) {
   return (count + kLanesOf<T> - 1) / kLanesOf<T> * kLanesOf<T>;
 }
 
-/// Rows of which no block of `multiply` is wasted, at least `count`.
+/// `count` rounded up so that `multiply` never falls back to single rows.
 inline int64_t whole_rows(int64_t count) {
   constexpr int64_t kFew = kBlockRows / 3;
   return (count + kFew - 1) / kFew * kFew;
 }
 
-/// out [rows, cols] = a · b, or += with `add`, summed over `inner` numbers. A row of out has
-/// padded(cols) numbers, and so have the rows of b.
+/// out [rows, cols] = a · b, or += with `add`, summed over `inner` numbers. Rows of out and of b
+/// are padded(cols) numbers long.
 template <class Element, class Sum>
 void multiply(Left<Element> a, Right<Element> b, int64_t rows, int64_t inner, int64_t cols,
               bool add, Sum* out) {
@@ -127,8 +127,9 @@ void multiply(Left<Element> a, Right<Element> b, int64_t rows, int64_t inner, in
   if (j < stride) columns(std::integral_constant<int, 1>{}, j);
 }
 
-/// A matrix that becomes a factor row by row. Pairs lie along the rows, across them or both ways,
-/// as the products need them; other numbers serve both ways as they are.
+/// A matrix that is written row by row and then serves as a factor. Pairs of bfloat16 are stored
+/// along the rows, across them or both ways, as the products need them; plain numbers serve both
+/// ways.
 enum class Pairs { along, across, both };
 
 template <class Sum, bool kPaired>
@@ -148,7 +149,7 @@ class Factor {
     }
   }
 
-  /// A row to be written, until `close`.
+  /// A row for writing, until `close`.
   Sum* open(int64_t row) {
     if constexpr (kPaired) {
       return row_.get();

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kChannels = 64;  // summed at a time, in registers
 
-// `count` channels, a constant for all but the last ones of a row.
+// Sums `count` channels, which is a compile-time constant except at the end of a row.
 inline void sum_channels(const float* values, const int64_t* idx, const float* weights, int64_t k,
                          int64_t C, int64_t count, float* out) {
   float sums[kChannels] = {};

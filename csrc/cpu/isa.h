@@ -11,10 +11,10 @@ namespace dapt::cpu {
 enum class Isa { scalar, avx2, avx512 };
 
 /// The set that the next call uses: DAPT_CPU_ISA if set, else the widest that this machine has.
-/// Throws on a name that is unknown or that the machine lacks.
+/// Throws if DAPT_CPU_ISA names an unknown set or one that the machine lacks.
 Isa active_isa();
 
-/// Name of a set, and whether this build and this machine have it.
+/// The name of a set, and whether both this build and this machine have it.
 const char* isa_name(Isa isa);
 bool isa_available(Isa isa);
 

@@ -1,10 +1,10 @@
 // k nearest neighbors on the CPU.
 //
-// A query measures its distance to points, a vector at a time; those within a bound that at least k
-// distances and few others keep are sorted. In a small cloud all points are measured. A large one
-// is sorted into buckets of neighbors, the leaves of a tree of boxes, and its queries take turns in
-// the order of a curve through space, so that each can start from what the one before has found.
-// nearest.h and search.h hold the search.
+// Distances from a query to points are computed a vector at a time; the points within a bound that
+// at least k of them, and few more, satisfy are then sorted. In a small cloud this covers all
+// points. A large cloud is sorted into buckets of neighbors, the leaves of a tree of boxes, and its
+// queries are visited along a space-filling curve, so that each can start from the result of the
+// one before. nearest.h and search.h hold the search.
 #include "cpu/nearest.h"
 #include "ops.h"
 
@@ -21,10 +21,10 @@ struct Problem {
   int64_t query(int64_t turn) const { return order ? order[turn] : turn; }
 
   BucketedCloud cloud;
-  Buffer<int32_t> order;  // [M] of the queries, or null
+  Buffer<int32_t> order;  // [M], in which the queries take turns; null: as they come
 };
 
-// Turns jump about in memory, which the processor does not foresee.
+// Queries in curve order jump about in memory, which the hardware prefetcher cannot predict.
 template <class T>
 void fetch(const T* row, int64_t count) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -35,7 +35,7 @@ void fetch(const T* row, int64_t count) {
 
 void knn(const KnnArgs& a) {
   const auto prepare = [&](int64_t b) { return std::make_unique<Problem>(a, b); };
-  const int64_t size = a.N * ((a.D + 2) / 3);  // of a cloud, in points of three coordinates
+  const int64_t size = a.N * ((a.D + 2) / 3);  // of a cloud, in units of 3-D points
   const auto search = [&](const Problem& problem, int64_t begin, int64_t end) {
     constexpr int64_t kAhead = 4;
     Nearest nearest(problem.cloud, a.k);

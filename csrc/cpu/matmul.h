@@ -1,5 +1,5 @@
-// torch's matrix product on plain memory: MKL or oneDNN with the matrix units that they know of.
-// Inside of parallel_for it runs on the calling thread.
+// torch's matrix product on plain memory: MKL or oneDNN, with the matrix units that they support.
+// Inside parallel_for it runs on the calling thread.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -13,8 +13,7 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-/// A row-major matrix of the product's dtype. `transposed` says that it takes part as its
-/// transpose.
+/// A row-major matrix of the product's dtype; with `transposed`, its transpose is the factor.
 struct Operand {
   const void* data;
   bool transposed = false;

@@ -1,10 +1,10 @@
 // The k nearest points of a query.
 //
-// In a small cloud all distances are written to a row, and on the way the minima of groups of
-// points are kept: the k-th smallest minimum bounds the k-th distance. In a sorted cloud the k-th
-// distance of the query before bounds that of a query nearby, by the triangle inequality; only
-// buckets within the bound are looked at, and their list is shared by the queries about a place.
-// Either way few more than k points survive the comparison with the bound and have to be sorted.
+// In a small cloud all distances are written to a row, along with the minima of groups of points:
+// the k-th smallest minimum bounds the k-th distance. In a sorted cloud the k-th distance of the
+// previous query bounds that of a nearby one, by the triangle inequality; only buckets within the
+// bound are searched, and nearby queries share one list of them. Either way little more than k
+// points pass the bound and have to be sorted.
 #pragma once
 
 #include <limits>
@@ -14,26 +14,26 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-// (distance, index) as one integer of the same order: floats >= 0 are ordered as their bits.
+// (distance, index) as one integer of the same order: floats >= 0 are ordered like their bits.
 inline int64_t make_key(float distance, int32_t index) {
   return int64_t(std::bit_cast<int32_t>(distance)) << 32 | index;
 }
 inline float distance_of(int64_t key) { return std::bit_cast<float>(int32_t(key >> 32)); }
 inline int64_t index_of(int64_t key) { return int32_t(key); }
 
-/// Points that may be among the nearest: distances and indices, with room for a vector more.
+/// Points that may be among the nearest: distances and indices, with room for one more vector.
 struct Candidates {
   explicit Candidates(int64_t most)
       : distance(make_buffer<float>(most + 4 * kLanes)),
         index(make_buffer<int32_t>(most + kLanes)) {}
 
-  /// Adds the lanes of `keep`.
+  /// Adds the lanes that `keep` selects.
   void add(Mask keep, Float d, Int i) {
     compress(keep, bits_of(d), reinterpret_cast<int32_t*>(distance.get()) + count);
     count += compress(keep, i, index.get() + count);
   }
 
-  /// Drops what is farther than the bound.
+  /// Drops candidates farther than the bound.
   void trim(float bound) {
     const int64_t before = std::exchange(count, 0);
     std::fill_n(distance.get() + before, kLanes, INFINITY);
@@ -50,7 +50,7 @@ struct Candidates {
   int64_t count = 0;
 };
 
-/// Sorts by counting for each candidate those before it.
+/// Sorts by counting, for each candidate, those that are nearer.
 inline void rank_sort(Candidates& of, int64_t* sorted) {
   constexpr int kTogether = 4;  // vectors
   const float* distance = of.distance.get();
@@ -74,7 +74,7 @@ inline void rank_sort(Candidates& of, int64_t* sorted) {
     }
   }
   if (ranks == of.count * (of.count - 1) / 2) return;
-  // Of equal distances the last one has taken the place of all.
+  // Equal distances have overwritten each other: sort by (distance, index) instead.
   for (int64_t i = 0; i < of.count; ++i) sorted[i] = make_key(distance[i], of.index[i]);
   std::sort(sorted, sorted + of.count);
 }
@@ -115,7 +115,7 @@ class Nearest {
         sorted_(make_buffer<int64_t>(cloud.buckets.count * kBucket)) {}
 
   /// The keys of the k points nearest to `point`, ascending; valid until the next call. In a
-  /// sorted cloud it is quickest if the call before was for a point nearby.
+  /// sorted cloud it is fastest if the previous call was for a nearby point.
   const int64_t* search(const float* point) {
     found_.count = 0;
     cloud_.sorted ? collect_near(point) : collect_from_all(point);
@@ -131,8 +131,8 @@ class Nearest {
  private:
   // --- a sorted cloud -------------------------------------------------------------------------
 
-  /// Rounding makes no bound too small: of distances it is a few parts in 10^7, or near 0 an
-  /// absolute error that kTiny covers.
+  /// The square of `radius`, enlarged so that rounding never makes a bound too small: the relative
+  /// error of a distance is a few parts in 10^7; near 0, kTiny covers the absolute error.
   static float square_up(float radius) {
     constexpr float kTiny = 1e-37f;
     return radius * radius * (1 + 1e-5f) + kTiny;
@@ -146,7 +146,7 @@ class Nearest {
     const float away = std::sqrt(squared_distance(point, place_));
     const bool listed = (away + radius) * (1 + 1e-5f) <= reach_ && reach_ <= 4 * radius;
     if (!listed) move_to(point, follows ? 1.5f * radius : radius);
-    // The nearest buckets first: they tighten the bound for the others.
+    // The nearest buckets come first, because they tighten the bound for the others.
     const Query q(point);
     const float bound = square_up(radius), half = bound / 4;
     collect_between(q, -1, half, bound);
@@ -154,8 +154,8 @@ class Nearest {
     collect_between(q, half, rest, rest);
   }
 
-  /// Collects points not farther than `limit` from the listed buckets whose boxes are farther than
-  /// `inner` and not farther than `outer`.
+  /// Collects the points within `limit` from the listed buckets whose boxes are farther than
+  /// `inner` and at most `outer` away.
   void collect_between(const Query& q, float inner, float outer, float limit) {
     for (int64_t i = 0; i < num_listed_; i += kLanes) {
       const Float lower = box_lower_bound(&boxes_[i], boxes_stride_, q.x, q.y, q.z);
@@ -168,7 +168,7 @@ class Nearest {
     }
   }
 
-  /// A bound of the k-th distance; what is farther is dropped.
+  /// Drops candidates beyond a bound of the k-th distance, which it returns.
   float keep_nearest() {
     const int64_t whole = (found_.count + kLanes - 1) / kLanes * kLanes;
     std::fill_n(&found_.distance[found_.count], whole - found_.count, INFINITY);
@@ -177,7 +177,7 @@ class Nearest {
     return bound;
   }
 
-  /// At least k points lie within it.
+  /// A radius within which at least k points lie.
   float first_radius(const float* point) {
     const Query q(point);
     const int64_t wanted = std::min(2 + 3 * k_ / 2 / kBucket, cloud_.buckets.count);
@@ -192,7 +192,7 @@ class Nearest {
     return std::sqrt(kth_bound(distance, wanted * kBucket, k_));
   }
 
-  /// Lists the buckets within `reach` of a place, with their boxes, for the queries about it.
+  /// Lists the buckets within `reach` of a place, with their boxes, for the queries near it.
   void move_to(const float* point, float reach) {
     const Finder::List list = finder_.within(point, square_up(reach));
     std::copy_n(point, 3, place_);
@@ -221,8 +221,7 @@ class Nearest {
 
   void collect_from_all(const float* point) {
     const int64_t num_buckets = cloud_.buckets.count;
-    // At least k groups are needed, 3 k make a good bound, 8 kLanes let most of them be passed
-    // over.
+    // At least k groups are needed; 3 k give a tight bound, and with 8 kLanes most can be skipped.
     const int64_t per_group =
         std::max<int64_t>(1, num_buckets / std::max<int64_t>(8, 3 * k_ / kLanes));
     const int64_t num_groups = cloud_.buckets.dims == 3
@@ -246,7 +245,7 @@ class Nearest {
 
   static constexpr int kVectors = kBucket / kLanes;
 
-  /// Squared distances from a point to the points of a bucket: in three dimensions,
+  /// Squared distances from a point to the points of a bucket, in three dimensions,
   struct ToThree {
     Query q;
     void operator()(const float* x, Float* out) const {
@@ -255,7 +254,7 @@ class Nearest {
       }
     }
   };
-  /// and in any number of them.
+  /// or in any number of them.
   struct ToAny {
     const float* point;
     int64_t dims;
@@ -271,7 +270,7 @@ class Nearest {
     }
   };
 
-  /// Writes the distances to all points, and the minima of groups: one for each lane of
+  /// Writes the distances to all points, and the minima of groups, each of which is one lane of
   /// `per_group` buckets. Returns the number of groups.
   template <class To>
   int64_t measure(const To& to, int64_t per_group) {
@@ -315,7 +314,7 @@ class Nearest {
   Candidates found_;
   Buffer<float> distance_, group_;  // [buckets, kBucket], [buckets, kLanes] of a small cloud
   Buffer<int64_t> key_, sorted_;
-  // The query before, and how far its k-th neighbor is.
+  // The previous query and the distance of its k-th neighbor.
   float last_[3] = {INFINITY, 0, 0}, last_radius_ = INFINITY;
   // A place, the buckets within reach of it, and their boxes [6, stride].
   float place_[3] = {}, reach_ = -1;

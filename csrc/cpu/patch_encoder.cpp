@@ -1,4 +1,5 @@
-// The frozen mini-PointNet on the CPU: a few patches go through all layers in the L2 cache.
+// The frozen mini-PointNet on the CPU: a few patches at a time go through all layers, so that
+// everything stays in the L2 cache.
 #include <algorithm>
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace {
 
 constexpr int64_t kTilePoints = 128;
 
-/// One thread's view of the arguments and its layers of a tile of patches.
+/// One thread's view of the arguments, and its buffers for the layers of a tile of patches.
 template <class Sum>
 struct Encoder {
   const PatchEncoderArgs& a;
@@ -60,7 +61,7 @@ struct Encoder {
     matmul(a.compute, {in}, {weight, true}, out.data, rows, inner, out.cols);
   }
 
-  /// ReLU(row + bias); a NaN stays one.
+  /// ReLU(row + bias); NaN stays NaN.
   static void add_and_clip(Rows<Sum>& layer, int64_t row, const Sum* bias) {
     const Sum* from = layer.read(row);
     Sum* to = layer.open(row);

@@ -1,4 +1,4 @@
-// Matrices of any real dtype, worked on row by row in `Sum`: double for float64, float for the
+// Matrices of any real dtype, processed row by row in `Sum`: double for float64, float for the
 // others. The loops below are left to the compiler's vectorizer.
 #pragma once
 
@@ -20,7 +20,7 @@ inline void for_each(int64_t count, const Function& f) {
   for (int64_t i = 0; i < count; ++i) f(i);
 }
 
-/// Four chains of additions, since one would wait for itself.
+/// Sums in four independent chains, since a single chain is bound by the latency of additions.
 template <class Sum, class Function>
 inline Sum sum_over(int64_t count, const Function& term) {
   const int64_t quarter = count / 4;
@@ -33,8 +33,8 @@ inline Sum sum_over(int64_t count, const Function& term) {
   return (a + b) + (c + d);
 }
 
-/// Whether the machine has instructions for bfloat16. A file is compiled for all machines that have
-/// its instruction set, with and without these, so they are written as assembly.
+/// Whether the machine has bfloat16 instructions. A build for AVX-512 also serves machines without
+/// them, so they are written as inline assembly.
 inline bool has_bf16_instructions() {
 #if defined(__AVX512F__)
   static const bool has = __builtin_cpu_supports("avx512bf16");
@@ -44,7 +44,7 @@ inline bool has_bf16_instructions() {
 #endif
 }
 
-/// Rounds to nearest even; a NaN stays one.
+/// Rounds to nearest even; NaN stays NaN.
 [[gnu::noinline]] inline void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
   int64_t done = 0;
 #if defined(__AVX512F__)
@@ -83,8 +83,8 @@ inline int64_t element_size(Real dtype) {
   return dtype == Real::f64 ? 8 : dtype == Real::f32 ? 4 : 2;
 }
 
-/// A row-major matrix, for one thread. A row is its own memory where the dtype is `Sum`, else a
-/// converted copy. Without data every row reads as zeros.
+/// One thread's view of a row-major matrix. A row is read in place if the dtype is `Sum`, else
+/// through a converted copy. Without data every row reads as zeros.
 template <class Sum>
 class Rows {
  public:
@@ -107,7 +107,7 @@ class Rows {
     return copy_.data();
   }
 
-  /// The row, to be written, until `close`.
+  /// A row for writing, until `close`.
   Sum* open(int64_t row) { return converted_ ? copy_.data() : reinterpret_cast<Sum*>(at(row)); }
 
   void close(int64_t row) {
@@ -123,7 +123,7 @@ class Rows {
   std::vector<Sum> copy_;
 };
 
-/// Rows with memory of their own.
+/// Rows that own their memory.
 template <class Sum>
 class Matrix : public Rows<Sum> {
  public:

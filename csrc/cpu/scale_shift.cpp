@@ -1,5 +1,5 @@
-// A scale and a shift folded into a frozen layer, and sums over tokens for their gradients, on the
-// CPU.
+// Folding a scale and a shift into a frozen layer, and the sums over tokens for their gradients, on
+// the CPU.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -11,7 +11,7 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements of a weight that are worth a thread
+constexpr int64_t kGrain = 32768;  // elements of a weight that are worth another thread
 
 template <class Sum>
 void fold(const ScaleShiftFoldArgs& a) {
@@ -48,7 +48,7 @@ void fold_grad(const ScaleShiftFoldGradArgs& a) {
   }
 }
 
-constexpr int64_t kRuns = 16;  // of tokens, each summed by itself
+constexpr int64_t kRuns = 16;  // runs of tokens, each summed on its own
 
 template <class Sum>
 void sum_tokens(const ScaleShiftGradArgs& a) {

@@ -1,5 +1,5 @@
-// What kNN, ball query and chamfer share: clouds made ready for searches, the loop over queries,
-// and the buckets that a query has to look at.
+// What kNN, ball query and chamfer share: clouds prepared for searches, the loop over queries, and
+// the lookup of the buckets that a query has to search.
 #pragma once
 
 #include <algorithm>
@@ -16,25 +16,25 @@
 
 namespace dapt::cpu::DAPT_ISA {
 
-constexpr int64_t kBucket = 64;      // points per bucket: one bit each of a word
-constexpr int64_t kSortFrom = 4096;  // points: in smaller clouds a search of all is faster
+constexpr int64_t kBucket = 64;      // points per bucket: one bit of a word per point
+constexpr int64_t kSortFrom = 4096;  // points: smaller clouds are searched faster without sorting
 
-/// A point in every lane.
+/// One point, repeated in every lane.
 struct Query {
   explicit Query(const float* p) : x(broadcast(p[0])), y(broadcast(p[1])), z(broadcast(p[2])) {}
   Float x, y, z;
 };
 
-/// A cloud in buckets, in the order of its points; or, `sorted`, in buckets of neighbors, the
-/// leaves of a tree of boxes, so that a search looks at few.
+/// A cloud in buckets that keep the order of its points or, if `sorted`, in buckets of neighbors,
+/// which are the leaves of a tree of boxes, so that a search visits few of them.
 struct BucketedCloud {
-  /// Boxes of one level, [6, stride]; each holds kLanes of the level below.
+  /// Boxes of one level, [6, stride]; each contains kLanes boxes of the level below.
   struct Level {
     int64_t count, stride;
     const float* boxes;
   };
 
-  /// For searches for `copies` neighbors.
+  /// `copies` is the number of neighbors that searches will ask for.
   BucketedCloud(const float* points, int64_t num_points, bool sorted, int64_t dims = 3,
                 int64_t copies = INT64_MAX)
       : buckets(points, num_points, kBucket, sorted, dims, copies), sorted(sorted) {
@@ -43,7 +43,7 @@ struct BucketedCloud {
       const float* edge = buckets.boxes.get() + i;
       extent += (edge[3 * buckets.stride] - edge[0]) / float(buckets.count);
     }
-    constexpr int64_t kTop = 4 * kLanes;  // boxes that are looked at one and all
+    constexpr int64_t kTop = 4 * kLanes;  // boxes of the top level, all of which are tested
     levels.push_back({buckets.count, buckets.stride, buckets.boxes.get()});
     while (levels.back().count > kTop) {
       const Level below = levels.back();
@@ -69,8 +69,8 @@ struct BucketedCloud {
   std::vector<Buffer<float>> above;
 };
 
-/// The order of `count` queries [count, 3] along a curve through space, in which each is near the
-/// one before; null where they are too many to be numbered.
+/// The order of `count` queries [count, 3] along a space-filling curve, in which each is near the
+/// one before; null if there are too many for int32.
 inline Buffer<int32_t> curve_order(const float* queries, int64_t count) {
   if (count > INT32_MAX) return nullptr;
   Buffer<int32_t> order = make_buffer<int32_t>(count);
@@ -100,16 +100,17 @@ void for_each_query(int64_t B, int64_t N, int64_t M, const Prepare& prepare, con
   }
 }
 
-/// A value that at least k, and seldom many more, of `num_values` values >= 0 do not exceed; their
-/// number is a multiple of kLanes.
+/// A bound that at least k, and seldom many more, of `num_values` values >= 0 do not exceed.
+/// `num_values` is a multiple of kLanes.
 inline float kth_bound(const float* values, int64_t num_values, int64_t k) {
   Float least = load(values), most = least;
   for (int64_t i = kLanes; i < num_values; i += kLanes) {
     least = min(least, load(values + i)), most = max(most, load(values + i));
   }
   if (k == 1) return reduce_min(least);
-  // Fewer than k values are <= low, at least k are <= high. Values are halved at first, as those of
-  // a surface are spread evenly, then their bits, which have the same order.
+  // Fewer than k values are <= low, at least k are <= high. The first steps bisect by value,
+  // because squared distances to a surface are spread evenly; then by bits, which have the same
+  // order.
   int32_t low = std::bit_cast<int32_t>(reduce_min(least)) - 1;
   int32_t high = std::bit_cast<int32_t>(reduce_max(most));
   for (int step = 0; high - low > 1; ++step) {
@@ -132,7 +133,7 @@ inline float kth_bound(const float* values, int64_t num_values, int64_t k) {
   return std::bit_cast<float>(high);
 }
 
-/// Lists the buckets of a sorted cloud that a query has to look at. A list is valid until the next.
+/// Lists the buckets of a sorted cloud that a query has to search. A list is valid until the next.
 class Finder {
  public:
   using List = std::span<const int32_t>;
@@ -142,9 +143,9 @@ class Finder {
         list_(make_buffer<int32_t>(cloud.buckets.stride + kLanes)),
         parents_(make_buffer<int32_t>(cloud.buckets.stride + kLanes)) {}
 
-  /// The buckets that may hold points not farther than `bound`.
+  /// The buckets that may hold points within the squared distance `bound`.
   List within(const float* point, float bound) {
-    if (bound == INFINITY) {  // as are the bounds of boxes that pad a level
+    if (bound == INFINITY) {  // would also admit the boxes that pad a level
       std::iota(list_.get(), list_.get() + cloud_.buckets.count, 0);
       return {list_.get(), size_t(cloud_.buckets.count)};
     }
@@ -166,7 +167,7 @@ class Finder {
     return {list_.get(), size_t(num)};
   }
 
-  /// A bucket near the query: down the tree, always into the nearest box.
+  /// A bucket near the query, found by descending the tree into the nearest box of each level.
   int64_t descend(const float* point) {
     const Query q(point);
     int64_t level = int64_t(cloud_.levels.size()) - 1, box = 0;
@@ -188,13 +189,13 @@ class Finder {
     return box_lower_bound(level.boxes + i, level.stride, q.x, q.y, q.z);
   }
 
-  // Those of kLanes boxes that lie within the bound.
+  // Appends those of kLanes boxes that are within the bound.
   static int append(const Level& level, int64_t i, const Query& q, float bound, int32_t* list) {
     const Mask near = less_equal(bounds(level, i, q), broadcast(bound));
     return compress(near, add(iota(), broadcast(int32_t(i))), list);
   }
 
-  // The nearest of kLanes boxes if it is nearer than `nearest`, else `box`.
+  // The nearest of kLanes boxes if it is nearer than `nearest`, which is updated; else `box`.
   static int64_t nearer_box(const Level& level, int64_t i, const Query& q, float& nearest,
                             int64_t box) {
     const Float bound = bounds(level, i, q);

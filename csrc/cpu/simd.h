@@ -1,6 +1,6 @@
-// The smallest set of vector operations that the kernels need, for the instruction set of this
-// build: `Float` and `Int` hold kLanes values, `Mask` one truth value per lane. `fma` is a single
-// rounding on every set: indices are bit-identical between them.
+// The vector operations that the kernels need, for the instruction set of this build: `Float` and
+// `Int` hold kLanes values, `Mask` one truth value per lane. `fma` rounds once on every set, so
+// that results are bit-identical between them.
 #pragma once
 
 #include <cmath>
@@ -59,7 +59,7 @@ inline int32_t reduce_add(Int a) { return _mm512_reduce_add_epi32(a); }
 inline Int count(Mask m, Int so_far) {
   return _mm512_mask_add_epi32(so_far, m, so_far, _mm512_set1_epi32(1));
 }
-// Not compressstoreu: it is microcode on Zen 4.
+// Not compressstoreu, which is microcoded on Zen 4.
 inline int compress(Mask m, Int a, int32_t* p) {
   store(p, _mm512_maskz_compress_epi32(m, a));
   return __builtin_popcount(m);
@@ -101,7 +101,7 @@ inline Int select(Mask m, Int yes, Int no) {
 }
 inline uint32_t bits(Mask m) { return _mm256_movemask_ps(m); }
 
-// Lanes from the other half, then from two away, then from the other one of a pair.
+// Combines the two halves, then lanes that are two apart, then the two of a pair.
 template <class Combine>
 inline __m128 halves(Float a, const Combine& combine) {
   __m128 b = combine(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -133,7 +133,7 @@ inline int32_t reduce_add(Int a) {
   })));
 }
 inline Int count(Mask m, Int so_far) { return _mm256_sub_epi32(so_far, _mm256_castps_si256(m)); }
-// For each mask the places of its lanes, a byte each.
+// For each mask, the numbers of its lanes, one byte each.
 struct LanePlaces {
   uint64_t of[256];
   constexpr LanePlaces() : of() {
@@ -156,7 +156,7 @@ inline int compress(Mask m, Int a, int32_t* p) {
 #else
 
 constexpr int kLanes = 8;
-// Plain arrays: the compiler may turn the loops into the vectors of its target (SSE2, NEON).
+// Plain arrays, whose loops the compiler may vectorize for its target (SSE2, NEON).
 struct Float {
   float v[kLanes];
 };
@@ -299,12 +299,12 @@ inline int32_t reduce_add(Int a) {
   for (int i = 0; i < kLanes; ++i) sum += lane[i];
   return sum;
 }
-/// One more in the lanes of `m`.
+/// Adds one in the lanes of `m`.
 inline Int count(Mask m, Int so_far) {
   return lanes<Int>([&](int i) { return so_far.v[i] + (m.v[i] != 0); });
 }
-/// Writes the lanes of `a` that `m` holds one after another; returns their number. There must be
-/// room for all kLanes at `p`.
+/// Writes the lanes of `a` that `m` selects one after another and returns their number. There must
+/// be room for kLanes values at `p`.
 inline int compress(Mask m, Int a, int32_t* p) {
   int32_t lane[kLanes];
   store(lane, a);
@@ -315,7 +315,7 @@ inline int compress(Mask m, Int a, int32_t* p) {
 
 #endif
 
-/// Squared distance in the one order of float operations that every backend uses.
+/// Squared distance, in the order of operations that every backend uses.
 inline Float squared_distance(Float ax, Float ay, Float az, Float bx, Float by, Float bz) {
   const Float dx = sub(ax, bx), dy = sub(ay, by), dz = sub(az, bz);
   return fma(dz, dz, fma(dy, dy, mul(dx, dx)));

@@ -1,9 +1,9 @@
 // Submanifold convolution and the gradient of its weight on the CPU.
 //
-// For each tap the rows that have that neighbor are listed. A block of them is multiplied by the
-// tap's weight in registers: factors are read where they lie, and sums are added where they belong,
-// so that nothing is gathered or scattered. Work goes by strips of columns, as many as registers
-// hold beside the rows of a block.
+// For each tap, the rows that have that neighbor are listed. A block of them is multiplied by the
+// tap's weight in registers: rows are read and sums updated in place, so that nothing is copied for
+// a gather or a scatter. Columns are processed in strips, as wide as the registers allow for the
+// rows of a block.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -15,11 +15,11 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-constexpr int kMostVectors = 3;  // of a strip
-template <int kVectors>          // as many sums as registers are for, of rows and vectors
+constexpr int kMostVectors = 3;  // per strip
+template <int kVectors>          // rows x vectors = the sums that fit in registers
 constexpr int kRowsBeside = std::min(kBlockRows, 2 * kBlockRows / kVectors);
 
-/// Columns [begin, begin + width), which fill the last of `vectors` vectors or a part of it.
+/// Columns [begin, begin + width) in `vectors` vectors, the last of which may be partly filled.
 struct Strip {
   int64_t begin, width;
   int vectors;
@@ -42,7 +42,7 @@ class Strips {
   }
 
  private:
-  int64_t columns_, vectors_, most_;  // most_: of a strip, so that few registers stay empty
+  int64_t columns_, vectors_, most_;  // most_: vectors per strip, so that few registers stay empty
 };
 
 /// Calls f with `count`, which is at most kMost, as a compile-time constant.
@@ -57,17 +57,17 @@ struct Pair {
   int32_t row, neighbor;
 };
 
-/// The pairs of some rows and taps, tap by tap.
+/// The (row, neighbor) pairs of some rows and taps, tap by tap.
 class Pairs {
  public:
   Pairs(int64_t rows, int64_t taps)
       : rows_(rows), pairs_(make_buffer<Pair>(rows * taps)), counts_(make_buffer<int64_t>(taps)) {}
 
-  /// neighbors: [rows, all_taps] from row `first` on, of which the first `taps` columns are meant.
+  /// Lists the first `taps` columns of neighbors [rows, all_taps], whose first row is `first`.
   void list(const int64_t* neighbors, int64_t all_taps, int64_t first, int64_t rows, int64_t taps) {
     std::fill_n(counts_.get(), taps, 0);
     for (int64_t row = first; row < first + rows; ++row, neighbors += all_taps) {
-      uint64_t found = 0;  // bit by bit
+      uint64_t found = 0;  // one bit per tap
       for (int64_t tap = 0; tap < taps; ++tap) found |= uint64_t(neighbors[tap] >= 0) << tap;
       for (; found; found &= found - 1) {
         const int tap = std::countr_zero(found);
@@ -85,7 +85,7 @@ class Pairs {
   Buffer<int64_t> counts_;
 };
 
-/// Asks for the first lines of a row that is read soon; a long row's others come by themselves.
+/// Prefetches the first lines of a row that is read soon; the hardware fetches the rest.
 template <class T>
 void prefetch(const T* row, int64_t columns) {
   constexpr int64_t kLine = 64 / sizeof(T), kLines = 4;
@@ -117,19 +117,19 @@ void multiply_rows(const T* const* from, const T* weight, int64_t C, T* const* t
   }
 }
 
-/// The lanes of a, and of b behind them, in the order of their numbers.
+/// Selects lanes by number from those of a followed by those of b.
 template <class T, int... lanes>
 Vector<T> shuffle(Vector<T> a, Vector<T> b) {
 #ifdef __clang__
   return __builtin_shufflevector(a, b, lanes...);
-#else  // GCC has the other from version 12 on.
+#else  // GCC has __builtin_shufflevector only from version 12 on.
   using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   using Lanes [[gnu::vector_size(sizeof(Vector<T>))]] = Lane;
   return __builtin_shuffle(a, b, Lanes{lanes...});
 #endif
 }
 
-/// Turns a square of vectors: row i becomes column i.
+/// Transposes a square of vectors: row i becomes column i.
 template <class T, int kStep = 1>
 void transpose(Vector<T> (&square)[kLanesOf<T>]) {
   constexpr int kLanes = kLanesOf<T>;
@@ -147,8 +147,8 @@ void transpose(Vector<T> (&square)[kLanesOf<T>]) {
   }
 }
 
-/// The weight of one tap and one strip of output channels, [C, vectors of the strip], zeros beyond
-/// its width.
+/// Packs the weight of one tap and one strip of output channels as [C, vectors of the strip], with
+/// zeros beyond its width.
 template <class T>
 void pack(const SubmanifoldConvArgs& a, int64_t tap, Strip strip, T* packed) {
   constexpr int64_t kLanes = kLanesOf<T>, kAhead = 8;
@@ -203,7 +203,7 @@ void add_tap(const SubmanifoldConvArgs& a, const Pair* list, int64_t count, int6
   }
 }
 
-/// A strip of rows [first, first + count). weight_of(tap) is that tap's weight, packed.
+/// Computes one strip of rows [first, first + count). weight_of(tap) is that tap's packed weight.
 template <class T, class WeightOf>
 void convolve_strip(const SubmanifoldConvArgs& a, const Pairs& pairs, int64_t first, int64_t count,
                     Strip strip, const WeightOf& weight_of, T* sums) {
@@ -225,11 +225,11 @@ void convolve_strip(const SubmanifoldConvArgs& a, const Pairs& pairs, int64_t fi
 template <class T>
 void convolve(const SubmanifoldConvArgs& a) {
   const Strips<T> strips(a.D);
-  // Few enough rows for their sums to stay near, but more where they share a large weight.
+  // Few enough rows that their sums stay in the cache, but more when they share a large weight.
   const int64_t rows = std::clamp<int64_t>(2 * a.C, 256, 512);
   const int64_t chunks = (a.M + rows - 1) / rows;
   if (chunks <= strips.count()) {
-    // parallel over strips; each weight serves once, and is packed where it stays near
+    // parallel over strips; each weight is used once, so it is packed just before its use
     parallel_for(strips.count(), 1, [&](int64_t begin, int64_t end) {
       Pairs pairs(a.M, a.taps);
       pairs.list(a.neighbors, a.taps, 0, a.M, a.taps);
@@ -299,9 +299,8 @@ void sum_products(const T* const* grad, int64_t d, const T* x, int64_t count, T*
   }
 }
 
-/// How the sums of a weight's gradient are shared out, which also is their order: by taps, as many
-/// as leave their sums in the second cache, by strips of input channels, and where these are few by
-/// rows.
+/// How the sums of a weight's gradient are divided, which also fixes their order: by groups of taps
+/// whose sums fit in the L2 cache, by strips of input channels and, if these are few, by rows.
 struct WeightGradParts {
   int64_t taps, tap_groups, strips, rows, row_parts;
 
@@ -317,7 +316,7 @@ struct WeightGradParts {
   }
 };
 
-/// A strip of the neighbors' rows, side by side: to [count, kWide vectors].
+/// Copies a strip of the neighbors' rows to consecutive memory, to [count, kWide vectors].
 template <int kWide, class T>
 void collect(const T* x, int64_t C, int64_t width, const Pair* list, int64_t count, T* to) {
   constexpr int64_t kStride = kWide * kLanesOf<T>;
@@ -331,12 +330,12 @@ void collect(const T* x, int64_t C, int64_t width, const Pair* list, int64_t cou
   }
 }
 
-/// sums [taps, D, vectors of the strip] of rows [first, end), for some taps and one strip of input
-/// channels.
+/// Computes sums [taps, D, vectors of the strip] over rows [first, end), for some taps and one
+/// strip of input channels.
 template <class T>
 void sum_weight_grad(const SubmanifoldConvWeightGradArgs& a, int64_t first_tap, int64_t taps,
                      Strip strip, int64_t first, int64_t end, T* sums) {
-  constexpr int64_t kRows = 512;  // at a time
+  constexpr int64_t kRows = 512;  // per step
   const int64_t stride = strip.vectors * kLanesOf<T>;
   const T* x = static_cast<const T*>(a.x) + strip.begin;
   const Buffer<T> collected = make_zeros<T>(kRows * stride);  // of the neighbors

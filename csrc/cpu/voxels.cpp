@@ -1,5 +1,5 @@
-// Points as cells of a grid, different cells, and neighbors of cells, on the CPU. Cells are found
-// by a hash table, which is filled in their order.
+// Cells of points in a grid, distinct cells, and neighbors of cells, on the CPU. Cells are looked
+// up in a hash table, which is filled in their order.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -11,10 +11,10 @@
 namespace dapt::cpu::DAPT_ISA {
 namespace {
 
-/// The neighborhood of one cell: at most two cubes along each axis.
+/// Finds the neighbors of one cell, which lie in at most two cubes along each axis.
 void find_neighbors(const CellTable& table, int64_t scene, const int64_t* cell,
                     int64_t* neighbors) {
-  const auto upper = [&](int axis, int64_t step) {  // whether a step leads into the second cube
+  const auto upper = [&](int axis, int64_t step) {  // whether a step enters the second cube
     const int64_t low = (cell[axis] - 1) >> CellTable::kSideBits;
     return int(((cell[axis] + step) >> CellTable::kSideBits) - low);
   };
