@@ -58,7 +58,7 @@ def register_autograd(
 
         @staticmethod
         def backward(ctx, *grads):
-            ctx.needs = needed(ctx)  # only those requested in this backward
+            ctx.needs = needed(ctx)  # this backward may request fewer
             found = backward(ctx, *grads)
             return None, *(found.get(name) if name in ctx.needs else None for name in names)
 

@@ -74,7 +74,7 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
     """Raise unless all arguments are tensors on the device of the first one.
 
     Args:
-        tensors: The tensors, by the names to use in the message; None for one that is left out.
+        tensors: The tensors, by the names to use in the message; None for an omitted one.
     """
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first_name, first = next(iter(given.items()))
@@ -89,10 +89,10 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
 
 
 def register_fake(op: str) -> Callable[[Callable], Callable]:
-    """torch.library.register_fake for ops whose tensors all have to be on one device.
+    """torch.library.register_fake for ops whose tensors must all be on one device.
 
-    If one tensor among others is a meta tensor, torch calls the fake kernel, whose results would be
-    uninitialized memory on the others' device.
+    If only some of the tensors are meta tensors, torch calls the fake kernel, whose results would
+    be uninitialized memory on the device of the others.
 
     Args:
         op: The op's name, such as "dapt::fps"; the fake kernel has the schema's argument names.

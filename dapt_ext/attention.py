@@ -17,16 +17,16 @@ def attention(
 ) -> Tensor:
     """softmax(q · kᵀ / √D) · v per head, computed from the output of the qkv layer.
 
-    On the CPU without a mask, this runs a kernel made for the few hundred tokens of a cloud;
-    torch's own is made for longer sequences. Otherwise it calls torch's
+    On the CPU without a mask, this runs a kernel written for the few hundred tokens of a cloud,
+    whereas torch's is tuned for longer sequences. Otherwise it calls torch's
     scaled_dot_product_attention.
 
     Args:
         qkv: [B, T, 3 C], any floating dtype: queries, keys and values.
         num_heads: H, which divides C.
         mask: Bool, broadcastable to [B, 1, T, T]: which key (last) a query attends to.
-        causal: Whether a query attends only to keys up to its own, and of these to those in the
-            mask.
+        causal: Whether a query attends only to keys up to its own position; combined with `mask` if
+            both are given.
 
     Returns:
         [B, T, C].
@@ -63,7 +63,7 @@ def _(grad, qkv, out, log_sum, num_heads):
 
 
 def _formula(qkv, num_heads):
-    """The log of the scores' sums has no derivative: it only saves work in the backward."""
+    """`log_sum` is not differentiable: it only saves work in the backward."""
     _, log_sum = ops.attention(qkv.detach(), num_heads)
     return reference.attention(_in_sums(qkv), num_heads).to(qkv.dtype), log_sum
 
@@ -83,7 +83,7 @@ register_autograd("attention", _formula, _save, _backward)
 
 
 def _backward_formula(grad, qkv, out, log_sum, num_heads):
-    """As a function of `grad` and `qkv`, from which the other two follow."""
+    """A function of `grad` and `qkv` only, since `out` and `log_sum` follow from `qkv`."""
     grad_qkv = reference.attention_backward(_in_sums(grad), _in_sums(qkv), num_heads)
     return grad_qkv.to(qkv.dtype)
 

@@ -1,4 +1,4 @@
-"""Support of the ops for torch.autocast."""
+"""How the ops follow torch.autocast and torch's tf32 setting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer would multiply: autocast's if it is enabled.
+    """The dtype in which a linear layer would multiply: autocast's if that is enabled, else x's.
 
     Args:
         x: The layer's input.
@@ -21,11 +21,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def tf32_allowed() -> bool:
     """Whether float32 products on a GPU may round their factors to tf32, as set in torch.
 
-    `fp32_precision` works however the user set it; `allow_tf32` raises if the user set the other.
+    `fp32_precision` can be read however the user has set it; `allow_tf32` raises if the user has
+    set `fp32_precision`.
     """
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-# torch.compiler.assume_constant_result, without the seconds that its import of the compiler takes.
-# torch.compile traces again when the setting changes.
+# What torch.compiler.assume_constant_result does, without the seconds that it takes to import the
+# compiler. torch.compile traces again when the setting changes.
 tf32_allowed._dynamo_marked_constant = True

@@ -23,7 +23,7 @@ def ball_query(
     Args:
         queries: [B, M, 3], any floating dtype and strides; computed in float32.
         points: [B, N, 3], on the same device.
-        radius: A point at exactly this distance is outside.
+        radius: The radius of the ball; a point at exactly this distance is outside.
         max_neighbors: K.
         lengths: int64 [B]; points past a cloud's length are never found.
 

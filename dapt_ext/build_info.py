@@ -11,6 +11,6 @@ from dapt_ext._library import ops
 def build_info() -> dict[str, Any]:
     """Describe this build: version, compiler, CPU instruction sets and CUDA architectures.
 
-    The instruction sets are those of this machine and the one in use (DAPT_CPU_ISA forces one). The
-    list of CUDA architectures is empty if it was built without CUDA."""
+    It lists the instruction sets that this machine can run and the one in use (DAPT_CPU_ISA forces
+    one). The list of CUDA architectures is empty for a build without CUDA."""
     return json.loads(ops.build_info())

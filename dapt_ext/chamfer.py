@@ -15,14 +15,14 @@ def chamfer(
 ) -> tuple[Tensor, Tensor]:
     """The squared distance from each point to the nearest point of the other cloud, both ways.
 
-    The Chamfer L2 loss is `sq_ab.mean() + sq_ba.mean()`; with lengths the mean over a cloud is
+    The Chamfer L2 loss is `sq_ab.mean() + sq_ba.mean()`; with lengths, the mean over a cloud is
     `sq_ab.sum(1) / a_lengths`.
 
     Args:
         a: [B, N, 3], any floating dtype and strides.
         b: [B, M, 3], on the same device.
-        a_lengths, b_lengths: int64 [B], each at least 1. Points past their cloud's length are never
-            nearest, and their own distance is 0, without a gradient.
+        a_lengths, b_lengths: int64 [B], each at least 1. A point past its cloud's length is never a
+            nearest point; its own distance is 0, without a gradient.
 
     Returns:
         sq_ab [B, N] and sq_ba [B, M], with repeatable gradients to both inputs; float32, or float64
@@ -72,7 +72,7 @@ def _backward(ctx, grad_ab, _, grad_ba, __):
 
 
 def _difference(of: Tensor, to: Tensor, idx: Tensor) -> Tensor:
-    """The difference to the nearest point; zero for a point that has none."""
+    """The difference to the nearest point; zero for a point without one."""
     return (of - gather(to, idx)).masked_fill((idx < 0)[..., None], 0)  # [B, N, 3]
 
 

@@ -19,20 +19,21 @@ def curve_codes(
     scenes: Tensor | None = None,
     curves: Sequence[str] = CURVES,
 ) -> Tensor:
-    """Number cells along curves through all cells of a grid: sorted by it, neighbors stay near.
+    """Number cells along space-filling curves, so that sorting by number keeps neighbors close.
 
-    The z-order interleaves the bits of x, y and z. Hilbert's curve goes from each cell to an
+    Z-order interleaves the bits of x, y and z. The Hilbert curve steps from each cell to an
     adjacent one (Skilling, "Programming the Hilbert curve", 2004), along a different path for each
     depth. "trans" swaps x and y.
 
     Args:
-        cells: int64 [M, 3], each from 0 to below 2^depth.
+        cells: int64 [M, 3], with coordinates in [0, 2^depth).
         depth: Bits per coordinate, 1 to 16: one number, or int64 [B] with one per scene.
         scenes: int64 [M] below 32,768; without it, all cells belong to one scene.
         curves: Names from `CURVES`.
 
     Returns:
-        int64 [len(curves), M], unique for different cells: scene << 48 | place.
+        int64 [len(curves), M]: scene << 48 | position on the curve. Distinct cells have distinct
+            codes.
     """
     unknown = [curve for curve in curves if curve not in CURVES]
     if isinstance(curves, str) or unknown:

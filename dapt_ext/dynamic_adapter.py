@@ -39,7 +39,7 @@ def dynamic_adapter(
     eps: float = 1e-5,
     memory: str = "default",
 ) -> tuple[Tensor, Tensor | None]:
-    """Apply a bottleneck whose output is scaled per token, and add it to the MLP and residual.
+    """Apply a bottleneck whose output is scaled per token, and add the MLP's output and residual.
 
         z = LayerNorm(x)
         s = ReLU(scale_weight · z + scale_bias)
@@ -47,9 +47,10 @@ def dynamic_adapter(
         out = residual + path_factor[b] * (mlp_out + a)
         prompt_mean = mean over tokens of GELU(a)
 
-    Matrix products run in x's dtype or autocast's; statistics and sums in float32 (float64 for
-    float64). Dropout draws one seed from torch's generator. The mask depends only on the seed, the
-    token and the hidden unit, so it is the same on every device and is regenerated in the backward.
+    Matrix products run in the dtype of x or of autocast, statistics and sums in float32 (float64
+    for float64). Dropout draws one seed from torch's generator. The mask depends only on the seed,
+    the token and the hidden unit, so it is the same on every device and the backward regenerates
+    it.
 
     Args:
         x: [B, T, C], any floating dtype and strides.
@@ -57,9 +58,9 @@ def dynamic_adapter(
         up_weight, up_bias: [C, r] and [C].
         norm_weight, norm_bias: [C]; without them z = x.
         scale_weight, scale_bias: [1, C] and [1]; without them s = static_scale.
-        static_scale: The scale of every token if none is computed.
+        static_scale: The scale of every token when none is computed.
         mlp_out, residual: [B, T, C]; left out of the sum if None.
-        path_factor: [B], DropPath's factor for each cloud; has no gradient.
+        path_factor: [B], DropPath's factor for each cloud; it gets no gradient.
         dropout: The probability of dropping a hidden unit; only in training.
         training: Whether dropout is active.
         activation: "gelu" (erf), "relu" or "quickgelu".
@@ -69,7 +70,7 @@ def dynamic_adapter(
             Both keep x and three numbers per token.
 
     Returns:
-        out [B, T, C]: in the dtype to which products, mlp_out and residual promote.
+        out [B, T, C]: in the dtype to which the products, mlp_out and residual promote.
         prompt_mean [B, C] in out's dtype, or None.
     """
     if (norm_weight is None) != (norm_bias is None):
@@ -136,12 +137,12 @@ def dynamic_adapters(
 ) -> tuple[Tensor, Tensor | None]:
     """`dynamic_adapter` in evaluation, with one adapter per cloud from a stack of A.
 
-    On the CPU, each cloud gets bit for bit the result of its own adapter alone. Gradients come from
-    the formula in torch's own ops.
+    On the CPU, each cloud's result is bit for bit that of `dynamic_adapter` with its adapter alone.
+    Gradients come from a formula in torch's own ops.
 
     Args:
         x: [B, T, C], any floating dtype and strides.
-        adapters: int64 [B], the number of each cloud's adapter.
+        adapters: int64 [B], the index of each cloud's adapter.
         down_weight, down_bias: [A, r, C] and [A, r].
         up_weight, up_bias: [A, C, r] and [A, C].
         norm_weight, norm_bias: [A, C]; without them z = x.
@@ -263,7 +264,7 @@ def _backward(ctx, grad_out, grad_prompt, _, __):
         grad_prompt = None
     grads = {}
     if grad_out is not None:
-        # What is only added: a factor of the path is all that stands before its gradient.
+        # The gradients of terms that are only added are grad_out itself, up to the path factor.
         if "residual" in needs:
             grads["residual"] = grad_out.to(ctx.dtypes["residual"])
         if "mlp_out" in needs and path_factor is None:
@@ -281,7 +282,7 @@ def _backward(ctx, grad_out, grad_prompt, _, __):
 
 
 def _formula(*arguments):
-    """The reference with the op's arguments, for derivatives of any order."""
+    """The reference with the op's signature, for derivatives of any order."""
     a = _named("dynamic_adapter", arguments)
     detached = [t.detach() if isinstance(t, Tensor) else t for t in arguments]
     _, _, hidden, stats = ops.dynamic_adapter(*detached)
@@ -297,7 +298,7 @@ def _formula(*arguments):
 
 
 def _backward_formula(*arguments):
-    """As a function of the gradients, of x and of the parameters, from which the rest follows."""
+    """A function of the gradients, x and the parameters; everything else follows from these."""
     a = _named("dynamic_adapter_backward", arguments)
     kept = 1.0
     if a.seed is not None:

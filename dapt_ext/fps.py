@@ -38,7 +38,7 @@ def farthest_point_sample(
 
 
 def skips_near_origin(near_origin: str) -> bool:
-    """Whether pointnet2's rule applies, as the ops take it.
+    """Whether pointnet2's rule applies, as the ops' `skip_near_origin`.
 
     Args:
         near_origin: "keep" or "skip".
@@ -51,7 +51,7 @@ def skips_near_origin(near_origin: str) -> bool:
 def resolve_start(
     points: Tensor, lengths: Tensor | None, start: int | str | Tensor
 ) -> tuple[Tensor | None, int]:
-    """(starts [B] or None, index for all clouds), as the ops take it.
+    """The start as the ops take it: (starts [B] or None, index for all clouds).
 
     Args:
         points: [B, N, 3].

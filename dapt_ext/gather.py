@@ -52,7 +52,7 @@ register_autograd("gather", reference.gather, _save, _backward)
 
 
 def _sums_formula(grad, idx, num_points, weights):
-    """The op, for derivatives of any order; it is linear in `grad` and in `weights`."""
+    """The op in torch's own ops, for derivatives of any order."""
     k = 1 if weights is None else idx.shape[-1]
     B, C = grad.shape[0], grad.shape[-1]
     sums = torch.float64 if grad.dtype == torch.float64 else torch.float32

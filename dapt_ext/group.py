@@ -39,7 +39,7 @@ def group(
 ) -> Groups:
     """Cut clouds into patches around centers from farthest point sampling.
 
-    A patch is the nearest points of its center, minus the center.
+    A patch holds the points nearest to its center, minus the center.
 
     Args:
         points: [B, N, 3], any floating dtype and strides.

@@ -1,4 +1,4 @@
-"""Interpolate values of points at other positions."""
+"""Interpolation of point values at other positions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _formula(values, idx, weights):
 def _save(ctx, inputs, outputs):
     values, weights = inputs.values, inputs.weights
     ctx.num_points, ctx.dtype = values.shape[1], values.dtype
-    # The values are needed only for the gradient of the weights, that is of the coordinates.
+    # Only the gradient of the weights, and so of the coordinates, needs the values.
     ctx.save_for_backward(inputs.idx, weights, *([values] if weights.requires_grad else []))
 
 

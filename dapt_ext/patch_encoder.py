@@ -13,17 +13,18 @@ from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
 class PatchEncoderWeights(NamedTuple):
-    """Four layers with the batch norms folded in, weights [out, in].
+    """Four layers with the batch norms folded in; weights are [out, in].
 
-    The third layer sees the patch's maximum before each point, so its weight comes in two halves.
+    The third layer's input is the patch's maximum followed by the point's own features, so its
+    weight comes in two halves.
 
     Args:
         conv1: [first, D], 128 channels in the published networks.
         bias1: [first].
         conv2: [middle, first], 256.
         bias2: [middle].
-        conv3_global: [last, middle], 512, for the patch's maximum.
-        conv3_local: [last, middle], for the point itself.
+        conv3_global: [last, middle], 512, applied to the patch's maximum.
+        conv3_local: [last, middle], applied to the point itself.
         bias3: [last].
         conv4: [C, last].
         bias4: [C].
@@ -51,17 +52,17 @@ def fold_batch_norm(
 ) -> tuple[Tensor, Tensor]:
     """Fold a batch norm in evaluation mode into the linear layer before it.
 
-    The layer may also be a Conv1d of width 1, weight [out, in, 1]. Returns weight [out, in] and
-    bias.
-
     Args:
-        weight: The weight of the linear layer.
+        weight: [out, in], the layer's weight; [out, in, 1] for a Conv1d of width 1.
         bias: [out], the layer's bias.
         norm_weight: [out], the weight of the batch norm.
         norm_bias: [out], its bias.
         running_mean: [out], its mean.
         running_var: [out], its variance.
         eps: Added to the variance in the norm.
+
+    Returns:
+        The folded weight [out, in] and bias [out].
     """
     factor = norm_weight * (running_var + eps).rsqrt()
     return weight.flatten(1) * factor[:, None], (bias - running_mean) * factor + norm_bias
@@ -75,8 +76,8 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
                 + bias4
 
     Args:
-        patches: [B, G, K, D], any floating dtype and strides. Matrix products run in its dtype or
-            in autocast's, sums in float32 (float64 for float64).
+        patches: [B, G, K, D], any floating dtype and strides. Matrix products run in this dtype or
+            that of autocast, sums in float32 (float64 for float64).
         weights: The layers, of any widths.
 
     Returns:

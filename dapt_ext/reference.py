@@ -1,5 +1,4 @@
-"""PyTorch references of the ops, with the same signatures, which the tests compare with.
-with.
+"""PyTorch references of the ops, with the same signatures, for the tests to compare with.
 
 Distances follow the kernels' order of float operations, so float32 indices agree to the last bit.
 float64 inputs are computed in float64 throughout.
@@ -36,12 +35,11 @@ def farthest_point_sample(
     first = last = torch.as_tensor(start, device=points.device).expand(B)
     idx = [last]
     for _ in range(num_samples - 1):
-        nearest[cloud, last] = -1  # a chosen point stays below every other one
+        nearest[cloud, last] = -1  # below every distance: never chosen again
         distance = squared_distance(points, points[cloud, last][:, None])  # [B, N]
         nearest = torch.minimum(nearest, distance)
-        last = torch.where(
-            nearest.amax(1) < 0, first, _first_argmax(nearest)
-        )  # none is left: first
+        # If no point is left, the first one is repeated.
+        last = torch.where(nearest.amax(1) < 0, first, _first_argmax(nearest))
         idx.append(last)
     return torch.stack(idx, dim=1)
 
@@ -52,7 +50,8 @@ def knn(
     """`dapt_ext.knn` by a stable sort of all distances."""
     queries, points = _as_real(queries), _as_real(points)
     distance = squared_distance(queries[:, :, None], points[:, None])  # [B, M, N]
-    # Past a cloud's length comes after everything, also after an overflow to infinity: NaN does.
+    # Points past a cloud's length must sort last, even after distances that overflow to infinity;
+    # NaN does.
     order = distance.masked_fill(_past(points, lengths)[:, None], torch.nan)
     idx = order.sort(dim=-1, stable=True).indices[..., :k]
     return distance.gather(-1, idx), idx
@@ -89,7 +88,7 @@ def ball_query(
     max_neighbors: int,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """`dapt_ext.ball_query`: all hits in index order, cut off or filled with the first."""
+    """`dapt_ext.ball_query`: all hits in index order, truncated or padded with the first."""
     queries, points = _as_real(queries), _as_real(points)
     N = points.shape[1]
     sq_radius = torch.as_tensor(radius, dtype=points.dtype).square()
@@ -115,14 +114,14 @@ def interpolate(
     sq_dist, idx = knn(queries, points, k, lengths)
     weights = 1 / (sq_dist + epsilon)
     total = weights.sum(-1, keepdim=True)
-    weights = torch.where(total > 0, weights / total, 1 / k)  # [B, M, k]; k infinite distances
+    weights = torch.where(total > 0, weights / total, 1 / k)  # [B, M, k]; 1/k if all are infinite
     return (gather(_as_real(values), idx) * weights[..., None]).sum(2).to(values.dtype)
 
 
 def chamfer(
     a: Tensor, b: Tensor, a_lengths: Tensor | None = None, b_lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`dapt_ext.chamfer` from the whole table of distances."""
+    """`dapt_ext.chamfer` from the full matrix of distances."""
     distance = squared_distance(_as_real(a)[:, :, None], _as_real(b)[:, None])  # [B, N, M]
     past_a, past_b = _past(a, a_lengths), _past(b, b_lengths)
     sq_ab = distance.masked_fill(past_b[:, None], torch.inf).amin(2)
@@ -138,7 +137,7 @@ def _past(points: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance over the last dimension: fma(dz, dz, fma(dy, dy, dx * dx)), and so on.
+    """Squared distance over the last dimension: fma(dz, dz, fma(dy, dy, dx * dx)) in 3-D.
 
     Args:
         a: [..., D].
@@ -152,15 +151,15 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Fma(torch.autograd.Function):
-    """a * b + c with one rounding, which PyTorch has no function for."""
+    """a * b + c with a single rounding, for which PyTorch has no function."""
 
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         if a.dtype == torch.float64:
             return a * b + c
-        # The product is exact in float64. The sum is rounded to odd there, which makes the second
-        # rounding, to float32, harmless (Boldo and Melquiond 2008).
+        # The product is exact in float64. Rounding the sum to odd there makes the second rounding,
+        # to float32, harmless (Boldo and Melquiond 2008).
         product, addend = a.double() * b.double(), c.double()
         total = product + addend
         shifted = total - product
@@ -178,7 +177,7 @@ class _Fma(torch.autograd.Function):
 
 
 def _first_argmax(values: Tensor) -> Tensor:
-    """Index of the maximum along the last dimension, the lowest one of equals."""
+    """Index of the maximum along the last dimension; ties go to the lowest."""
     return (values == values.amax(-1, keepdim=True)).int().argmax(-1)
 
 
@@ -209,7 +208,7 @@ def dynamic_adapter(
     memory: str = "default",
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """As the op; `seed` stands for the one that it would draw."""
+    """`dapt_ext.dynamic_adapter`; `seed` replaces the one that the op would draw."""
     z = x
     if norm_weight is not None:
         z = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)  # [B, T, C]
@@ -234,14 +233,14 @@ def dynamic_adapter(
 def dynamic_adapters(
     x: Tensor, adapters: Tensor, *, prompt: bool = True, **given
 ) -> tuple[Tensor, Tensor | None]:
-    """One cloud after the other by `dynamic_adapter`, each with its own adapter.
+    """`dynamic_adapter` for one cloud after another, each with its own adapter.
 
     Args:
         x: [B, T, C].
-        adapters: int64 [B], the row of each cloud's adapter.
-        prompt: Whether the means for prompts are wanted.
-        given: What `dynamic_adapter` takes: tensors with a row for each adapter; for `mlp_out` and
-            `residual`, one for each cloud.
+        adapters: int64 [B], the index of each cloud's adapter.
+        prompt: Whether to compute the means for prompts.
+        given: Further arguments of `dynamic_adapter`. Tensors have one row per adapter, `mlp_out`
+            and `residual` one per cloud.
     """
     outs, prompts = [], []
     for b, adapter in enumerate(adapters.tolist()):
@@ -283,11 +282,10 @@ def dynamic_adapter_backward(
     static_scale: float,
     eps: float,
 ) -> dict[str, Tensor]:
-    """The gradients of `dynamic_adapter`, by its formulas; further arguments are those of the
-    forward.
+    """The gradients of `dynamic_adapter`, written out.
 
     Args:
-        grad_out, grad_prompt: Of the outputs; None where nothing comes.
+        grad_out, grad_prompt: Gradients of the outputs; None counts as zero.
         x: [B, T, C].
         norm_weight, norm_bias: [C].
         down_weight: [r, C].
@@ -297,10 +295,10 @@ def dynamic_adapter_backward(
         up_weight: [C, r].
         up_bias: [C].
         path_factor: [B].
-        kept: What dropout multiplied the hidden units by.
+        kept: The factors by which dropout multiplied the hidden units.
         activation: The activation of the hidden units.
-        static_scale: In place of the learned scale.
-        eps: The epsilon of the norm.
+        static_scale: Used when there is no learned scale.
+        eps: Added to the variance in the norm.
     """
     x_hat, deviation = x, None
     if norm_weight is not None:
@@ -359,7 +357,7 @@ _SLOPES = {"gelu": _gelu_slope, "relu": lambda h: (h > 0).to(h), "quickgelu": _q
 
 
 def dropout_factors(seed: Tensor, shape: torch.Size, dropout: float) -> Tensor:
-    """What dropout multiplies hidden units by.
+    """The factors by which dropout multiplies hidden units.
 
     Args:
         seed: One int64 number.
@@ -378,8 +376,8 @@ def dropout_mask(seed: Tensor, tokens: int, rank: int, dropout: float) -> Tensor
 
     Args:
         seed: One int64 number.
-        tokens: The tokens of all clouds.
-        rank: Hidden units.
+        tokens: The number of tokens in all clouds.
+        rank: The number of hidden units.
         dropout: The dropout rate.
     """
     t = torch.arange(tokens, device=seed.device)[:, None]
@@ -405,14 +403,14 @@ def _multiply_words(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 def scale_shift_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    """`dapt_ext.scale_shift_linear` as it reads."""
+    """`dapt_ext.scale_shift_linear`, unfused."""
     return scale * F.linear(x, weight, bias) + shift
 
 
 def scale_shift_norm(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """`dapt_ext.scale_shift_norm` as it reads."""
+    """`dapt_ext.scale_shift_norm`, unfused."""
     return scale * F.layer_norm(x, x.shape[-1:], weight, bias, eps) + shift
 
 
@@ -429,7 +427,7 @@ def patch_encoder(patches: Tensor, weights: PatchEncoderWeights) -> Tensor:
 
 
 def attention(qkv: Tensor, num_heads: int) -> Tensor:
-    """`dapt_ext.attention` with the whole table of shares."""
+    """`dapt_ext.attention` with the full attention matrix."""
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     shares = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
     return (shares @ v).transpose(1, 2).flatten(2)
@@ -439,9 +437,9 @@ def attention_backward(grad: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
     """The gradient of qkv, [B, T, 3 C].
 
     Args:
-        grad: Of the output, [B, T, C].
+        grad: [B, T, C], the gradient of the output.
         qkv: [B, T, 3 C].
-        num_heads: Divides C.
+        num_heads: The number of heads, which divides C.
     """
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     grad = grad.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, H, T, D]
@@ -484,7 +482,7 @@ def _z_code(cells: Tensor, bits: int) -> Tensor:
 
 
 def _hilbert_code(cells: Tensor, depths: Tensor, bits: int) -> Tensor:
-    """Skilling's transform (2004) from the top bit down, then from Gray code to binary."""
+    """Skilling's transform (2004) from the top bit down, then Gray code to binary."""
     axes = list(cells.unbind(1))
     for bit in reversed(range(bits)):
         below = torch.where(bit < depths, (1 << bit) - 1, 0)
@@ -501,7 +499,7 @@ def _hilbert_code(cells: Tensor, depths: Tensor, bits: int) -> Tensor:
 
 
 def unique_cells(cells: Tensor, scenes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """`dapt_ext.unique_cells` by sorted keys, put back in the order in which cells come first."""
+    """`dapt_ext.unique_cells` by sorted keys, restored to the order of first occurrence."""
     keys = _cell_keys(cells, scenes)
     unique, inverse, counts = keys.unique(return_inverse=True, return_counts=True)  # by key
     number = torch.arange(len(keys), device=keys.device)
@@ -527,7 +525,7 @@ def grid_sample(points: Tensor, size: float, lengths: Tensor | None = None) -> C
 
 
 def neighbor_map(cells: Tensor, scenes: Tensor | None = None) -> Tensor:
-    """`dapt_ext.neighbor_map`: each of the 27 places is looked up in the sorted keys."""
+    """`dapt_ext.neighbor_map`: looks up each of the 27 cells in the sorted keys."""
     scenes = torch.zeros_like(cells[:, 0]) if scenes is None else scenes
     keys, order = _cell_keys(cells, scenes).sort()
     steps = torch.arange(-1, 2, device=cells.device)

@@ -23,7 +23,7 @@ def scale_shift_linear(
     scale: Tensor,
     shift: Tensor,
 ) -> Tensor:
-    """scale * (x · weight + bias) + shift, by one matrix product with folded weights.
+    """scale * (x · weight + bias) + shift, as one matrix product with folded weights.
 
     The gradient of the scale comes from the output, which the next layer keeps anyway. Where a
     scale is below 1e-2, the output does not determine it well enough, so x is kept too and the
@@ -98,7 +98,7 @@ def _check_vectors(size: int, x: Tensor, **vectors: Tensor | None) -> None:
 def _fold(
     weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one layer that does it all."""
+    """Weight and bias of the layer with its scale and shift folded in."""
     if (weight.dtype == torch.float64) != (dtype == torch.float64):
         weight = weight.to(dtype)
     return ops.scale_shift_fold(weight, bias, scale, shift, dtype)

@@ -12,19 +12,19 @@ from dapt_ext.autocast import product_dtype, tf32_allowed
 
 
 def submanifold_conv(x: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tensor) -> Tensor:
-    """A convolution of 3 x 3 x 3 cells whose output has the cells of its input (Graham 2018).
+    """A 3 x 3 x 3 convolution whose output has the cells of its input (Graham 2018).
 
         out[m] = bias + sum over a, b, c of weight[:, a, b, c] · x[cell m + (a - 1, b - 1, c - 1)]
 
-    Empty cells count as zeros. All sums are made in a fixed order, forward and backward, so runs
-    repeat to the last bit, whatever the number of threads.
+    Empty cells count as zeros. The order of all sums is fixed, forward and backward, so runs repeat
+    to the last bit, whatever the number of threads.
 
     Args:
-        x: [M, C], any floating dtype and strides; takes part in autocast as a linear layer does.
-        weight: [D, 3, 3, 3, C], as spconv keeps it.
+        x: [M, C], any floating dtype and strides; follows autocast as a linear layer does.
+        weight: [D, 3, 3, 3, C], spconv's layout.
         bias: [D], or None.
-        neighbors: int64 [M, 27] of `neighbor_map`, which finds each pair of neighbors both ways;
-            the gradient of x relies on that.
+        neighbors: int64 [M, 27], from `neighbor_map`; the gradient of x relies on its symmetry: it
+            finds each pair of neighbors both ways.
 
     Returns:
         [M, D].
@@ -57,7 +57,7 @@ def _formula(x, weight, bias, neighbors, tf32):
 
 def _save(ctx, inputs, outputs):
     ctx.tf32 = inputs.tf32
-    # A frozen weight's gradient alone would need x.
+    # x is needed only for the gradient of the weight, and the weight only for that of x.
     x = inputs.x if "weight" in ctx.needs else None
     weight = inputs.weight if "x" in ctx.needs else None
     ctx.save_for_backward(x, weight, inputs.neighbors)
@@ -137,7 +137,7 @@ register_autograd(
 
 @register_flop_formula(ops.submanifold_conv)
 def _(x_shape, weight_shape, *_, **__) -> int:
-    """Of all 27 taps: how many cells have each neighbor is not known from shapes."""
+    """Counts all 27 taps, since shapes do not tell how many cells have each neighbor."""
     return 2 * x_shape[0] * weight_shape.numel()
 
 

@@ -9,10 +9,10 @@ import dapt_ext
 
 
 class KNN(nn.Module):
-    """k nearest reference points of each query: Euclidean distances and int64 indices.
+    """The k nearest reference points of each query: Euclidean distances and int64 indices.
 
     Args:
-        k: The number of them.
+        k: The number of neighbors.
         transpose_mode: Whether points are [B, N, D] instead of [B, D, N].
     """
 
@@ -22,8 +22,8 @@ class KNN(nn.Module):
 
     @torch.no_grad()
     def forward(self, ref: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """ref [B, D, n], query [B, D, m] -> twice [B, k, m]; with `transpose_mode`
-        ref [B, n, D], query [B, m, D] -> twice [B, m, k]."""
+        """ref [B, D, n], query [B, D, m] -> distances and indices, [B, k, m] each; with
+        `transpose_mode`, ref [B, n, D], query [B, m, D] -> [B, m, k] each."""
         if self.transpose_mode:
             sq_dist, idx = dapt_ext.knn(query, ref, self.k)
             return sq_dist.sqrt(), idx

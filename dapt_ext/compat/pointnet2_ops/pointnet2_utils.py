@@ -15,9 +15,9 @@ def furthest_point_sample(xyz: Tensor, npoint: int, near_origin: str = "skip") -
 
     Args:
         xyz: [B, N, 3].
-        npoint: The number of them.
-        near_origin: "skip" never chooses a point whose squared norm is at most 1e-3, except as the
-            first one, as pointnet2 does; "keep" treats all points alike.
+        npoint: The number of samples.
+        near_origin: "skip" is pointnet2's rule: no point whose squared norm is at most 1e-3 is
+            chosen, except as the first one. "keep" treats all points alike.
     """
     check_tensors(xyz=xyz)
     return dapt_ext.farthest_point_sample(xyz, npoint, near_origin=near_origin).int()
@@ -45,11 +45,11 @@ def grouping_operation(features: Tensor, idx: Tensor) -> Tensor:
 
 
 def ball_query(radius: float, nsample: int, xyz: Tensor, new_xyz: Tensor) -> Tensor:
-    """Points near centers, int32 [B, npoint, nsample]. A row without a hit is 0 throughout.
+    """Points near centers, int32 [B, npoint, nsample]. A row without a hit is all zeros.
 
     Args:
         radius: The radius of the balls.
-        nsample: Most points of a ball.
+        nsample: The maximum number of points per ball.
         xyz: [B, N, 3], the points.
         new_xyz: [B, npoint, 3], the centers.
     """
@@ -60,8 +60,8 @@ def three_nn(unknown: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Distances and int32 indices [B, n, 3] of the three nearest points.
 
     Args:
-        unknown: [B, n, 3], for which they are looked up.
-        known: [B, m, 3], among which they are.
+        unknown: [B, n, 3], the queries.
+        known: [B, m, 3], the points that are searched.
     """
     sq_dist, idx = dapt_ext.knn(unknown.detach(), known.detach(), 3)
     return sq_dist.sqrt(), idx.int()
@@ -85,7 +85,7 @@ class QueryAndGroup(nn.Module):
 
     Args:
         radius: The radius of the balls.
-        nsample: Points of a group.
+        nsample: The number of points per group.
         use_xyz: Whether the coordinates come before the features.
     """
 
