@@ -161,7 +161,7 @@ def test_strangers_files_are_refused_in_a_sentence(hub, model, tmp_path):
     torch.save(shipped().state_dict(), tmp_path / "small.pth")
     config["backbone"]["config"]["dim"] = 3 * 2**17
     hub.commit(NAME, "main", {adapter_files.CONFIG: json.dumps(config).encode()})
-    with pytest.raises(DaptError, match="asks for a larger network than"):
+    with pytest.raises(DaptError, match="describes a larger network than"):
         load(checkpoint=tmp_path / "small.pth")
     with pytest.raises(UsageError, match="name their file with checkpoint="):
         load()

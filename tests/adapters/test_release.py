@@ -98,7 +98,7 @@ def test_a_config_says_what_shapes_hide(small_backbone, tmp_path):
         with pytest.raises(error, match=message):
             dapt.load_release(path, config)
 
-    refused(UsageError, "config of .*model.pth must say 'group_size'", {"num_group": 11})
+    refused(UsageError, "config of .*model.pth must set 'group_size'", {"num_group": 11})
     refused(UsageError, "no released models of method 'lora' are known", {"method": "lora"})
     (tmp_path / "c.yaml").write_text("- 1\n")
     refused(UsageError, "must hold settings by name", tmp_path / "c.yaml")

@@ -28,8 +28,8 @@ NAMES = (CONFIG, WEIGHTS)
 FORMAT_VERSION = 1
 LARGEST_CONFIG = 2**22  # bytes, enough for thousands of class names
 
-_ONLY_FOR_TRAINING = ("drop_path",)  # fields of a backbone that an adapter does not rely on
-_PLAIN = dataclasses.asdict(Storage())  # a backbone as it was pre-trained; not said in the files
+_ONLY_FOR_TRAINING = ("drop_path",)  # backbone fields that an adapter does not depend on
+_PLAIN = dataclasses.asdict(Storage())  # the defaults of a `Storage`, omitted from the files
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class BackboneRecord:
 
     @classmethod
     def of(cls, backbone: nn.Module, owned: Callable[[str], bool]) -> "BackboneRecord":
-        """The record of a backbone.
+        """Make the record of a backbone.
 
         Args:
-            backbone: With or without an adapter.
-            owned: Whether an entry is the adapter's own, which does not count.
+            backbone: The backbone, with or without an adapter.
+            owned: Whether an entry is the adapter's own; such entries are left out.
         """
         digest = hashlib.sha256()
         for entry, value in sorted(backbone.state_dict().items()):
@@ -66,11 +66,10 @@ class BackboneRecord:
         return cls(type(backbone).__name__, json.loads(json.dumps(config)), digest.hexdigest())
 
     def completed(self, backbone: nn.Module) -> "BackboneRecord":
-        """The record with fields that are newer than its file, as they were before they could be
-        chosen.
+        """Fill in the fields that did not exist when the file was written, with their defaults.
 
         Args:
-            backbone: The backbone of the same kind.
+            backbone: A backbone of the same kind.
         """
         kept = [f for f in dataclasses.fields(backbone.config) if f.name not in _ONLY_FOR_TRAINING]
         defaults = {f.name: f.default for f in kept if f.default is not dataclasses.MISSING}
@@ -106,10 +105,10 @@ class AdapterFile:
 
     Args:
         method: The method with its settings.
-        task: Likewise.
-        backbone: What the adapter was trained on.
-        state: Its own tensors by name.
-        preprocessing: What the clouds of the training went through; older files do not say.
+        task: The task with its settings.
+        backbone: The backbone that the adapter was trained on.
+        state: The adapter's own tensors by name.
+        preprocessing: How the training clouds were prepared; None for older files.
     """
 
     method: Method
@@ -154,7 +153,7 @@ def write(
 
 
 def read(folder: str | os.PathLike) -> AdapterFile:
-    """The adapter in a folder; damaged or foreign files are refused.
+    """Read the adapter in a folder; damaged or foreign files are refused.
 
     Args:
         folder: The folder with the adapter's two files.
@@ -188,7 +187,7 @@ def read(folder: str | os.PathLike) -> AdapterFile:
 
 
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse values that are not finite, as a run that diverged leaves them.
+    """Refuse values that are not finite, such as those of a run that diverged.
 
     Args:
         state: Tensors by their names.
@@ -247,7 +246,7 @@ def _read_config(path: Path) -> AdapterConfig:
 
 
 def _check_named(kind: str, settings: Method | Task, class_of: Callable[[str], type]) -> None:
-    """That whoever reads the name finds the class by it."""
+    """Check that the class can be found by its name when the file is read."""
     cls, name = type(settings), getattr(settings, "name", None)
     try:
         known = name is not None and class_of(name) is cls
@@ -274,7 +273,7 @@ def _build(class_of: Callable[[str], type], record: dict, where: str) -> Method 
 
 
 def _from_fields(cls: type, record: dict, where: str) -> object:
-    """An instance of a dataclass; a field too many, too few or of another type is refused."""
+    """Make an instance of a dataclass; unknown, missing and mistyped fields are refused."""
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name, value in record.items():
@@ -290,7 +289,7 @@ def _from_fields(cls: type, record: dict, where: str) -> object:
 
 
 def _accepts(hint: object, value: object) -> bool:
-    """Whether a value read from JSON is of an annotated type."""
+    """Whether a value read from JSON matches a type annotation."""
     kind, args = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
         return any(_accepts(arg, value) for arg in args)

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Attachment:
     """An adapter with its own network, which shares the pre-trained tensors with all others.
 
-    Its parts are never replaced, so a call that has started with it ends with it, whatever happens
-    to the model meanwhile.
+    Its parts are never replaced, so a call that started with it finishes with it, whatever happens
+    to the model in the meantime.
 
     Args:
         name: Its name in the model.
@@ -93,7 +93,7 @@ class Attachment:
         mode.
 
         Args:
-            training: as in `nn.Module.train`.
+            training: As in `nn.Module.train`.
         """
         self.head.train(training)
         trains = any(self.method.owns(entry) for entry in self.network.state_dict())
@@ -106,13 +106,13 @@ class Attachment:
         """Whether an entry in the state of a model with this adapter is the adapter's own.
 
         Args:
-            entry: a name in the model's state.
+            entry: A name in the model's state.
         """
         part, _, rest = entry.partition(".")
         return part == "head" or self.method.owns(rest)
 
     def own_state(self) -> dict[str, Tensor]:
-        """Tensors that share memory with the adapter's, by the names that a model has for them."""
+        """The adapter's tensors, sharing memory, by their names in a model's state."""
         return {entry: value.detach() for entry, value in self._own().items()}
 
     def _own(self) -> dict[str, Tensor]:
@@ -122,15 +122,15 @@ class Attachment:
 
     @cached_property
     def own_entries(self) -> dict[str, Tensor]:
-        """The network's entries that belong to the adapter; the same tensors each time if a
-        method's
+        """The network's entries that belong to the adapter; always the same tensors if the method's
         adapters can run side by side."""
         state = _state(self.network).items()
         return {entry: value for entry, value in state if self.method.owns(entry)}
 
     @cached_property
     def kin(self) -> str | None:
-        """Adapters on one backbone with equal values here run side by side; None: it runs alone."""
+        """Adapters with equal values on one backbone can run side by side; None if this one runs
+        alone."""
         kin = self.method.kin()
         return None if kin is None else repr(kin)
 
@@ -174,7 +174,7 @@ class Attachment:
 
 
 def _check_channels(method: Method, backbone: nn.Module) -> None:
-    """Refuse a method that leaves the zero columns of further channels untrained."""
+    """Refuse a method that leaves the zero columns of extra channels untrained."""
     report = getattr(backbone, "load_report", None)
     zero = report is not None and any(FIRST_LAYER in entry for entry in report.fresh)
     if zero and not method.owns(FIRST_LAYER):

@@ -1,4 +1,4 @@
-"""What is built by the settings in a file may not be larger than the weights beside them."""
+"""Refuse settings from a file that would build something larger than the weights beside them."""
 
 import math
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dapt.errors import DaptError
 
-SPARE = 4  # parts that are made of several of a file's tensors, and small ones that are not saved
+SPARE = 4  # factor for parts made of several tensors of the file
 SMALLEST = 2**20
 SIZED = {"empty", "zeros", "ones", "full", "rand", "randn", "normal", "empty_strided"}
 SIZED_AFTER_A_TENSOR = {"new_empty", "new_zeros", "new_ones", "new_full", "repeat", "expand"}
 
 
 class _Bounded(TorchDispatchMode):
-    """Refuses to make a tensor of more than so many elements, before it is made."""
+    """Refuses to create a tensor of more than a given number of elements."""
 
     def __init__(self, most: int):
         super().__init__()
@@ -44,11 +44,11 @@ class _TooLarge(Exception):
 
 @contextmanager
 def within(tensors: Iterable[Tensor], where: str):
-    """Whatever is built in this context has a size like that of the given tensors.
+    """A context in which nothing much larger than the given tensors can be built.
 
     Args:
-        tensors: Those of the file and of the backbone that it is for.
-        where: What an error calls the file.
+        tensors: The tensors of the file, and of the backbone that it is for.
+        where: The name of the file in errors.
     """
     most = max((tensor.numel() for tensor in tensors), default=0)
     try:
@@ -60,7 +60,7 @@ def within(tensors: Iterable[Tensor], where: str):
         raise DaptError(
             f"{where} asks for layers that are larger than its weights: they do not belong together"
         ) from None
-    except Exception as error:  # a setting that no layer can have fails wherever it is used
+    except Exception as error:  # an impossible setting may fail anywhere, in any way
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DaptError(
             f"{where} has settings that no model can be built with: {reason}"

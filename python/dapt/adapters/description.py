@@ -88,7 +88,7 @@ def named_backbone(record: BackboneRecord) -> tuple[str, dict[str, object]] | No
     near.
 
     Args:
-        record: The record of a file.
+        record: The backbone record of an adapter file.
     """
     best = None
     for name, config in BACKBONES.items():
@@ -105,13 +105,13 @@ def shipped_backbone(file: AdapterFile) -> nn.Module | None:
     """The backbone whose weights come with the package, if the adapter was trained on it.
 
     Args:
-        file: Of the adapter.
+        file: The file of the adapter.
     """
     name, fields = named_backbone(file.backbone) or ("", {})
     try:
         shipped_checkpoint(name)
         backbone = create_backbone(name, SHIPPED, **fields)
-    except Exception:  # none is shipped, or not for these settings, which come from anyone
+    except Exception:  # not shipped, or not with these settings, which are untrusted
         return None
     same = BackboneRecord.of(backbone, file.method.owns).fingerprint == file.backbone.fingerprint
     return backbone if same else None

@@ -1,6 +1,6 @@
-"""Adapters on a hub: fetched at a commit, pushed with a card that says what they are.
+"""Adapters on a hub: fetched at a commit, pushed with a card that describes them.
 
-Two files are fetched and no other, JSON and safetensors, and both from one commit.
+Only two files are fetched, JSON and safetensors, both from the same commit.
 """
 
 import logging
@@ -30,12 +30,12 @@ log = logging.getLogger("dapt")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a training, for the card of its adapter.
+    """What is known about the training of an adapter, for its card.
 
     Args:
-        data: Name of the data, without the folders of whoever trained.
-        metrics: Scores by name, that which counts first.
-        split: The split of the data, that the scores are of.
+        data: The name of the data, without local folders.
+        metrics: Scores by name, the main one first.
+        split: The split of the data on which the scores were measured.
     """
 
     data: str | None = None
@@ -45,11 +45,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Fetched:
-    """An adapter's files, as they are at a commit.
+    """The local files of an adapter at a commit.
 
     Args:
         folder: The folder of the two files.
-        source: hf://owner/repository@commit.
+        source: Their location, hf://owner/repository@commit.
     """
 
     folder: Path
@@ -57,12 +57,12 @@ class Fetched:
 
 
 def fetch(repository: str, revision: str | None = None, token: str | None = None) -> Fetched:
-    """An adapter of a hub, in the hub's cache.
+    """Download an adapter into the hub's cache.
 
     Args:
         repository: "owner/repository".
-        revision: A commit, a tag or a branch; None for the newest.
-        token: Of the hub, where the repository is private; by default that of its login.
+        revision: A commit, a tag or a branch; None for the newest commit.
+        token: The access token for a private repository; by default that of the hub's login.
     """
     _check_name(repository)
     asked = HUB + repository + (f"@{revision}" if revision else "")
@@ -74,7 +74,7 @@ def fetch(repository: str, revision: str | None = None, token: str | None = None
             path = hf_hub_download(repository, name, revision=commit, token=token)
     if revision != commit:
         log.warning(
-            "%s is at commit %s: revision=%r names it, whatever is pushed later",
+            "%s is at commit %s; revision=%r pins it, whatever is pushed later",
             asked,
             commit,
             commit,
@@ -83,7 +83,7 @@ def fetch(repository: str, revision: str | None = None, token: str | None = None
 
 
 def _commit_of(repository: str, revision: str | None, token: str | None) -> str:
-    """That which a revision names now; without a network that which the cache has of it."""
+    """The commit that a revision refers to now, or in the cache if there is no network."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     if COMMIT.fullmatch(revision or ""):
@@ -91,17 +91,17 @@ def _commit_of(repository: str, revision: str | None, token: str | None) -> str:
     try:
         url = hf_hub_url(repository, adapter_files.CONFIG, revision=revision)
         return get_hf_file_metadata(url, token=token).commit_hash
-    except Exception:  # what is wrong is said by the next line, if the cache does not help
+    except Exception:  # if the cache does not help, the next line raises the actual error
         path = hf_hub_download(repository, adapter_files.CONFIG, revision=revision, token=token)
         return Path(path).parent.name
 
 
 def backbone_for(fetched: Fetched, checkpoint: str | os.PathLike | None) -> nn.Module:
-    """The backbone that a fetched adapter was trained on.
+    """Create the backbone that a fetched adapter was trained on.
 
     Args:
         fetched: The adapter.
-        checkpoint: The backbone's weights; None where they come with the package.
+        checkpoint: The backbone's weights; None if they come with the package.
     """
     file = adapter_files.read(fetched.folder)
     if checkpoint is None:
@@ -127,17 +127,17 @@ def backbone_for(fetched: Fetched, checkpoint: str | os.PathLike | None) -> nn.M
 
 
 def _check_size(name: str, fields: Mapping[str, object], checkpoint: str, source: str) -> None:
-    """That a stranger's settings do not ask for a network which no such checkpoint can fill."""
+    """Check that untrusted settings do not describe a network too large for the checkpoint."""
     try:
         with torch.device("meta"):
             planned = backbone_config(name, **fields).build()
     except DaptError:
         raise
     except Exception as error:
-        raise DaptError(f"{source} has settings that no network has: {error}") from None
+        raise DaptError(f"{source} has settings that no network can have: {error}") from None
     numbers = sum(value.numel() for value in planned.state_dict().values())
     if os.path.isfile(checkpoint) and numbers > SPARE * os.path.getsize(checkpoint) + SMALLEST:
-        raise DaptError(f"{source} asks for a larger network than that of {checkpoint}")
+        raise DaptError(f"{source} describes a larger network than the one in {checkpoint}")
 
 
 def push(
@@ -150,15 +150,15 @@ def push(
     token: str | None = None,
     message: str = "Adapter of dapt",
 ) -> str:
-    """Leave an adapter's files and its card in a repository, by one commit; gives the commit.
+    """Push an adapter's files and its card to a repository in one commit, and return the commit.
 
     Args:
-        repository: "owner/repository", which is made where there is none.
+        repository: "owner/repository", which is created if it does not exist.
         folder: The folder of the files.
-        card: README.md.
-        revision: The branch; None for the main one.
-        private: Whether a new repository is.
-        token: Of the hub; by default that of its login.
+        card: The text of README.md.
+        revision: The branch; None for the main branch.
+        private: Whether a new repository is private.
+        token: The hub's access token; by default that of the hub's login.
         message: The message of the commit.
     """
     _check_name(repository)
@@ -184,14 +184,14 @@ def card(
     license: str | None = None,
     backbone_license: str | None = None,
 ) -> str:
-    """README.md of an adapter: what it is, what it is worth, how it is loaded.
+    """Write README.md for an adapter: what it is, how well it scores, how to load it.
 
     Args:
-        repository: Where it will be.
+        repository: The repository that it will be pushed to.
         folder: The folder of its files.
-        known: The known facts of its training.
-        license: The license of the adapter, by the hub's names: "mit", say.
-        backbone_license: The license of the weights that it belongs to, if it has restrictions.
+        known: What is known about its training.
+        license: The license of the adapter in the hub's notation, such as "mit".
+        backbone_license: The license of the backbone's weights, if it is restrictive.
     """
     file, told = adapter_files.read(folder), describe(folder)
     with asking_hub(HUB + repository, "described"):
@@ -222,8 +222,8 @@ def card(
 _PAGE = """\
 # {name}
 
-An adapter for a frozen, pre-trained point-cloud transformer, made with `dapt`. It holds what was \
-trained and not the backbone, whose fingerprint it checks when it is loaded.
+An adapter for a frozen, pre-trained point-cloud transformer, made with `dapt`. It contains only \
+what was trained, not the backbone, whose fingerprint is checked when the adapter is loaded.
 
 | | |
 |---|---|
@@ -237,12 +237,12 @@ for answer in model.predict(["a.ply", "b.las"]):
     print(answer.where, answer.label, answer.probability)
 ```
 
-Put a commit of this repository's history in the place of `main`, and later pushes change nothing.
+Replace `main` with a commit of this repository to be independent of later pushes.
 """
 
 
 def _results(known: Provenance, task: str) -> list | None:
-    """The scores, as the hub's own tables take them."""
+    """The scores in the format of the hub's own tables."""
     from huggingface_hub import EvalResult
 
     return [

@@ -1,4 +1,4 @@
-"""Clouds of different adapters in one batch."""
+"""Batches whose clouds use different adapters."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from dapt.tasks.heads import ClassificationHead, Pool
 
 
 class Mixtures:
-    """Runs batches in which each cloud has an adapter of its own.
+    """Runs batches in which each cloud has its own adapter.
 
-    It keeps networks for adapters side by side, with copies of a few adapters at most; a call has
-    one for itself.
+    It keeps networks that run adapters side by side, each with copies of a few adapters. Every call
+    uses a network exclusively, so calls may run concurrently.
     """
 
     def __init__(self):
-        self._idle: dict[str, list[SideBySide]] = {}  # by what the adapters have in common
+        self._idle: dict[str, list[SideBySide]] = {}  # by the adapters' kin
 
     def __deepcopy__(self, memo: dict) -> "Mixtures":
         return Mixtures()
@@ -36,14 +36,14 @@ class Mixtures:
         inputs: Sequence[Tensor],
         queries: Tensor | None,
     ) -> list[Tensor]:
-        """What each cloud's adapter says of it.
+        """Run each cloud through its adapter and return one output per cloud.
 
         Args:
             backbone: The pre-trained network, for clouds without an adapter.
-            adapters: One for each cloud.
+            adapters: The adapter of each cloud, or None.
             points: [B, N, 3].
-            inputs: As the heads take them, B rows each.
-            queries: [B, M, 3], or None.
+            inputs: Further inputs of the heads, B rows each.
+            queries: The points to label [B, M, 3], or None for ``points``.
         """
         out: list[Tensor | None] = [None] * len(adapters)
         for alike in _grouped(adapters, is_packed(backbone)):
@@ -67,7 +67,8 @@ class Mixtures:
         inputs: Sequence[Tensor],
         queries: Tensor | None,
     ) -> list[Tensor]:
-        """As `run`, of adapters of one kind: the network for all, a head for the clouds of each."""
+        """Like `run`, for adapters of one kind: one pass of the network, then each adapter's head
+        on its clouds."""
         kinds = list(dict.fromkeys(adapters))
         rows = torch.tensor([kinds.index(adapter) for adapter in adapters], device=points.device)
         levels = sorted({level for adapter in kinds for level in adapter.head.levels})
@@ -94,7 +95,7 @@ class Mixtures:
 
     @contextmanager
     def _network(self, adapter: Attachment):
-        """One that no other call has."""
+        """A network that no other call uses."""
         idle = self._idle.setdefault(adapter.kin, [])
         try:
             network = idle.pop()
@@ -108,7 +109,7 @@ class Mixtures:
 
 
 def _grouped(adapters: Sequence[Attachment | None], packed: bool) -> list[list[int]]:
-    """Numbers of the clouds that go through the network together."""
+    """The indices of the clouds that go through the network together."""
     groups: dict[str | None, list[int]] = {}
     several = len(set(adapters)) > 1
     for b, adapter in enumerate(adapters):
@@ -132,7 +133,7 @@ def _refuse(name: str, method: Method, packed: bool) -> None:
 
 
 def _pooled(adapters: Sequence[Attachment], features: Features) -> Tensor | None:
-    """What all heads read, where they read the same: [B, ...]."""
+    """The features that all heads read [B, ...], or None if they read different ones."""
     heads = [adapter.head for adapter in adapters]
     if any(type(head) is not ClassificationHead for head in heads):
         return None
@@ -141,7 +142,7 @@ def _pooled(adapters: Sequence[Attachment], features: Features) -> Tensor | None
 
 
 def _rows_of(features: Features, rows: list[int], levels: Sequence[int]) -> Features:
-    """Those of some clouds, and of the levels that their head reads."""
+    """The features of some clouds, with the levels that their head reads."""
     picked = {
         name: value[rows] for name, value in features._asdict().items() if isinstance(value, Tensor)
     }
@@ -152,11 +153,11 @@ def _rows_of(features: Features, rows: list[int], levels: Sequence[int]) -> Feat
 def chosen(
     table: Mapping[str, Attachment], names: Sequence[str | Attachment | None], points: Tensor
 ) -> list[Attachment | None]:
-    """The adapters that are named, one for each cloud.
+    """Look up the adapter of each cloud.
 
     Args:
         table: All adapters of a model, by name.
-        names: One for each cloud; an adapter itself stays, and so does None.
+        names: One name per cloud; adapters and None are returned unchanged.
         points: [B, N, 3].
     """
     if isinstance(names, str) or len(names) != len(points):
@@ -166,11 +167,11 @@ def chosen(
 
 
 def named(table: Mapping[str, Attachment], name: str) -> Attachment:
-    """The adapter of that name; an error if there is none.
+    """Look up an adapter by name; an unknown name is an error.
 
     Args:
         table: All adapters of a model, by name.
-        name: Which.
+        name: The name of the adapter.
     """
     if name not in table:
         raise UsageError(f"the model carries no adapter named '{name}'; it carries {listed(table)}")

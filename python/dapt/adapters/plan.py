@@ -115,7 +115,7 @@ def set_mode(network: nn.Module, training: bool) -> None:
 
     Args:
         network: The adapted network.
-        training: as in `nn.Module.train`.
+        training: As in `nn.Module.train`.
     """
     for module in network.modules():
         module.training = training and not isinstance(module, _BatchNorm)

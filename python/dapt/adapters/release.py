@@ -32,8 +32,8 @@ def load_release(
 
     Args:
         path: The .pth or safetensors file, or hf://owner/repository/file@revision on a hub.
-        config: The published YAML file, or its settings; `method` names the method where the keys
-            of the tensors do not tell it.
+        config: The published YAML file, or its settings; `method` names the method if the keys of
+            the tensors do not reveal it.
         num_groups: Patches per cloud; `num_group` in a published config.
         group_size: Points per patch.
         num_heads: The number of heads of each attention.
@@ -68,7 +68,7 @@ def _kind_of(file: ReleasedFile) -> Kind:
 
 
 def _check_head(file: ReleasedFile, model: AdaptedModel) -> None:
-    """That the head reads as many tokens as the one in the file."""
+    """Check that the head reads as many tokens as the one in the file."""
     first = f"{file.head}.0.weight"
     if first not in file.state:
         return
@@ -84,7 +84,7 @@ def read_settings(config: str | os.PathLike | Mapping[str, Any] | None) -> dict[
     """The settings of a published config, with those of its section `model` moved to the top.
 
     Args:
-        config: a YAML file, its content, or None for no settings.
+        config: A YAML file, its content, or None for no settings.
     """
     if config is None:
         return {}

@@ -1,4 +1,4 @@
-"""What a released file tells by its tensors and config: its network and its task."""
+"""Find the network and task of a released file from its tensors and config."""
 
 import dataclasses
 import re
@@ -16,19 +16,19 @@ from dapt.models.weight_files import State
 from dapt.tasks import Classification, PartSegmentation, SemanticSegmentation, Task
 
 HEAD = "cls_head_finetune"
-HEAD_WIDTH = 64  # of an attention's head, where a config does not say how many heads there are
+HEAD_WIDTH = 64  # width of an attention head, if a config does not give the number of heads
 
 BackboneConfig = PointTransformerConfig | PointM2aeConfig | ReconPpConfig
 
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """The tensors of a file, and the settings that their shapes do not tell.
+    """The tensors of a file, and the settings that their shapes do not reveal.
 
     Args:
         source: The name of the file, for errors.
         state: Tensors by their keys.
-        settings: Those of the published config.
+        settings: The settings of the published config.
     """
 
     source: str
@@ -49,17 +49,17 @@ class ReleasedFile:
         return self.state[key].shape[axis]
 
     def count(self, pattern: str) -> int:
-        """One more than the greatest number in the file's keys.
+        """Count numbered parts: one more than the greatest number in the file's keys.
 
         Args:
-            pattern: That matches a key, with a group for the number.
+            pattern: A pattern for keys, with a group for the number.
         """
         numbers = (re.match(pattern, key) for key in self.state)
         return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
     @property
     def head(self) -> str:
-        """What the keys of the classification head begin with."""
+        """The prefix of the classification head's keys."""
         named = (re.match(rf"(blocks\.)?{HEAD}(?=\.)", key) for key in self.state)
         return next((match[0] for match in named if match), HEAD)
 
@@ -74,20 +74,20 @@ class ReleasedFile:
         return (*widths[0], *widths[1])
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the released config.
+        """Read a setting of the released config.
 
         Args:
             name: The name of the setting.
-            default: What it is where the config does not say; None if the config must say it.
+            default: The value if the config does not set it; None if the config must set it.
         """
         value = self.settings.get(name, default)
         if value is None:
-            raise UsageError(f"the config of {self.source} must say '{name}'")
+            raise UsageError(f"the config of {self.source} must set '{name}'")
         return value
 
 
 def _sizes(file: ReleasedFile, dim: int, block: str) -> dict[str, int]:
-    """What all plain transformers have; `block` is the pattern of a block's key."""
+    """The fields of all plain transformers; `block` is the pattern of a block's key."""
     return {
         "num_groups": file.setting("num_group"),
         "group_size": file.setting("group_size"),
@@ -98,10 +98,10 @@ def _sizes(file: ReleasedFile, dim: int, block: str) -> dict[str, int]:
 
 
 def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
-    """A network like Point-MAE's, with the sizes of the tensors.
+    """Find the sizes of a network like Point-MAE's from the tensors.
 
     Args:
-        file: as released.
+        file: The released file.
     """
     dim = file.size("norm.weight", 0)
     return PointTransformerConfig(
@@ -116,10 +116,10 @@ def plain_backbone(file: ReleasedFile) -> PointTransformerConfig:
 
 
 def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
-    """A Point-FEMAE with the sizes of the tensors.
+    """Find the sizes of a Point-FEMAE from the tensors.
 
     Args:
-        file: as released.
+        file: The released file.
     """
     plain = dataclasses.asdict(plain_backbone(file))
     module = r"blocks\.blocks\.(\d+)\.cls\.conv1\.0\.weight"
@@ -134,10 +134,10 @@ def femae_backbone(file: ReleasedFile) -> PointFemaeConfig:
 
 
 def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
-    """A PointGPT with the sizes of the tensors.
+    """Find the sizes of a PointGPT from the tensors.
 
     Args:
-        file: as released.
+        file: The released file.
     """
     dim = file.size("blocks.ln_f.weight", 0)
     return PointGptConfig(
@@ -150,10 +150,10 @@ def gpt_backbone(file: ReleasedFile) -> PointGptConfig:
 
 
 def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
-    """A ReCon++ with the sizes of the tensors.
+    """Find the sizes of a ReCon++ from the tensors.
 
     Args:
-        file: as released.
+        file: The released file.
     """
     dim = file.size("encoder.ln_f1.weight", 0)
     blocks = "encoder.blocks.local_blocks"
@@ -166,10 +166,10 @@ def recon_pp_backbone(file: ReleasedFile) -> ReconPpConfig:
 
 
 def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
-    """A Point-M2AE, whose sizes come from the config.
+    """Read the sizes of a Point-M2AE from the config.
 
     Args:
-        file: as released.
+        file: The released file.
     """
     return PointM2aeConfig(
         num_groups=tuple(file.setting("num_groups")),
@@ -182,12 +182,12 @@ def m2ae_backbone(file: ReleasedFile) -> PointM2aeConfig:
 
 
 def task_of(file: ReleasedFile, head: str, dropout: float) -> Task:
-    """The task whose head is in the file.
+    """Find the task whose head is in the file.
 
     Args:
-        file: as released.
-        head: The kind that has the published layers; other kinds are told by their keys.
-        dropout: That of such a head.
+        file: The released file.
+        head: The kind of head with the published layers; other kinds are recognized by their keys.
+        dropout: The dropout rate of such a head.
     """
     if "convs3.weight" in file.state:
         labels = file.size("convs3.weight", 0)

@@ -1,4 +1,4 @@
-"""The backbone's blocks, run the way of a method."""
+"""The backbone's frozen blocks, run the way a method needs."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Step = Callable[[int, nn.Module, Tensor], Tensor]  # a block's number, the block
 
 
 class FrozenStack(nn.Module):
-    """Frozen blocks in the place of the backbone's, with what a method does around them.
+    """A stack that replaces the backbone's and does what a method needs around its frozen blocks.
 
     Args:
         frozen: The backbone's blocks.
@@ -28,14 +28,14 @@ class FrozenStack(nn.Module):
     def start(
         self, x: Tensor, positions: Tensor, mask: Tensor | None, centers: Tensor, **given: Tensor
     ) -> tuple[Tensor, Step]:
-        """The tokens before the first block, and what runs one of the blocks.
+        """Return the tokens before the first block, and the function that runs a block.
 
         Args:
             x: [B, T, C].
             positions: [B, T, C].
-            mask: Which tokens see each other.
-            centers: [B, G, 3], of the patches.
-            given: What the method gives its stack beside that, by name.
+            mask: Which tokens attend to each other.
+            centers: The patches' centers [B, G, 3].
+            given: Further arguments that the method passes to its stack.
         """
 
     def forward(

@@ -13,7 +13,7 @@ from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
 from dapt.models.blocks import BlockStack, widen_mask
 
-SLOPE = 0.2  # of the activations below zero
+SLOPE = 0.2  # of the leaky ReLUs
 
 
 @register("idpt")

@@ -1,4 +1,4 @@
-"""What a pre-trained network made of the training clouds: Point-PEFT's prior of a cloud."""
+"""A memory of pre-trained features of the training clouds, the source of Point-PEFT's prompts."""
 
 from collections.abc import Iterable
 
@@ -38,7 +38,7 @@ class Memory(nn.Module):
         """
         features = [self.feature(points.to(self.bank.device)) for points in clouds]
         if not features:
-            raise UsageError("clouds must hold at least one batch, to fill the memory")
+            raise UsageError("clouds must hold at least one batch to fill the memory")
         self.bank = _of_all_processes(F.normalize(torch.cat(features), dim=1))
 
     @torch.no_grad()

@@ -123,8 +123,8 @@ class Method:
         return {}
 
     def kin(self) -> "Method | None":
-        """What adapters must have in common to run side by side in one batch, each cloud with its
-        own: equal answers. None where the method's adapters cannot."""
+        """What adapters must have in common to run side by side, each on its own clouds of a batch:
+        their kin must be equal. None if the method's adapters cannot run side by side."""
         return None
 
     def folded(self, module: nn.Module) -> nn.Module | None:

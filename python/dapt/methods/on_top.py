@@ -27,7 +27,7 @@ class OnTop(Method):
         return Both
 
     def kin(self) -> None:
-        """What is on top of a method changes modules that run side by side as they were."""
+        """None, because this method changes modules that could run side by side before."""
         return None
 
     @classmethod

@@ -45,7 +45,7 @@ REFUSED = {
     "xlora": "it combines other adapters, from files",
 }
 LAYER_LISTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform")
-_REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  # as PEFT has them
+_REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)  # raised by PEFT
 
 
 @register("peft")
@@ -133,7 +133,7 @@ class Peft(Method):
             module.base_layer = module.get_base_layer().in_float()
         try:
             module.merge(safe_merge=True)
-        except ValueError:  # beft's bias of a layer that has none
+        except ValueError:  # beft raises it for a layer without a bias
             return None
         return module.get_base_layer()
 
@@ -189,7 +189,7 @@ def _is_harmless(field: str, value: Any, hint: Any) -> bool:
 
 
 def _is_name(item: Any) -> bool:
-    """Whether it is part of a layer's dotted name, not a pattern."""
+    """Whether an item is part of a layer's dotted name rather than a pattern."""
     return isinstance(item, str) and item.replace("_", "").replace(".", "").isalnum()
 
 

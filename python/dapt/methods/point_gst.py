@@ -14,8 +14,8 @@ from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
 from dapt.models.blocks import BlockStack, drop_path_factor
 
-CELLS = 100  # to one unit of length, along each axis, for the order on a curve
-BITS = 16  # of a cell's number
+CELLS = 100  # cells per unit of length along each axis, for the order on a curve
+BITS = 16  # of a cell's index along an axis
 
 
 @register("point_gst")
@@ -58,17 +58,17 @@ class Basis(NamedTuple):
     """Eigenvectors of the graphs of the centers, in columns; the same for all blocks of a stack.
 
     Args:
-        whole: [B, 1, G, G], of the graph of all centers.
-        runs: [B, G / L, L, L], of the graphs of runs of L centers; the last run by itself if it is
-            shorter.
-        order: int64 [B, G], the centers along a curve.
-        rank: int64 [B, G], where on the curve a center is.
+        whole: The basis of the graph of all centers [B, 1, G, G].
+        runs: The bases of the graphs of runs of L centers [B, G / L, L, L]; the last run is
+            separate if it is shorter.
+        order: The centers in order along a curve, int64 [B, G].
+        rank: The position of each center along the curve, int64 [B, G].
     """
 
     whole: Tensor  # [B, 1, G, G]
-    runs: tuple[Tensor, ...]  # [B, G / L, L, L], and the last run's where it is shorter
-    order: Tensor  # int64 [B, G], the centers along a curve
-    rank: Tensor  # int64 [B, G], where on it a center is
+    runs: tuple[Tensor, ...]  # [B, G / L, L, L], and the last run if it is shorter
+    order: Tensor  # int64 [B, G]
+    rank: Tensor  # int64 [B, G]
 
 
 @torch.no_grad()
@@ -79,8 +79,8 @@ def basis_of(
 
     Args:
         centers: [B, G, 3].
-        local: L, centers in a run.
-        published: as in `PointGst`.
+        local: L, the number of centers in a run.
+        published: As in `PointGst`.
         transform: "U" or "Ut", as in `PointGst`.
         dtype: The dtype of the basis.
     """
@@ -98,7 +98,7 @@ def cut(rows: Tensor, length: int) -> list[Tensor]:
 
     Args:
         rows: [B, G, D].
-        length: L, rows in a run.
+        length: L, the number of rows in a run.
     """
     length = min(length, rows.shape[1])
     at = rows.shape[1] // length * length
@@ -113,11 +113,11 @@ def graph_bases(parts: list[Tensor], whole_batch: bool) -> list[Tensor]:
     of largest magnitude in a column is positive, so that the sign does not depend on the library.
 
     Args:
-        parts: [B, R, L, 3], each of another length of run.
+        parts: Centers [B, R, L, 3] of runs; each part has another length L.
         whole_batch: Whether distances are relative to the smallest in the batch, not in each cloud.
 
     Returns:
-        [B, R, L, L] of each part, in float64.
+        For each part [B, R, L, L], in float64.
     """
     parts = [part.double() for part in parts]
     distances = [(part[:, :, :, None] - part[:, :, None]).norm(dim=-1) for part in parts]
@@ -129,7 +129,7 @@ def graph_bases(parts: list[Tensor], whole_batch: bool) -> list[Tensor]:
 
 
 def _basis(distance: Tensor, smallest: Tensor) -> Tensor:  # [B, R, L, L]
-    weights = 1 / (distance / smallest).clamp(min=1)  # the nearest and the coincident: 1
+    weights = 1 / (distance / smallest).clamp(min=1)  # 1 for the nearest and for coincident ones
     scale = (weights.sum(-1) + 1e-6).rsqrt()
     identity = torch.eye(distance.shape[-1], dtype=distance.dtype, device=distance.device)
     vectors = torch.linalg.eigh(identity - scale[..., None] * weights * scale[..., None, :])[1]
@@ -138,12 +138,12 @@ def _basis(distance: Tensor, smallest: Tensor) -> Tensor:  # [B, R, L, L]
 
 
 def curve_codes(centers: Tensor) -> Tensor:
-    """Positions on a z-order curve, int64 [B, G]; of the axes, y has the most significant bit.
+    """Positions on a z-order curve, int64 [B, G], with y as the most significant axis.
 
     Args:
         centers: [B, G, 3].
     """
-    x, y, z = (CELLS * centers).trunc().long().unbind(-1)  # negative ones by two's complement
+    x, y, z = (CELLS * centers).trunc().long().unbind(-1)  # negative cells in two's complement
     code = torch.zeros_like(x)
     for bit in range(BITS):
         for shift, axis in enumerate((z, x, y)):

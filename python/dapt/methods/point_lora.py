@@ -152,7 +152,7 @@ class LowRankLinear(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> "LowRankLinear":
-        """The same with the update in the layer's weight."""
+        """Return an equivalent layer with the update folded into its weight."""
         folded = LowRankLinear(_copy_of(self.linear), 1, 1.0)
         folded.linear.weight += self.scale * self.lora_up @ self.lora_down
         folded.mix = self.mix
@@ -286,7 +286,7 @@ class SharedBottleneck(nn.Module):
 
     Args:
         dim: The width of the input.
-        hidden: Units in between.
+        hidden: The hidden width.
         out_dim: The width of the output.
     """
 

@@ -63,7 +63,7 @@ class PrefixBlock(nn.Module):
 
     Args:
         frozen: The backbone's block.
-        prefix: Keys and values, [2, p, C]; None where each pass is given its own.
+        prefix: Keys and values [2, p, C]; None if each call passes its own.
     """
 
     def __init__(self, frozen: Block, prefix: Tensor | None = None):
@@ -91,7 +91,7 @@ class PrefixBlock(nn.Module):
         Args:
             x: [B, T, C].
             mask: Which tokens attend to each other.
-            prefix: of this pass, [2, p, C] or one for each cloud, [B, 2, p, C].
+            prefix: The prefix of this call [2, p, C], or one per cloud [B, 2, p, C].
         """
         prefix, block = self.prefix if prefix is None else prefix, self.frozen
         return block.attend(
@@ -115,10 +115,10 @@ def attend_with_prefix(
     runs.
 
     Args:
-        attention: The block's.
+        attention: The block's attention.
         x: [B, T, C].
         prefix: [2, p, C], or [B, 2, p, C].
-        mask: Which tokens attend to each other; all see the prefix.
+        mask: Which tokens attend to each other; all attend to the prefix.
     """
     p = prefix.shape[-2]  # [2, p, C], or [B, 2, p, C] with one for each cloud
     queries = torch.zeros_like(prefix[..., :1, :, :])
@@ -133,10 +133,10 @@ class MadePrefix(nn.Module):
     """One small network that produces the prefixes of all blocks in a stack.
 
     Args:
-        prefixes: p, rows of each prefix.
-        hidden: Units of the network.
+        prefixes: p, the number of rows of each prefix.
+        hidden: The hidden width of the network.
         dim: C, the width of the tokens.
-        depth: Blocks, each with a prefix of its own.
+        depth: The number of blocks, each with its own prefix.
     """
 
     def __init__(self, prefixes: int, hidden: int, dim: int, depth: int):
@@ -154,11 +154,11 @@ class MadePrefix(nn.Module):
 
 
 class PrefixStack(nn.Module):
-    """Frozen blocks whose prefixes are made at each pass.
+    """Frozen blocks whose prefixes are produced at each call.
 
     Args:
         frozen: The backbone's blocks.
-        prefix: What makes them.
+        prefix: The network that produces them.
     """
 
     def __init__(self, frozen: BlockStack, prefix: MadePrefix):

@@ -80,11 +80,11 @@ def place_of(network: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def own_class_token(backbone: nn.Module, replacements: Replacements) -> None:
-    """Let the class token and its position train, where the backbone has them.
+    """Let the class token and its position train, if the backbone has them.
 
     Args:
-        backbone: Whose token it is.
-        replacements: What puts the copies in place.
+        backbone: The backbone that the method adapts.
+        replacements: Records the replacements.
     """
     for name in ("cls_token", "cls_pos"):
         if getattr(backbone, name, None) is not None:
@@ -95,8 +95,8 @@ def own_embeddings(backbone: nn.Module, replacements: Replacements) -> None:
     """Let the first half of the patch encoder and the position embedding train.
 
     Args:
-        backbone: Whose they are.
-        replacements: What puts the copies in place.
+        backbone: The backbone that the method adapts.
+        replacements: Records the replacements.
     """
     replacements.own_parameters(backbone.tokenizer.encoder.first)
     replacements.own_parameters(backbone.pos_embed)

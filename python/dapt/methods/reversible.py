@@ -3,9 +3,9 @@
     y1 = λ·x1 + F(x2);    y2 = β·x2 + G(y1);    next (x1, x2) = (y2, y1), in variant 3 (y1, y2)
     x2 = (y2 - G(y1))/β;  x1 = (y1 - F(x2))/λ
 
-The streams x1 and x2 are whole numbers (`streams.py`), so the inverse is exact. The remainders that
-it needs are kept for the last `WINDOW` blocks. Those of earlier blocks are found by running the
-stack again, so memory does not grow with depth.
+The streams x1 and x2 are integers (`streams.py`), so the inverse is exact. The remainders that it
+needs are kept for the last `WINDOW` blocks. Those of earlier blocks are found by running the stack
+again, so memory does not grow with depth.
 """
 
 from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ class ReversibleStack(nn.Module):
     """A stack of blocks that keeps what is needed to invert the last `WINDOW` of them.
 
     Args:
-        blocks: In their order.
+        blocks: The blocks, in order.
     """
 
     def __init__(self, blocks: Sequence[ReversibleBlock]):
@@ -128,7 +128,7 @@ class ReversibleStack(nn.Module):
         Args:
             x: [B, T, C], the tokens before the first block.
             positions: [B, T, C].
-            traces: The traces of an earlier run, one a block, to repeat it; None draws anew.
+            traces: One trace per block of an earlier run to repeat; None draws new random numbers.
         """
         streams = Streams(on_grid(x), on_grid(x))
         for block, trace in zip(self.blocks, traces, strict=False):
@@ -137,7 +137,7 @@ class ReversibleStack(nn.Module):
 
 
 class _Reversible(torch.autograd.Function):
-    """The tokens after the blocks of `levels`, in their order, and after the last one."""
+    """The tokens after the blocks `levels`, in order, and after the last one."""
 
     @staticmethod
     def forward(ctx, stack, levels, x, positions, *weights):
@@ -171,7 +171,7 @@ class _Reversible(torch.autograd.Function):
         into = dict(zip(ctx.levels, level_grads, strict=True))
         grad = Streams(last_grad / 2, last_grad / 2)
         grad_positions, grad_weights = torch.zeros_like(positions), []
-        # without the cache, where autocast would find weights cast without a gradient
+        # the cache of autocast would return weights that were cast without a gradient
         with torch.autocast(*ctx.autocast, cache_enabled=False):
             for i in reversed(range(len(blocks))):
                 if i in into:

@@ -22,13 +22,13 @@ DIVISORS = {1: (10, 1), 2: (1, 10), 3: (10, 10)}  # 1/λ and 1/β by variant
 
 @dataclass
 class Trace:
-    """What a block keeps in the forward direction, so that it can be inverted.
+    """What a block keeps in the forward direction so that it can be inverted.
 
     Args:
         num_tokens: T of the block's input, without an inner method's prompt.
         before_f: The random state before F.
         before_g: The random state before G.
-        remainders: of the division of the first stream and of the second, uint8 [B, T, C].
+        remainders: The remainders of dividing the first and the second stream, uint8 [B, T, C].
     """
 
     num_tokens: int

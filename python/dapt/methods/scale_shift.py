@@ -12,7 +12,7 @@ class ScaleShift(nn.Module):
     """scale * x + shift, both learned per channel.
 
     Args:
-        dim: C, channels of x.
+        dim: C, the number of channels of x.
     """
 
     def __init__(self, dim: int):
@@ -44,7 +44,7 @@ class ScaleShiftLinear(ScaleShift):
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """One plain layer that does the same."""
+        """Return an equivalent plain layer."""
         frozen = self.frozen
         like = {"device": self.scale.device, "dtype": self.scale.dtype}
         linear = nn.Linear(frozen.in_features, frozen.out_features, **like)
@@ -73,7 +73,7 @@ class ScaleShiftNorm(ScaleShift):
 
     @torch.no_grad()
     def folded(self) -> nn.LayerNorm:
-        """One plain layer that does the same."""
+        """Return an equivalent plain layer."""
         frozen = self.frozen
         like = {"device": self.scale.device, "dtype": self.scale.dtype}
         norm = nn.LayerNorm(frozen.normalized_shape, frozen.eps, **like)
@@ -85,11 +85,11 @@ class ScaleShiftNorm(ScaleShift):
 def put_scale_shift(replacements: Replacements, parent: nn.Module, *names: str) -> None:
     """Add a learned scale and shift after each of the named layers.
 
-    A layer that does nothing (`nn.Identity`) has the width of the parent's tokens.
+    The width of an `nn.Identity` is taken to be that of the parent's tokens.
 
     Args:
-        replacements: Where the changes are recorded.
-        parent: a module of the backbone.
+        replacements: Records the replacements.
+        parent: A module of the backbone.
         names: The names of its layers.
     """
     for name in names:

@@ -1,4 +1,4 @@
-"""How GAPrompt shifts the points of a cloud, by what is around them."""
+"""The network by which GAPrompt shifts the points of a cloud."""
 
 from itertools import pairwise
 
@@ -61,7 +61,7 @@ class ShiftNetwork(nn.Module):
 
 
 def embedded(points: Tensor) -> Tensor:
-    """[x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...], side by side in the last dimension.
+    """Concatenate [x, sin x, cos x, sin 2x, cos 2x, sin 4x, ...] in the last dimension.
 
     Args:
         points: [..., 3].

@@ -1,7 +1,7 @@
-"""Adapters of one kind side by side: a network in which each cloud has the weights of its own.
+"""Adapters of one kind side by side: a network that uses different adapter weights for each cloud.
 
-A call brings them, stacked, and what a few adapters brought stays for the next call; the frozen
-layers run once for all clouds.
+The frozen layers run once for all clouds. Each call provides the adapters' weights, which are
+stacked; the stacked copies of a few adapters are kept for the next call.
 """
 
 import weakref
@@ -22,58 +22,58 @@ from dapt.methods.scale_shift import ScaleShift, ScaleShiftLinear, ScaleShiftNor
 from dapt.methods.vpt import PromptedBlock
 from dapt.models.views import sharing_copy
 
-MOST_KEPT = 16  # adapters of which copies stay behind a call
-_FRONT = ("cls_token", "cls_pos")  # [1, 1, C]: for each cloud they are [B, 1, C]
+MOST_KEPT = 16  # adapters whose stacked copies are kept between calls
+_FRONT = ("cls_token", "cls_pos")  # [1, 1, C] in one adapter, [B, 1, C] side by side
 
 
 @dataclass
 class _Place:
-    """Where what is brought for an entry of the adapters' state goes."""
+    """The module attribute that receives one entry of the adapters' state."""
 
     entry: str
     module: nn.Module
     name: str
-    shaped: Callable[[Tensor], Tensor] | None  # of the clouds' rows; None: the stack as it is
+    shaped: Callable[[Tensor], Tensor] | None  # shapes the clouds' rows; None passes the stack
     stack: Tensor | None = None  # [A, ...]
 
     def with_more(self, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """The stack and, behind it, so many adapters more."""
+        """The stack with more adapters appended."""
         more = torch.stack([state[self.entry] for state in states])
         return more if self.stack is None else torch.cat([self.stack, more])
 
     def fill(self, rows: Tensor, in_order: bool) -> None:
-        """Give each cloud the row of its adapter."""
+        """Set the module's attribute to the row of each cloud's adapter."""
         stack = self.stack
         if self.shaped is not None:
             stack = self.shaped(stack if in_order else stack[rows])
         setattr(self.module, self.name, stack)
 
     def empty(self) -> None:
-        """As before the first call."""
+        """Return to the state before the first call."""
         self.stack = None
         setattr(self.module, self.name, None)
 
 
 class _Kept(NamedTuple):
-    """Whose copies stand in a row of the stacks, and of which time."""
+    """The adapter, and the versions of its tensors, that a row of the stacks was copied from."""
 
-    witness: weakref.ref  # to a tensor of the adapter, which has the same ones for good
-    versions: tuple[int, ...]  # of all of them; what changes one in place counts it up
+    witness: weakref.ref  # to a tensor of the adapter, whose tensors are never replaced
+    versions: tuple[int, ...]  # of all tensors; changes in place increment them
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> "_Kept":
-        """A row that has just been filled."""
+        """Record a row that has just been filled."""
         return cls(weakref.ref(next(iter(state.values()))), _versions(state))
 
     def holds(self, state: Mapping[str, Tensor], versions: tuple[int, ...]) -> bool:
-        """Whether the row is what would be copied now."""
+        """Whether the row still equals the adapter's tensors."""
         same = self.witness() is next(iter(state.values()))
         return same and self.versions == versions != ()
 
 
 def _versions(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """How often each was changed; empty where that is not counted, as of tensors made in inference
-    mode."""
+    """How often each tensor was changed in place; empty for tensors made in inference mode, which
+    do not count it."""
     try:
         return tuple([tensor._version for tensor in state.values()])
     except RuntimeError:
@@ -81,19 +81,19 @@ def _versions(state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 class SideBySide:
-    """A copy of an adapted network that shares its frozen tensors and has no others of its own.
+    """A copy of an adapted network that shares its frozen tensors and takes all others per cloud.
 
     Args:
-        method: The method of the adapters that it will run.
-        network: Of one of them; it stays as it is.
+        method: The method of the adapters to run.
+        network: The network of one of them, which stays unchanged.
     """
 
     def __init__(self, method: Method, network: nn.Module):
         self.network = sharing_copy(network).eval()
         self._places: list[_Place] = []
         self._adapters: list[_PerCloud] = []
-        self._kept: list[_Kept | None] = []  # a row of the stacks each
-        self._rows: list[int] | None = None  # of the clouds, of which the places are full
+        self._kept: list[_Kept | None] = []  # one per row of the stacks
+        self._rows: list[int] | None = None  # the clouds' rows that the places currently hold
         self._fit(method, self.network, "")
         left = [e for e in self.network.state_dict() if method.owns(e)]
         if left:
@@ -103,11 +103,11 @@ class SideBySide:
             )
 
     def bring(self, states: Sequence[Mapping[str, Tensor]], rows: Tensor) -> None:
-        """Give each cloud the weights of its adapter.
+        """Install the weights of each cloud's adapter.
 
         Args:
-            states: An adapter's own entries each, A of them.
-            rows: int64 [B], the number of each cloud's adapter.
+            states: The own entries of each of A adapters.
+            rows: The index of each cloud's adapter, int64 [B].
         """
         if not self._places:
             return
@@ -125,12 +125,12 @@ class SideBySide:
         self._rows = of_clouds
 
     def take_away(self) -> None:
-        """Keep no more than the copies of a few adapters."""
+        """Drop the copies if they are of more than `MOST_KEPT` adapters."""
         if len(self._kept) > MOST_KEPT:
             self._clear()
 
     def _stack(self, states: Sequence[Mapping[str, Tensor]]) -> list[int]:
-        """The row of each state in the stacks, to which those are added that lack."""
+        """Return the row of each state in the stacks, adding the states that are not there yet."""
         numbers = [self._number(state) for state in states]
         if len(self._kept) + numbers.count(None) > MOST_KEPT:
             self._clear()
@@ -158,7 +158,8 @@ class SideBySide:
         self._kept, self._rows = [], None
 
     def _fit(self, method: Method, module: nn.Module, path: str) -> None:
-        """Makes room for what is brought, in a module and in those below it."""
+        """Replace the adapter's parts in a module and its children by twins, and record where
+        their weights go."""
         for name, child in list(module.named_children()):
             twin = _twin(child, method, f"{path}{name}.")
             if twin is None:
@@ -182,20 +183,20 @@ class SideBySide:
 
 
 class _Twin(nn.Module):
-    """Does what an adapter's module does, with what a call has brought."""
+    """Does what an adapter's module does, with different weights for each cloud."""
 
     def wanted(self, single: nn.Module) -> Iterator[tuple[str, Callable | None]]:
-        """The own entries of the module that it stands for, and how each comes."""
+        """The entries of the replaced module, and how to shape each of them."""
         for entry in single.state_dict():
             if not entry.startswith("frozen."):
                 yield entry, lambda t: t
 
 
 class CloudScaleShift(_Twin):
-    """A scale and shift of each cloud's own.
+    """A different scale and shift for each cloud.
 
     Args:
-        single: of one adapter.
+        single: The module of one adapter.
     """
 
     def __init__(self, single: ScaleShift):
@@ -214,14 +215,14 @@ class CloudScaleShift(_Twin):
         x = self.frozen(x)
         if x.dtype != self.scale.dtype:
             return torch.addcmul(self.shift, x, self.scale).to(x.dtype)
-        return torch.addcmul(self.shift, x, self.scale, out=x)  # x is nobody else's
+        return torch.addcmul(self.shift, x, self.scale, out=x)  # nothing else uses x
 
 
 class CloudLinear(_Twin):
-    """A layer that is an adapter's own.
+    """A linear layer with different weights for each cloud.
 
     Args:
-        single: of one adapter.
+        single: The layer of one adapter.
     """
 
     def __init__(self, single: nn.Linear):
@@ -234,7 +235,7 @@ class CloudLinear(_Twin):
 
 
 class _PerCloud(_Twin):
-    """A bottleneck, by the op that picks each cloud's own out of the stack."""
+    """A bottleneck, computed by the op that picks each cloud's weights from the stack."""
 
     def __init__(self, single: DynamicAdapter | Bottleneck):
         super().__init__()
@@ -254,7 +255,7 @@ class _PerCloud(_Twin):
 
 
 class CloudAdapter(_PerCloud):
-    """A dynamic adapter of each cloud's own."""
+    """A different dynamic adapter for each cloud."""
 
     def forward(
         self, x: Tensor, mlp_out: Tensor, residual: Tensor, path_factor: None, prompt: bool
@@ -263,10 +264,10 @@ class CloudAdapter(_PerCloud):
 
 
 class CloudBottleneck(_PerCloud):
-    """A bottleneck of each cloud's own.
+    """A different bottleneck for each cloud.
 
     Args:
-        single: of one adapter.
+        single: The bottleneck of one adapter.
     """
 
     def __init__(self, single: Bottleneck):

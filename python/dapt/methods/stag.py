@@ -73,10 +73,10 @@ class Stag(Method):
             replacements.put(backbone, "norm", LeftOut(backbone.norm))
 
     def shared_blocks(self, depth: int) -> tuple[int, int, int]:
-        """(first, share_down, share_graph) in a stack of so many blocks.
+        """(first, share_down, share_graph) for a stack.
 
         Args:
-            depth: Blocks of the stack.
+            depth: The number of blocks in the stack.
         """
         by_size = {
             "standard": (depth // 2, depth, depth),
@@ -143,7 +143,7 @@ class StagStack(nn.Module):
         state, kept = 0.0, []  # state: [B, G, r]
         unread = []
         for i, block in enumerate(self.frozen):
-            # The inputs of one projection are summed before the state is needed. Of the blocks
+            # The inputs of one projection are summed before the state is needed. For the blocks
             # before the first adapted one, the backward keeps only this sum.
             unread.append(x[:, front:])
             if i >= self.first or (i + 1) % self.share_down == 0:
@@ -170,8 +170,8 @@ class SideNetwork(nn.Module):
     Args:
         dim: C, the width of the tokens.
         config: The settings of the method.
-        num_downs: Projections.
-        num_graphs: Graph convolutions.
+        num_downs: The number of projections.
+        num_graphs: The number of graph convolutions.
         number_from: The key of the first graph convolution.
     """
 
@@ -191,8 +191,8 @@ class GraphConvolution(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        rank: The rank of the state.
-        zero_start: Whether a new one changes no token.
+        rank: r, the width of the state.
+        zero_start: Whether a new convolution leaves the tokens unchanged.
     """
 
     def __init__(self, dim: int, rank: int, zero_start: bool):

@@ -1,8 +1,8 @@
 """Exactly invertible division for reversible networks, and repeatable random numbers.
 
 With scales of 1/10, the inverse of a reversible network is useless in floats: each block multiplies
-the rounding error by ten. The values here are therefore whole numbers of steps, held in float64,
-and a division leaves a remainder of one byte per number, with which it can be undone exactly.
+the rounding error by ten. The values here are therefore integers (steps of a grid, held in
+float64), and a division leaves a remainder of one byte per value, with which it is undone exactly.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ class Streams(NamedTuple):
     """The two streams, or their gradients.
 
     Args:
-        one: [B, T, C], whole numbers in float64: steps of the grid.
-        two: Likewise.
+        one: The first stream [B, T, C], in steps of the grid as float64 integers.
+        two: The second stream, likewise.
     """
 
     one: Tensor
@@ -40,19 +40,19 @@ class Streams(NamedTuple):
 
 
 def on_grid(values: Tensor) -> Tensor:
-    """Convert numbers to whole steps of the grid, in float64.
+    """Convert values to steps of the grid, in float64.
 
     Args:
-        values: of any shape and dtype.
+        values: A tensor of any shape and dtype.
     """
     return (values.double() * GRID).round()
 
 
 def off_grid(steps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert steps of the grid to numbers; the inverse of `on_grid`.
+    """Convert steps of the grid to values; the inverse of `on_grid`.
 
     Args:
-        steps: Whole numbers in float64.
+        steps: Float64 integers.
         dtype: The dtype of the result.
     """
     return (steps / GRID).to(dtype)
@@ -62,8 +62,8 @@ def divided(steps: Tensor, by: int) -> tuple[Tensor, Tensor | None]:
     """Divide into a quotient and a remainder (uint8), or None when dividing by one.
 
     Args:
-        steps: Whole numbers in float64.
-        by: a small positive whole number.
+        steps: Float64 integers.
+        by: A small positive integer.
     """
     if by == 1:
         return steps, None
@@ -75,9 +75,9 @@ def multiplied(quotient: Tensor, by: int, remainder: Tensor | None) -> Tensor:
     """Undo `divided`.
 
     Args:
-        quotient: Whole numbers in float64.
-        by: What was divided by.
-        remainder: of that division; None stands for zero.
+        quotient: Float64 integers.
+        by: The divisor.
+        remainder: The remainder of the division; None stands for zero.
     """
     return quotient if remainder is None else quotient * by + remainder
 
@@ -86,7 +86,7 @@ class Chance:
     """The random state at the start of a computation, to repeat it.
 
     Args:
-        device: Where the computation runs; its random state is kept beside the CPU's.
+        device: The device of the computation, whose random state is kept along with the CPU's.
     """
 
     def __init__(self, device: torch.device):
@@ -114,10 +114,10 @@ def by_chance(
     """Call a function; return its value and the random state at its start.
 
     Args:
-        function: of ``x`` and ``positions``; it may draw random numbers.
+        function: A function of ``x`` and ``positions`` that may draw random numbers.
         x: [B, T, C].
         positions: [B, T, C].
-        chance: The state of an earlier call, to repeat it; None draws anew.
+        chance: The state of an earlier call to repeat; None draws new random numbers.
     """
     if chance is None:
         chance = Chance(x.device)

@@ -17,7 +17,7 @@ class Vpt(Method):
     """Learned tokens in front of the patches, new ones in each block.
 
     Args:
-        prompts: In each block.
+        prompts: The number of tokens in each block.
     """
 
     prompts: int = 10
@@ -42,11 +42,11 @@ class Vpt(Method):
 
 
 class PromptedBlock(nn.Module):
-    """A frozen block that sees learned tokens with learned positions, and drops them afterward.
+    """A frozen block that inserts learned tokens with learned positions and drops them afterward.
 
     Args:
         frozen: The backbone's block.
-        prompts: Learned tokens.
+        prompts: The number of learned tokens.
         prompt_at: The index among the tokens at which they are inserted.
     """
 
