@@ -76,7 +76,7 @@ def test_the_commit_is_said_and_kept(hub, model, caplog):
         loaded = dapt.AdaptedModel.from_hub(NAME, revision)
         assert loaded.adapter.source == f"hf://{NAME}@{commit}"
         [said] = warnings_of(caplog)
-        assert f"is at commit {commit}: revision='{commit}' names it" in said
+        assert f"is at commit {commit}; revision='{commit}' pins it" in said
 
 
 def test_both_files_are_of_one_commit(hub, model):
