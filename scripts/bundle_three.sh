@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes python/dapt/view/page/three.min.js anew: what the viewer needs of three.js, in one file.
+# Rebuilds python/dapt/view/page/three.min.js: the parts of three.js that the viewer needs, in one
+# file.
 #   scripts/bundle_three.sh [version of three]
 set -eu
 version=${1:-0.187.0}

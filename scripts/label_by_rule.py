@@ -1,9 +1,9 @@
-"""Labels by a rule, for a scan of a room that has none: floor, level, upright, cluttered.
+"""Labels an unlabeled scan of a room by a simple rule: floor, level, upright, cluttered.
 
     python scripts/label_by_rule.py scans.npz --cloud scannet_room --out runs/room
 
-writes runs/room/{train,test}/room.npz, the parts of the room before and behind a line across it,
-and classes.txt: a dataset `scenes` for trying segmentation out. z is up.
+writes runs/room/{train,test}/room.npz, the parts of the room on either side of a line across it,
+and classes.txt, which together are a `scenes` dataset for trying out segmentation. z is up.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from dapt.errors import reading
 from dapt.files import write_atomically
 
 NAMES = ("floor", "level", "upright", "cluttered")
-FLOOR = 0.08  # above the lowest points, in the unit of the scan
-FLAT = 0.05  # share of the variance of 24 neighbors that a flat place has across its plane
+FLOOR = 0.08  # height of the floor above the lowest points, in the scan's unit
+FLAT = 0.05  # a place is flat if less of its 24 neighbors' variance is across their plane
 
 
 def labels_of(points: np.ndarray) -> np.ndarray:  # [N, 3] -> [N]
-    """By the height of a point and the plane through its neighbors."""
+    """Labels points by their height and by the plane through their neighbors."""
     cloud = torch.from_numpy(points.astype(np.float32))[None]
     _, near = dapt_ext.knn(cloud, cloud, 24)  # [1, N, 24]
     around = dapt_ext.gather(cloud, near.flatten(1)).view(len(points), 24, 3).double()
@@ -41,8 +41,8 @@ def labels_of(points: np.ndarray) -> np.ndarray:  # [N, 3] -> [N]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="an .npz with a cloud [N, 3]")
-    parser.add_argument("--cloud", default="points", help="its name in the file")
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--cloud", default="points", help="the name of the cloud in the file")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     options = parser.parse_args()
     with reading(options.file), np.load(options.file, allow_pickle=False) as file:
         points = file[options.cloud].astype(np.float64)

@@ -1,12 +1,12 @@
-"""Pictures, a film and frame times of the pages that `dapt view` and `dapt report` make.
+"""Takes pictures, a film and frame times of the pages that `dapt view` and `dapt report` make.
 
     python scripts/picture_pages.py shoot view.html --out docs/images/view --color scale
     python scripts/picture_pages.py shoot report.html --out docs/images/report-scales --at scales
     python scripts/picture_pages.py film view.html --out docs/images/view-film.webp
     python scripts/picture_pages.py time view.html
 
-`shoot` leaves NAME.webp, 1,280 pixels wide, and NAME-phone.webp, 390 wide. The browser is the
-system's Chromium, driven by Playwright (the extra `browser`); it draws in software.
+`shoot` writes NAME.webp, 1,280 pixels wide, and NAME-phone.webp, 390 wide. The browser is the
+system's Chromium, driven by Playwright (the extra `browser`), and renders in software.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from support.browser import FLAGS, find_browser
 
 SIZES = {"": (1280, 800), "-phone": (390, 844)}
 FILM = (900, 560)
-FRAMES, PAUSE = 9, 110  # of a block; milliseconds of each
+FRAMES, PAUSE = 9, 110  # frames per block; milliseconds per frame
 TIMED = 60  # frames
 WATCH = f"""new Promise(done => {{ const times = []; viewer.toggleSpin();
   const tick = now => {{ times.push(now);
@@ -35,7 +35,7 @@ WATCH = f"""new Promise(done => {{ const times = []; viewer.toggleSpin();
 
 @contextmanager
 def opened(page: Path, size: tuple[int, int], dark: bool = False) -> Iterator:
-    """The page in a window of a size, once it has drawn."""
+    """Opens the page in a window of the given size and waits until it has drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -71,7 +71,7 @@ def shoot(options) -> None:
 
 
 def film(options) -> None:
-    """Once around, through the blocks of the network and back to the start."""
+    """Films one turn around the cloud while stepping through the blocks of the network."""
     frames = []
     with opened(options.page, FILM) as window:
         if options.cloud:
@@ -115,9 +115,9 @@ def main() -> None:
     parser.add_argument("what", choices=("shoot", "film", "time"))
     parser.add_argument("page", type=Path)
     parser.add_argument("--out", type=Path, help="NAME of the pictures, or the film's file")
-    parser.add_argument("--color", help="by what points are colored: height, label, scale ...")
-    parser.add_argument("--cloud", type=int, default=0, help="which one of the page")
-    parser.add_argument("--at", help="the section of a report that is shown")
+    parser.add_argument("--color", help="what to color points by: height, label, scale ...")
+    parser.add_argument("--cloud", type=int, default=0, help="which cloud of the page to show")
+    parser.add_argument("--at", help="the section of a report to show")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     if options.what != "time" and options.out is None:

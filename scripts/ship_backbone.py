@@ -1,10 +1,10 @@
-"""Makes a pre-training run's encoder one that comes with the package; the run may still go on.
+"""Ships the encoder of a pre-training run with the package; the run may still be going on.
 
     python scripts/ship_backbone.py runs/wide
     python scripts/ship_backbone.py runs/wide --folder elsewhere    # to look at it first
 
-Writes the best epoch's weights in float16 and the card beside them. The card's accuracies are those
-of `python benchmarks/probe.py`, which is run on the written file.
+Writes the weights of the best epoch in float16 and a card beside them. The accuracies on the card
+come from `python benchmarks/probe.py`, which is run on the written file.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Cut an npz dataset in two, a share of every class to be held out: the same for the same seed.
-Clouds of one of its `groups`, if it has such, stay together.
+"""Splits an npz dataset in two, holding out a share of every class, reproducibly by seed.
 
     python scripts/split_npz.py clouds.npz --out runs/clouds
 
-writes runs/clouds_train.npz and runs/clouds_validation.npz; with --turn every cloud in a pose of
-its own. Arrays with a row for each cloud are cut, others are copied to both.
+writes runs/clouds_train.npz and runs/clouds_validation.npz; with --turn, every cloud is rotated at
+random. If the file has `groups`, clouds of one group stay together. Arrays with one row per cloud
+are split, others are copied to both files.
 """
 
 import argparse
@@ -24,16 +24,18 @@ from dapt.files import write_atomically
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--out", type=Path, help="where to, without `_train.npz`")
-    parser.add_argument("--share", type=float, default=0.2, help="of each class, held out")
+    parser.add_argument("--out", type=Path, help="path of the results, without `_train.npz`")
+    parser.add_argument("--share", type=float, default=0.2, help="share of each class to hold out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--turn", action="store_true", help="every cloud by a random rotation")
+    parser.add_argument("--turn", action="store_true", help="rotate every cloud at random")
     options = parser.parse_args()
     out = options.out or options.file.with_suffix("")
     with reading(options.file), np.load(options.file, allow_pickle=False) as file:
         arrays, points, labels = dict(file), file["points"], file["labels"]
     if "offsets" in arrays:
-        raise DataError(f"{options.file} holds clouds of different lengths, which are not cut here")
+        raise DataError(
+            f"{options.file} holds clouds of different lengths, which this script cannot split"
+        )
     if options.turn:
         generator = torch.Generator().manual_seed(options.seed)
         turned = RotateFreely()(torch.from_numpy(points).float(), generator).numpy()

@@ -1,12 +1,13 @@
-"""The tables of docs/comparing.md, one command each: every method, learning rates from one grid,
-three seeds, paired differences. What is complete is not run again.
+"""Reproduces the tables of docs/comparing.md, one command each.
 
     python scripts/tables.py hardest --out runs/tables/hardest --minutes 40
     python scripts/tables.py shapes --data real_shapes_train.npz --out runs/tables/shapes
     python scripts/tables.py ranks runs/tables/*/comparison.json --out runs/tables/ranks
 
-Before it starts, it says about how long it takes on this machine's cores. --minutes takes as many
-epochs as fit into them, in place of the recipe's; --dry_run prints the commands alone.
+A table compares every method with learning rates from one grid, three seeds and paired differences.
+Completed runs are not repeated. Before it starts, the script estimates how long it takes on this
+machine's cores. --minutes runs as many epochs as fit into that time instead of the recipe's;
+--dry_run only prints the commands.
 """
 
 import argparse
@@ -33,33 +34,33 @@ ALL = (
 FEW = ["dapt", "full", "linear", "adapter", "peft:lora", "stag"]
 PARTS = "dapt,full,linear,adapter,peft:lora,vpt,prefix,reversible,stag,point_gst".split(",")
 GRID = "5e-4,2e-3,8e-3"
-# CPU seconds of a training step of 32 clouds of 1,024 points, labels of clouds, measured in one
-# thread of an AMD EPYC (Zen 4) that others used, too; on another machine they give the ratios
+# CPU seconds per training step on 32 clouds of 1,024 points with one label per cloud, measured in
+# one thread of a shared AMD EPYC (Zen 4). On other machines only their ratios hold.
 STEP = {
     "linear": 0.16, "full": 0.77, "dapt": 0.31, "reversible:dapt": 0.48, "density:dapt": 0.32,
     "reversible": 0.40, "adapter": 0.27, "peft:lora": 0.32, "vpt": 0.30, "prefix": 0.26,
     "point_peft": 0.78, "idpt": 0.44, "ppt": 0.86, "point_gst": 0.28, "point_lora": 1.06,
     "ga_prompt": 0.96, "stag": 0.32,
 }  # fmt: skip
-PART_STEP = 0.5  # more, of 16 clouds of 512 points whose points have labels
+PART_STEP = 0.5  # additional seconds per step on 16 clouds of 512 labeled points
 OTHERS = 0.6
-SCORE, START = 0.008, 8.0  # a cloud; a process, until it trains
+SCORE, START = 0.008, 8.0  # seconds to score a cloud, and for a process to start training
 LEAST_EPOCHS = 3
 
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison.
+    """A comparison of methods on one dataset.
 
     Args:
         config: The recipe.
-        methods: Of the table.
-        train: Clouds to learn from, the validation share taken off.
-        test: Clouds that a run is scored on.
-        epochs: Of each run.
-        flags: Of each run, beside the recipe's.
-        search: The grid; none where there is no search.
-        held_out: Whether a fifth of `--data`'s groups is held out for the test.
+        methods: The methods to compare.
+        train: The number of training clouds, without those for validation.
+        test: The number of test clouds.
+        epochs: The epochs of each run.
+        flags: Flags of each run in addition to the recipe.
+        search: The grid of learning rates, or None for no search.
+        held_out: Whether a fifth of the groups in `--data` is held out as the test set.
     """
 
     config: str
@@ -80,7 +81,7 @@ TABLES = {
     "parts": Table("synthetic_parts", PARTS, 680, 201, 20, REAL, held_out=True),
     "corrupted": Table("synthetic", FEW, 1080, 300, 15, ("--data.test_size", "300")),
 }
-# (name, flags): each is a comparison of its own, whose rows come to one table
+# Variants as (name, flags): each is a comparison of its own, and their rows form one table.
 LABELS = [(f"labels_{share}", ["--label_share", share]) for share in ("0.01", "0.05", "0.1")]
 COMPRESSED = [
     ("float", []),
@@ -119,12 +120,12 @@ MANY = {
 
 
 def seconds(table: Table, epochs: int, seeds: int) -> float:
-    """About how long a comparison takes on these cores, from CPU seconds that were measured.
+    """Estimates how long a comparison takes on these cores, from measured CPU seconds.
 
     Args:
-        table: Which.
-        epochs: Of each run.
-        seeds: Of each method.
+        table: The comparison.
+        epochs: The epochs of each run.
+        seeds: The number of seeds per method.
     """
     searched = len(table.search.split(",")) if table.search else 0
     total = 0.0
@@ -139,18 +140,18 @@ def seconds(table: Table, epochs: int, seeds: int) -> float:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fitting(table: Table, minutes: float | None, seeds: int, times: int = 1) -> int:
-    """The recipe's epochs, or as many as fit.
+    """The table's epochs, or as many as fit into the given time.
 
     Args:
-        table: Which.
-        minutes: For all of it; None for the recipe's epochs.
-        seeds: Of each method.
-        times: Comparisons of this size.
+        table: The comparison.
+        minutes: The time for everything; None for the table's epochs.
+        seeds: The number of seeds per method.
+        times: The number of comparisons of this size.
     """
     if minutes is None:
         return table.epochs
@@ -163,15 +164,15 @@ def fitting(table: Table, minutes: float | None, seeds: int, times: int = 1) -> 
 def command(
     table: Table, methods: Sequence[str], epochs: int, seeds: int, out: Path, flags: Sequence[str]
 ) -> list[str]:
-    """Of one comparison.
+    """The arguments of `dapt` that run one comparison.
 
     Args:
-        table: Which.
-        methods: Of it.
-        epochs: Of each run.
-        seeds: Of each method.
-        out: Its folder.
-        flags: Of each run, beside the table's.
+        table: The comparison.
+        methods: The methods to compare.
+        epochs: The epochs of each run.
+        seeds: The number of seeds per method.
+        out: The folder to write to.
+        flags: Flags of each run in addition to the table's.
     """
     words = ["compare", "--methods", ",".join(methods), "--seeds", str(seeds)]
     words += ["--config", table.config, "--out", str(out), "--jobs", str(cores())]
@@ -181,11 +182,11 @@ def command(
 
 
 def run(commands: Sequence[Sequence[str]], dry: bool) -> None:
-    """One after the other; each goes on where it was stopped.
+    """Runs commands one after another; an interrupted one resumes where it stopped.
 
     Args:
-        commands: Of `dapt`.
-        dry: Whether they are printed alone.
+        commands: The arguments of `dapt`, for each command.
+        dry: Whether to only print the commands.
     """
     for words in commands:
         print("dapt " + shlex.join(words), flush=True)
@@ -194,16 +195,18 @@ def run(commands: Sequence[Sequence[str]], dry: bool) -> None:
         environment = {"OMP_NUM_THREADS": "1"} | os.environ
         code = subprocess.run([sys.executable, "-m", "dapt", *words], env=environment).returncode
         if code:
-            raise DaptError(f"dapt compare ended with exit code {code}: the same command goes on")
+            raise DaptError(
+                f"dapt compare ended with exit code {code}: repeat the same command to resume"
+            )
 
 
 def held_out(data: Path, out: Path, dry: bool) -> list[str]:
-    """Flags of training and test clouds: a fifth of the groups of every class is the test.
+    """Splits a file, a fifth of every class's groups for the test; returns the flags for its parts.
 
     Args:
         data: An npz file with `groups`.
-        out: Where its two parts go.
-        dry: Whether nothing is written.
+        out: The path of the two parts, without their endings.
+        dry: Whether to write nothing.
     """
     split = Path(__file__).with_name("split_npz.py")
     if not dry and not out.with_name(f"{out.name}_validation.npz").exists():
@@ -213,12 +216,12 @@ def held_out(data: Path, out: Path, dry: bool) -> list[str]:
 
 
 def several(name: str, variants: Sequence[tuple[str, list[str]]], out: Path) -> str:
-    """One table of comparisons that differ in a setting; differences are from the first row.
+    """Joins comparisons that differ in one setting into a table of differences from the first row.
 
     Args:
-        name: Of the table.
-        variants: Their names.
-        out: Their folder.
+        name: The name of the table.
+        variants: The name and the flags of each comparison.
+        out: The folder of the comparisons.
     """
     from dapt.training.statistics import differences
 
@@ -250,11 +253,11 @@ def several(name: str, variants: Sequence[tuple[str, list[str]]], out: Path) -> 
 
 
 def label_chart(rows: dict[str, dict], record: dict) -> bytes:
-    """Score against the share of labels, as a PNG.
+    """Draws score against the share of labels, as a PNG.
 
     Args:
-        rows: By "labels_SHARE, METHOD".
-        record: Of one of the comparisons.
+        rows: The rows, by "labels_SHARE, METHOD".
+        record: The comparison.json of any of the comparisons.
     """
     from dapt.view.charts import curves_of_methods
 
@@ -267,11 +270,11 @@ def label_chart(rows: dict[str, dict], record: dict) -> bytes:
 
 
 def rank(files: Sequence[Path], out: Path) -> str:
-    """Methods by their mean rank over several comparisons, by Friedman's and Nemenyi's tests.
+    """Ranks methods over several comparisons, with Friedman's and Nemenyi's tests.
 
     Args:
-        files: comparison.json of each.
-        out: Folder of ranks.md and ranks.json.
+        files: The comparison.json of each comparison.
+        out: The folder for ranks.md and ranks.json.
     """
     from dapt.training.statistics import ranks
 
@@ -301,14 +304,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=(*TABLES, *MANY, "ranks"))
-    parser.add_argument("files", nargs="*", type=Path, help="of ranks: comparison.json of each set")
+    parser.add_argument("files", nargs="*", type=Path, help="for ranks: the comparison.json files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="npz with groups, of shapes, electronics, parts")
-    parser.add_argument("--methods", help="with commas, in place of the table's")
+    parser.add_argument("--data", type=Path, help="npz with groups: shapes, electronics, parts")
+    parser.add_argument("--methods", help="comma-separated, instead of the table's")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="as many epochs as fit into them")
-    parser.add_argument("--epochs", type=int, help="in place of the table's")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands alone")
+    parser.add_argument("--minutes", type=float, help="run as many epochs as fit into this time")
+    parser.add_argument("--epochs", type=int, help="instead of the table's")
+    parser.add_argument("--dry_run", action="store_true", help="only print the commands")
     options, flags = parser.parse_known_args()
     if options.table == "ranks":
         print(rank(options.files, options.out), end="")
