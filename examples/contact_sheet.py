@@ -1,4 +1,4 @@
-"""A picture of the built-in world: one object of every family, and scans of the three variants."""
+"""Draws the built-in world: one object of every family, and scans of the three variants."""
 
 import argparse
 from pathlib import Path
@@ -21,7 +21,7 @@ def cloud(families: str, **options):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images/synthetic.webp"))
-    parser.add_argument("--npz", type=Path, help="the objects, too, as a file for `dapt view`")
+    parser.add_argument("--npz", type=Path, help="also write the objects to a file for `dapt view`")
     options = parser.parse_args()
     out = options.out
     sheet = []

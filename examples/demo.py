@@ -1,10 +1,9 @@
-"""The main job on built-in data: adapt the shipped backbone to scans by DAPT, beside a linear
-probe and full fine-tuning.
+"""Adapts the shipped backbone to built-in scans by DAPT, a linear probe and full fine-tuning.
 
     python examples/demo.py
 
-Prints a table and draws what DAPT says of test scans, colored by its per-token scales. Run again,
-it goes on where it was stopped.
+Prints a table and draws DAPT's predictions for test scans, colored by its per-token scales. If it
+is interrupted, running it again resumes where it stopped.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from dapt.view.pictures import portrait
 
 CONFIG = Path(__file__).parents[1] / "configs" / "synthetic.yaml"
 METHODS = ("linear", "dapt", "full")
-LOOKED_AT = 150  # scans, of which the picture shows three
+LOOKED_AT = 150  # scans to choose from; the picture shows three
 
 
 def run(method: str, out: Path, settings: list[str]) -> RunFolder:
@@ -56,7 +55,7 @@ def table(folders: dict[str, RunFolder]) -> str:
 
 @torch.no_grad()
 def picture(folder: RunFolder, path: Path) -> None:
-    """Of the first scans two right answers and a wrong one, those of which the model is surest."""
+    """Draws the two right answers and the wrong one that the model is most certain of."""
     model, data = restore_model(folder).eval(), folder.settings().data
     scans = load(data.name, data.options, "test")
     batch = scans.batch(range(LOOKED_AT))
@@ -88,7 +87,7 @@ def picture(folder: RunFolder, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
-    options, settings = parser.parse_known_args()  # the others are settings of every run
+    options, settings = parser.parse_known_args()  # all other flags are settings of every run
     logging.basicConfig(level=logging.WARNING)
     begun = time.monotonic()
     settings = ["--data.test_size=600", "--epochs=10", "--test_every=0", *settings]

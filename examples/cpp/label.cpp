@@ -1,4 +1,4 @@
-// label MODEL.pt2 CLOUD.xyz: the label of a cloud of points, a point "x y z" a line.
+// label MODEL.pt2 CLOUD.xyz: prints the label of a point cloud, given as one "x y z" per line.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>
 
@@ -8,7 +8,7 @@
 
 namespace {
 
-/// Points [1, N, 3], their mean in the origin and the farthest at distance one.
+/// Reads points [1, N, 3] and scales them into the unit ball around their mean.
 torch::Tensor read_cloud(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw std::runtime_error("cannot read " + path);
