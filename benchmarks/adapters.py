@@ -1,8 +1,8 @@
-"""Many adapters on one backbone: eight clouds of eight adapters in one call against eight calls,
-and what a thousand loaded adapters hold.
+"""Many adapters on one backbone: one call for eight clouds and adapters against eight calls, and
+the memory of a thousand loaded adapters.
 
-The two ways take turns, so that what the machine does meanwhile falls on both; the median of the
-ratios of pairs is told.
+The two ways take turns, so that other load on the machine affects both alike; the reported speedup
+is the median of the ratios of pairs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def carrying(backbone: str, method: dapt.methods.Method, count: int) -> dapt.Ada
 
 @torch.no_grad()
 def batch_row(backbone: str, name: str, clouds: int, points: int, turns: int) -> dict[str, object]:
-    """Milliseconds of one call for all, and of a call for each."""
+    """Milliseconds of one call for all clouds, and of one call per cloud."""
     model = carrying(backbone, METHODS[name], clouds)
     inputs = torch.rand(clouds, points, 3) * 2 - 1
     names = [str(number) for number in range(clouds)]
@@ -69,7 +69,7 @@ def batch_row(backbone: str, name: str, clouds: int, points: int, turns: int) ->
 
 
 def memory_row(backbone: str, name: str, count: int) -> dict[str, object]:
-    """Bytes of the process by which `count` adapters more make it grow, and their own bytes."""
+    """How many bytes the process grows per adapter when it loads `count` more, and their size."""
     model, method = carrying(backbone, METHODS[name], 10), METHODS[name]
     own = sum(value.nbytes for value in model.own_state().values())
     before = resident_bytes()

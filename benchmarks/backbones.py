@@ -1,10 +1,11 @@
 """What a training step costs on each backbone at its published size: memory and seconds.
 
-    python benchmarks/backbones.py                  # all of them, a process each
+    python benchmarks/backbones.py                  # all of them, each in its own process
     python benchmarks/backbones.py point_gpt_l ...  # some
 
-Clouds are balls of points, scenes rooms of walls and boxes; the weights are random, the method is
-DAPT. Rows are added to those in the JSON, so that a long table can be made in parts.
+Clouds are random points in a ball, scenes the floor and walls of a room; the weights are random,
+and the method is DAPT. Rows are merged into the existing JSON, so that a long table can be made in
+parts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dapt.runs.memory import CountSaved
 OUT = Path(__file__).parent / "results" / "backbones-cpu.json"
 COMMAND = "python benchmarks/backbones.py"
 CLASSES, MiB = 15, 2**20
-# clouds, points of each, groups: as published; a few clouds, because the machine is small
+# Clouds, points per cloud, and groups as published; few clouds, because the machine is small.
 INPUTS = {
     "uni3d": (1, 10_000, {}),
     "recon_pp": (4, 1024, {}),
@@ -39,19 +40,19 @@ INPUTS = {
     "point_m2ae": (4, 2048, {}),
 }
 USUAL = (4, 2048, {"num_groups": 128})
-# the same networks under names of their releases
+# Names of releases whose network is the same as another one's.
 SAME = ("act", "recon", *(name for name in BACKBONES if "sonata" in name or "concerto" in name))
 INT8 = "int8 "
 
 
 def names() -> list[str]:
-    """Of all rows: the backbones, and those that are large with quantized weights, too."""
+    """The names of all rows: every backbone, and the largest also with quantized weights."""
     plain = [name for name in BACKBONES if name not in SAME]
     return [*plain, f"{INT8}uni3d_giant", f"{INT8}point_gpt_l"]
 
 
 def room(count: int) -> Tensor:  # [1, N, 9]
-    """Five by four by three meters of floor and walls, with color and normals."""
+    """The floor, walls and ceiling of a 5 x 4 x 3 m room, with colors and normals."""
     draw = torch.Generator().manual_seed(0)
     sides = torch.tensor([5.0, 4.0, 3.0])
     place = torch.rand(count, 3, generator=draw) * sides
@@ -63,7 +64,7 @@ def room(count: int) -> Tensor:  # [1, N, 9]
 
 
 def input_of(name: str) -> tuple[Tensor, dict]:
-    """(a batch of what the backbone reads, fields of its size)."""
+    """(a batch of the backbone's input, the fields that give the backbone its published size)."""
     family = next((family for family in INPUTS if name.startswith(family)), None)
     clouds, count, fields = INPUTS.get(family, USUAL)
     if name == "point_mae_tiny":
@@ -75,7 +76,7 @@ def input_of(name: str) -> tuple[Tensor, dict]:
 
 
 def measure(name: str, steps: int) -> dict[str, object]:
-    """In a process of its own, whose peak memory is the backbone's."""
+    """Measures one row. It needs a process of its own, whose peak memory is then the backbone's."""
     torch.manual_seed(0)
     plain = name.removeprefix(INT8)
     points, fields = input_of(plain)
@@ -120,7 +121,7 @@ def _peak() -> int:
 
 
 def table(rows: list[dict]) -> str:
-    """As it stands in the docs."""
+    """The table of the documentation."""
     lines = [
         "| backbone | parameters, M | trained, M | clouds x points | a step, s "
         "| weights, MiB | kept for the backward, MiB | peak of the process, MiB |",
@@ -138,8 +139,8 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("backbones", nargs="*", help="all by default")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
-    parser.add_argument("--alone", action="store_true", help="measure here, and print a row")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up step")
+    parser.add_argument("--alone", action="store_true", help="measure in this process; print a row")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     if args.alone:

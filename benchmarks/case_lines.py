@@ -1,5 +1,5 @@
-"""A plugin of pytest: a line of JSON for each test as it ends, so that a run that is cut off leaves
-those that it came to.
+"""A pytest plugin that writes one line of JSON as each test ends, so that an interrupted run leaves
+the results that it got to.
 
     PYTHONPATH=benchmarks pytest -p case_lines --case-lines cases.jsonl tests/ops/test_on_gpu.py
 """
@@ -11,16 +11,15 @@ from pathlib import Path
 
 
 def pytest_addoption(parser) -> None:
-    """The flag that names the file."""
-    parser.addoption("--case-lines", type=Path, help="a file for a line of JSON a test")
+    """Adds the flag that names the file."""
+    parser.addoption("--case-lines", type=Path, help="a file for one line of JSON per test")
 
 
 def pytest_configure(config) -> None:
-    """Begins the file anew."""
+    """Starts an empty file."""
     path = config.getoption("--case-lines")
-    if path and not hasattr(
-        config, "workerinput"
-    ):  # a worker of xdist reports to the one that asks
+    # xdist's workers report to the main process, which alone writes the file.
+    if path and not hasattr(config, "workerinput"):
         path.parent.mkdir(parents=True, exist_ok=True)
         config.pluginmanager.register(_CaseLines(path))
 
@@ -32,7 +31,7 @@ class _CaseLines:
 
     def pytest_runtest_logreport(self, report) -> None:
         if report.when != "call" and report.passed:
-            return  # set up and taken down
+            return  # setup or teardown
         line = {"case": report.nodeid, "outcome": report.outcome, "when": report.when}
         line["seconds"] = round(report.duration, 3)
         if report.failed:

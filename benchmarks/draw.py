@@ -1,4 +1,4 @@
-"""What is made of the JSON in results/, anew: its charts, and the tables of docs/benchmarks.md.
+"""Redraws the charts of the JSON files in results/ and the tables of docs/benchmarks.md.
 
 python benchmarks/draw.py
 """
@@ -15,10 +15,10 @@ PAGE = RESULTS.parents[1] / "docs" / "benchmarks.md"
 
 
 def speed_chart(record: dict) -> bytes:
-    """How many times faster each case of `ops.py` is, as a PNG.
+    """Draws the speedup of each case of `ops.py`, as a PNG.
 
     Args:
-        record: Its JSON.
+        record: The JSON that ops.py writes.
     """
     from dapt.view.charts import speedups
 
@@ -35,10 +35,10 @@ def _sound(record: dict) -> list[dict]:
 
 
 def speed_table(record: dict) -> str:
-    """The same as a table in Markdown.
+    """The cases of `ops.py` as a table in Markdown.
 
     Args:
-        record: Its JSON.
+        record: The JSON that ops.py writes.
     """
     lines = ["| op | case | threads | ours, ms | best peer, ms | faster | goal |"]
     lines.append("|---|---|---|---|---|---|---|")
@@ -55,7 +55,7 @@ def speed_table(record: dict) -> str:
 
 
 def fill_in(page: str, name: str, table: str) -> str:
-    """The page with `table` where it has `<!-- name -->` and `<!-- / -->`, if it has."""
+    """The page with `table` between `<!-- name -->` and `<!-- / -->`, if it has these marks."""
     begin, end = f"<!-- {name} -->\n", "\n<!-- / -->"
     if begin not in page:
         return page
@@ -64,7 +64,7 @@ def fill_in(page: str, name: str, table: str) -> str:
 
 
 def draw_ops(path: Path) -> Path:
-    """The chart beside the JSON of `ops.py`, and its table in the documentation."""
+    """Draws the chart beside a JSON file of `ops.py` and updates its table in the documentation."""
     record = json.loads(path.read_text())
     picture = path.with_suffix(".png")
     picture.write_bytes(speed_chart(record))
@@ -77,10 +77,10 @@ def draw_ops(path: Path) -> Path:
 
 
 def compare_chart(record: dict) -> bytes:
-    """Score against trained parameters, as `dapt compare` draws it.
+    """Draws score against trained parameters, as `dapt compare` does.
 
     Args:
-        record: Its comparison.json.
+        record: The comparison.json of the comparison.
     """
     from dapt.training.comparison import Row, chart
 

@@ -1,9 +1,9 @@
-"""Exported models against the model that they were made of: torch as it is, torch with the adapter
-merged, the package of torch's compiler, and ONNX in onnxruntime.
+"""Exported models against the original: plain torch, torch with the adapter merged, the package of
+torch's compiler, and ONNX in onnxruntime.
 
-Labels are compared first. All take turns, with a pause before each so that no threads of the one
-before still wait for work. Medians are told, of the clock and of the processor's time, which says
-more where other work runs on the same cores.
+All must predict the same labels. They take turns, with a pause before each, so that no threads of
+the previous one are still spinning. Both wall-clock and CPU time are reported, as medians; on a
+shared machine, CPU time says more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from measure import write_json
 
 import dapt
-import dapt_ext  # noqa: F401 - the package of torch's compiler calls its ops
+import dapt_ext  # noqa: F401 - registers the ops that the compiled package calls
 
 CLASSES = 15
 PAUSE = 0.02  # seconds
@@ -32,7 +32,7 @@ Call = Callable[[torch.Tensor], np.ndarray]
 
 
 def adapted(backbone: str) -> dapt.AdaptedModel:
-    """An adapter of DAPT whose weights all have a say."""
+    """A DAPT model with noise in all of its own weights, so that each one affects the output."""
     torch.manual_seed(0)
     checkpoint = "shipped" if backbone == "point_mae_tiny" else "none"
     network = dapt.create_backbone(backbone, checkpoint=checkpoint)
@@ -60,7 +60,7 @@ def in_onnxruntime(path: Path, threads: int) -> Call:
 
 
 def contenders(model: dapt.AdaptedModel, folder: Path) -> dict[str, Callable[[int], Call]]:
-    """By name, what makes a call for a number of threads."""
+    """Contenders by name; each is a function that takes a number of threads and returns a call."""
     onnx, package = folder / "model.onnx", folder / "model.pt2"
     for path in (onnx, package):
         begin = time.perf_counter()
@@ -85,7 +85,7 @@ def row(
     threads: int,
     turns: int,
 ) -> dict[str, object]:
-    """Milliseconds of a call of each."""
+    """Milliseconds per call of each contender."""
     torch.set_num_threads(threads)
     calls = {name: make(threads) for name, make in made.items()}
     inputs = torch.rand(clouds, points, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1

@@ -1,13 +1,13 @@
-"""Time and memory of every op on points against their number, and against the number of clouds.
+"""How time and memory of every point op grow with the number of points and of clouds.
 
     python benchmarks/growth.py
 
-One thread, its own time. A series ends where the next call can be expected to take longer than
---most seconds or more memory than --gigabytes, where one does take three times that long, or where
-the op's share of --minutes is used up. `spread` clouds are bumpy spheres; `crowded` ones have half
-of their points in one place, which is where trees and grids go wrong. Memory is what the process
-has at most during a call beyond what it had before. Writes JSON, after each op, and a chart (--out,
-without an ending).
+Everything runs in one thread, whose CPU time is measured. A series ends before a call that is
+expected to take longer than --most seconds or more memory than --gigabytes, after one that took
+three times as long as --most, or when the op's share of --minutes is used up. `spread` clouds are
+bumpy spheres; `crowded` ones have half of their points in one place, the hard case for trees and
+grids. Memory is the peak during a call minus what the process held before. Writes JSON after each
+op, and a chart at the end (--out, without a suffix).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 BATCHES = (1, 4, 16, 64, 256)
 BATCH_POINTS = 2048
 CELL = 0.02
-KILLED_AFTER = 3  # times the seconds that a call may take
-STEEP = 1.3  # by which time may grow faster than the number of points
+KILLED_AFTER = 3  # times --most
+STEEP = 1.3  # factor by which time may grow faster than the number of points
 Call = Callable[[], object]
 
 
@@ -63,7 +63,7 @@ def _gather(points: Tensor) -> Call:
     return partial(dapt_ext.gather, points, torch.randint(points.shape[1], points.shape[:2]))
 
 
-# Each gets points [B, N, 3] and gives the call that is timed.
+# Each takes points [B, N, 3] and returns the call to time.
 OPS: dict[str, Callable[[Tensor], Call]] = {
     f"farthest_point_sample, {SAMPLES}": lambda p: partial(
         dapt_ext.farthest_point_sample, p, min(SAMPLES, p.shape[1])
@@ -93,21 +93,21 @@ def make(B: int, N: int, crowded: bool) -> Tensor:
 
 
 def _memory(of: str) -> int:
-    """Bytes of this process: VmRSS, those it holds, or VmHWM, the most that it held."""
+    """Memory of this process in bytes: VmRSS is the current size, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     [line] = [line for line in lines if line.startswith(of + ":")]
     return 1024 * int(line.split()[1])
 
 
 def _one(call: Callable[[], Call], end) -> None:
-    """In a process of its own, whose memory is that of one call."""
+    """Times one call in a process of its own, whose memory is then that of the call."""
     torch.set_num_threads(1)
     call = call()
-    end.send(None)  # what comes now is timed
-    Path("/proc/self/clear_refs").write_text("5")  # the most is what it holds now
+    end.send(None)  # the parent's time limit starts here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     before = _memory("VmRSS")
     seconds = []
-    while sum(seconds) < 0.05 and len(seconds) < 20:  # short ones again
+    while sum(seconds) < 0.05 and len(seconds) < 20:  # short calls are repeated
         start = time.process_time()
         call()
         seconds.append(time.process_time() - start)
@@ -115,7 +115,7 @@ def _one(call: Callable[[], Call], end) -> None:
 
 
 def run(op: str, points: Tensor, limit: float) -> tuple[float, int] | None:
-    """(seconds of the processor, bytes), or None where the process did not come to its end."""
+    """(CPU seconds, bytes), or None if the process did not finish."""
     context = multiprocessing.get_context("fork")
     mine, other = context.Pipe(duplex=False)
     process = context.Process(target=_one, args=(lambda: OPS[op](points), other))
@@ -154,7 +154,7 @@ def series(
 
 
 def chart(record: dict) -> bytes:
-    """Time per point against the number of points and of clouds, a line an op, as a PNG."""
+    """Draws time and memory against the number of points and clouds, one line per op, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained")
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS))
     parser.add_argument("--most", type=float, default=10, help="seconds that a call may take")
-    parser.add_argument("--minutes", type=float, default=14, help="of all ops together")
+    parser.add_argument("--minutes", type=float, default=14, help="time for all ops together")
     parser.add_argument("--gigabytes", type=float, default=8, help="memory that a call may take")
     default = ROOT / "benchmarks" / "results" / "growth-cpu"
     parser.add_argument("--out", type=Path, default=default)

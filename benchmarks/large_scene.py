@@ -1,8 +1,8 @@
-"""A scene of many points labeled in tiles: time, and memory at the peak.
+"""Labels a large scene in tiles and reports the time and the peak memory.
 
-`--model none` labels points by their height, so that what is left is the path of the points alone:
-reading, sorting by tile, cutting into blocks, votes, writing. Another name is that of a backbone.
-The labeling runs in a process of its own, whose peak is told, torch included.
+`--model none` labels points by their height, so that only the handling of points is measured:
+reading, sorting by tile, cutting into blocks, voting and writing. Any other name is that of a
+backbone. The labeling runs in a process of its own, whose peak memory, torch included, is reported.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from dapt.errors import DataError
 from dapt.inference.scenes import SceneOptions, label_scenes
 from dapt.inference.team import Team
 
-PER_SQUARE_METER = 250  # points, as of a dense survey from the air
-AT_ONCE = 2_000_000  # points that are made and written together
+PER_SQUARE_METER = 250  # points, as in a dense airborne survey
+AT_ONCE = 2_000_000  # points made and written at a time
 LABELS = ("low", "middle", "high")
 
 
 def make_scene(path: Path, count: int) -> None:
-    """Points at random over a square of hills."""
+    """Writes random points over a square of hills."""
     header = laspy.LasHeader(version="1.4", point_format=6)
     header.scales = (0.001,) * 3
     side = (count / PER_SQUARE_METER) ** 0.5
@@ -52,7 +52,7 @@ def make_scene(path: Path, count: int) -> None:
 
 
 class ByHeight(nn.Module):
-    """Stands where a model of points does, and says of a point what its height says."""
+    """A stand-in for a model, which labels points by their height."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def model_named(name: str) -> nn.Module:
 
 
 def label(args: argparse.Namespace, path: Path) -> None:
-    """The child's part: label the scene and say how it was."""
+    """Labels the scene in the child process and prints the measurements."""
     torch.set_num_threads(args.threads)
     trained = Preprocessing(args.num_points, up="z", block=args.block)
     options = SceneOptions(
@@ -102,11 +102,11 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10_000_000)
     parser.add_argument("--model", default="none", help="none, or the name of a backbone")
     parser.add_argument("--tile", type=int, default=SceneOptions.tile)
-    parser.add_argument("--block", type=float, default=4.0, help="meters; the stride, too")
-    parser.add_argument("--num_points", type=int, default=1024, help="of a block, for the network")
+    parser.add_argument("--block", type=float, default=4.0, help="side and stride, in meters")
+    parser.add_argument("--num_points", type=int, default=1024, help="per block, for the network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--suffix", choices=(".las", ".laz"), default=".las")
-    parser.add_argument("--folder", type=Path, help="for about 130 bytes a point; else a temporary")
+    parser.add_argument("--folder", type=Path, help="scratch folder, for about 130 bytes a point")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--as_child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

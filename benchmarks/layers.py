@@ -1,4 +1,4 @@
-"""The fused layers against the eager modules that the published code is made of."""
+"""Cases of `ops.py` for the fused layers, against the eager modules of the published code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 import dapt_ext
 from dapt_ext import reference
 
-# Relative 2-norm in which ours and the eager module may differ: both round, in other orders.
+# Relative 2-norm of the allowed difference to the eager module: both round, in different orders.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class Adapter(nn.Module):
-    """LayerNorm, down, GELU, dropout, up, times ReLU of a scale; then MLP, DropPath, residual."""
+    """DAPT's adapter in eager torch, with the MLP, DropPath and residual around it."""
 
     def __init__(self, dim: int, rank: int, dropout: float = 0.0):
         super().__init__()
@@ -86,10 +86,10 @@ class PatchEncoder(nn.Module):
 def trained(
     forward: Callable, inputs: list[Tensor], parameters: list[Tensor], dtype: torch.dtype
 ) -> Callable[[], list[Tensor]]:
-    """A call of forward and backward under autocast: outputs, then gradients."""
+    """A call that runs forward and backward under autocast and returns outputs and gradients."""
     wanted = [t for t in (*inputs, *parameters) if t.requires_grad]
     device = inputs[0].device.type
-    slopes: list[Tensor] = []  # the gradients that come in, the same at every call
+    slopes: list[Tensor] = []  # the incoming gradients, the same at every call
 
     def call() -> list[Tensor]:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -165,7 +165,7 @@ def scale_shift_cases(device: str) -> Iterator[Case]:
 
 
 def attention_cases(device: str) -> Iterator[Case]:
-    """torch's fused attention is the peer; on CUDA it is what we call."""
+    """CPU only, against torch's fused attention, which `dapt_ext` itself calls on CUDA."""
     torch.manual_seed(0)
     if device != "cpu":
         return

@@ -1,7 +1,7 @@
-"""What each method costs at its published size: trained numbers, bytes kept, time of a step.
+"""What each method costs at its published size: trained parameters, bytes kept, time per step.
 
-All methods take turns, a step each, so that what the machine does meanwhile falls on all of them.
-Drop-path is off: what it leaves out is a matter of chance.
+The methods take turns, one step each, so that other load on the machine affects all of them alike.
+Drop-path is off, because it would make the cost of a step random.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def build(method: dapt.methods.Method, weights: str) -> dapt.AdaptedModel:
 
 
 def step(model: dapt.AdaptedModel, points: torch.Tensor, labels: torch.Tensor) -> int:
-    """Forward and backward; the bytes that were kept between them."""
+    """Runs forward and backward; returns the bytes kept between them."""
     saved = CountSaved(model)
     with saved:
         loss = model.adapter.task.loss(model(points), {"labels": labels})
@@ -73,7 +73,7 @@ def main() -> None:
     points = torch.rand(args.batch_size, 2048, 3) * 2 - 1
     labels = torch.randint(15, (args.batch_size,))
 
-    kept = {name: step(model, points, labels) for name, model in models.items()}  # and warm up
+    kept = {name: step(model, points, labels) for name, model in models.items()}  # also warms up
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(args.turns):
         for name, model in models.items():

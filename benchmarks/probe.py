@@ -1,7 +1,7 @@
 """What a backbone's pre-training is worth: a linear probe on it and on random weights.
 
     python benchmarks/probe.py --backbone point_mae_tiny
-    python benchmarks/probe.py --clouds train.npz test.npz --up z    # on one's own clouds
+    python benchmarks/probe.py --clouds train.npz test.npz --up z    # on your own clouds
 
 Prints JSON.
 """
@@ -21,8 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="point_mae_tiny")
     parser.add_argument("--checkpoint", default="shipped")
-    parser.add_argument("--variants", default="only,bg,hardest", help="of the scan task")
-    parser.add_argument("--clouds", nargs=2, metavar=("TRAIN", "TEST"), help="instead: npz files")
+    parser.add_argument("--variants", default="only,bg,hardest", help="variants of built-in scans")
+    parser.add_argument("--clouds", nargs=2, metavar=("TRAIN", "TEST"), help="npz files to use")
     parser.add_argument("--up", default="y", help="the clouds' vertical axis")
     options = parser.parse_args()
     if options.clouds:

@@ -1,11 +1,11 @@
-"""What a step of the methods' published code costs: trained numbers, bytes kept, time.
+"""What a step of the methods' published code costs: trained parameters, bytes kept, time.
 
-    git clone https://github.com/LMD0311/DAPT        # and the others of CODES that are wanted
+    git clone https://github.com/LMD0311/DAPT        # and any others of CODES
     python benchmarks/published.py DAPT=DAPT STAG=... --json benchmarks/results/published-cpu.json
 
-Each runs in a process of its own, in its own arithmetic, on the same clouds as
-`benchmarks/methods.py` and with its own configuration for the hardest scans, drop-path off. Its
-compiled extensions are not needed: `dapt_ext.compat` stands in for those that sample and group.
+Each checkout runs in a process of its own, on the same clouds as `benchmarks/methods.py`, with its
+own configuration for the hardest scans and drop-path off. Its compiled extensions are not needed:
+`dapt_ext.compat` replaces those that sample and group.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from dapt_ext.compat.pointnet2_ops import pointnet2_utils
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Where a checkout has what is measured.
+    """Where to find the network in a checkout, and what it trains.
 
     Args:
-        module: Of `models`, that has the network.
-        config: For the hardest scans of ScanObjectNN.
-        trains: What its training leaves trainable: words in names of weights.
-        settings: That its command line adds to those of the configuration.
-        freezes: Whether the other weights take no gradient; else the optimizer leaves them alone.
+        module: The module of `models` that defines the network.
+        config: The configuration for the hardest scans of ScanObjectNN.
+        trains: Words, one of which is in the name of every weight that is trained.
+        settings: Settings that its command line adds to the configuration.
+        freezes: Whether other weights get no gradient; if not, the optimizer just skips them.
     """
 
     module: str
@@ -87,7 +87,7 @@ CODES = {
 
 
 class Tree(SimpleNamespace):
-    """A configuration as these codes read it, by attribute, by key and by `get`."""
+    """A configuration that can be read by attribute, by key and by `get`, as these codes do."""
 
     def __init__(self, values: dict):
         super().__init__(**{k: Tree(v) if isinstance(v, dict) else v for k, v in values.items()})
@@ -118,7 +118,7 @@ def knn_gather(x: Tensor, index: Tensor) -> Tensor:  # [B, N, C], [B, M, K] -> [
 
 
 def stand_in() -> None:
-    """For the packages and the GPU that the codes ask for and a forward pass does not need."""
+    """Replaces the packages and the GPU that the codes ask for but a forward pass does not need."""
     names = ("timm", "timm.models", "timm.models.layers", "timm.scheduler", "ipdb", "pytorch3d",
              "pytorch3d.ops", "mpl_toolkits", "mpl_toolkits.mplot3d", "extensions", "tensorboardX",
              "extensions.chamfer_dist", "easydict", "termcolor", "open3d", "torchvision",
@@ -138,9 +138,9 @@ def stand_in() -> None:
 
 
 def build(code: Code) -> nn.Module:
-    """The model of the code in the current folder, with the weights frozen that it freezes."""
+    """The model of the code in the current folder, with the weights that it freezes frozen."""
     sys.path.insert(0, "")
-    package = ModuleType("models")  # without the package's own imports of every other model
+    package = ModuleType("models")  # the real package would import every other model
     package.__path__ = ["models"]
     sys.modules["models"] = package
     importlib.import_module(f"models.{code.module}")
@@ -148,10 +148,10 @@ def build(code: Code) -> nn.Module:
     settings |= code.settings | {"drop_path_rate": 0.0}
     if "adapter_config" in settings:
         settings["adapter_config"]["adapter_drop_path_rate"] = 0.0
-    if "models.dgcnn" in sys.modules:  # it asks for a GPU by name
+    if "models.dgcnn" in sys.modules:  # hard-codes a GPU
         sys.modules["models.dgcnn"].torch = OnCpu("torch")
     model = sys.modules["models.build"].MODELS.get(settings["NAME"])(Tree(settings))
-    if code.module == "PointLoRA":  # as its training does after the model is built
+    if code.module == "PointLoRA":  # its training script does this after it has built the model
         lora = importlib.import_module("utils.lora").LoRALinear
         for block in model.blocks.blocks:
             block.attn.qkv = lora(8, 8, block.attn.qkv)
@@ -167,7 +167,7 @@ def trains(code: Code, name: str) -> bool:
 
 
 class OnCpu(ModuleType):
-    """torch, where every device is the CPU."""
+    """torch, but with the CPU as every device."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(torch, name)
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--alone", action="store_true", help="measure here, and print a row")
+    parser.add_argument("--alone", action="store_true", help="measure in this process; print a row")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.alone:

@@ -1,4 +1,4 @@
-"""Cases of `ops.py` for the ops on the cells of scenes, against the same in plain torch."""
+"""Cases of `ops.py` for the ops on scene cells, against the same in plain torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import dapt_ext
 from dapt_ext import reference
 
 SCANS = Path(__file__).parents[2] / "shared" / "data" / "scans.npz"
-SIZE = 0.05  # of a cell, in meters: at 0.02 the cells of this thinned scan hardly touch
+SIZE = 0.05  # of a cell, in meters; at 0.02, hardly any cells of this thinned scan are adjacent
 
 
 def room(device: str) -> tuple[str, Tensor]:
-    """A scanned room; where it is not at hand, a bumpy sheet of as many points: [1, N, 3]."""
+    """A scanned room [1, N, 3] or, if it is not available, a bumpy sheet of as many points."""
     if SCANS.exists():
         with np.load(SCANS) as file:
             return "ScanNet room", torch.from_numpy(file["scannet_room"])[None].to(device)
@@ -29,7 +29,7 @@ def room(device: str) -> tuple[str, Tensor]:
 
 
 def stages(device: str, count: int) -> list[Tensor]:
-    """The room's cells, and those of grids of twice the size, four times and so on."""
+    """The room's cells in a grid and in ever coarser ones, each with twice the cell size."""
     cells = [dapt_ext.grid_sample(room(device)[1], SIZE).cells]
     while len(cells) < count:
         halves = cells[-1] // 2
@@ -78,7 +78,7 @@ def codes_cases(device: str) -> Iterator[Case]:
 
 
 def conv_cases(device: str) -> Iterator[Case]:
-    """The convolutions of PTv3's five scales, small and base, and one with its gradients."""
+    """The convolutions of PTv3's five stages, small and base; the first also with gradients."""
     for cells, widths in zip(stages(device, 5), WIDTHS, strict=True):
         neighbors = dapt_ext.neighbor_map(cells)
         for C in widths:
@@ -95,7 +95,7 @@ def conv_case(neighbors: Tensor, C: int, device: str, with_gradients: bool) -> C
     weight = (torch.randn(C, 3, 3, 3, C, generator=rng) / (27 * C) ** 0.5).to(device)
     inputs = [tensor.requires_grad_(with_gradients) for tensor in (x, weight)]
     grad = torch.randn(len(neighbors), C, generator=rng).to(device)
-    # which rows have which neighbors is the same in every layer of a scale
+    # Not timed: all layers of a stage share these.
     pairs = [(column >= 0).nonzero()[:, 0] for column in neighbors.T]
     sources = [neighbors[rows, tap] for tap, rows in enumerate(pairs)]
 
@@ -117,7 +117,7 @@ def conv_case(neighbors: Tensor, C: int, device: str, with_gradients: bool) -> C
         return torch.autograd.grad(out, inputs, grad) if with_gradients else (out,)
 
     def check(name: str, ours, theirs) -> None:
-        for mine, other in zip(ours, theirs, strict=True):  # float32 in another order
+        for mine, other in zip(ours, theirs, strict=True):  # float32 sums in a different order
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=5e-3, msg=lambda t: name + t)
 
     return Case(

@@ -1,7 +1,7 @@
-"""The server under load, over HTTP on the loopback address: requests for several adapters batched
-together against the same server that runs one cloud at a time, and what it holds after minutes.
+"""The server under load, over HTTP on the loopback address: one that batches requests for several
+adapters against one that runs a cloud at a time, and its memory after minutes of mixed requests.
 
-Both servers are up and take turns, so that what the machine does meanwhile falls on both.
+Both servers are up and take turns, so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HOST = "127.0.0.1"
 
 
 def make_adapters(folder: Path, backbone: str, count: int, points: int) -> None:
-    """So many adapters of DAPT, each in a folder of its own."""
+    """Saves `count` DAPT adapters, each in a folder of its own."""
     for number in range(count):
         torch.manual_seed(number)
         network = dapt.create_backbone(backbone, **checkpoint_of(backbone))
@@ -50,7 +50,7 @@ def checkpoint_of(backbone: str) -> dict[str, str]:
 
 
 def run_server(folder: Path, backbone: str, batch: int, threads: int) -> None:
-    """The child's part: serve all adapters of the folder, and say where."""
+    """Serves all adapters of the folder from the child process and prints the URL."""
     from dapt.inference.serving.limits import Limits
     from dapt.inference.serving.running import serve
     from dapt.inference.serving.shelf import Shelf
@@ -68,7 +68,7 @@ def run_server(folder: Path, backbone: str, batch: int, threads: int) -> None:
 
 @contextmanager
 def server(folder: Path, args: argparse.Namespace, batch: int) -> Iterator[int]:
-    """The port of a server in a process of its own."""
+    """Runs a server in a process of its own; yields its port."""
     words = [f"--as_server={folder}", f"--backbone={args.backbone}", f"--batch={batch}"]
     child = subprocess.Popen(
         [sys.executable, __file__, *words, f"--threads={args.threads}"],
@@ -83,7 +83,7 @@ def server(folder: Path, args: argparse.Namespace, batch: int) -> Iterator[int]:
 
 
 class Client(threading.Thread):
-    """Asks again as soon as it is answered, for one adapter after another."""
+    """Sends requests back to back, each for a random adapter."""
 
     def __init__(self, port: int, bodies: list[bytes], adapters: int, until: float, seed: int):
         super().__init__(daemon=True)
@@ -110,7 +110,7 @@ class Client(threading.Thread):
 
 
 def load(port: int, clients: int, bodies: list[bytes], adapters: int, seconds: float) -> Client:
-    """Seconds of requests by so many clients at once; all of them in one."""
+    """Sends requests from many clients at once for some seconds; returns their combined record."""
     begun, before = time.monotonic(), counts(port)
     several = [Client(port, bodies, adapters, begun + seconds, seed) for seed in range(clients)]
     for each in several:
@@ -129,12 +129,12 @@ def load(port: int, clients: int, bodies: list[bytes], adapters: int, seconds: f
 
 
 def load_rows(folder: Path, args: argparse.Namespace, bodies: list[bytes]) -> list[dict]:
-    """Requests a second and their times, batched and one at a time, in turns."""
+    """Requests per second and their latencies, batched and one at a time, in turns."""
     rows = []
     with server(folder, args, args.batch) as batched, server(folder, args, 1) as single:
         ports = {"batched": batched, "one at a time": single}
         for port in ports.values():
-            load(port, 2, bodies, args.adapters, 2.0)  # warm
+            load(port, 2, bodies, args.adapters, 2.0)  # warm up
         for clients in args.clients:
             turns: dict[str, list[Client]] = {name: [] for name in ports}
             for _ in range(args.turns):
@@ -171,7 +171,7 @@ def table_row(row: dict) -> str:
 
 
 def soak_row(folder: Path, args: argparse.Namespace, bodies: list[bytes]) -> dict:
-    """Memory of a server that for minutes labels, refuses, loads and unloads."""
+    """Memory of a server that answers, refuses, loads and unloads for minutes."""
     with server(folder, args, args.batch) as port:
         load(port, 8, bodies, args.adapters - 1, 10.0)
         stop, readings, begun = threading.Event(), [], time.monotonic()
@@ -214,7 +214,7 @@ def soak_row(folder: Path, args: argparse.Namespace, bodies: list[bytes]) -> dic
 
 
 def mistaken(port: int, stop: threading.Event, last: int) -> None:
-    """Requests that are refused, and connections that are broken off."""
+    """Sends requests that must be refused, and drops connections midway."""
     bodies = [b"", b"\x93NUMPY", npy(np.full((1024, 3), np.nan)), bytes(2**20)]
     while not stop.wait(0.2):
         connection = HTTPConnection(HOST, port, timeout=120)
@@ -229,7 +229,7 @@ def mistaken(port: int, stop: threading.Event, last: int) -> None:
 
 
 def loading(port: int, stop: threading.Event, last: int) -> None:
-    """The last adapter comes and goes."""
+    """Keeps loading and unloading the last adapter."""
     right = {"Authorization": f"Bearer {TOKEN}"}
     while not stop.wait(0.5):
         for method, wanted in (("PUT", 200), ("DELETE", 204)):
@@ -242,7 +242,7 @@ def loading(port: int, stop: threading.Event, last: int) -> None:
 
 
 def counts(port: int) -> dict[str, float]:
-    """What the server counts of itself."""
+    """The server's own metrics, by name."""
     connection = HTTPConnection(HOST, port, timeout=120)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -260,10 +260,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="point_mae_tiny")
     parser.add_argument("--adapters", type=int, default=8)
-    parser.add_argument("--points", type=int, default=1024, help="that the network sees")
-    parser.add_argument("--sent", type=int, default=2048, help="points of a request")
+    parser.add_argument("--points", type=int, default=1024, help="points that the network sees")
+    parser.add_argument("--sent", type=int, default=2048, help="points per request")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 64])
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds per turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--soak", type=float, default=180.0, help="seconds; 0: none")
     parser.add_argument("--batch", type=int, default=32)
