@@ -1,20 +1,21 @@
-# make demo   set-up, then DAPT on the shipped backbone beside a linear probe and full fine-tuning
-# make test   set-up, then every check but those below
-# make slow   tests that compile or wait a lot (marked `slow`)
-# make sanitize   the kernels once more, under AddressSanitizer and UBSan
-# make cuda   compile and link every CUDA source; table of registers, bank conflicts and sectors
-# make package   wheel and sdist, each installed and used in environments of their own
-# make bench  the ops against every peer that can be installed, on each instruction set
-# make lock   constraints.txt anew, for what pyproject.toml asks
+# make demo      set up, then compare DAPT on the shipped backbone with a linear probe and full
+#                fine-tuning
+# make test      set up, then run every check except those below
+# make slow      run the tests that compile or wait a lot (marked `slow`)
+# make sanitize  test the kernels under AddressSanitizer and UBSan
+# make cuda      compile and link every CUDA source; print registers, bank conflicts and sectors
+# make package   build the wheel and the sdist, and use each in an environment of its own
+# make bench     time the ops against every peer that can be installed, on each instruction set
+# make lock      regenerate constraints.txt from pyproject.toml
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-# The tested versions; `make LOCK=` takes the newest that pyproject.toml allows.
+# The tested versions; `make LOCK=` installs the newest that pyproject.toml allows.
 LOCK := -c constraints.txt
-# Wheels alone: a package that would have to be compiled is found out at once.
+# Only wheels, so that a package that would have to be compiled fails at once.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile --only-binary=:all: \
   $(LOCK)
-# A process a core; OMP_WAIT_POLICY below: threads that wait leave the cores to the others.
+# One process per core. OMP_WAIT_POLICY=passive below keeps waiting threads from holding the cores.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*) CMakeLists.txt setup.py
 ON_HOST := $(wildcard tests/cuda_on_host/*.* tests/cuda_on_host/*/*.*)
@@ -22,7 +23,7 @@ CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE) $(ON_HOST))
 
 .PHONY: setup demo test slow package lint sanitize cuda docs bench lock format clean
 
-# A stamp is the last thing that a step makes: one that failed is done again.
+# A step touches its stamp last, so a failed step is repeated.
 TOOLS := $(VENV)/.tools
 READY := $(VENV)/.ready
 BUILT := $(VENV)/.built
@@ -41,13 +42,13 @@ $(TOOLS): constraints.txt
 	$(PIP) cmake ninja setuptools torch
 	touch $@
 
-# What `make demo` needs. The compiler works while packages come in; pip then finds its work done.
+# What `make demo` needs. The native part compiles while packages download; pip then finds it done.
 $(READY): $(TOOLS) pyproject.toml
 	$(PY) setup.py --quiet build_ext --inplace & \
 	  $(PIP) --no-build-isolation -e '.[train]'; status=$$?; wait; exit $$status
 	touch $@ $(BUILT)
 
-# The native part alone, when a source has changed since it was built.
+# Rebuilds only the native part, when a source has changed.
 $(BUILT): $(READY) $(NATIVE)
 	$(PIP) --no-build-isolation --no-deps -e .
 	touch $@
@@ -83,8 +84,8 @@ format: $(TESTABLE)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
 
-# The kernels once more, CPU's and CUDA's on the host, under AddressSanitizer and UBSan. What only
-# differentiates or compiles reads and writes no other memory.
+# Tests the kernels, the CPU's and CUDA's on the host, under AddressSanitizer and UBSan. Tests that
+# only differentiate or compile are left out, because they access no other memory.
 SANITIZED := $(abspath build/sanitized)
 sanitize: setup
 	$(VENV)/bin/cmake -S . -B $(SANITIZED) -G Ninja -DDAPT_SANITIZE=ON \
@@ -108,7 +109,7 @@ docs: $(READY) $(BUILT)
 	$(PIP) --no-build-isolation -e '.[train,docs]'
 	$(VENV)/bin/mkdocs build --strict
 
-# Peers that have no wheels are built where that can be done, and do without where not.
+# Peers without wheels are compiled if possible, and otherwise left out.
 bench: setup
 	$(PIP) --no-build-isolation -e '.[bench]'
 	@for peer in torch-cluster 'fpsample>=1'; do \
@@ -116,7 +117,7 @@ bench: setup
 	    > build/bench.log 2>&1 || echo "bench: $$peer cannot be built here and is left out"; done
 	$(PY) benchmarks/ops.py
 
-# torch stays where its CPU build is at hand; every other package may move: make lock UPGRADE=1
+# torch is pinned to a version with a CPU build; make lock UPGRADE=1 upgrades every other package.
 LOCKED_TORCH := 2.13.0
 lock: $(TOOLS)
 	$(PY) -m pip install --quiet --only-binary=:all: uv

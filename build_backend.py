@@ -1,14 +1,14 @@
-"""setuptools' build backend, which also asks for torch where none is installed yet.
+"""setuptools' build backend, which also requires torch if none is installed yet.
 
-The native part is compiled against the headers of an installed torch, any from 2.10 on. Most people
-have one; to name torch in pyproject's `build-system.requires` would download another beside it.
+The native part is compiled against the headers of an installed torch, 2.10 or later. Most users
+have one; listing torch in pyproject's `build-system.requires` would download a second one.
 """
 
 import sysconfig
 from pathlib import Path
 
 from setuptools import build_meta
-from setuptools.build_meta import *  # noqa: F403, the hooks that need nothing more
+from setuptools.build_meta import *  # noqa: F403, the hooks that stay as they are
 
 
 def get_requires_for_build_wheel(config_settings=None):

@@ -1,7 +1,7 @@
 """Builds the native part with CMake and ninja: `pip install -e .`
 
-Environment: DAPT_CUDA=auto|on|off (auto: where nvcc is found and torch has CUDA),
-TORCH_CUDA_ARCH_LIST as in torch ("8.0;9.0+PTX"), DAPT_JOBS (compile jobs at once).
+Environment: DAPT_CUDA=auto|on|off (auto: on if nvcc is found and torch has CUDA),
+TORCH_CUDA_ARCH_LIST as in torch ("8.0;9.0+PTX"), DAPT_JOBS (number of parallel compile jobs).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ OLDEST_TORCH = (2, 10)
 
 
 def find_torch() -> Path:
-    """Folder of the torch to compile against. Under pip's build isolation the environment that is
-    installed into cannot be imported from, but sysconfig still knows it."""
+    """The folder of the torch to compile against. Under pip's build isolation, the target
+    environment cannot be imported from, but sysconfig still knows its path."""
     folders = [Path(sysconfig.get_path(kind)) / "torch" for kind in ("purelib", "platlib")]
     spec = importlib.util.find_spec("torch")
     if spec and spec.origin:
@@ -51,7 +51,7 @@ def read_version(torch: Path) -> str:
 
 
 def find_tool(name: str) -> str:
-    """A program of this environment, else one on the PATH."""
+    """The path of a program, in this environment or else on the PATH."""
     path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
     if not path:
         raise SystemExit(f"dapt needs {name} to build: run `pip install {name}`.")
@@ -71,7 +71,7 @@ def wants_cuda(torch: Path) -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Two builds of one checkout take turns; the second finds its work done."""
+    """Serializes builds of one checkout; the second one then finds its work done."""
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,7 +79,7 @@ def alone() -> Iterator[None]:
 
 
 class NativeBuild(build_ext):
-    """Runs CMake, which owns sources, flags and architectures, into the package's folder."""
+    """Builds into the package's folder with CMake, which owns sources, flags and architectures."""
 
     def run(self) -> None:
         in_place = self.inplace or self.editable_mode
@@ -109,8 +109,8 @@ class NativeBuild(build_ext):
 
 
 class CleanBuild(build):
-    """setuptools gathers a wheel's files in a folder that it never empties: files that are gone
-    from the source would go on being shipped."""
+    """Empties the folder in which setuptools collects a wheel's files, so that files deleted from
+    the source are not shipped."""
 
     def run(self) -> None:
         shutil.rmtree(self.build_lib, ignore_errors=True)
@@ -118,14 +118,14 @@ class CleanBuild(build):
 
 
 class PlatformWheel(bdist_wheel):
-    """The libraries know torch's stable ABI and nothing of Python: one wheel for every version."""
+    """The libraries use torch's stable ABI but not Python's, so one wheel serves every version."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
 setup(
-    # Named so that setuptools calls NativeBuild and takes the wheel for one of a platform.
+    # A placeholder that makes setuptools call NativeBuild and tag the wheel with the platform.
     ext_modules=[Extension("dapt_ext.libdapt_cpu", sources=[])],
     cmdclass={"bdist_wheel": PlatformWheel, "build": CleanBuild, "build_ext": NativeBuild},
     package_dir={"dapt_ext": "dapt_ext", "dapt": "python/dapt"},
