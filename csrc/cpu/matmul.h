@@ -35,7 +35,7 @@ inline void matmul(Real dtype, Operand a, Operand b, void* out, int64_t rows, in
   };
   const auto to = tensor({out}, rows, cols);
   const auto left = tensor(a, rows, inner), right = tensor(b, inner, cols);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(to.get(), left.get(), right.get()));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(to.get(), left.get(), right.get()));
 }
 
 }  // namespace dapt::cpu::DAPT_ISA
