@@ -1,1 +1,1 @@
-"""What a trained model says: scores of a dataset, labels of files, of objects and of scenes."""
+"""Apply a trained model: score a dataset; label files, objects and scenes; export; serve."""

@@ -1,4 +1,4 @@
-"""What is read while something else computes."""
+"""Read items in a thread while something else computes."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -9,13 +9,15 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """The items in their order, made by a thread of its own. Its error comes when its turn does.
+    """Iterate over items in a background thread and yield them in order.
+
+    An error is raised after all items that precede it.
 
     Args:
-        items: What is gone through in that thread.
-        count: How many may wait for whoever takes them.
+        items: The iterable to consume in the thread.
+        count: The largest number of items to read ahead.
     """
-    line: SimpleQueue = SimpleQueue()  # of (item, whether it is one, the error that ended them)
+    line: SimpleQueue = SimpleQueue()  # of (item, whether there is one, the error that ended them)
     room, left = threading.Semaphore(count), threading.Event()
 
     def fill() -> None:
@@ -26,7 +28,7 @@ def read_ahead(items: Iterable[T], count: int) -> Iterator[T]:
                 if left.is_set():
                     return
                 line.put((item, True, None))
-        except BaseException as reason:  # of whatever kind, it belongs to whoever waits
+        except BaseException as reason:  # raised again in the consumer
             error = reason
         line.put((None, False, error))
 

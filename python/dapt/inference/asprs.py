@@ -1,4 +1,4 @@
-"""Codes of the ASPRS for the labels of a model: what others read in the classification of LAS."""
+"""ASPRS codes for the labels of a model, as other programs read them in LAS classifications."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,10 +12,10 @@ LARGEST = 255
 
 
 def codes_of(known: Mapping[str, int] | None, names: Sequence[str]) -> np.ndarray:  # [labels]
-    """A code for each label; those that are not named are unclassified.
+    """Find a code for each label; labels without one are unclassified.
 
     Args:
-        known: Codes by the label's name; None to take the labels' names for those of the ASPRS.
+        known: Codes by label name; None to match the labels' names with those of the ASPRS.
         names: The names of the labels.
     """
     if known is None:

@@ -1,4 +1,4 @@
-"""Models as files that run elsewhere: a package of torch's compiler, or ONNX."""
+"""Export models to run elsewhere: as a package of torch's compiler, or as ONNX."""
 
 import copy
 import dataclasses
@@ -22,8 +22,8 @@ from dapt.version import __version__
 from dapt_ext._library import ops
 
 FORMATS = ("pt2", "onnx")
-OPSET = 18  # of ONNX, in which torch translates its ops
-EXAMPLE = (2, 1024)  # clouds and points of the example that is traced, where nothing else is said
+OPSET = 18  # the ONNX opset into which torch translates its ops
+EXAMPLE = (2, 1024)  # clouds and points of the traced example, unless num_points is given
 
 
 @torch.no_grad()
@@ -33,19 +33,19 @@ def export(
     format: str | None = None,
     num_points: int | None = None,
 ) -> Path:
-    """Write the active adapter, folded into the network as far as it folds, for other programs.
+    """Export the model with its active adapter, folded into the network as far as possible.
 
-    What the file takes is what `model(points)` takes, in float32, any number of clouds at once; a
-    model of parts takes `categories`, int64 [B], too. The model itself stays as it is.
+    The exported program takes the same input as `model(points)`, in float32, with any number of
+    clouds; a part segmentation model also takes `categories`, int64 [B]. The model is unchanged.
 
     Args:
-        model: In any mode; the file holds what it does in evaluation.
-        path: The file.
-        format: "pt2", compiled for this kind of machine, runs from Python and C++ where torch and
-            `dapt_ext` are installed. "onnx" runs in any runtime of ONNX. By default what the path
-            ends in.
-        num_points: Of each cloud. By default clouds may have any number, if all of a call have the
-            same.
+        model: The model, in any mode; the file contains its evaluation behavior.
+        path: The file to write.
+        format: "pt2" is compiled for this kind of machine and runs from Python and C++ with torch
+            and `dapt_ext` installed; "onnx" runs in any ONNX runtime. The default is the path's
+            suffix.
+        num_points: A fixed number of points per cloud. By default clouds may have any number of
+            points, equal within a call.
     """
     path = Path(path)
     format = path.suffix.removeprefix(".") if format is None else format
@@ -58,7 +58,7 @@ def export(
 
 
 class Exported(nn.Module):
-    """A call of the model, without what trains, switches and saves.
+    """The forward pass of a model, without its means to train, switch and save adapters.
 
     Args:
         adapter: The adapter of the model.
@@ -67,7 +67,7 @@ class Exported(nn.Module):
     def __init__(self, adapter: Attachment):
         super().__init__()
         self.network = adapter.network
-        self.head = copy.deepcopy(adapter.head)  # the mode of the model's own stays
+        self.head = copy.deepcopy(adapter.head)  # so that the model's own head keeps its mode
         self.method = adapter.method
         self.eval()
 
@@ -105,7 +105,7 @@ def _program(adapter: Attachment, num_points: int | None) -> torch.export.Export
 
 
 def _notes(adapter: Attachment, num_points: int | None) -> dict[str, str]:
-    """What the file says of itself."""
+    """The metadata of the file."""
     ready = adapter.preprocessing
     return {
         "preprocessing": json.dumps(None if ready is None else dataclasses.asdict(ready)),
@@ -133,7 +133,7 @@ def _pt2(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> byt
             package_path=str(Path(folder) / "model.pt2"),
             inductor_configs={
                 "aot_inductor.metadata": dict(notes),
-                "cpp.dynamic_threads": True,  # as many as there, not as here
+                "cpp.dynamic_threads": True,  # as many as where it runs, not as here
             },
         )
         return Path(made).read_bytes()
@@ -152,7 +152,7 @@ def _onnx(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> by
         opset_version=OPSET,
         output_names=["logits"],
         verbose=False,
-        optimize=False,  # onnxscript takes an addend of 1e-8 for none; runtimes optimize anyway
+        optimize=False,  # onnxscript drops an addend of 1e-8; runtimes optimize anyway
         custom_translation_table={ops.fps.default: fps},
     )
     made.model.metadata_props.update(notes)

@@ -1,4 +1,4 @@
-"""Scans in; labels and colored clouds out."""
+"""Label the points of scans, and write labels and colored clouds."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +25,9 @@ class Scan:
 
     Args:
         where: The name to use in errors.
-        points: [N, 3].
-        result: The result of each point.
-        label_names: The names, in the order of the labels.
+        points: The coordinates [N, 3].
+        result: The label of each point and its confidence.
+        label_names: The names of the labels, in order.
     """
 
     where: str
@@ -37,23 +37,23 @@ class Scan:
 
     @property
     def name(self) -> str:
-        """Of the files that it is written to."""
+        """The stem of the files that it is written to."""
         return _file_name(self.where)
 
     def counts(self) -> np.ndarray:  # [labels]
-        """Points of each label."""
+        """The number of points of each label."""
         return np.bincount(self.result.labels, minlength=len(self.label_names))
 
     def shares(self) -> dict[str, float]:
-        """Share of the points of each label that occurs, the largest first."""
+        """The share of points of each label that occurs, largest first."""
         return shares(self.counts(), self.label_names)
 
 
 def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Share of each label that occurs, the largest first.
+    """The share of points of each label that occurs, largest first.
 
     Args:
-        counts: [labels], points of each.
+        counts: The number of points of each label [labels].
         names: The names of the labels.
     """
     order = np.argsort(-counts, kind="stable")
@@ -67,14 +67,14 @@ def label_rooms(
     block: float,
     stride: float,
 ) -> Iterator[Scan]:
-    """Scenes, by a model of semantic segmentation.
+    """Label scenes with a semantic segmentation model.
 
     Args:
-        model: What labels points.
+        model: The trained model.
         clouds: Names and points [N, D] of the scenes.
-        trained: What was done to the scenes that the model was trained on.
-        block: Side of the squares that a scene is cut into.
-        stride: From one to the next.
+        trained: How the training scenes were prepared.
+        block: The side of the square blocks that a scene is cut into.
+        stride: The distance from one block to the next.
     """
     names = model.adapter.task.label_names
     how = {"up": trained.up, "normalize": trained.normalize, "trained": trained}
@@ -84,11 +84,11 @@ def label_rooms(
 
 
 def category_number(task: PartSegmentation, category: str | None) -> int:
-    """The number of the category that a user names.
+    """Look up the index of a category.
 
     Args:
-        task: With its categories.
-        category: as named; None is refused.
+        task: The task with its categories.
+        category: The name that a user gave; None is refused.
     """
     categories = task.category_names
     if category not in categories:
@@ -102,11 +102,11 @@ def category_number(task: PartSegmentation, category: str | None) -> int:
 
 
 def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P]
-    """Whether each part is one of the category's.
+    """Whether each part belongs to a category.
 
     Args:
         task: The task of the model.
-        category: Its name.
+        category: The name of the category.
     """
     return task.own_parts(torch.device("cpu"))[category_number(task, category)].numpy()
 
@@ -114,7 +114,7 @@ def own_parts(task: PartSegmentation, category: str | None) -> np.ndarray:  # [P
 def label_objects(
     model: AdaptedModel, clouds: Iterable[Cloud], trained: Preprocessing, category: str | None
 ) -> Iterator[Scan]:
-    """Label objects of a category by a model of part segmentation.
+    """Label objects of a category with a part segmentation model.
 
     Args:
         model: The trained model.
@@ -136,12 +136,14 @@ def label_objects(
 
 
 def best_of(where: str, chances: np.ndarray, own: np.ndarray) -> PointLabels:
-    """The likeliest of a category's parts for each point, and its share of their probability.
+    """Choose the most likely of a category's parts for each point.
+
+    Its confidence is relative to the category's parts only.
 
     Args:
-        where: Name of the cloud.
-        chances: [N, P], of all parts.
-        own: [P], whether a part is one of the category's.
+        where: The name of the cloud.
+        chances: The probabilities of all parts [N, P].
+        own: Whether each part belongs to the category [P].
     """
     check_probabilities(where, chances)
     labels = np.where(own, chances, -1.0).argmax(1)
@@ -157,11 +159,11 @@ def _file_name(where: str) -> str:
 
 
 def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
-    """Write `<name>_labels.npy` and the colored cloud `<name>_labels.ply`; gives their paths.
+    """Write `<name>_labels.npy` and the colored cloud `<name>_labels.ply`, and return their paths.
 
     Args:
         scan: The labeled scan.
-        folder: For both files.
+        folder: The folder of both files.
     """
     buffer = io.BytesIO()
     np.save(buffer, scan.result.labels)
@@ -172,7 +174,7 @@ def write(scan: Scan, folder: Path) -> tuple[Path, Path]:
 
 
 def ply(scan: Scan) -> bytes:
-    """Binary PLY: positions, the color of the label, the label and the confidence in it.
+    """Encode a scan as binary PLY: coordinates, color of the label, label and confidence.
 
     Args:
         scan: The labeled scan.
@@ -187,10 +189,10 @@ COLUMNS |= {"label": "<i4", "confidence": "<f4"}
 
 
 def ply_head(count: int, names: Sequence[str]) -> bytes:
-    """The header of such a file.
+    """The header of a colored PLY file.
 
     Args:
-        count: The number of the points.
+        count: The number of points.
         names: The names of the labels.
     """
     types = {"<f8": "double", "u1": "uchar", "<i4": "int", "<f4": "float"}
@@ -204,13 +206,13 @@ def ply_head(count: int, names: Sequence[str]) -> bytes:
 def ply_rows(
     points: np.ndarray, labels: np.ndarray, confidence: np.ndarray, count: int
 ) -> np.ndarray:
-    """The points of such a file.
+    """The points of a colored PLY file.
 
     Args:
         points: [n, 3].
         labels: [n].
         confidence: [n].
-        count: The number of all labels.
+        count: The number of different labels.
     """
     rows = np.empty(len(points), list(COLUMNS.items()))
     for axis, name in enumerate("xyz"):
@@ -223,11 +225,13 @@ def ply_rows(
 
 
 def palette(count: int) -> np.ndarray:  # [count, 3] uint8
-    """Colors in which neighbors differ, uint8 [count, 3]: hues a golden section apart, in three
-    lightnesses of OKLCH, so that none is much louder than the others.
+    """Distinguishable colors, uint8 [count, 3].
+
+    Hues are a golden section apart, so that successive ones differ, in three lightnesses of OKLCH,
+    so that none stands out.
 
     Args:
-        count: The number of them.
+        count: The number of colors.
     """
     order = np.arange(count)
     hue = 2 * np.pi * ((0.72 + 0.6180339887 * order) % 1)

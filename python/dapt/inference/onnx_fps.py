@@ -1,4 +1,4 @@
-"""Farthest point sampling as a loop of ONNX."""
+"""Farthest point sampling as an ONNX loop."""
 
 from onnxscript import FLOAT, INT64, script
 from onnxscript import opset18 as op
@@ -8,11 +8,13 @@ from dapt.errors import UsageError
 
 @script(default_opset=op)
 def sample_farthest(points: FLOAT, count: INT64) -> INT64:
-    """int64 [B, count]. Distances are those of `plain_ops.squared_distance`.
+    """Indices of the sampled points, int64 [B, count].
+
+    Distances are those of `plain_ops.squared_distance`.
 
     Args:
         points: [B, N, 3].
-        count: The number of them.
+        count: The number of points to sample.
     """
     clouds = op.Shape(points, start=0, end=1)
     size = op.Shape(points, start=1, end=2)
@@ -36,7 +38,7 @@ def sample_farthest(points: FLOAT, count: INT64) -> INT64:
 
 
 def fps(points, num_samples, lengths=None, starts=None, start=0, skip_near_origin=False):
-    """As the op, as `torch.onnx.export` calls it."""
+    """The translation of the op that `torch.onnx.export` calls."""
     if lengths is not None or starts is not None or start or skip_near_origin:
         raise UsageError("a network that samples with lengths or starts cannot be exported")
     return sample_farthest(op.Cast(points, to=1), op.Constant(value_int=num_samples))

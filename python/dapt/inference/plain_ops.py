@@ -1,7 +1,7 @@
-"""The ops of `dapt_ext` in torch's own, of the kinds that ONNX has, for networks that leave torch.
+"""The ops of `dapt_ext` in terms of torch ops that ONNX supports, for exported networks.
 
-They are chosen for what other runtimes promise, too: the first of equal maxima, the lowest index of
-equal neighbors. So centers and neighbors are those of the kernels.
+They rely only on what other runtimes guarantee as well: the first of equal maxima and the lowest
+index of equal neighbors. Centers and neighbors are therefore the same as those of the kernels.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from dapt_ext._library import ops
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
-    """What `ExportedProgram.run_decompositions` puts in the place of each op. Farthest point
-    sampling stays: it is a loop, see `onnx_fps`."""
+    """The table for `ExportedProgram.run_decompositions`.
+
+    It leaves farthest point sampling alone, which is a loop; see `onnx_fps`.
+    """
     return {
         ops.knn.default: knn,
         ops.group.default: group,
@@ -31,7 +33,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
 
 
 def knn(queries, points, k, lengths=None):
-    """The nearest first; of equals the one of the lowest index."""
+    """The nearest first; ties go to the lowest index."""
     if lengths is not None:
         raise UsageError("a network that finds neighbors with lengths cannot be exported")
     distance = squared_distance(queries.float()[:, :, None], points.float()[:, None])  # [B, M, N]
@@ -42,7 +44,7 @@ def knn(queries, points, k, lengths=None):
 def group(
     points, num_groups, group_size, lengths=None, starts=None, start=0, skip_near_origin=False
 ):
-    """The op's four outputs: sampled centers, and the patches of their neighbors."""
+    """Sampled centers, and the patches of their neighbors: the op's four outputs."""
     points = points.float()
     center_idx = ops.fps(points, num_groups, lengths, starts, start, skip_near_origin)  # [B, G]
     centers = _rows(points, center_idx)  # [B, G, 3]
@@ -52,7 +54,7 @@ def group(
 
 
 def gather(values, idx):
-    """Rows of each cloud, zeros where the index is negative."""
+    """Rows of each cloud; zeros for a negative index."""
     rows = _rows(values, idx.flatten(1).clamp(min=0)).reshape(*idx.shape, values.shape[2])
     return rows.masked_fill((idx < 0)[..., None], 0)
 
@@ -79,7 +81,7 @@ def dynamic_adapter(
     mlp_out, residual, path_factor, seed, activation, static_scale, dropout, eps, compute,
     out_dtype, prompt, keep_hidden, tf32=False,
 ):  # fmt: skip
-    """By the twin; what only a backward reads is empty or zero."""
+    """Computed by the reference; outputs that only a backward reads are empty or zero."""
     out, mean = reference.dynamic_adapter(
         x, down_weight, down_bias, up_weight, up_bias, norm_weight=norm_weight,
         norm_bias=norm_bias, scale_weight=scale_weight, scale_bias=scale_bias,
@@ -91,7 +93,7 @@ def dynamic_adapter(
 
 
 def attention(qkv, num_heads):
-    """The output, and the logarithms of the scores' sums."""
+    """The output, and the log-sum-exp of the scores."""
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D]
     scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
     out = (scores.softmax(3) @ v).transpose(1, 2).flatten(2)
@@ -99,13 +101,13 @@ def attention(qkv, num_heads):
 
 
 def cdist(a, b, p=2.0, compute_mode=None):
-    """Distances [B, M, N] of points [B, M, D] and [B, N, D].
+    """Distances [B, M, N] between points.
 
     Args:
         a: [B, M, D].
         b: [B, N, D].
-        p: 2 alone.
-        compute_mode: torch's, without effect.
+        p: The norm; only 2 is supported.
+        compute_mode: Ignored.
     """
     if p != 2:
         raise UsageError(f"distances of the {p}-norm cannot be exported")
@@ -115,8 +117,8 @@ def cdist(a, b, p=2.0, compute_mode=None):
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance over the last dimension, in float32: fma(dz, dz, fma(dy, dy, dx * dx)).
 
-    A product of float32 is exact in float64, so this is the kernels' number except where a second
-    rounding differs, once in 2^29.
+    A product of float32 numbers is exact in float64, so the result equals the kernels' except when
+    rounding twice makes a difference, about once in 2^29.
 
     Args:
         a: [..., D].

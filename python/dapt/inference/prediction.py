@@ -1,4 +1,4 @@
-"""Files of points in, a label and the probabilities of all classes out."""
+"""Classify files of points: a label and the probabilities of all classes for each cloud."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ from dapt.methods.method import is_packed
 from dapt.progress import Bar
 
 Prediction = dict[str, object]
-Cloud = tuple[str, np.ndarray]  # its name and its points [N, D]
+Cloud = tuple[str, np.ndarray]  # name, points [N, D]
 BATCH_SIZE = 32
 
 T = TypeVar("T")
@@ -45,20 +45,20 @@ def predict(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
-    """One entry for each cloud: file, label, probability, and all probabilities by class.
+    """Predict one entry per cloud: file, label, probability, and all probabilities by class.
 
-    The network sees several clouds at once, and still a cloud gets the same numbers as alone, on a
-    CPU bit for bit: products have a row a token, the head, which has a row a cloud, reads these
-    one by one, and methods that mix the clouds of a batch get one at a time. On a GPU the last bits
-    can depend on how many there are.
+    Clouds go through the network in batches, yet each gets the same numbers as it would alone, bit
+    for bit on a CPU: the backbone's matrix products have one row per token; the head, which would
+    have one row per cloud, runs cloud by cloud; and methods that mix the clouds of a batch get one
+    cloud at a time. On a GPU, the last bits may depend on the batch size.
 
     Args:
-        model: Of clouds that have a label each.
-        clouds: Their names and points [N, D].
-        trained: What was done to the clouds that the model was trained on.
-        votes: Views of a cloud to average over.
-        seed: Of the views.
-        batch_size: Clouds that the network sees at once.
+        model: A classification model.
+        clouds: Names and points [N, D].
+        trained: How the training clouds were prepared.
+        votes: The number of views of each cloud to average over.
+        seed: The seed of the views.
+        batch_size: The number of clouds per batch.
     """
     ready = _all_ready(_numbered(clouds), trained, votes, seed)
     for _, found in _answers(model, ready, trained, batch_size):
@@ -76,19 +76,19 @@ def predict_files(
     batch_size: int = BATCH_SIZE,
     shown: bool = True,
 ) -> Iterator[list[Prediction] | DataError]:
-    """The entries of each file as `predict` gives them, or what is wrong with the file.
+    """Yield the entries of each file as from `predict`, or the error of the file.
 
-    A thread reads files while the network is at work: at most two batches of clouds wait, as many
-    points of each as the network sees.
+    A thread reads files while the network computes. At most two batches of clouds are read ahead,
+    each cloud already reduced to the points that the network reads.
 
     Args:
-        model: Of clouds that have a label each.
-        paths: Of the files.
-        trained: What was done to the clouds that the model was trained on.
-        votes: Views of a cloud to average over.
-        seed: Of the views.
-        batch_size: Clouds that the network sees at once, of several files where these are small.
-        shown: Whether this process is the one to show a bar.
+        model: A classification model.
+        paths: The files.
+        trained: How the training clouds were prepared.
+        votes: The number of views of each cloud to average over.
+        seed: The seed of the views.
+        batch_size: The number of clouds per batch; a batch may span several files.
+        shown: Whether this process shows the progress bar.
     """
     with Bar("clouds", len(paths), shown=shown) as bar:
         ready = _all_ready(_of_files(paths, trained.channels, bar), trained, votes, seed)
@@ -105,11 +105,11 @@ def predict_files(
 
 
 class Ready(NamedTuple):
-    """A cloud as the network sees it.
+    """A cloud, ready for the network.
 
     Args:
-        where: Its name.
-        views: [votes, num_points, D].
+        where: The name of the cloud.
+        views: Its views [votes, num_points, D].
     """
 
     where: str
@@ -117,7 +117,7 @@ class Ready(NamedTuple):
 
 
 def _numbered(clouds: Iterable[Cloud], number: int = 0) -> Iterator[tuple[int, Cloud | DataError]]:
-    """The clouds, each with a number; an error is the last of them."""
+    """Pair each cloud with a number; an error ends them and is yielded as the last item."""
     try:
         for cloud in clouds:
             yield number, cloud
@@ -130,7 +130,7 @@ def _of_files(
 ) -> Iterator[tuple[int, Cloud | DataError]]:
     for number, path in enumerate(paths):
         clouds = list(_numbered(clouds_of(path, channels), number))
-        bar.total += len(clouds) - 1  # drawn with the next step
+        bar.total += len(clouds) - 1
         yield from clouds
 
 
@@ -143,7 +143,7 @@ def _counted(items: Iterable[T], bar: Bar) -> Iterator[T]:
 def _all_ready(
     clouds: Iterable[tuple[int, Cloud | DataError]], trained: Preprocessing, votes: int, seed: int
 ) -> Iterator[tuple[int, Ready | DataError]]:
-    """Numbered clouds as the network sees them, or what is wrong with them."""
+    """Make numbered clouds ready for the network, or yield their errors."""
     for number, cloud in clouds:
         try:
             yield (
@@ -170,7 +170,7 @@ def _answers(
     trained: Preprocessing,
     batch_size: int,
 ) -> Iterator[tuple[int, Prediction | DataError]]:
-    """What the model says of each cloud, in their order; errors are handed through."""
+    """Predict each cloud, in order; errors are passed through."""
     adapter = model.adapter
     names = adapter.task.label_names
     model.eval()
@@ -194,8 +194,8 @@ def _probabilities(adapter: Attachment, clouds: list[Ready], device: torch.devic
 
 
 def _logits(adapter: Attachment, points: Tensor) -> Tensor:  # [B, N, D] -> [B, classes]
-    """As of each cloud by itself: a product of few rows may be rounded otherwise than that of one,
-    so the head, whose rows are clouds, reads them one by one."""
+    """Logits that equal those of each cloud alone: a matrix product of several rows may round
+    differently from one of a single row, so the head runs cloud by cloud."""
     if len(points) == 1:
         return adapter(points)
     features = adapter.features(points)
@@ -212,11 +212,11 @@ def _told(cloud: Ready, chances: Tensor, names: Sequence[str]) -> Prediction | D
 
 
 def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterator[Cloud]:
-    """The clouds of all files, under a bar.
+    """Read the clouds of all files, with a progress bar.
 
     Args:
-        paths: of files.
-        channels: that the network reads; "xyz" for places alone.
+        paths: The files.
+        channels: The channels that the network reads; "xyz" for coordinates only.
     """
     with Bar("clouds", len(paths)) as bar:
         for path in paths:
@@ -228,13 +228,13 @@ def clouds_of_all(paths: Sequence[str | Path], channels: str = "xyz") -> Iterato
 
 
 def clouds_of(path: str | Path, channels: str = "xyz") -> Iterator[Cloud]:
-    """(name, points [N, D]): the one cloud of a file, or all of an .npz file's `points` [S, N, 3].
+    """Read the (name, points [N, D]) of a file's cloud, or of all clouds in an .npz file.
 
-    Channels that a file does not have are zero, as in the training, and a sentence says so.
+    Channels that a file lacks are zero, as in the training, and a warning says so.
 
     Args:
-        path: of the file.
-        channels: that the network reads; "xyz" for places alone.
+        path: The file.
+        channels: The channels that the network reads; "xyz" for coordinates only.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -300,8 +300,8 @@ def write(predictions: Sequence[Prediction], path: str | Path) -> None:
     """Write predictions as JSON, or as CSV with a column for each class.
 
     Args:
-        predictions: in their order.
-        path: ends in .json or .csv.
+        predictions: The predictions, in order.
+        path: The file, which ends in .json or .csv.
     """
     path = Path(path)
     if path.suffix == ".json":

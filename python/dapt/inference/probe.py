@@ -1,4 +1,4 @@
-"""What a backbone's frozen features are worth: the accuracy of a linear probe on them."""
+"""Judge a backbone's frozen features by the accuracy of a linear probe."""
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +18,16 @@ def linear_probe(
     num_points: int | None = None,
     batch_size: int = 64,
 ) -> float:
-    """Accuracy of a logistic regression on the mean and the maximum of the patches' tokens.
+    """The accuracy of a logistic regression on the mean and maximum of the patches' tokens.
 
     Its weight decay is chosen on a fifth of the training clouds.
 
     Args:
-        backbone: Back in its own mode afterwards.
-        train: To fit on.
-        test: To score on.
-        num_points: The number of points that the network sees; None for all.
-        batch_size: For the network.
+        backbone: The backbone, whose mode is restored afterward.
+        train: The data to fit on.
+        test: The data to score on.
+        num_points: The number of points per cloud that the network reads; None for all.
+        batch_size: The number of clouds per batch.
     """
     was_training = backbone.training
     backbone.eval()
@@ -50,13 +50,13 @@ def linear_probe(
 def features(
     backbone: nn.Module, dataset: PointDataset, num_points: int | None, batch_size: int
 ) -> tuple[Tensor, Tensor]:  # [S, 2 C], [S]
-    """Mean and maximum of each cloud's tokens, [S, 2 C], and its label, [S].
+    """The mean and maximum of each cloud's tokens [S, 2 C], and its label [S].
 
     Args:
-        backbone: In eval mode.
-        dataset: With labels.
-        num_points: The number of points that the network sees; None for all.
-        batch_size: For the network.
+        backbone: The backbone, in eval mode.
+        dataset: A labeled dataset.
+        num_points: The number of points per cloud that the network reads; None for all.
+        batch_size: The number of clouds per batch.
     """
     device = next(backbone.parameters()).device
     rows, labels = [], []

@@ -1,4 +1,4 @@
-"""Labels for a whole room: a network that sees blocks slides over it, and overlaps vote."""
+"""Label whole rooms: a network slides over overlapping blocks, whose predictions are averaged."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,19 +20,19 @@ from dapt.inference.score import check_probabilities
 from dapt.progress import watched
 
 CHUNK = 4096  # points that the head labels at a time
-COMPARED = 16  # blocks of a scene, with those of the training
+COMPARED = 16  # blocks of a scene that are compared with the training data
 
 
 class PointLabels(NamedTuple):
-    """What a model says of the points of a scene.
+    """The predicted labels of a scene's points.
 
     Args:
-        labels: [N] int64.
-        confidence: [N] float32, the probability of the label.
+        labels: The labels, int64 [N].
+        confidence: The probability of each label, float32 [N].
     """
 
-    labels: np.ndarray  # [N] int64
-    confidence: np.ndarray  # [N] float32, the probability of the label
+    labels: np.ndarray  # int64 [N]
+    confidence: np.ndarray  # float32 [N]
 
 
 @torch.no_grad()
@@ -48,24 +48,23 @@ def label_room(
     after_block: Callable[[np.ndarray], None] = lambda index: None,
     trained: Preprocessing | None = None,
 ) -> PointLabels:
-    """A label for each of the points [N, D], from the mean over the blocks that it is in.
+    """Label each point by the mean prediction over all blocks that contain it.
 
-    The network sees `num_points` of a block, its head labels all points of it. One block is in
-    memory at a time, and a row of probabilities for each point. `after_block` is called with the
-    indices of each block's points after the network has seen them. A scene whose blocks differ
-    much from those of the training, where it is known, is said to.
+    The network reads `num_points` points of a block, and its head labels all points of the block.
+    Memory holds one block at a time, and a row of probabilities for each point.
 
     Args:
-        model: One that labels points.
+        model: A model that labels points.
         points: [N, D].
-        num_points: The number of points of a block that the network sees.
-        block: Side of a square block, in the points' unit.
-        stride: The step between two squares.
-        up: The axis that points up.
+        num_points: The number of points per block that the network reads.
+        block: The side of a square block, in the points' unit.
+        stride: The distance from one block to the next.
+        up: The vertical axis.
         normalize: Whether each block is scaled to the unit ball.
         where: The name to use in errors.
-        after_block: Is given the indices of a block's points once it is done.
-        trained: What the clouds of the training were like, to warn of others.
+        after_block: Called with the indices of a block's points after each block.
+        trained: The preprocessing of the training; if given, warns about a scene whose blocks
+            differ much from those of the training.
     """
     check_cloud(where, points[:, :3], num_points)
     low, high = points[:, :3].min(0), points[:, :3].max(0)
@@ -86,16 +85,16 @@ def label_region(
     after_block: Callable[[np.ndarray], None] = lambda index: None,
     trained: Preprocessing | None = None,
 ) -> PointLabels:
-    """Labels of a region's own points, the same whatever else of the scene is in memory.
+    """Label a region's own points, independently of what else of the scene is in memory.
 
     Args:
-        model: What labels points.
-        region: A part of a scene, with all blocks of its own points.
+        model: A model that labels points.
+        region: A part of a scene, with all blocks that contain its own points.
         grid: The grid of the whole scene.
-        ready: What is done to a block before the network sees it.
-        where: What errors call the scene.
-        after_block: Gets the indices of each block's points in the region.
-        trained: What the first blocks are compared with.
+        ready: How a block is prepared for the network.
+        where: The name of the scene in errors.
+        after_block: Called with the indices in the region of a block's points after each block.
+        trained: The preprocessing of the training, to compare the first blocks with, or None.
     """
     compared = []
     model.eval()
@@ -123,14 +122,14 @@ def label_region(
 def probabilities(
     model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
 ) -> np.ndarray:  # [N, labels]
-    """Probabilities for all points of one cloud.
+    """Predict label probabilities for all points of one cloud.
 
     Args:
-        model: One that labels points.
+        model: A model that labels points.
         points: [N, D].
-        num_points: The number of points that the network sees.
+        num_points: The number of points that the network reads.
         normalize: Whether the cloud is scaled to the unit ball.
-        inputs: What the head takes beside the points.
+        inputs: Further inputs of the head.
     """
     cloud = _cloud(points, num_points, normalize)
     seen = FarthestPoints(num_points)(cloud.whole.to(model.device))
@@ -139,7 +138,7 @@ def probabilities(
 
 class _Cloud(NamedTuple):
     points: Tensor  # [1, N, D]
-    whole: Tensor  # the same, over and over where there are too few of them
+    whole: Tensor  # the same points, repeated if there are too few
 
 
 def _cloud(points: np.ndarray, num_points: int, normalize: bool) -> _Cloud:
@@ -163,11 +162,11 @@ def check_ground(low: np.ndarray, high: np.ndarray, block: float, up: str, where
     """Refuse a scene that is smaller than a block.
 
     Args:
-        low: [3], the least coordinates.
-        high: [3], the largest.
-        block: Side of a block.
-        up: The axis that points up.
-        where: What the error calls the scene.
+        low: The smallest coordinates [3].
+        high: The largest coordinates [3].
+        block: The side of a block.
+        up: The vertical axis.
+        where: The name of the scene in the error.
     """
     check_up(up)
     ground = np.delete(high - low, "xyz".index(up))

@@ -1,4 +1,4 @@
-"""The files that the labels of a scene are written to, put together from those of its tiles."""
+"""Write the labels of a scene to files, assembled from the labels of its tiles."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from dapt.files import remove, writing, written_atomically
 from dapt.inference.labeling import palette, ply_head, ply_rows
 from dapt.inference.scene_parts import Scene, open_stream
 
-COLORED = 5_000_000  # points up to which a colored cloud is written beside las and laz
+COLORED = 5_000_000  # las and laz files up to this many points also get a colored cloud
 TILE = [("index", "<i8"), ("label", "<i4"), ("confidence", "<f4")]
 ANSWER = np.dtype(TILE[1:])
-TOGETHER = 4 * PIECE  # points whose answers are gathered from the tiles at a time
-Answer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels, confidences of a range
+TOGETHER = 4 * PIECE  # points whose labels are gathered from the tiles at a time
+Answer = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels and confidences of a range
 
 
 def write_labels(
@@ -25,10 +25,10 @@ def write_labels(
 
     Args:
         scene: The scene.
-        out: Folder of the labels.
+        out: The folder of the labels.
         names: The names of the labels.
-        codes: [labels], what stands for each in the classification of las files; None to leave
-            that as it is.
+        codes: The classification code of each label in las files [labels]; None to keep the
+            classification that a file has.
 
     Returns:
         The number of points of each label, and the files.
@@ -62,11 +62,11 @@ def write_labels(
 
 
 def _gathered(scene: Scene, start: int, stop: int) -> np.ndarray:
-    """Answers of a range of points; of each tile only the part that belongs to it is read."""
+    """Gather the labels of a range of points; only that range is read from each tile."""
     answers = np.zeros(stop - start, ANSWER)
     for number in range(len(scene.plan.tiles)):
         with reading(scene.tile(number)):
-            rows = np.load(scene.tile(number), mmap_mode="r")  # in the points' order
+            rows = np.load(scene.tile(number), mmap_mode="r")  # sorted by index
             first, last = np.searchsorted(rows["index"], [start, stop])
             part = np.array(rows[first:last])
         for name in ANSWER.names:
@@ -84,7 +84,7 @@ def _write_npy(path: Path, count: int, answer: Answer) -> None:
 
 
 def _write_colored(path: Path, stream: Stream, answer: Answer, names: Sequence[str]) -> None:
-    """The points, colored by label."""
+    """Write the points, colored by label."""
     with open(path, "wb") as file:
         file.write(ply_head(stream.count, names))
         for piece in stream.pieces():

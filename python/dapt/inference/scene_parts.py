@@ -1,4 +1,4 @@
-"""A scene that is being labeled: the file, its tiles, and what of it is complete."""
+"""A scene that is being labeled: its file, its tiles, and which of them are complete."""
 
 import io
 import json
@@ -27,8 +27,7 @@ def is_streamed(path: Path, channels: str = "xyz") -> bool:
 
     Args:
         path: A file of points.
-        channels: What a network reads beside places; intensity and height take more than one look
-            at the file, and are known for whole scenes alone.
+        channels: The channels that the network reads; intensity and height require the whole scene.
     """
     kind = path.suffix.lower()
     if channels not in ("xyz", "color", "normal"):
@@ -37,24 +36,24 @@ def is_streamed(path: Path, channels: str = "xyz") -> bool:
 
 
 def open_stream(path: Path) -> Stream:
-    """A file that is read in pieces.
+    """Open a file that is read in pieces.
 
     Args:
-        path: A file of points.
+        path: A file for which `is_streamed` holds.
     """
     return PlyStream(path) if path.suffix.lower() == ".ply" else LasStream(path)
 
 
 @dataclass
 class Scene:
-    """A file whose points are known and cut into tiles.
+    """A file whose points have been surveyed and divided into tiles.
 
     Args:
         path: The file.
-        parts: Folder of what is complete.
-        survey: Its ends and colors.
+        parts: The folder of complete parts.
+        survey: Its bounds and its color ranges.
         plan: Its tiles.
-        left: Numbers of the tiles that are not labeled yet.
+        left: The numbers of the tiles that are not labeled yet.
     """
 
     path: Path
@@ -70,24 +69,24 @@ class Scene:
 
     @property
     def spill(self) -> Path:
-        """The points sorted by tile."""
+        """The file of the points, sorted by tile."""
         return self.parts / "points.bin"
 
     def tile(self, number: int) -> Path:
-        """The labels of a tile.
+        """The file of a tile's labels.
 
         Args:
-            number: The tile's.
+            number: The number of the tile.
         """
         return self.parts / f"tile_{number:06d}.npy"
 
     @property
     def is_small(self) -> bool:
-        """Whether all of it fits into a tile."""
+        """Whether the scene fits into a single tile."""
         return len(self.plan.tiles) == 1
 
     def store(self) -> Store:
-        """Where its regions are read: through the file's own index if it has one."""
+        """Where its regions are read from: through the file's own index if it has one."""
         stream, told = open_stream(self.path), self.survey.told
         if self.is_small:
             return InMemory(stream, told)
@@ -97,10 +96,10 @@ class Scene:
         return indexed or Spill(self.spill, self.plan, told)
 
     def keep(self, identity: str) -> None:
-        """Write what another process needs to go on; this file means that the points are sorted.
+        """Write what another process needs to continue; this file marks the points as sorted.
 
         Args:
-            identity: All that a label depends on.
+            identity: Everything that the labels depend on.
         """
         cells, known = self.plan.cells, self.survey
         content = io.BytesIO()
@@ -121,14 +120,14 @@ class Scene:
     def kept(
         cls, path: Path, parts: Path, identity: str, block: float, tile: int
     ) -> "Scene | None":
-        """What a labeling with the same settings left when it was killed; None if there is none.
+        """Recover a scene that an interrupted labeling with the same settings left, if any.
 
         Args:
             path: The file.
-            parts: Folder of what is complete.
-            identity: All that a label depends on.
-            block: Side of the squares that a network sees.
-            tile: Points of a tile, about.
+            parts: The folder of complete parts.
+            identity: Everything that the labels depend on.
+            block: The side of the square blocks that the network reads.
+            tile: The approximate number of points per tile.
         """
         if not (parts / "plan.npz").is_file():
             return None

@@ -1,7 +1,7 @@
-"""Labels for scenes of any size, tile by tile: read from disk, labeled in memory, written to disk.
+"""Label scenes of any size tile by tile: each is read from disk, labeled, and written to disk.
 
-What is complete stays in `<name>_labels.parts` beside the output until everything is: a labeling
-that was killed goes on from there, and the processes of a team exchange their tiles through it.
+Complete tiles are kept in `<name>_labels.parts` beside the output until the scene is complete. A
+labeling that was killed resumes from there, and processes exchange their tiles through it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from dapt.inference.scene_parts import Scene, Store, open_stream
 from dapt.inference.team import Team
 from dapt.progress import Bar
 
-SAID_EVERY = 60.0  # seconds between two lines on how far it is
+SAID_EVERY = 60.0  # seconds between two lines of progress
 
 log = logging.getLogger("dapt")
 
@@ -40,12 +40,12 @@ class SceneOptions:
     """How scenes are labeled.
 
     Args:
-        out: Folder of the labels.
-        block: Side of the squares that a network sees.
-        stride: Distance from one square to the next.
-        tile: Points of a tile, about; memory grows with it.
-        codes: [labels], what stands for each in the classification of las files; None to leave
-            that as it is.
+        out: The folder of the labels.
+        block: The side of the square blocks that the network reads.
+        stride: The distance from one block to the next.
+        tile: The approximate number of points per tile; memory grows with it.
+        codes: The classification code of each label in las files [labels]; None to keep the
+            classification that a file has.
     """
 
     out: Path
@@ -63,8 +63,8 @@ class Labeled:
     """A scene whose labels are written.
 
     Args:
-        name: The scene's.
-        counts: [labels], points of each.
+        name: The name of the scene.
+        counts: The number of points of each label [labels].
         written: The files.
     """
 
@@ -80,15 +80,15 @@ def label_scenes(
     options: SceneOptions,
     team: Team,
 ) -> Iterator[Labeled | DataError]:
-    """What came of each file, in their order.
+    """Label files and yield the result or the error of each, in order.
 
-    As many files are under way as there are processes: each process reads one and writes one, and
-    all of them share the tiles.
+    As many files are processed at a time as there are processes: each process reads one file and
+    writes one, and all of them share the tiles.
 
     Args:
-        model: What labels points.
+        model: A model that labels points.
         paths: Files for which `is_streamed` holds.
-        trained: What was done to the scenes that the model was trained on.
+        trained: How the training scenes were prepared.
         options: How the scenes are labeled.
         team: The processes that label them.
     """
@@ -102,7 +102,7 @@ def label_scenes(
 
 
 def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataError]:
-    """Label the tiles that are not labeled yet; returns the error of each scene that has one."""
+    """Label the remaining tiles, and return the errors by the number of the scene."""
     tiles = [
         (number, tile)
         for number, scene in enumerate(scenes)
@@ -121,7 +121,7 @@ def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataE
             if number not in errors:
                 try:
                     if number not in stores:
-                        stores = {number: scenes[number].store()}  # of one scene at a time
+                        stores = {number: scenes[number].store()}  # keeps only one scene's
                     labeler.label(scenes[number], tile, stores[number])
                 except DataError as error:
                     errors[number] = error
@@ -133,7 +133,7 @@ def _label(labeler: "_Labeler", scenes: Sequence, team: Team) -> dict[int, DataE
 
 
 class _Progress:
-    """A bar with the time left where somebody watches, or else a line a minute."""
+    """A progress bar on a terminal, otherwise a line per minute with the time left."""
 
     def __init__(self, what: str, total: int, team: Team):
         self.bar = Bar(what, total, shown=team.speaks)
@@ -159,7 +159,7 @@ class _Labeler:
         self._digest = ""
 
     def prepare(self, path: Path) -> Scene:
-        """Read a file once or twice: for what it holds, and to sort its points by tile."""
+        """Survey a file, and sort its points by tile in a second pass if necessary."""
         stream, options = open_stream(path), self.options
         if stream.count < self.trained.num_points:
             raise DataError(
@@ -195,7 +195,7 @@ class _Labeler:
         return scene
 
     def _identity(self, path: Path) -> str:
-        """All that a label depends on."""
+        """Everything that the labels depend on."""
         stat, trained, options = path.stat(), self.trained, self.options
         if not self._digest:
             digest = hashlib.sha256()
@@ -210,7 +210,7 @@ class _Labeler:
         return json.dumps([*known, options.block, options.stride, options.tile])
 
     def label(self, scene: Scene, tile: int, store: Store) -> None:
-        """Label the points of a tile and keep what came out."""
+        """Label the points of a tile and write the result."""
         region = store.read(tile)
         options, known = self.options, scene.survey
         grid = Grid.around(known.low, known.high, options.block, options.stride, self.trained.up)
@@ -226,7 +226,7 @@ class _Labeler:
         write_atomically(scene.tile(tile), content.getvalue())
 
     def finish(self, scene: Scene) -> Labeled:
-        """Put the tiles together, write the files, and remove what lay beside them."""
+        """Assemble the tiles, write the files, and remove the complete parts."""
         options = self.options
         counts, written = write_labels(scene, options.out, self.names, options.codes)
         return Labeled(scene.path.stem, counts, written)

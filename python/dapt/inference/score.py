@@ -1,4 +1,4 @@
-"""What a model is worth: every sample of a split once, its metrics and its table of classes."""
+"""Evaluate a model: predict every sample of a split once and compute the task's scores."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def reduction(num_points: int | None) -> Compose:
-    """What a cloud goes through before a network sees it, outside training.
+    """The transform that reduces a cloud to the network's number of points, outside training.
 
     Args:
-        num_points: that the network sees; None for all.
+        num_points: The number of points that the network reads; None for all.
     """
     return Compose([] if num_points is None else [FarthestPoints(num_points)])
 
@@ -32,13 +32,13 @@ def reduction(num_points: int | None) -> Compose:
 def test_batches(
     dataset: PointDataset, batch_size: int, fabric: Fabric, what: str = "evaluation"
 ) -> Iterable[dict]:
-    """This process's share of the samples, under a bar.
+    """Load this process's share of the samples, with a progress bar.
 
     Args:
-        dataset: each of its samples comes to one process.
-        batch_size: of this process.
-        fabric: of this process.
-        what: the bar's title.
+        dataset: The dataset; each sample goes to exactly one process.
+        batch_size: The number of samples per batch in this process.
+        fabric: The Fabric of this process.
+        what: The title of the progress bar.
     """
     sampler = _in_order(dataset, batch_size, fabric)
     batches = loader(dataset, sampler)
@@ -53,11 +53,11 @@ def _in_order(dataset: PointDataset, batch_size: int, fabric: Fabric) -> BatchSa
 
 
 def check_probabilities(where: str, values: np.ndarray) -> None:
-    """That what a network says of a cloud are numbers.
+    """Check that a network's predictions for a cloud are numbers.
 
     Args:
-        where: Name of the cloud.
-        values: Probabilities, or their logarithms.
+        where: The name of the cloud.
+        values: Probabilities or their logarithms.
     """
     if np.isnan(values).any():
         raise DataError(
@@ -77,17 +77,17 @@ def score(
     seed: int = 0,
     what: str = "evaluation",
 ) -> Scores:
-    """The task's scores over a dataset.
+    """Compute the task's scores over a dataset.
 
     Args:
-        model: back in its own mode afterwards.
-        dataset: with labels.
-        fabric: of this process.
-        num_points: that the network sees; None for all.
-        batch_size: of this process.
-        votes: views of each cloud whose probabilities are averaged.
-        seed: of the views.
-        what: the bar's title.
+        model: The model, whose mode is restored afterward.
+        dataset: A labeled dataset.
+        fabric: The Fabric of this process.
+        num_points: The number of points that the network reads; None for all.
+        batch_size: The number of samples per batch in this process.
+        votes: The number of views of each cloud whose probabilities are averaged.
+        seed: The seed of the views.
+        what: The title of the progress bar.
     """
     scores = model.adapter.task.scores(fabric.device)
     generator = torch.Generator().manual_seed(seed)
@@ -104,7 +104,7 @@ def score(
         mine = [row for rows in _in_order(dataset, batch_size, fabric) for row in rows]
         clouds = torch.zeros(len(dataset), dtype=torch.float64, device=fabric.device)
         clouds[mine] = torch.cat(list(scores.clouds)).to(clouds)
-        scores.clouds = [fabric.all_reduce(clouds, reduce_op="sum").cpu()]  # of all, in their order
+        scores.clouds = [fabric.all_reduce(clouds, reduce_op="sum").cpu()]  # all, in order
     return scores
 
 
@@ -115,17 +115,18 @@ def log_probabilities(
     votes: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """[B, classes] of the clouds, or [B, N, labels] of all their points, for a task of points.
+    """Log-probabilities [B, classes] of clouds, or [B, N, labels] of all points for a task that
+    labels points.
 
-    The first view is the cloud as it is; the others are random choices of it, rescaled. Where
-    points are labeled, each view has all of them and the network sees `num_points` of them.
+    The first view is the cloud itself; the others are random subsets of its points, rescaled. If
+    points are labeled, each view has all points and the network reads `num_points` of them.
 
     Args:
-        model: in eval mode.
-        batch: of the dataset.
-        num_points: that the network sees; None for all.
-        votes: views.
-        generator: of the views.
+        model: The model, in eval mode.
+        batch: A batch of the dataset.
+        num_points: The number of points that the network reads; None for all.
+        votes: The number of views.
+        generator: The random generator of the views.
     """
     task, points = model.adapter.task, batch["points"]
     inputs = task.inputs(batch)
@@ -146,14 +147,14 @@ def views(
     generator: torch.Generator,
     whole: bool = False,
 ) -> Iterator[Tensor]:
-    """The clouds as they are, then random choices of their points, rescaled.
+    """Yield the clouds themselves, then random subsets of their points, rescaled.
 
     Args:
         points: [B, N, D].
-        num_points: of a choice; None for all.
-        votes: how many views.
-        generator: of the choices and the factors.
-        whole: whether every view has all points.
+        num_points: The number of points of a subset; None for all.
+        votes: The number of views.
+        generator: The random generator of the subsets and scales.
+        whole: Whether every view has all points.
     """
     wanted = points.shape[1] if num_points is None else num_points
     rescaled = Scale(0.8, 1.2, per_axis=False)
@@ -164,10 +165,10 @@ def views(
 
 
 def log_mean(probabilities: Iterable[Tensor]) -> Tensor:
-    """Logarithm of the mean over views, finite where the mean is 0.
+    """The logarithm of the mean over views, finite even if the mean is 0.
 
     Args:
-        probabilities: of each view, all of one shape.
+        probabilities: The probabilities of each view, all of one shape.
     """
     several = iter(probabilities)
     total, votes = next(several), 1

@@ -1,4 +1,4 @@
-"""Processes that share work: who takes what, and what all of them know."""
+"""Divide work among processes, and exchange the results."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that label together; alone by default.
+    """This process's view of the processes that label together; a single one by default.
 
     Args:
-        rank: Its number.
-        size: How many there are.
-        gather: Gives every process's value, in their order, to all of them; it waits for the last.
+        rank: The rank of this process.
+        size: The number of processes.
+        gather: Returns the values of all processes, in rank order; waits for all of them.
     """
 
     rank: int = 0
@@ -30,11 +30,12 @@ class Team:
         return self.rank == 0
 
     def each(self, items: Sequence[T], work: Callable[[T], U]) -> list[U | DataError]:
-        """What the processes make of the items, each of one, or the error of an item that is bad.
+        """Apply a function to all items, divided among the processes; return results or errors.
 
         Args:
-            items: The same in all processes.
-            work: What is made of one; a DataError is handed through.
+            items: The items, the same in all processes.
+            work: The function. Items that are DataErrors skip it; a DataError that it raises
+                becomes the item's result.
         """
 
         def attempted(item: T) -> U | DataError:
@@ -46,21 +47,21 @@ class Team:
         return self.together(items, lambda mine: map(attempted, mine))
 
     def together(self, items: Sequence[T], work: Callable[[Sequence[T]], Iterable[U]]) -> list[U]:
-        """What the processes make of the items, each of its part of them.
+        """Apply a function to each process's part of the items; return the results of all items.
 
         Args:
-            items: The same in all processes.
-            work: What is made of a part: as many results, in their order.
+            items: The items, the same in all processes.
+            work: The function, from a part of the items to as many results, in order.
         """
         shared = self.gather(list(work(items[self.rank :: self.size])))
         return [shared[number % self.size][number // self.size] for number in range(len(items))]
 
     def my_share(self, items: Sequence[T], work: Callable[[T], float]) -> list[T]:
-        """This process's share of work that differs, in the order of the items.
+        """This process's share of items of different cost, in order.
 
         Args:
-            items: The same in all processes.
-            work: How much an item takes.
+            items: The items, the same in all processes.
+            work: The cost of an item.
         """
         loads, owner = [0.0] * self.size, {}
         for number in sorted(range(len(items)), key=lambda number: -work(items[number])):

@@ -1,4 +1,4 @@
-"""A trained model that takes clouds as its user has them."""
+"""A trained model that accepts raw clouds and files."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,15 @@ Clouds = File | np.ndarray | Tensor | Iterable["File | np.ndarray | Tensor"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one cloud.
+    """The prediction for one cloud.
 
     Args:
         where: The file, or the number of the array.
-        label: Of the cloud; of a scene or an object whose points are labeled, that of most points.
-        probabilities: Of each class; where points are labeled, each label's share of the points.
-        point_labels: int64 [N], where points are labeled.
-        point_probabilities: float32 [N], of the points' labels.
+        label: The label of the cloud; if points are labeled, the most frequent label.
+        probabilities: The probability of each class; if points are labeled, each label's share of
+            the points.
+        point_labels: The label of each point, int64 [N], if points are labeled.
+        point_probabilities: The probability of each point's label, float32 [N].
     """
 
     where: str
@@ -40,22 +41,22 @@ class Answer:
 
     @property
     def probability(self) -> float:
-        """Of the label."""
+        """The probability of the label."""
         return self.probabilities[self.label]
 
 
 class TrainedModel(AdaptedModel):
-    """A model that knows what was done to the clouds of its training.
+    """A model that knows how the clouds of its training were prepared.
 
-    `predict` takes clouds as they are in files, and does the same to them. `model(points)` is the
-    raw network, for clouds that were made ready.
+    `predict` accepts raw clouds and prepares them in the same way. `model(points)` is the network
+    itself, for clouds that are already prepared.
     """
 
-    fallback: Preprocessing | None = None  # of files that do not say
+    fallback: Preprocessing | None = None  # for adapter files that do not record it
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What was done to the clouds that the active adapter was trained on."""
+        """How the training clouds of the active adapter were prepared."""
         known = self.adapter.preprocessing or self.fallback
         if known is None:
             raise UsageError(
@@ -74,16 +75,17 @@ class TrainedModel(AdaptedModel):
         block: float | None = None,
         stride: float | None = None,
     ) -> list[Answer]:
-        """What the model says of each cloud.
+        """Predict each cloud.
 
         Args:
             clouds: A file of points, an array [N, D] or [S, N, D] with D of 3, 6 (with color) or
-                9 (with color and normal), or any number of these.
-            votes: Views of a cloud to average over, for models that label whole clouds.
-            seed: Of the views.
-            category: Of objects whose parts are labeled.
-            block: Side of a scene's blocks; the training's by default.
-            stride: From block to block; half a block by default.
+                9 (with color and normal), or an iterable of these.
+            votes: The number of views of each cloud to average over, for models that label whole
+                clouds.
+            seed: The seed of the views.
+            category: The category of the objects, for part segmentation.
+            block: The side of a scene's blocks; by default that of the training.
+            stride: The distance from one block to the next; half a block by default.
         """
         trained = self.preprocessing
         named = named_clouds(clouds, trained)
@@ -108,12 +110,12 @@ def label_points(
     """Label the points of objects or of scenes, whichever the model knows.
 
     Args:
-        model: the trained model.
-        clouds: to be labeled.
-        trained: what the clouds of the training went through.
-        category: of objects.
-        block: side of a block of a scene; the training's by default.
-        stride: from block to block; half a block by default.
+        model: The trained model.
+        clouds: The clouds to label.
+        trained: How the training clouds were prepared.
+        category: The category of the objects, for part segmentation.
+        block: The side of a scene's blocks; by default that of the training.
+        stride: The distance from one block to the next; half a block by default.
     """
     if model.adapter.task.name == "part_segmentation":
         return labeling.label_objects(model, clouds, trained, category)
@@ -121,22 +123,22 @@ def label_points(
 
 
 def sides(trained: Preprocessing, block: float | None, stride: float | None) -> tuple[float, float]:
-    """(block, stride) of scenes: those that are asked for, the training's, half a block.
+    """(block, stride) for scenes.
 
     Args:
-        trained: What was done to the training's scenes.
-        block: Side of a block, None for the training's.
-        stride: From one to the next, None for half a block.
+        trained: How the training scenes were prepared.
+        block: The side of a block; None for that of the training.
+        stride: The distance from one block to the next; None for half a block.
     """
     block = block or trained.block or 1.0
     return block, stride or block / 2
 
 
 def answer_of(scan: labeling.Scan) -> Answer:
-    """What was said of a cloud whose points were labeled.
+    """Summarize a cloud whose points are labeled.
 
     Args:
-        scan: The cloud.
+        scan: The labeled cloud.
     """
     shares = dict.fromkeys(scan.label_names, 0.0) | scan.shares()
     labels, chances = scan.result
@@ -144,11 +146,11 @@ def answer_of(scan: labeling.Scan) -> Answer:
 
 
 def named_clouds(clouds: Clouds, trained: Preprocessing) -> Iterator[Cloud]:
-    """(name, points [N, D]) of whatever a user has, with the columns that the network reads.
+    """Yield (name, points [N, D]) of files and arrays, with the columns that the network reads.
 
     Args:
-        clouds: a file, an array, or several of either.
-        trained: what the clouds of the training went through.
+        clouds: A file, an array, or an iterable of these.
+        trained: How the training clouds were prepared.
     """
     if isinstance(clouds, File):
         yield from prediction.clouds_of(clouds, trained.channels)
@@ -185,13 +187,14 @@ def _told(where: str, cloud: np.ndarray, trained: Preprocessing) -> np.ndarray: 
 def load_adapter(
     folder: str | os.PathLike, backbone: nn.Module, name: str = "default"
 ) -> TrainedModel:
-    """Adapt a backbone by the files of `AdaptedModel.save_adapter`.
+    """Adapt a backbone with the files that `AdaptedModel.save_adapter` wrote.
 
-    The model's `predict` makes clouds ready as the training did; calling it is the raw network.
+    The model's `predict` prepares raw clouds as the training did; calling the model runs the
+    network on clouds that are already prepared.
 
     Args:
-        folder: Of adapter_config.json and adapter_model.safetensors.
-        backbone: The pre-trained network that the adapter belongs to.
-        name: What the adapter is called in the model.
+        folder: The folder with adapter_config.json and adapter_model.safetensors.
+        backbone: The pre-trained network that the adapter was trained on.
+        name: The name of the adapter in the model.
     """
     return loaded_into(TrainedModel(backbone), Path(folder), name)

@@ -1,4 +1,4 @@
-"""Labels as whoever asked wants them: JSON, npz, ply or las."""
+"""Encode labels in the requested format: JSON, npz, ply or las."""
 
 import io
 import json
@@ -20,23 +20,23 @@ TYPES = {
 
 
 def check_answer(kind: str, labels_points: bool) -> None:
-    """Refuse a file of points where whole clouds are labeled.
+    """Refuse to return a file of points for an adapter that labels whole clouds.
 
     Args:
         kind: One of `TYPES`.
-        labels_points: Whether points are labeled.
+        labels_points: Whether the adapter labels points.
     """
     if kind != "json" and not labels_points:
         raise Refused(422, f"this adapter labels whole clouds, whose answer is json and no {kind}")
 
 
 def written(name: str, labeled: Sequence[Labeled], kind: str) -> bytes:
-    """The body of an answer.
+    """Encode the body of an answer.
 
     Args:
         name: The name of the adapter.
-        labeled: A cloud each.
-        kind: One of `TYPES`; other files than JSON hold one cloud.
+        labeled: The labeled clouds.
+        kind: One of `TYPES`; all except JSON hold a single cloud.
     """
     if kind == "json":
         return json.dumps({"adapter": name, "answers": [_told(each) for each in labeled]}).encode()
@@ -72,13 +72,14 @@ def _npz(scan: Scan) -> bytes:
 
 
 def _las(scan: Scan) -> bytes:
-    """LAS 1.4 with the dimensions `label` and `confidence`, labels of a byte as classification."""
+    """LAS 1.4 with dimensions `label` and `confidence`; labels that fit a byte also become the
+    classification."""
     import laspy
 
     low, size = scan.points.min(0), np.ptp(scan.points, axis=0)
     header = laspy.LasHeader(version="1.4", point_format=6)
     header.offsets = low
-    header.scales = np.maximum(size / 2**31 * 1.01, 1e-9)  # as fine as 32 bits are
+    header.scales = np.maximum(size / 2**31 * 1.01, 1e-9)  # the full resolution of 32 bits
     header.add_extra_dims(
         [laspy.ExtraBytesParams("label", "int32"), laspy.ExtraBytesParams("confidence", "float32")]
     )

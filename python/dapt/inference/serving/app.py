@@ -1,4 +1,4 @@
-"""The routes."""
+"""The HTTP routes of the server."""
 
 import hmac
 import re
@@ -23,7 +23,7 @@ from dapt.inference.serving.shelf import Shelf
 from dapt.version import __version__
 
 SHORTEST_TOKEN = 16
-PAGE_FILES = {  # of the OpenAPI page, which asks no other server for anything
+PAGE_FILES = {  # of the OpenAPI page, which loads nothing from other servers
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
@@ -50,14 +50,14 @@ def create_app(
     token: str | None = None,
     hosts: frozenset[str] | None = None,
 ) -> FastAPI:
-    """The server as an ASGI application.
+    """Create the server as an ASGI application.
 
     Args:
         shelf: The adapters to serve.
-        limits: What it takes on.
-        token: Whoever has it may load and unload adapters; None where nobody may.
-        hosts: The names that requests may call this server by, or any. A page of the web that
-            gives its own name to this machine is kept out by them.
+        limits: The limits of requests.
+        token: The token that allows loading and unloading adapters; None to forbid both.
+        hosts: The host names that requests may use; None for any. Restricting them protects from
+            web pages whose domain name resolves to this machine (DNS rebinding).
     """
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise UsageError(f"the token must have at least {SHORTEST_TOKEN} characters")
@@ -76,7 +76,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.openapi_version = "3.0.3"  # which the page's script reads
+    app.openapi_version = "3.0.3"  # the version that the page's script supports
     app.state.service = service
     _add_bounds(app, hosts)
     _add_prediction(app, service)
@@ -86,7 +86,7 @@ def create_app(
 
 
 def _add_bounds(app: FastAPI, hosts: frozenset[str] | None) -> None:
-    """What holds for every request, and how each is refused."""
+    """Add the checks that hold for every request, and the handlers of refused ones."""
 
     @app.middleware("http")
     async def bounds(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:

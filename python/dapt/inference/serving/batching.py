@@ -1,4 +1,4 @@
-"""Clouds that wait go through the network together, whichever adapters they are for."""
+"""Batch the waiting clouds of all adapters, and run them through the network together."""
 
 import threading
 import time
@@ -15,19 +15,19 @@ from torch import Tensor
 from dapt.inference.serving.shelf import Served
 from dapt.methods.method import is_packed
 
-PATIENCE = 0.01  # seconds that a cloud waits for others which are being made ready
+PATIENCE = 0.01  # seconds that a cloud waits for others that are being prepared
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A cloud, as the network sees it, that waits for what the adapter says of it.
+    """A prepared cloud that waits for its logits.
 
     Args:
         served: The adapter.
-        seen: [1, n, D].
-        inputs: What the head asks for beside the points, a row each.
-        queries: [1, N, 3], the points to label; None where whole clouds are.
-        result: The result of the head's logits, [classes] or [N, labels].
+        seen: The points that the network reads [1, n, D].
+        inputs: Further inputs of the head, one row each.
+        queries: The points to label [1, N, 3]; None if whole clouds are labeled.
+        result: The future of the logits, [classes] or [N, labels].
     """
 
     served: Served
@@ -38,7 +38,7 @@ class Ticket:
 
     @cached_property
     def kin(self) -> tuple:
-        """What clouds have in common that go through the network together."""
+        """What clouds must have in common to go through the network together."""
         adapter = self.served.adapter
         method = None if is_packed(adapter.network) else adapter.method.kin()
         alike = id(adapter) if method is None else repr(method)
@@ -47,14 +47,14 @@ class Ticket:
 
 
 class Batcher:
-    """A thread that takes what waits, as many clouds as fit together, and runs them.
+    """A thread that runs waiting clouds in batches.
 
-    A cloud that comes alone waits for nobody. While others are being made ready it waits for them,
-    but not for long.
+    A cloud that arrives alone runs at once. While others are being prepared, it waits for them for
+    a short time.
 
     Args:
-        most: Clouds in a batch.
-        observe: Is told how many clouds each batch had, and of how many adapters.
+        most: The largest number of clouds in a batch.
+        observe: Called with the number of clouds and of adapters in each batch.
     """
 
     def __init__(self, most: int, observe: Callable[[int, int], None] = lambda *_: None):
@@ -71,7 +71,7 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """In this context a request is being made ready."""
+        """A context in which the clouds of a request are being prepared."""
         with self._change:
             self._coming += 1
         try:
@@ -82,7 +82,7 @@ class Batcher:
                 self._change.notify()
 
     def submit(self, ticket: Ticket) -> "Future[Tensor]":
-        """Line a cloud up.
+        """Add a cloud to the queue and return the future of its logits.
 
         Args:
             ticket: The cloud.
@@ -93,7 +93,7 @@ class Batcher:
         return ticket.result
 
     def close(self) -> None:
-        """Run what waits, and end."""
+        """Run the waiting clouds and stop the thread."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -105,7 +105,7 @@ class Batcher:
             self.observe(len(batch), len({ticket.served.adapter for ticket in batch}))
 
     def _next(self) -> list[Ticket]:
-        """The oldest ticket and its kin; nothing at the end."""
+        """The oldest ticket and others of its kin; an empty list after closing."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed)
             if not self._waiting:
@@ -121,10 +121,10 @@ class Batcher:
 
 
 def run(tickets: list[Ticket]) -> None:
-    """Answer tickets of a kin; where a batch fails, each has its own answer or its own error.
+    """Answer tickets of one kin; if the batch fails, run them one by one for individual errors.
 
     Args:
-        tickets: Some may have been canceled.
+        tickets: The tickets, some of which may have been canceled.
     """
     tickets = [ticket for ticket in tickets if ticket.result.set_running_or_notify_cancel()]
     if not tickets:

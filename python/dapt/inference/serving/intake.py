@@ -1,4 +1,4 @@
-"""From the bytes of a request to clouds. Nothing is believed that was not counted first."""
+"""From the bytes of a request to clouds. Sizes are checked before anything is unpacked."""
 
 import io
 import json
@@ -21,17 +21,17 @@ from dapt.inference.serving.limits import MOST_CLOUDS, Limits, Refused
 from dapt.inference.trained import named_clouds
 
 KINDS = ("json", "npz", *sorted(ending[1:] for ending in READERS))
-LONGEST = 600  # characters of a sentence
-WIDEST = 8 * max(COLUMNS.values())  # bytes of a point
-HEADERS = 4096  # bytes of an npz file's array beside its numbers
+LONGEST = 600  # characters of an error message
+WIDEST = 8 * max(COLUMNS.values())  # bytes per point
+HEADERS = 4096  # bytes of an array's header in an npz file
 
 
 def kind_of(format: str, filename: str = "", content_type: str = "") -> str:
-    """How a body is read: as the request says, as its file is called, or as its type is.
+    """Find the format of a body: the requested one, or else by file name or content type.
 
     Args:
-        format: "ply", say.
-        filename: "chair.ply", of which the ending alone is looked at.
+        format: The format that the request names, such as "ply"; may be empty.
+        filename: The name of the file, of which only the suffix matters.
         content_type: The content type of the request.
     """
     by_type = {"application/json": "json", "application/x-npy": "npy"}
@@ -45,13 +45,13 @@ def kind_of(format: str, filename: str = "", content_type: str = "") -> str:
 
 
 def clouds_in(content: bytes, kind: str, trained: Preprocessing, limits: Limits) -> list[Cloud]:
-    """(name, points [N, D]) of a request's body.
+    """Read (name, points [N, D]) of the clouds in a request's body.
 
     Args:
         content: The body.
         kind: One of `KINDS`.
-        trained: Whose channels are read.
-        limits: Of clouds and points.
+        trained: The preprocessing of the training, whose channels are read.
+        limits: The limits of clouds and points.
     """
     if kind in ("json", "npy"):
         table = _of_json(content, limits) if kind == "json" else _of_npy(content)
@@ -95,7 +95,7 @@ def _of_json(content: bytes, limits: Limits) -> np.ndarray:
 def _of_npy(content: bytes) -> np.ndarray:
     try:
         table = load_npy(io.BytesIO(content))
-    except Exception as error:  # a hostile header fails in any way
+    except Exception as error:  # a hostile header may raise anything
         raise DataError(f"the request is not a complete .npy file: {error}") from None
     if table.dtype.kind not in "fiu":
         raise DataError(f"the points must be numbers, got {table.dtype}")
@@ -103,7 +103,7 @@ def _of_npy(content: bytes) -> np.ndarray:
 
 
 def _of_file(content: bytes, kind: str, trained: Preprocessing, limits: Limits) -> Iterator[Cloud]:
-    """As the readers of files have it, which want one: it has a folder and a name of its own."""
+    """Read a body with the readers of files, through a temporary file."""
     if kind == "npz":
         _check_zip(content, limits)
     if kind in ("las", "laz"):
@@ -119,7 +119,7 @@ def _of_file(content: bytes, kind: str, trained: Preprocessing, limits: Limits) 
 
 
 def _promised_by_las(content: bytes) -> int:
-    """Points that the header names, which packed ones may unfold to."""
+    """The number of points that the header declares, to which compressed data may expand."""
     if len(content) < 255:
         return 0
     (count,) = struct.unpack_from("<I", content, 107)
@@ -128,7 +128,7 @@ def _promised_by_las(content: bytes) -> int:
 
 
 def _check_zip(content: bytes, limits: Limits) -> None:
-    """That no array unfolds to more than the points that are taken."""
+    """Check that no array expands to more points than a request may have."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             sizes = [info.file_size for info in archive.infolist()]

@@ -1,4 +1,4 @@
-"""How much a request may ask for, and how it is refused."""
+"""The limits of a request, and how it is refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ MOST_CLOUDS = 64  # in one request
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """The limits of a server.
 
     Args:
-        megabytes: The size in MiB of a request's body.
-        points: Of all clouds of a request.
-        seconds: From a request's first byte to its answer.
-        queue: Requests at a time; further ones are sent away.
-        batch: Clouds that go through the network together.
+        megabytes: The largest size of a request's body, in MiB.
+        points: The largest number of points in all clouds of a request.
+        seconds: The longest time from a request's first byte to its answer.
+        queue: The largest number of concurrent requests; further ones are refused.
+        batch: The largest number of clouds that go through the network together.
     """
 
     megabytes: int = 32
@@ -31,14 +31,14 @@ class Limits:
 
     @property
     def bytes(self) -> int:
-        """Of a request's body."""
+        """The largest size of a request's body, in bytes."""
         return self.megabytes * 2**20
 
     def check_points(self, count: int) -> None:
         """Refuse more points than a request may have.
 
         Args:
-            count: The number of all its clouds so far.
+            count: The number of points in its clouds so far.
         """
         if count > self.points:
             raise Refused(
@@ -50,19 +50,19 @@ class Limits:
         """Refuse more clouds than a request may have.
 
         Args:
-            count: How many it has.
+            count: The number of its clouds.
         """
         if count > MOST_CLOUDS:
             raise Refused(413, f"a request may hold {MOST_CLOUDS} clouds: send several requests")
 
 
 class Refused(Exception):
-    """A request that is not served.
+    """Raised for a request that is not served.
 
     Args:
-        status: Of HTTP.
-        sentence: For whoever asked.
-        headers: The headers of the answer.
+        status: The HTTP status.
+        sentence: The message for the client.
+        headers: Further headers of the response.
     """
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):

@@ -1,4 +1,4 @@
-"""What a server counts of itself, as Prometheus reads it."""
+"""The metrics of a server, for Prometheus."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,11 @@ CLOUDS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counts of one server.
+    """The metrics of one server.
 
     Args:
-        waiting: How many clouds wait for a batch.
-        adapters: How many adapters there are.
+        waiting: Returns the number of clouds that wait for a batch.
+        adapters: Returns the number of adapters.
     """
 
     def __init__(self, waiting: Callable[[], float], adapters: Callable[[], float]):
@@ -48,12 +48,12 @@ class Metrics:
         """Count a batch.
 
         Args:
-            clouds: How many it had.
-            adapters: Of how many adapters.
+            clouds: The number of its clouds.
+            adapters: The number of adapters they are for.
         """
         self._clouds.observe(clouds)
         self._adapters.observe(adapters)
 
     def text(self) -> bytes:
-        """All of it, in the format of Prometheus."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self._registry)

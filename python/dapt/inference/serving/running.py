@@ -1,4 +1,4 @@
-"""The process of a server: its socket, clients that are slow, how it stops."""
+"""The process of a server: its socket, its handling of slow clients, its shutdown."""
 
 import asyncio
 import signal
@@ -15,9 +15,9 @@ from dapt.inference.serving.limits import Limits
 from dapt.inference.serving.shelf import Shelf
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 20.0  # seconds for the head of a request, and for the next bytes of an answer
-SPARE = 32  # connections beside those whose requests are under way
-AFTER_LAST = 5.0  # seconds after the time of a request, in which answers leave
+PATIENCE = 20.0  # seconds for the head of a request, and for the next bytes of a response
+SPARE = 32  # connections in addition to those with requests in progress
+AFTER_LAST = 5.0  # seconds to send responses at shutdown, after the time limit of requests
 
 
 def serve(
@@ -28,19 +28,19 @@ def serve(
     token: str | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is under way then is finished.
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in progress.
 
     Args:
         shelf: The adapters.
-        host: The address; that of this machine alone keeps others out.
-        port: 0 for any free one.
-        limits: What the server takes on.
-        token: Of whoever may load and unload adapters.
-        ready: Is told the server's URL when it listens.
+        host: The address to listen on; a loopback address accepts only this machine.
+        port: The port; 0 for any free one.
+        limits: The limits of requests.
+        token: The token that allows loading and unloading adapters; None to forbid both.
+        ready: Called with the server's URL when it is listening.
     """
     listening = _listen(host, port)
     server = server_of(shelf, limits, token, frozenset(LOOPBACK) if host in LOOPBACK else None)
-    for number in (signal.SIGTERM, signal.SIGINT):  # which uvicorn sends once more at its end
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it again after its shutdown
         signal.signal(number, lambda *_: None)
     name = f"[{host}]" if ":" in host else host
     ready(f"http://{name}:{listening.getsockname()[1]}")
@@ -54,14 +54,15 @@ def server_of(
     hosts: frozenset[str] | None = None,
     patience: float = PATIENCE,
 ) -> uvicorn.Server:
-    """A server that waits to be run.
+    """Create a server that is ready to run.
 
     Args:
         shelf: The adapters.
-        limits: What it takes on.
-        token: Of whoever may load and unload adapters.
-        hosts: The names that it may be called by, or any.
-        patience: Seconds that clients have for the head of a request and for taking an answer.
+        limits: The limits of requests.
+        token: The token that allows loading and unloading adapters; None to forbid both.
+        hosts: The host names that requests may use; None for any.
+        patience: Seconds that a client may take for the head of a request and for receiving the
+            next bytes of a response.
     """
     config = uvicorn.Config(
         create_app(shelf, limits, token, hosts),
@@ -87,11 +88,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def patient(seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which lets go of a client that takes so long over the head of a request
-    or over taking its answer. Bodies are within the time of their requests.
+    """uvicorn's HTTP protocol with timeouts for slow clients.
+
+    A connection is closed if the head of a request or the receipt of a response takes too long.
+    Bodies count toward the time limit of their requests.
 
     Args:
-        seconds: How long.
+        seconds: The timeout.
     """
 
     class Patient(H11Protocol):

@@ -30,17 +30,17 @@ from dapt.inference.serving.work import (
 
 T = TypeVar("T")
 READERS = 2  # threads that read requests
-AGAIN_AFTER = "1"  # seconds, for whoever is sent away
+AGAIN_AFTER = "1"  # seconds after which a refused client may retry
 
 log = logging.getLogger("dapt")
 
 
 class Service:
-    """Answers requests; one for each server.
+    """Answers the requests of one server.
 
     Args:
         shelf: The adapters.
-        limits: What it takes on.
+        limits: The limits of requests.
     """
 
     def __init__(self, shelf: Shelf, limits: Limits):
@@ -53,16 +53,16 @@ class Service:
         self._changing = ThreadPoolExecutor(1, "dapt-adapters")
 
     def close(self) -> None:
-        """End its threads."""
+        """Stop the threads."""
         for pool in (self._reading, self._alone, self._changing):
             pool.shutdown(cancel_futures=True)
         self.batcher.close()
 
     async def change(self, work: Callable[[], T]) -> T:
-        """Load or unload, one after another.
+        """Load or unload an adapter, one at a time.
 
         Args:
-            work: Done in a thread of its own.
+            work: The function that does it, called in a thread.
         """
         try:
             return await self._in(self._changing, work)
@@ -77,14 +77,14 @@ class Service:
         category: str,
         kind: str,
     ) -> bytes:
-        """The body of the answer.
+        """Label the clouds of a request and return the body of the answer.
 
         Args:
-            request: Its body holds clouds.
-            name: Of the adapter; empty for the only one.
-            format: Of the body; empty where its type or its name tell.
-            category: Of objects whose parts are labeled; empty for others.
-            kind: Of the answer.
+            request: The request, whose body holds the clouds.
+            name: The name of the adapter; empty for the only one.
+            format: The format of the body; empty to infer it from content type or file name.
+            category: The category of the objects, for part segmentation; otherwise empty.
+            kind: The format of the answer.
         """
         served, category = self.shelf.get(name), category or None
         async with self._admitted(served.name):
@@ -103,7 +103,7 @@ class Service:
 
     @asynccontextmanager
     async def _admitted(self, name: str) -> AsyncIterator[None]:
-        """Counts the request, and ends it when its time is over."""
+        """Count the request, and end it when its time is up."""
         if self._open >= self.limits.queue:
             self.metrics.requests.labels(name, 429).inc()
             raise Refused(
@@ -129,7 +129,7 @@ class Service:
             self.metrics.seconds.observe(time.monotonic() - begun)
 
     async def _body(self, request: Request, format: str) -> tuple[bytes, str]:
-        """(the cloud's bytes, what they are)"""
+        """(bytes of the clouds, their format)"""
         most, content_type = self.limits.bytes, request.headers.get("content-type", "")
         declared = request.headers.get("content-length", "0")
         too_long = Refused(413, f"the request has more than {self.limits.megabytes} MiB")
@@ -148,7 +148,7 @@ class Service:
     def _made_ready(
         self, served: Served, content: bytes, format: str, category: str | None
     ) -> list[Ready] | Callable[[threading.Event], list[Labeled]]:
-        """The clouds for a batch, or the work on those that go alone."""
+        """The prepared clouds for a batch, or a function that labels clouds that go alone."""
         clouds = clouds_in(content, format, served.preprocessing, self.limits)
         if goes_alone(served, clouds):
             return lambda stop: labeled_alone(served, clouds, category, stop)
@@ -165,7 +165,7 @@ class Service:
         return [cloud.labeled(row) for cloud, row in zip(clouds, logits, strict=True)]
 
     async def _in_line(self, work: Callable[[threading.Event], list[Labeled]]) -> list[Labeled]:
-        """Behind other scenes."""
+        """Run the work after that of earlier scenes."""
         stop = threading.Event()
         try:
             return await self._in(self._alone, work, stop)
@@ -178,10 +178,10 @@ class Service:
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """Raises TimeoutError in what takes longer.
+    """A context that raises TimeoutError if it takes too long.
 
     Args:
-        seconds: How long it may take.
+        seconds: The time limit.
     """
     import anyio
 
@@ -190,10 +190,10 @@ async def within(seconds: float) -> AsyncIterator[None]:
 
 
 def refusal_of(error: Exception) -> Refused:
-    """How an error is told to whoever asked.
+    """Turn an error into the response for the client.
 
     Args:
-        error: What went wrong; the server's own faults go to its log.
+        error: The error; internal errors are logged.
     """
     if isinstance(error, Refused):
         return error
@@ -222,7 +222,7 @@ async def _file_of(request: Request, content: bytes) -> tuple[bytes, str]:
         yield content
 
     parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=0)
-    parser.spool_max_size = len(content) + 1  # it stays in memory
+    parser.spool_max_size = len(content) + 1  # keeps the file in memory
     try:
         form = await parser.parse()
     except (MultiPartException, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""The adapters that a server has at hand, by name."""
+"""The adapters that a server offers, by name."""
 
 import re
 import threading
@@ -22,15 +22,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """An adapter as a request finds it. It works on for that request when it is unloaded.
+    """A served adapter. A request that holds it can finish even if it is unloaded.
 
-    To the functions that label it is a model whose active adapter nobody can switch.
+    It has the interface that the labeling functions need of a model, with a fixed adapter.
 
     Args:
-        name: What requests call it.
-        model: Which carries it, beside others on the same backbone.
+        name: Its name in requests.
+        model: The model that carries it, along with others on the same backbone.
         adapter: The adapter.
-        preprocessing: The preprocessing of its training clouds.
+        preprocessing: How its training clouds were prepared.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Served:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return self.model.device
 
     def eval(self) -> "Served":
-        """As it always is."""
+        """Return itself: it is always in eval mode."""
         return self
 
     def features(self, points: Tensor) -> Features:  # [B, N, D]
-        """What the adapted network makes of clouds.
+        """The features of clouds in the adapted network.
 
         Args:
             points: [B, N, D].
@@ -56,7 +56,7 @@ class Served:
         return self.adapter.features(points)
 
     def describe(self) -> dict[str, object]:
-        """What whoever asks the server is told of it."""
+        """Describe the adapter to clients."""
         task, trained = self.adapter.task, self.preprocessing
         return {
             "name": self.name,
@@ -71,11 +71,11 @@ class Served:
 
 
 class Shelf:
-    """Adapters by name, changed while others are in use.
+    """Adapters by name, which may be loaded and unloaded while others are in use.
 
     Args:
-        folder: Whose subfolders are adapters that may be loaded, each by its name; None where
-            nothing may.
+        folder: The folder whose subfolders are adapters that may be loaded by name; None to forbid
+            loading.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -83,7 +83,7 @@ class Shelf:
             raise UsageError(f"{folder} is not a folder of adapters")
         self.folder = folder
         self._served: dict[str, Served] = {}
-        self._models: list[TrainedModel] = []  # one for each backbone
+        self._models: list[TrainedModel] = []  # one per backbone
         self._changing = threading.Lock()
 
     def __iter__(self) -> Iterator[Served]:
@@ -93,10 +93,10 @@ class Shelf:
         return len(self._served)
 
     def get(self, name: str) -> Served:
-        """An adapter by its name.
+        """Look up an adapter.
 
         Args:
-            name: If it is empty the only adapter that there is is meant.
+            name: The name of the adapter; empty for the only one.
         """
         served = self._served
         if not name and len(served) != 1:
@@ -108,12 +108,12 @@ class Shelf:
         return found
 
     def put(self, name: str, model: TrainedModel, fallback: Preprocessing | None = None) -> Served:
-        """Serve an adapter that a model carries under that name.
+        """Serve an adapter that a model carries.
 
         Args:
-            name: The name of the adapter, in the model and here.
-            model: In evaluation.
-            fallback: What was done to its training clouds, where its file does not say.
+            name: The name of the adapter, both in the model and in requests.
+            model: The model, in eval mode.
+            fallback: How its training clouds were prepared, if its file does not record it.
         """
         if not NAME.fullmatch(name):
             raise UsageError(
@@ -133,10 +133,10 @@ class Shelf:
         return served
 
     def load(self, name: str) -> Served:
-        """Put the adapter of a subfolder on the shelf, in the place of one of that name.
+        """Load the adapter of a subfolder, replacing one of the same name.
 
         Args:
-            name: The name of the subfolder, which holds an adapter or is a run's.
+            name: The name of the subfolder, which is an adapter's folder or a run folder.
         """
         folder = self._subfolder(name)
         reasons = []
@@ -162,7 +162,7 @@ class Shelf:
         return self.put(name, model)
 
     def _subfolder(self, name: str) -> Path:
-        """That of the adapter: a name that is listed, never a path that is followed."""
+        """Find the subfolder by listing names, so that a name is never followed as a path."""
         if self.folder is None:
             raise Refused(403, "this server loads no adapters: it was started without --adapters")
         known = {each.name: each for each in self.folder.iterdir() if each.is_dir()}
@@ -173,7 +173,7 @@ class Shelf:
         return found if is_adapter else found / "adapter"
 
     def unload(self, name: str) -> None:
-        """Take an adapter off the shelf; requests that found it are answered by it.
+        """Unload an adapter; requests in progress still use it.
 
         Args:
             name: The name of the adapter.

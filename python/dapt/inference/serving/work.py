@@ -1,4 +1,4 @@
-"""A request's way: its bytes become clouds, these get their answers."""
+"""Prepare the clouds of a request for the network, and turn logits into labels."""
 
 import threading
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from dapt.inference.trained import Answer, answer_of, label_points
 
 @dataclass(frozen=True)
 class Labeled:
-    """What is said of one cloud.
+    """The result for one cloud.
 
     Args:
-        answer: Label and probabilities.
-        scan: The labels with their points, where points are labeled.
-        remark: That the cloud is unlike those of the training.
+        answer: Its label and probabilities.
+        scan: The points with their labels, if points are labeled.
+        remark: A remark that the cloud is unlike those of the training.
     """
 
     answer: Answer
@@ -36,11 +36,11 @@ class Labeled:
 
 
 class Stopped(Exception):
-    """Nobody waits for the scene any more."""
+    """Raised when nobody waits for a scene anymore."""
 
 
 class Noted:
-    """The preprocessing of a training, which keeps what it remarks in place of saying it.
+    """The preprocessing of an adapter's training, which collects remarks instead of logging them.
 
     Args:
         served: The adapter.
@@ -54,11 +54,11 @@ class Noted:
         return getattr(self._trained, name)
 
     def compare(self, where: str, seen: Tensor) -> None:
-        """Note that clouds differ much from those of the training.
+        """Add a remark if clouds differ much from those of the training.
 
         Args:
-            where: What the remark calls them.
-            seen: [B, N, D], as the network sees them.
+            where: The name of the clouds in the remark.
+            seen: The points that the network reads [B, N, D].
         """
         remark = self._trained.remark(where, seen)
         if remark is not None:
@@ -66,19 +66,19 @@ class Noted:
 
     @property
     def remark(self) -> str | None:
-        """All of them."""
+        """All remarks, or None."""
         return "; ".join(self.remarks) or None
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A cloud on its way through the batches.
+    """A cloud that is prepared for a batch.
 
     Args:
-        where: What it is called.
-        points: [N, D], as they came.
-        ticket: Its place in the line.
-        category: The category of an object whose parts are labeled.
+        where: The name of the cloud.
+        points: The original points [N, D].
+        ticket: Its ticket in the queue.
+        category: The category of the object, for part segmentation.
         remark: As in `Labeled`.
     """
 
@@ -89,10 +89,10 @@ class Ready:
     remark: str | None
 
     def labeled(self, logits: Tensor) -> Labeled:
-        """The answer.
+        """Turn the cloud's logits into its result.
 
         Args:
-            logits: [classes], or [N, labels].
+            logits: [classes] or [N, labels].
         """
         task = self.ticket.served.adapter.task
         chances = logits.softmax(-1).numpy()
@@ -107,8 +107,7 @@ class Ready:
 
 
 def goes_alone(served: Served, clouds: Sequence[Cloud]) -> bool:
-    """Whether clouds are no part of a batch: scenes are cut into blocks, large objects into rows of
-    points.
+    """Whether clouds are labeled outside of batches, as scenes and large objects are.
 
     Args:
         served: The adapter that they are for.
@@ -121,11 +120,11 @@ def goes_alone(served: Served, clouds: Sequence[Cloud]) -> bool:
 
 
 def check_category(served: Served, category: str | None) -> None:
-    """That a category is named where parts are labeled, and nowhere else.
+    """Check that a category is given for part segmentation, and only then.
 
     Args:
         served: The adapter.
-        category: What the request says.
+        category: The category of the request, or None.
     """
     task = served.adapter.task
     if task.name == "part_segmentation":
@@ -136,12 +135,12 @@ def check_category(served: Served, category: str | None) -> None:
 
 @torch.no_grad()
 def made_ready(served: Served, cloud: Cloud, category: str | None) -> Ready:
-    """A cloud as the network sees it.
+    """Prepare a cloud for a batch.
 
     Args:
-        served: Who will see it.
-        cloud: Its name and points [N, D].
-        category: The category of an object whose parts are labeled.
+        served: The adapter.
+        cloud: The name and points [N, D] of the cloud.
+        category: The category of the object, for part segmentation.
     """
     where, points = cloud
     task, trained = served.adapter.task, Noted(served)
@@ -159,13 +158,13 @@ def made_ready(served: Served, cloud: Cloud, category: str | None) -> Ready:
 def labeled_alone(
     served: Served, clouds: Sequence[Cloud], category: str | None, stop: threading.Event
 ) -> list[Labeled]:
-    """Answers for clouds that are no part of a batch.
+    """Label clouds outside of batches.
 
     Args:
         served: The adapter.
         clouds: Names and points [N, D].
-        category: Of objects whose parts are labeled.
-        stop: Set when nobody waits for the answer any more.
+        category: The category of the objects, for part segmentation.
+        stop: Set when nobody waits for the answer anymore.
     """
     answers = []
     for cloud in clouds:
@@ -177,7 +176,7 @@ def labeled_alone(
 
 
 class _Watched:
-    """A served adapter that looks at no more clouds when nobody waits."""
+    """A served adapter that stops when nobody waits anymore."""
 
     def __init__(self, served: Served, stop: threading.Event):
         self._served, self._stop = served, stop
@@ -186,7 +185,7 @@ class _Watched:
         return getattr(self._served, name)
 
     def features(self, points: Tensor) -> object:
-        """As the adapter's, which every block of a scene goes through."""
+        """The adapter's features; called for every block of a scene."""
         if self._stop.is_set():
             raise Stopped
         return self._served.features(points)
