@@ -1,6 +1,6 @@
-"""Hugging Face PEFT's own generic tests, on a network around a backbone of ours.
+"""Hugging Face PEFT's own generic tests, run on a network around one of our backbones.
 
-They are not a part of this repository: `PEFT_SOURCE` names a checkout of PEFT's.
+They are not part of this repository: set `PEFT_SOURCE` to a checkout of PEFT.
 
     PEFT_SOURCE=../peft pytest tests/adapters/peft_suite.py -p no:cacheprovider
 """
@@ -24,7 +24,7 @@ if not SOURCE:
 
 
 class Anything(ModuleType):
-    """A library of which these tests take nothing."""
+    """A stand-in for a library that these tests import but do not use."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -33,7 +33,7 @@ class Anything(ModuleType):
 
 
 def theirs(name: str) -> ModuleType:
-    """A module of PEFT's tests, whose package has the name of ours."""
+    """Imports a module of PEFT's tests, whose package has the same name as ours."""
     sys.path.insert(0, SOURCE)
     for library in ("diffusers", "datasets"):
         sys.modules.setdefault(library, Anything(library))
@@ -47,7 +47,7 @@ def theirs(name: str) -> ModuleType:
 
 
 class Network(nn.Module):
-    """A classifier of two classes around a small backbone."""
+    """A two-class classifier around a small backbone."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ class Network(nn.Module):
 
 
 class Bare(dapt.models.PointTransformer):
-    """A backbone that is the whole network."""
+    """A backbone used as the whole network."""
 
     dtype = torch.float32
 
@@ -79,7 +79,7 @@ def small(kind: type = dapt.models.PointTransformer) -> nn.Module:
 
 
 class Models:
-    """Where PEFT's tests look for models."""
+    """A stand-in for the class from which PEFT's tests load models."""
 
     @classmethod
     def from_pretrained(cls, model_id, dtype=torch.float32):
@@ -103,13 +103,13 @@ CASES = [
 NAMES = "test_name, model_id, config_cls, config_kwargs"
 suite = theirs("test_custom_models")
 not_at_rest = suite.set_init_weights_false
-suite.set_init_weights_false = lambda kind, settings: (  # DAPT's scales never start at rest
+suite.set_init_weights_false = lambda kind, settings: (  # DAPT's scales are never zero at the start
     settings if kind is dapt.hf.DaptConfig else not_at_rest(kind, settings)
 )
 
 
 class TestOurs(suite.TestPeftCustomModel):
-    """Those of their tests that take a model and a config, with ours."""
+    """PEFT's tests that take a model and a config, run with ours."""
 
     transformers_class = Models
 
@@ -124,7 +124,7 @@ for name in dir(suite.TestPeftCustomModel):
     if not name.startswith("test_"):
         continue
     if not any(mark.name == "parametrize" and mark.args[0] == NAMES for mark in marks):
-        setattr(TestOurs, name, None)  # of other layers than ours
+        setattr(TestOurs, name, None)  # tests of layers that we do not have
         continue
 
     def ours(self, *args, _test=test, **kwargs):

@@ -1,4 +1,4 @@
-"""Adapter files: small, whole, bound to their backbone, and safe to open."""
+"""Adapter files: small, complete, tied to their backbone, and safe to open."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ TASK = dapt.Classification(3, class_names=("bag", "bin", "box"), label_smoothing
 
 
 def randomized(backbone, method=METHOD, task=TASK):
-    """As after some training: every own weight and statistic is away from its start."""
+    """A model as if trained: every own weight and statistic differs from its initial value."""
     model = dapt.attach(backbone, method, task).eval()
     with torch.no_grad():
         for value in model.own_state().values():
@@ -32,13 +32,13 @@ def randomized(backbone, method=METHOD, task=TASK):
 
 @pytest.fixture
 def saved(small_backbone, tmp_path):
-    """A folder with an adapter of the small backbone."""
+    """A folder that holds an adapter of the small backbone."""
     randomized(small_backbone()).save_adapter(tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
 def edit(folder, **changes):
-    """Change fields of adapter_config.json; a dict changes fields of a field."""
+    """Changes fields of adapter_config.json; a dict changes the fields of a nested object."""
     config = json.loads((folder / CONFIG).read_text())
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(name), dict):
@@ -52,7 +52,9 @@ def assert_refused(folder, backbone, message):
     with pytest.raises(DaptError, match=message) as refusal:
         dapt.load_adapter(folder, backbone)
     assert "\n" not in str(refusal.value)
-    dapt.detach(dapt.attach(backbone, dapt.Linear(), TASK))  # the backbone came out clean
+    dapt.detach(
+        dapt.attach(backbone, dapt.Linear(), TASK)
+    )  # the failure left the backbone unchanged
 
 
 def test_published_size_stays_below_four_and_a_half_megabytes(tmp_path):
@@ -107,7 +109,9 @@ def test_the_wrong_backbone_is_refused(small_backbone, saved):
     assert_refused(saved, small_backbone(depth=2), "backbone with depth=3")
     m2ae = small_backbone("point_m2ae")
     assert_refused(saved, m2ae, "for a PointTransformer, the backbone is a PointM2ae")
-    dapt.load_adapter(saved, small_backbone(drop_path=0.7))  # of no consequence once trained
+    dapt.load_adapter(
+        saved, small_backbone(drop_path=0.7)
+    )  # drop_path may differ: it changes nothing after training
 
 
 def test_one_changed_weight_changes_the_fingerprint(small_backbone, saved):
@@ -117,7 +121,7 @@ def test_one_changed_weight_changes_the_fingerprint(small_backbone, saved):
         value[3] = torch.nextafter(value[3], torch.tensor(9.0))
         assert_refused(saved, backbone, "other pre-trained weights")
     backbone = small_backbone()
-    backbone.cls_token.data.zero_()  # the adapter brings its own
+    backbone.cls_token.data.zero_()  # ignored: the adapter brings its own
     dapt.load_adapter(saved, backbone)
 
 
@@ -213,7 +217,7 @@ HUGE = {
 
 @pytest.mark.parametrize("case", HUGE)
 def test_sizes_are_bounded_by_the_weights(small_backbone, saved, case):
-    """A few bytes of settings cannot ask for gigabytes: at most a small part of one is made."""
+    """A few bytes of settings cannot allocate gigabytes: at most a small tensor is ever made."""
     changes = dict(HUGE[case])
     if changes.pop("replace", False):
         for field, value in changes.items():

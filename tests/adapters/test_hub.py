@@ -1,4 +1,4 @@
-"""Adapters pushed to and loaded from a stub of a hub."""
+"""Adapters pushed to and loaded from a stub of the hub."""
 
 import json
 import logging
@@ -80,7 +80,7 @@ def test_the_commit_is_said_and_kept(hub, model, caplog):
 
 
 def test_both_files_are_of_one_commit(hub, model):
-    """Even if somebody pushes in between."""
+    """Holds even if somebody pushes in between."""
     first = model.push_to_hub(NAME)
     points = torch.randn(2, 64, 3)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_the_card(hub, model, capsys):
     assert fingerprint in capsys.readouterr().out
     [code] = re.findall(r"```python\n(.*?)for answer", page, re.DOTALL)
     space = {}
-    exec(code, space)  # as it stands
+    exec(code, space)  # exactly as printed on the card
     assert space["model"].adapter.task.num_classes == 3
 
 

@@ -1,4 +1,4 @@
-"""Clouds of different adapters in one batch, against one adapter at a time."""
+"""A batch of clouds with different adapters, compared with one adapter at a time."""
 
 import importlib.util
 import threading
@@ -28,7 +28,7 @@ BACKBONES = ("point_mae", "point_bert", "point_m2ae", "point_gpt_s", "recon_pp_s
 
 
 def carrying(backbone, methods, tasks=None):
-    """A model with adapters "a", "b", "c", every weight of which has its say."""
+    """A model with adapters "a", "b" and "c", in which every weight affects the output."""
     model = None
     for i, (name, method) in enumerate(zip("abc", methods, strict=True)):
         task = tasks[i] if tasks else dapt.Classification(3 + i)
@@ -161,7 +161,7 @@ def test_moves_and_changes_of_weights_are_seen(small_backbone):
     for single, double in zip(before, model(points.double(), adapters=names), strict=True):
         assert double.dtype == torch.float64
         torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
-    randomize(model)  # the active one, "c"
+    randomize(model)  # changes the active adapter, "c"
     after = model(points.double(), adapters=names)
     assert torch.equal(after[0], model(points.double(), adapters=["a", "b", "b"])[0])
     assert not torch.allclose(after[2].float(), before[2], atol=1e-3)
@@ -177,13 +177,13 @@ def test_copies_of_the_last_adapters_serve_the_next_calls(small_backbone, monkey
             torch.testing.assert_close(row, wanted[names[b]][b], rtol=1e-4, atol=1e-4)
 
     check("ab")  # fills two rows
-    check("bca")  # and a third
+    check("bca")  # adds a third
     stack = torch.stack
     monkeypatch.setattr(torch, "stack", lambda rows: pytest.fail("copied once more"))
     for names in ("bca", "cb", "aca"):
         check(names)
     monkeypatch.setattr(torch, "stack", stack)
-    for name in "ab":  # neither is the active one
+    for name in "ab":  # neither is active
         with torch.no_grad():
             for value in model.adapters[name].own_entries.values():
                 value.mul_(1.1)

@@ -1,4 +1,4 @@
-"""Released models: sizes read off the tensors, everything loaded, mistakes named."""
+"""Released models: sizes are read from the tensors, everything is loaded, mistakes are named."""
 
 import dataclasses
 import json
@@ -72,7 +72,8 @@ def test_mistakes_are_named(golden, tmp_path):
 
 
 def test_a_config_says_what_shapes_hide(small_backbone, tmp_path):
-    """A published YAML file, or its settings; sections `model` count as the top."""
+    """The config may be a published YAML file or its settings; a `model` section counts as the
+    top."""
     yaml = pytest.importorskip("yaml")
     model = dapt.attach(small_backbone(), dapt.Full(), dapt.Classification(6)).eval()
     path, points = tmp_path / "model.pth", torch.randn(3, 80, 3)
@@ -108,7 +109,8 @@ def test_a_config_says_what_shapes_hide(small_backbone, tmp_path):
 
 
 def test_a_whole_model_in_an_adapter_out(golden, tmp_path):
-    """Its backbone is in the file, too; with it the adapter's folder makes the model again."""
+    """The released file contains the backbone too; with it, the adapter's folder restores the
+    model."""
     case = golden("dapt_tiny")
     torch.save({"base_model": case.weights()}, tmp_path / "release.pth")
     model = dapt.load_release(tmp_path / "release.pth", case.config)

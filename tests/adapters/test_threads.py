@@ -1,4 +1,4 @@
-"""A call in eval is a function of weights and input, whatever other threads do to the model."""
+"""In eval mode, a call depends only on weights and input, whatever other threads do meanwhile."""
 
 import copy
 import threading
@@ -16,7 +16,7 @@ CALLS = 12
 
 
 def while_running(model, points, change, calls=CALLS):
-    """The logits of calls that run in two threads while another one goes on changing the model."""
+    """The logits of calls that run in two threads while a third keeps changing the model."""
     done, logits, mistakes = threading.Event(), [], []
 
     def watched(work):
@@ -49,7 +49,7 @@ def while_running(model, points, change, calls=CALLS):
 
 @pytest.fixture
 def model(small_backbone):
-    """Two adapters, "one" and "two", of which "one" is active."""
+    """A model with adapters "one" and "two", of which "one" is active."""
     model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5), "one")
     randomize(model)
     model.add_adapter("two", dapt.Vpt(prompts=3), dapt.Classification(5))
