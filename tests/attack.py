@@ -1,4 +1,4 @@
-"""Attack the program for some minutes, and print what came of it.
+"""Attack the program for some minutes and print the outcome.
 
 python tests/attack.py --minutes 10
 python tests/attack.py --cases 1000 --only "ply" --seed 7
@@ -16,9 +16,9 @@ from attack.harness import Budget, gather
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=0, help="shared evenly by the attacks")
-    parser.add_argument("--cases", type=int, help="the least number of cases of each attack")
-    parser.add_argument("--only", help="attacks whose names hold this")
+    parser.add_argument("--minutes", type=float, default=0, help="shared by all attacks")
+    parser.add_argument("--cases", type=int, help="the minimum number of cases per attack")
+    parser.add_argument("--only", help="only attacks whose name contains this")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the table to this JSON file")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Small valid files of every format, broken in every way that a file can be.
+"""Small valid files of every format, damaged in every way that a file can be.
 
-A mutant is read in another process, which may take 10 seconds and 1 GiB. It is refused in one
-sentence, or it reads: then as many points as its header says, each a number.
+A mutant is read in another process, which may use 10 seconds and 1 GiB. It must be refused in one
+sentence or read completely: as many points as its header says, each of them finite.
 """
 
 import io
@@ -29,14 +29,14 @@ WORDS = (b"-1", b"0", b"1", b"99999999", b"1e400", b"nan", b"", b"\x00", b"\xff\
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes that know of lengths, numbers, lines and fields."""
+    """Applies one to three changes that target lengths, numbers, lines and fields."""
     for _ in range(rng.integers(1, 4)):
         content = CHANGES[rng.integers(len(CHANGES))](bytearray(content), rng)
     return bytes(content)
 
 
 def _place(content: bytes, rng: np.random.Generator) -> int:
-    """Half of all changes hit the first bytes, where headers are."""
+    """A random position; half of all changes hit the first bytes, where headers are."""
     few = min(len(content), 300)
     return int(rng.integers((few if rng.random() < 0.5 else len(content)) or 1))
 
@@ -52,7 +52,7 @@ def _flip(content, rng):
 
 
 def _number(content, rng):
-    """Any width and byte order, of a value that breaks sums."""
+    """Overwrites a number of any width and byte order with a value that breaks arithmetic."""
     size, order = int(rng.choice([1, 2, 4, 8])), "little" if rng.random() < 0.8 else "big"
     place = _place(content, rng)
     value = NUMBERS[rng.integers(len(NUMBERS))] % 256**size
@@ -61,7 +61,7 @@ def _number(content, rng):
 
 
 def _word(content, rng):
-    """A number or a name of a text, or of a header that is one."""
+    """Replaces a number or a name in a text file or in a text header."""
     words = list(re.finditer(rb"[\w.+-]+", bytes(content[:4096])))
     if not words:
         return content
@@ -133,7 +133,7 @@ def _pcd(kind: str) -> bytes:
     else:
         body = values.tobytes()
     if kind == "binary_compressed":
-        raw = values.T.tobytes()  # 288 bytes, as runs of literals
+        raw = values.T.tobytes()  # 288 bytes, stored as literal runs
         packed = b"".join(b"\x1f" + raw[i : i + 32] for i in range(0, len(raw), 32))
         body = struct.pack("<II", len(packed), len(raw)) + packed
     return head.encode() + body
@@ -178,7 +178,7 @@ def _config() -> bytes:
     )
 
 
-# how each is read, in the process that is watched; gives the number of points, or None
+# How each format is read in the watched process; returns the number of points, or None.
 
 
 def _cloud(path: Path) -> int:
@@ -242,7 +242,7 @@ def _weights(path: Path) -> None:
 
 
 def _adapter(path: Path) -> None:
-    """The settings of an adapter; its weights are as they were."""
+    """Loads an adapter with mutated settings; its weights are intact."""
     import hashlib
 
     import safetensors.torch
@@ -279,7 +279,7 @@ def _tensors(kind: str) -> bytes:
 
 
 def _promised(content: bytes, suffix: str) -> int | None:
-    """Points by the header of a mutant without faces, where it has one."""
+    """The number of points in the header of a mutant without faces, if it has one."""
     patterns = {".pcd": rb"^POINTS (\d+)\s*$", ".ply": rb"^element vertex (\d+)\s*$"}
     if suffix not in patterns or (suffix == ".ply" and b"element face 0" not in content):
         return None
@@ -320,7 +320,7 @@ FORMATS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], int | 
 
 
 def _serve(pipe) -> None:
-    """Reads file after file; its address space has a gigabyte more than it began with."""
+    """Reads file after file in an address space one gigabyte larger than at the start."""
     import logging
     import warnings
 
@@ -329,7 +329,7 @@ def _serve(pipe) -> None:
 
     logging.disable()
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:  # what is imported on the way is not counted
+    with tempfile.TemporaryDirectory() as folder:  # so that its imports do not count
         for name, (suffix, seeds, read) in FORMATS.items():
             for number, content in enumerate(seeds()):
                 path = Path(folder) / f"{name} {number}" / f"a{suffix}"
@@ -360,7 +360,7 @@ def _ended(read: Callable, path: Path) -> tuple[str, object]:
 
 
 class Watched:
-    """A process that reads files, started anew where one killed it."""
+    """A process that reads files, and is restarted after a file has killed it."""
 
     process = None
 
@@ -374,7 +374,7 @@ class Watched:
         self.pipe.recv()
 
     def read(self, name: str, path: Path) -> tuple[str, object]:
-        """What comes of a file of this format."""
+        """Reads a file of this format and returns the outcome."""
         if self.process is None:
             self._start()
         self.pipe.send((name, str(path)))
@@ -420,7 +420,7 @@ def _attack(name: str) -> Callable[[Budget], Tally]:
 
 
 def _keep(content: bytes, name: str) -> None:
-    """What broke something, where DAPT_ATTACK_KEEP names a folder."""
+    """Saves an input that broke something, if DAPT_ATTACK_KEEP names a folder."""
     if folder := os.environ.get("DAPT_ATTACK_KEEP"):
         (Path(folder) / name).write_bytes(content)
 

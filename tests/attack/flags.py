@@ -1,7 +1,7 @@
-"""Every flag of every command, with values of the wrong type, out of bounds and without sense.
+"""Every flag of every command, with values that are of the wrong type, out of range or nonsense.
 
-Each call ends well, or with a code and one sentence; never with a traceback. A training that is
-taken makes one step.
+Each call must succeed, or end with an exit code and one sentence, never with a traceback. A
+training whose flags are accepted runs one step.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from dapt.training.loop import Trainer
 from support.fixtures import SMALL
 from support.runs import TINY, clouds, labeled
 
-SECONDS = 10  # that a call may take
+SECONDS = 10  # seconds that a call may take
 NONSENSE = (
     *("", " ", "nan", "inf", "-inf", "-1", "0", "1", "2", "7", "-0.5", "0.5", "1.5", "1e400"),
     *(".nan", ".inf", "-.inf"),
@@ -48,16 +48,16 @@ FITTING = {  # what makes a method or a task fit the small clouds
         *("--task.fold", "0", "--batch_size", "4"),
     ),
 }
-SAFE_FOR_EVER = {"--epochs", "--config"}  # many epochs are right; configs have a suite of their own
+SAFE_FOR_EVER = {"--epochs", "--config"}  # many epochs are valid; configs have their own suite
 
 
 class Taken(BaseException):
-    """The training began; the values were right."""
+    """Raised when the training begins: the values were accepted."""
 
 
 @dataclass
 class Outcome:
-    """What a call came to."""
+    """The result of a call."""
 
     words: list[str]
     code: int | None
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass
 class Kind:
-    """A command with what it needs, and the flags that it has."""
+    """A command, the arguments that it needs, and its flags."""
 
     command: str
     words: list[str]
@@ -77,10 +77,10 @@ class Kind:
 
 
 class FlagsAttack:
-    """The files that the calls work on, and the calls.
+    """The files that the calls work on, and the calls themselves.
 
     Args:
-        folder: An empty one, for this attack alone.
+        folder: An empty folder, for this attack only.
     """
 
     def __init__(self, folder: Path):
@@ -106,7 +106,7 @@ class FlagsAttack:
         return ["--config", str(self.tiny), "--data.train", str(self.folder / "a.npz")]
 
     def _trainings(self) -> Iterator[Kind]:
-        """A kind for each method, task, dataset and kind of backbone."""
+        """One kind for each method, task, dataset and kind of backbone."""
         from dapt.data.registry import DATASETS
         from dapt.methods.method import METHODS
         from dapt.tasks import TASKS
@@ -169,7 +169,7 @@ class FlagsAttack:
         yield Kind("doctor", [], ["--x"], True)
 
     def cases(self, chance: random.Random) -> Iterator[list[str]]:
-        """Calls without end: each kind comes as often as the others."""
+        """Yields calls endlessly; each kind comes up equally often."""
         while True:
             for kind in chance.sample(self.kinds, len(self.kinds)):
                 if not kind.flags:
@@ -183,11 +183,11 @@ class FlagsAttack:
                 yield [kind.command, *words]
 
     def call(self, words: list[str], run_on: bool = False) -> Outcome:
-        """One call in this process.
+        """Runs one call in this process.
 
         Args:
             words: The command and its arguments.
-            run_on: Let a training come to its end.
+            run_on: Whether to let a training finish.
         """
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         out, err = io.StringIO(), io.StringIO()
@@ -259,7 +259,7 @@ def _flags(names: dict[str, str], only: str = "--") -> list[str]:
 
 @attack("flags", small=40)
 def flags(budget: Budget) -> Tally:
-    """Every flag of every command, with nonsense."""
+    """Passes nonsense to every flag of every command."""
     tally, threads = Tally(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What every attack has: a name, a budget, and a tally of what came of its cases."""
+"""What every attack has: a name, a budget, and a tally of its outcomes."""
 
 import importlib
 import pkgutil
@@ -12,12 +12,12 @@ import numpy as np
 
 @dataclass
 class Budget:
-    """How long an attack goes on: for so many cases at least, and until the time is over.
+    """How long an attack runs: for a number of cases at least, and until its time is over.
 
     Args:
-        cases: The least number of cases.
-        seconds: The time after which no case above that number is begun.
-        seed: Of the attack's random numbers.
+        cases: The minimum number of cases.
+        seconds: The time after which no case beyond that number is started.
+        seed: The seed of the attack's random numbers.
     """
 
     cases: int
@@ -26,7 +26,7 @@ class Budget:
     begun: float = field(default_factory=time.monotonic)
 
     def numbers(self) -> Iterator[tuple[int, np.random.Generator]]:
-        """(number of the case, its own random numbers), as long as the budget lasts."""
+        """Yields (number of the case, its random generator) for as long as the budget lasts."""
         case = 0
         while case < self.cases or time.monotonic() - self.begun < self.seconds:
             yield case, np.random.default_rng([self.seed, case])
@@ -35,11 +35,11 @@ class Budget:
 
 @dataclass
 class Tally:
-    """What came of an attack's cases.
+    """The outcomes of an attack's cases.
 
     Args:
-        outcomes: How many cases ended how: "read", "refused", "resumed" and so on.
-        failures: Those that broke a promise, a sentence each, with what repeats it.
+        outcomes: The number of cases for each outcome: "read", "refused", "resumed" and so on.
+        failures: One sentence per broken promise, with how to reproduce it.
     """
 
     outcomes: Counter = field(default_factory=Counter)
@@ -65,8 +65,8 @@ def attack(name: str, small: int) -> Callable[[Attack], Attack]:
     """Registers an attack.
 
     Args:
-        name: As the table of results has it.
-        small: Its cases in `make test`, for a second or two.
+        name: The name in the table of results.
+        small: The number of cases in `make test`, which take a second or two.
     """
 
     def add(run: Attack) -> Attack:
@@ -78,7 +78,7 @@ def attack(name: str, small: int) -> Callable[[Attack], Attack]:
 
 
 def gather() -> dict[str, tuple[Attack, int]]:
-    """All attacks by name: importing the files of the folder registers them."""
+    """All attacks by name; importing the files of the folder registers them."""
     package = importlib.import_module("attack")
     for module in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
         if not module.startswith("test_"):

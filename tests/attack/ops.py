@@ -1,6 +1,6 @@
-"""Every op on points against its PyTorch twin: awkward clouds and sizes, each instruction set.
+"""Every point op against its PyTorch reference: awkward clouds and sizes, each instruction set.
 
-Indices and squared distances are those of the twin to the last bit.
+Indices and squared distances must equal the reference to the last bit.
 """
 
 import os
@@ -16,11 +16,11 @@ from attack.harness import Budget, Tally, attack
 from dapt_ext import reference
 from support.awkward import KINDS
 
-Call = Callable[[object], Tensor | tuple[Tensor, ...]]  # of an op or of its twin
+Call = Callable[[object], Tensor | tuple[Tensor, ...]]  # takes dapt_ext or its reference
 
 
 def _call(rng: np.random.Generator) -> tuple[str, Call]:
-    """What is called, and the call of it in a module: `dapt_ext` or its twins."""
+    """(a description, a call that takes the module: `dapt_ext` or its reference)."""
     op = rng.choice(["farthest_point_sample", "knn", "group", "ball_query", "chamfer"])
     kind = rng.choice(list(KINDS))
     B, M = rng.integers(1, 4), int(rng.integers(1, 70))
@@ -29,7 +29,7 @@ def _call(rng: np.random.Generator) -> tuple[str, Call]:
     fits = N if lengths is None else int(lengths.min())
     draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
     points, queries = KINDS[kind](B, N, draw), KINDS[kind](B, M, draw)
-    N, M = points.shape[1], queries.shape[1]  # a lattice may have fewer
+    N, M = points.shape[1], queries.shape[1]  # a lattice may have fewer points
     fits = min(fits, N)
     lengths = None if lengths is None else lengths.clamp(max=N)
     k = int(rng.integers(1, min(fits, 300) + 1))
@@ -50,7 +50,7 @@ def _call(rng: np.random.Generator) -> tuple[str, Call]:
 
 @attack("ops", small=120)
 def ops(budget: Budget) -> Tally:
-    """Ops on points, against their twins."""
+    """Runs point ops against their references."""
     tally = Tally()
     for case, rng in budget.numbers():
         what, call = _call(rng)
@@ -64,5 +64,7 @@ def ops(budget: Budget) -> Tally:
             if all(torch.equal(mine, twin) for mine, twin in pairs):
                 tally.add(f"equal on {isa}")
             else:
-                tally.fail(f"case {case} of seed {budget.seed}, {isa}: {what} is not its twin's")
+                tally.fail(
+                    f"case {case} of seed {budget.seed}, {isa}: {what} differs from the reference"
+                )
     return tally

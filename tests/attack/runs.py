@@ -1,7 +1,7 @@
-"""Runs that are killed at any call to the file system, stopped at any moment, or damaged.
+"""Runs that are killed at any file-system call, stopped at any moment, or damaged.
 
-After each attack the same command with `--resume` ends with the same weights bit for bit as a run
-that nobody disturbed, or says in a sentence what is wrong.
+After each attack, the same command with `--resume` must end with the same weights, bit for bit, as
+an undisturbed run, or report what is wrong in one sentence.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from dapt import cli
 from dapt.adapters import adapter_files
 from support.runs import TINY, assert_same_run, clouds
 
-# audited events that change files; os.replace is os.rename, too
+# Audit events that change files; os.replace raises os.rename, too.
 CALLS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 class Broken(Exception):
-    """A promise is."""
+    """A promise was broken."""
 
 
 class RunsAttack:
-    """A small run, and what may happen to it.
+    """A small run, and the attacks on it.
 
     Args:
-        folder: An empty one, for this attack alone.
-        epochs: Of the run.
+        folder: An empty folder, for this attack only.
+        epochs: The number of epochs of the run.
     """
 
     def __init__(self, folder: Path, epochs: int = 3):
@@ -51,26 +51,26 @@ class RunsAttack:
         with contextlib.redirect_stderr(io.StringIO()):
             assert self._train(self.whole) == 0
         self.calls = self._count_calls()
-        self.half = folder / "half"  # stopped in its second epoch
+        self.half = folder / "half"  # a run stopped in its second epoch
         self._in_child(lambda: self._die_at(self.half, self.calls * 2 // 3))
         assert (self.half / "last.ckpt").exists() and not (self.half / "result.json").exists()
 
     def kill(self, case: int, seed: int) -> str:
-        """A kill before a call to the file system; each one comes once, in the order of chance."""
+        """Kills the run before a file-system call; each call gets its turn, in random order."""
         order = random.Random(seed).sample(range(self.calls), self.calls)
         at, run = order[case % self.calls], self._fresh()
         self._in_child(lambda: self._die_at(run, at))
         return self._goes_on(run, f"killed before call {at}")
 
     def stop(self, case: int, seed: int) -> str:
-        """A signal at a random moment."""
+        """Sends a signal at a random moment."""
         chance, run = random.Random(f"{seed} {case}"), self._fresh()
         number, wait = chance.choice(SIGNALS), chance.uniform(0, 1.5)
         self._in_child(lambda: os._exit(self._train(run)), number, wait)
         return self._goes_on(run, f"{number.name} after {wait:.3f} s")
 
     def flip(self, case: int, seed: int) -> str:
-        """A bit of a checkpoint, of the adapter or of the metrics is another one."""
+        """Flips a bit of a checkpoint, of the adapter or of the metrics."""
         chance, run = random.Random(f"{seed} {case}"), self._fresh()
         shutil.copytree(self.half, run)
         names = ["last.ckpt"] * 6 + ["previous.ckpt", "metrics.jsonl"]
@@ -87,7 +87,8 @@ class RunsAttack:
         return run
 
     def _goes_on(self, run: Path, what: str, may_be_found: bool = False) -> str:
-        """What came of it: resumed, or found to be damaged; `Broken` is raised where neither."""
+        """Resumes the run: "resumed", or "found" if it reports damage; otherwise raises
+        `Broken`."""
         adapter = run / "adapter"
         try:
             if adapter.exists() and not may_be_found:
@@ -113,7 +114,7 @@ class RunsAttack:
     def _in_child(
         self, act: Callable[[], None], number: int | None = None, wait: float = 0.0
     ) -> None:
-        """In a process of its own, which gets a signal after a while."""
+        """Runs in a process of its own, which gets a signal after a while."""
         child = os.fork()
         if child == 0:
             try:
@@ -142,7 +143,8 @@ class RunsAttack:
         self._train(run)
 
     def _count_calls(self) -> int:
-        """How many calls a whole run makes; counted in a child, which cannot forget its hooks."""
+        """The number of calls in a whole run, counted in a child, because audit hooks are
+        permanent."""
         run, tally = self.folder / "counted", self.folder / "calls"
 
         def count_all() -> None:
@@ -161,7 +163,7 @@ class RunsAttack:
             if event in CALLS and any(inside in str(argument) for argument in arguments):
                 act()
 
-        def fsync(descriptor: int) -> None:  # which has no event of its own
+        def fsync(descriptor: int) -> None:  # which has no audit event
             act()
             sync(descriptor)
 
@@ -187,17 +189,17 @@ def _tally(budget: Budget, attack_once: Callable[[RunsAttack, int, int], str]) -
 
 @attack("runs: killed", small=8)
 def killed(budget: Budget) -> Tally:
-    """SIGKILL before any call to the file system."""
+    """Sends SIGKILL before any file-system call."""
     return _tally(budget, RunsAttack.kill)
 
 
 @attack("runs: stopped", small=3)
 def stopped(budget: Budget) -> Tally:
-    """SIGINT, SIGTERM and SIGKILL at any moment."""
+    """Sends SIGINT, SIGTERM or SIGKILL at any moment."""
     return _tally(budget, RunsAttack.stop)
 
 
 @attack("runs: damaged", small=10)
 def damaged(budget: Budget) -> Tally:
-    """Another bit in a checkpoint, an adapter or the metrics."""
+    """Flips a bit in a checkpoint, an adapter or the metrics."""
     return _tally(budget, RunsAttack.flip)
