@@ -1,4 +1,4 @@
-"""The other commands, and one sentence for whatever is wrong."""
+"""The remaining commands, and one sentence for whatever is wrong."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def test_evaluate_repeats_the_result_of_the_run(trained, tmp_path, capsys):
 
 
 def test_predict_agrees_with_evaluate(trained, tmp_path):
-    """The share of right labels is the accuracy; JSON and CSV hold the same."""
+    """The share of correct labels is the accuracy, and JSON and CSV agree."""
     test = tmp_path / "b.npz"
     as_json, as_csv = tmp_path / "p.json", tmp_path / "p.csv"
     for out in (as_json, as_csv):
@@ -158,11 +158,11 @@ def test_bad_data_is_one_sentence(run, tmp_path, capsys, changed, words):
 
 @pytest.mark.parametrize("head", ["point_mae", pytest.param("linear", marks=pytest.mark.slow)])
 def test_two_processes_train_and_evaluate_as_one(run, tmp_path, head):
-    # with a batch norm over eight rows and a rate of 1e-2, a change of the weights by 1e-7 changes
-    # one process's own loss by a percent in the second epoch: the rate is small there
+    # With a batch norm over eight rows and a rate of 1e-2, a change of 1e-7 in the weights changes
+    # the loss of a single process by a percent in the second epoch; hence the small rate.
     rate = {"point_mae": "1e-4", "linear": "1e-2"}[head]
     flags = ["--epochs", "2", "--learning_rate", rate]
-    # masks of dropout differ by process
+    # dropout masks differ between processes
     task = {"name": "classification", "dropout": 0.0, "head": head}
     method = {"name": "dapt", "rank": 3, "dropout": 0.0, "drop_path": 0.0}
     alone, _ = run("alone", *flags, "--with-test", task=task, method=method)
@@ -189,7 +189,7 @@ def test_two_processes_train_and_evaluate_as_one(run, tmp_path, head):
 
 def test_compiled_training_learns_the_same(run):
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        pytest.skip("compiling for this CPU is not what is tested")
+        pytest.skip("this CPU's compiler is not under test")
     still = {
         "epochs": 1,
         "augmentation": "none",

@@ -1,6 +1,6 @@
-"""Wrong flags: exit code 2 and a sentence that names the flag; never a traceback.
+"""Wrong flags give exit code 2 and a sentence that names the flag; never a traceback.
 
-tests/attack/flags.py tries them all, with nonsense.
+tests/attack/flags.py tries all flags with nonsense.
 """
 
 import pytest
@@ -48,7 +48,7 @@ def test_what_was_taken_or_ended_in_a_traceback(attack, flags, words):
 
 
 def test_an_empty_folder_is_not_the_current_one(attack, monkeypatch, tmp_path, capsys):
-    """In no command."""
+    """Holds for every command."""
     monkeypatch.chdir(tmp_path)
     run, cloud = str(attack.folder / "run"), str(attack.cloud)
     train = ["train", "--config", str(attack.tiny), "--data.train", str(attack.folder / "a.npz")]

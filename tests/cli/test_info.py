@@ -1,4 +1,4 @@
-"""`dapt info` on adapter folders: what a stranger needs to know of one."""
+"""`dapt info` on adapter folders: what a stranger needs to know about an adapter."""
 
 import json
 import re
@@ -19,7 +19,8 @@ def said(capsys, *words):
 
 @pytest.fixture
 def shipped(tmp_path):
-    """An adapter on the backbone that comes with the package, with other patches."""
+    """An adapter on the backbone that comes with the package, with a different number of
+    patches."""
     backbone = dapt.create_backbone("point_mae_tiny", checkpoint="shipped", num_groups=16)
     task = dapt.Classification(3, class_names=("bag", "b\x1b[31mn", "cup"))
     model = dapt.attach(backbone, dapt.Dapt(rank=5), task)

@@ -1,4 +1,4 @@
-"""The configs of the published experiments: each method of each file builds the published model."""
+"""Configs of the published experiments: every method of every file builds the published model."""
 
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from dapt.runs.settings import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = ("point_gst", "stag", "ppt", "point_lora", "ga_prompt", "idpt")
-DEAD = 27_660  # of GAPrompt's published parameters never get a gradient: they are not made
+DEAD = (
+    27_660  # published parameters of GAPrompt that never get a gradient, and that we do not create
+)
 
 TRAINED = {
     ("scanobjectnn_hardest", "dapt"): 1_087_771,

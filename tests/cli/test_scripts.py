@@ -1,4 +1,4 @@
-"""Scripts that cut data: nothing is lost, and the same seed cuts the same."""
+"""The script that splits data: nothing is lost, and the same seed splits the same way."""
 
 import runpy
 import sys
@@ -12,7 +12,7 @@ SPLIT = Path(__file__).parents[2] / "scripts" / "split_npz.py"
 
 @pytest.fixture
 def script(monkeypatch):
-    """A function: the script with these words on its command line, in this process."""
+    """A function that runs the script with the given arguments in this process."""
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", [str(SPLIT), *map(str, words)])
@@ -23,7 +23,8 @@ def script(monkeypatch):
 
 @pytest.fixture
 def split(tmp_path, script):
-    """A function: the files that the script makes of 60 clouds, by the words of their names."""
+    """A function that splits 60 clouds with the given flags and returns the contents of the
+    files."""
     rng = np.random.default_rng(0)
     clouds = rng.standard_normal((60, 5, 3)).astype(np.float16)
     whole = {"points": clouds, "labels": np.arange(60) % 3, "class_names": np.array(list("abc"))}

@@ -1,4 +1,4 @@
-"""scripts/tables.py: its commands are ones that dapt takes, and what it makes of their results."""
+"""scripts/tables.py: dapt accepts its commands, and its tables of their results are right."""
 
 import json
 import runpy
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "tables.py"
 
 @pytest.fixture
 def tables(monkeypatch):
-    """A function: the script with these words on its command line, in this process."""
+    """A function that runs the script with the given arguments in this process."""
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
@@ -60,7 +60,7 @@ def test_every_command_is_one_that_dapt_takes(name, tables, tmp_path, monkeypatc
         assert cli.main(shlex.split(line)[1:]) == 0
     assert len(planned) == {"low_label": 3, "compressed": 5, "ablation": 16}.get(name, 1)
     settings = [run.settings for runs in planned for run in runs]
-    assert len({repr(each) for each in settings}) == len(settings)  # no variant is another one
+    assert len({repr(each) for each in settings}) == len(settings)  # no two variants are the same
 
 
 def test_fewer_minutes_are_fewer_epochs(tables, tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_variants_come_to_one_table(tables, tmp_path, monkeypatch, capsys):
 def test_ranks_of_several_sets(tables, tmp_path, capsys):
     for i, (a, b) in enumerate([(0.9, 0.8), (0.7, 0.6), (0.5, 0.4)]):
         rows = [{"method": "a", "scores": [a]}, {"method": "b", "scores": [b - 0.1, b + 0.1]}]
-        rows += [{"method": "c", "scores": [0.1]}] if i else []  # not in every set
+        rows += [{"method": "c", "scores": [0.1]}] if i else []  # not in every comparison
         (tmp_path / f"{i}.json").write_text(json.dumps({"rows": rows}))
     files = [tmp_path / f"{i}.json" for i in range(3)]
     tables("ranks", *files, "--out", tmp_path / "ranks")
