@@ -1,12 +1,12 @@
-"""What tests start from: a seed, clouds that break careless kernels, each instruction set."""
+"""Fixtures for all tests: a seed, clouds that break careless kernels, each instruction set."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# torch keeps compiled graphs of earlier runs by what they call, not by how that is differentiated:
-# without this a test might run the autograd formulas of an older version.
+# torch's cache of compiled graphs does not depend on the autograd formulas, so without this a test
+# might run the formulas of an earlier version.
 os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
 
 import numpy as np
@@ -23,13 +23,14 @@ SCANS = Path(__file__).parents[2] / "shared" / "data" / "scans.npz"
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """The same inputs every time, so that no change fails by another's luck; DAPT_SEED=1 others."""
+    """The same inputs in every run, so that no change fails by chance; DAPT_SEED=1 gives others."""
     torch.manual_seed(int(os.environ.get("DAPT_SEED", "0")))
 
 
 @pytest.fixture
 def on_each_isa(monkeypatch):
-    """A function that calls an op once per instruction set of this machine: a list of results."""
+    """A function that calls an op once per instruction set of this machine and lists the
+    results."""
 
     def run(op, *args, **options):
         results = []

@@ -1,4 +1,4 @@
-"""Long work shows how far it is on a terminal, and nothing elsewhere."""
+"""Long work shows its progress on a terminal, and nothing elsewhere."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ from dapt.inference.score import score
 
 @pytest.fixture
 def bars(monkeypatch):
-    """Each bar that would be drawn: what, steps done, how many there are."""
+    """Every bar that would be drawn, as (description, steps done, total)."""
     drawn = []
 
     class Display:
@@ -99,7 +99,7 @@ def test_a_run_in_a_comparison_shows_both(bars, monkeypatch):
     with progress.whole() as bar:
         bar.update(done=2.5)
     assert bars == [("all runs", 2.5, 6)]
-    with progress.whole() as bar:  # a part of a part does not show it again
+    with progress.whole() as bar:  # nested progress is not shown again
         bar.update(done=1)
     assert len(bars) == 1
 
@@ -129,7 +129,7 @@ def run_with(stderr):
 def read(terminal):
     try:
         return os.read(terminal, 100_000)
-    except OSError:  # what Linux says at the end of a terminal
+    except OSError:  # how Linux reports the end of a terminal
         return b""
 
 

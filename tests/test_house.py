@@ -1,5 +1,5 @@
-"""The structure of the code: in which direction imports may go (docs/architecture.md), and that
-what is public is documented."""
+"""The structure of the code: imports follow the layers of docs/architecture.md, and everything
+public is documented."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ import dapt_ext
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "dapt"
-# from the top down: a wing imports from its own floor's wing or from floors below
+# From the top down: a wing imports only from itself and from the floors below.
 FLOORS = (
     {"", "__main__", "hf"},
     {"cli"},
@@ -34,7 +34,7 @@ FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
 
 
 def modules():
-    """{"dapt.data.npz": path} of the whole package."""
+    """{"dapt.data.npz": path} for the whole package."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -46,7 +46,7 @@ MODULES = modules()
 
 
 def imported(path):
-    """Modules of the package that a file imports, wherever in the file."""
+    """Modules of the package that a file imports, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -79,7 +79,7 @@ def test_no_two_files_need_each_other():
         module: {target for target in imported(path) if target in MODULES and target != module}
         for module, path in MODULES.items()
     }
-    for module, targets in arrows.items():  # a package hands on what its files define
+    for module, targets in arrows.items():  # a package re-exports what its files define
         if MODULES[module].name != "__init__.py":
             parents = {".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 1)}
             assert not targets & (parents - {"dapt"}), f"{module} imports its own package"
@@ -101,9 +101,9 @@ def test_packages_know_their_place():
 SOURCES = [*MODULES.values(), *sorted((ROOT / "dapt_ext").rglob("*.py"))]
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 CLASSES = [node for t in TREES.values() for node in ast.walk(t) if isinstance(node, ast.ClassDef)]
-OF_TORCH = {"forward", "backward", "extra_repr", "train"}  # their meaning is torch's
-OF_BLOCKS = {"place", "attend", "transform", "path_factor"}  # theirs that of the plain `Block`'s
-# the files whose functions stand in for the ops of the same names, and take the same
+OF_TORCH = {"forward", "backward", "extra_repr", "train"}  # documented by torch
+OF_BLOCKS = {"place", "attend", "transform", "path_factor"}  # documented by the plain `Block`
+# Files whose functions have the names and arguments of ops.
 STAND_INS = {"reference.py", "plain_ops.py", "onnx_fps.py"}
 
 
@@ -119,7 +119,7 @@ def ancestors(node):
 
 
 def overrides(owner, name):
-    """Whether a method means what a documented one of a base class means."""
+    """Whether a method overrides a documented one of a base class."""
     bases = [methods_of(base) for base in ancestors(owner)]
     return name in OF_TORCH or any(
         name in methods and ast.get_docstring(methods[name]) for methods in bases
@@ -127,12 +127,12 @@ def overrides(owner, name):
 
 
 def is_entry(node):
-    """A builder of the built-in world: its name and the parts beside it are its description."""
+    """Whether a node is a builder of the built-in world, described by its name and its parts."""
     return any(ast.unparse(mark).startswith("family(") for mark in node.decorator_list)
 
 
 def public(body, owner=None):
-    """(node, class it stands in) of all that has no underscore and a meaning of its own."""
+    """(node, its class) for everything without a leading underscore that needs documentation."""
     for node in body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
@@ -143,7 +143,7 @@ def public(body, owner=None):
 
 
 def ops():
-    """The names of all ops and of the functions in front of them."""
+    """The names of all ops and of their Python functions."""
     registered = {
         name.split("::")[1]
         for name in torch._C._dispatch_get_all_op_names()
@@ -153,8 +153,8 @@ def ops():
 
 
 def is_told_elsewhere(path, node, owner):
-    """Whether the arguments are those of a documented function of the same name, or the traits of
-    a shape, which its words name: its height, its legs."""
+    """Whether the arguments are those of a documented function of the same name, or the self-named
+    traits of a shape, such as its height and its legs."""
     if path.parent.name == "grammars":
         return True
     if owner is not None:
@@ -163,7 +163,7 @@ def is_told_elsewhere(path, node, owner):
 
 
 def arguments(node):
-    """What a function takes, or what the making of a class does."""
+    """The arguments of a function, or of the constructor of a class."""
     if isinstance(node, ast.FunctionDef):
         args = node.args
         named = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
@@ -178,7 +178,7 @@ def arguments(node):
 
 
 def explained(node):
-    """The names under `Args:` in the docstring, and in those of the base classes."""
+    """The names under `Args:` in the docstring and in those of the base classes."""
     nodes = [node, *(ancestors(node) if isinstance(node, ast.ClassDef) else ())]
     found = set()
     for docstring in filter(None, map(ast.get_docstring, nodes)):
@@ -196,7 +196,7 @@ def test_what_is_public_is_documented(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_arguments_of_what_is_public_are_explained(path):
-    """Of functions, of classes and of their methods: so --help tells what every setting means."""
+    """Covers functions, classes and methods, so that --help explains every setting."""
     lacking = [
         f"{node.name}: {name}"
         for node, owner in public(TREES[path].body)
@@ -208,7 +208,7 @@ def test_arguments_of_what_is_public_are_explained(path):
 
 
 def test_nothing_is_explained_that_is_not_taken():
-    """A docstring follows its function: no entry under `Args:` outlives its argument."""
+    """No entry under `Args:` outlives its argument."""
     stale = [
         f"{path.name}: {node.name}: {name}"
         for path, tree in TREES.items()
@@ -236,7 +236,7 @@ WRITTEN = ("*.py", "*.md", "*.cpp", "*.h", "*.cu", "*.cuh", "*.yaml")
 
 
 def test_spelling_is_american():
-    """In code, comments and pages; names of other people's files are quoted as they are."""
+    """Covers code, comments and pages; names in other people's files are quoted as they are."""
     found = [
         f"{path.relative_to(ROOT)}:{number}: {word}"
         for folder in ("python", "dapt_ext", "csrc", "docs", "tests", "examples", "scripts")
