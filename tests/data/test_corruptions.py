@@ -1,4 +1,4 @@
-"""Corrupted clouds: what each kind does, how much of it, and that the seed decides."""
+"""Corrupted clouds: what each kind does, how strongly, and that the seed decides."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_the_seed_and_the_cloud_decide_not_the_batch(dataset, kind):
     assert not other.equal(whole["points"])
     clean = dataset.batch(range(6))
     assert Corrupted(dataset, kind, 3).num_points == whole["points"].shape[1]
-    # a point keeps its label and what else is known of it
+    # a point keeps its label and its other attributes
     kept = whole["part_labels"][..., None].expand(-1, -1, 9)
     columns = [3, 4, 5] if kind == "rotation" else [3, 4, 5, 6, 7, 8]
     before = clean["points"].gather(1, kept)
@@ -78,7 +78,8 @@ def test_occlusion_takes_one_side_and_density_is_even(dataset):
         dataset.batch(range(6))["points"][..., :3], batch["part_labels"], strict=True
     ):
         lost = np.setdiff1d(range(200), kept)
-        # a plane parts them: least squares finds a direction along which nearly all are apart
+        # The lost points are on one side of a plane: a least-squares direction separates nearly
+        # all.
         side = np.isin(range(200), lost) * 2.0 - 1
         found = np.linalg.lstsq(np.c_[cloud, np.ones(200)], side, rcond=None)[0]
         assert (np.sign(np.c_[cloud, np.ones(200)] @ found) == side).mean() > 0.95

@@ -1,4 +1,4 @@
-"""Data that cannot be right is refused in one sentence that says where and what."""
+"""Invalid data is refused in one sentence that says where and what."""
 
 import pickle
 

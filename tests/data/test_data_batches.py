@@ -1,4 +1,4 @@
-"""Which samples come when: validation splits, few-shot folds, the sampler and the loader."""
+"""The order of samples: validation splits, few-shot folds, the sampler and the loader."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from dapt.errors import UsageError
 def dataset_of(labels, num_points=5):
     labels = np.asarray(labels)
     points = np.random.default_rng().normal(size=(len(labels), num_points, 3)).astype("f4")
-    points[:, 0, 0] = np.arange(len(labels))  # a sample tells its index
+    points[:, 0, 0] = np.arange(len(labels))  # a sample encodes its index
     names = [f"class {label}" for label in range(max(labels, default=0) + 1)]
     return ArrayDataset({"points": points, "labels": labels}, names)
 
@@ -61,7 +61,7 @@ def test_split_depends_on_the_seed_and_batches_follow():
     assert set(ids(inner)) <= set(ids(train))
 
 
-@settings(deadline=None)  # a loaded machine is no failure
+@settings(deadline=None)  # a slow machine is not a failure
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=60),
     classes=st.integers(1, 5),
@@ -73,7 +73,7 @@ def test_groups_stay_on_one_side(sizes, classes, fraction, seed):
     order = rng.permutation(sum(sizes))
     groups = np.repeat(100 + rng.permutation(len(sizes)), sizes)[order]
     of_group = rng.integers(0, classes, 100 + len(sizes))
-    labels = of_group[groups]  # each group of one class
+    labels = of_group[groups]  # each group belongs to one class
     held = stratified(labels, fraction, seed, groups)
     assert not set(groups[held]) & set(groups[~held])
     for label in np.unique(labels):
@@ -81,7 +81,7 @@ def test_groups_stay_on_one_side(sizes, classes, fraction, seed):
         share = held[labels == label].sum()
         assert share < own.sum()
         if len(own) > 1:
-            # no other group would bring it nearer, but for the one that training needs
+            # As close as whole groups allow, but at least one group is left for training.
             assert 1 <= share and abs(share - fraction * own.sum()) <= own.max() + 1
     assert np.array_equal(held, stratified(labels, fraction, seed, groups))
 
@@ -227,7 +227,7 @@ def test_batch_takes_any_indices():
 
 
 def test_a_dataset_of_ones_own():
-    """What a dataset that computes its clouds has to write: the constructor and `batch`."""
+    """A dataset that computes its clouds needs only a constructor and `batch`."""
 
     class Spheres(dapt.data.PointDataset):
         def batch(self, indices):

@@ -1,4 +1,5 @@
-"""The converted copy: made once, by one process, whole or not at all, anew for a changed source."""
+"""The converted copy: made once, by one process, completely or not at all, and again if the source
+changes."""
 
 import errno
 import os
@@ -34,7 +35,7 @@ def load(source, **options):
 
 
 def folders(source, cache=None):
-    """The finished and unfinished conversions beside the source, without the locks."""
+    """The finished and unfinished conversions beside the source, without the lock files."""
     found = (cache or source.parent / "dapt_cache").rglob("mine-*")
     return sorted(path.name for path in found if path.is_dir())
 
@@ -109,7 +110,7 @@ def test_flipped_bits_and_emptied_files_are_found(source, caplog, name):
 
 @pytest.mark.parametrize("how", ["in place", "renamed"])
 def test_another_source_of_the_same_size_and_time(source, caplog, how):
-    """As rsync -t and restored backups leave it."""
+    """rsync -t and restored backups leave such files."""
     rng = np.random.default_rng(5)
     points = rng.normal(size=(50, 40, 3))
     load(source)
@@ -143,7 +144,7 @@ def test_a_source_that_was_only_touched_is_not_converted_again(source, monkeypat
         return checksum(path)
 
     monkeypatch.setattr(cache, "_checksum", unread)
-    load(source)  # its new times are in the record
+    load(source)  # records its new times
 
 
 def test_a_source_that_changes_while_it_is_read(source, monkeypatch):
@@ -206,7 +207,7 @@ def test_two_processes_convert_once(source):
     assert [process.returncode for process in processes] == [0, 0]
     assert len({output[-1] for output in outputs}) == 1
     reads = sorted(output.count("reading") for output in outputs)
-    assert reads[0] == 0 < reads[1]  # one of the processes converts
+    assert reads[0] == 0 < reads[1]  # only one of the processes converts
 
 
 KILLED = """
@@ -234,7 +235,7 @@ def test_killed_half_way(source):
     assert unfinished.endswith(".tmp")
     start = time.monotonic()
     assert len(load(source)) == 50
-    assert time.monotonic() - start < 60  # the dead process holds no lock
+    assert time.monotonic() - start < 60  # the dead process left no lock
     [finished] = folders(source)
     assert not finished.endswith(".tmp")
 
@@ -268,7 +269,7 @@ except DataError as error:
 
 
 def test_write_that_fails_is_an_error_not_a_crash(source):
-    """A memory-mapped write would end the process with SIGBUS where the disk is full."""
+    """A memory-mapped write would end the process with SIGBUS when the disk is full."""
     process = in_process(TOO_LARGE, source)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0 and "cannot write the converted data" in output

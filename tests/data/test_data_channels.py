@@ -1,4 +1,4 @@
-"""Points with color and normal: from a scene's file to what a network sees."""
+"""Points with colors and normals: from a scene's file to the network's input."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ OPTIONS = {"num_points": 64, "block": 2.0, "stride": 2.0, "min_points": 10, "nor
 
 
 def save_scene(folder, name="a", colors="unit", normals=True, rng=None):
-    """A scene whose colors and normals can be told from the places: [500, 3] each."""
+    """A scene whose colors and normals follow from the coordinates: [500, 3] each."""
     rng = rng or np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     points = rng.random((500, 3)) * [4, 4, 2]
@@ -44,7 +44,7 @@ def loaded(folder, **options):
 @pytest.mark.parametrize("colors", ["unit", "bytes"])
 def test_channels_belong_to_their_points(tmp_path, colors):
     save_scene(tmp_path / "scenes", colors=colors)
-    points = loaded(tmp_path / "scenes", channels="normal", up="y")  # as they are in the file
+    points = loaded(tmp_path / "scenes", channels="normal", up="y")  # as in the file
     assert points.shape == (64, 9)
     place = points[:, :3]
     torch.testing.assert_close(
@@ -126,9 +126,9 @@ def test_augmentation_moves_places_as_without_channels(name, normals):
     augmented = AUGMENTATIONS[name](cloud, again())
     alone = AUGMENTATIONS[name](cloud[..., :3].contiguous(), again())
     assert torch.equal(augmented[..., :3], alone)
-    if "occlude" in name:  # points stand in for others, with their colors
+    if "occlude" in name:  # points replace others, along with their colors
         cloud = Occlude()(cloud, again())
-    assert torch.equal(augmented[..., 3:6], cloud[..., 3:6])  # colors stay
+    assert torch.equal(augmented[..., 3:6], cloud[..., 3:6])  # unchanged
 
 
 @pytest.mark.parametrize("turn", [Rotate("x"), Rotate("y"), Rotate("z"), RotateFreely()])

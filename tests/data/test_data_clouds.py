@@ -1,4 +1,4 @@
-"""Each file format of clouds and meshes, written here byte by byte or by its own library."""
+"""Every file format of clouds and meshes, written here byte by byte or by its own library."""
 
 import struct
 
@@ -44,7 +44,7 @@ def pcd_header(points, data, fields="x y z", size="4 4 4", kind="F F F", count="
 
 
 def lzf_compress(data: bytes) -> bytes:
-    """Greedy LZF: a copy where the last three bytes were seen within 8191 bytes, else literals."""
+    """Greedy LZF: a match if the last three bytes were seen within 8191 bytes, else literals."""
     out, literals, seen, place = bytearray(), bytearray(), {}, 0
 
     def flush():
@@ -104,7 +104,7 @@ def test_las_keeps_its_precision(tmp_path, points):
 def test_ply_cloud(tmp_path, points, encoding):
     cloud = trimesh.PointCloud(points.astype(np.float32), colors=np.full((len(points), 4), 255))
     (tmp_path / "a.ply").write_bytes(cloud.export(file_type="ply", encoding=encoding))
-    # the library writes 8 digits in ascii
+    # the library writes 8 digits in ASCII
     np.testing.assert_allclose(read_cloud(tmp_path / "a.ply"), points, rtol=1e-6, atol=1e-7)
 
 
@@ -137,7 +137,7 @@ def test_pcd_binary_with_padding(tmp_path, points):
 @pytest.mark.parametrize("count", [1, 257, 5000])
 def test_pcd_binary_compressed(tmp_path, count):
     points = np.random.default_rng().integers(-3, 3, size=(count, 3)).astype(np.float64)
-    points[count // 2 :] = 0  # long runs, which LZF copies from themselves
+    points[count // 2 :] = 0  # long runs, which LZF encodes as overlapping copies
     table, fields = record(points)
     plain = b"".join(table[name].tobytes() for name in table.dtype.names)
     packed = lzf_compress(plain)
@@ -155,7 +155,7 @@ def test_organized_pcd_leaves_out_missing_returns(tmp_path, points):
     (tmp_path / "b.pcd").write_bytes(pcd_header(image, "binary") + image.tobytes())
     expected = np.delete(image, [3, 77], axis=0)
     np.testing.assert_array_equal(read_cloud(tmp_path / "a.pcd"), expected)
-    assert np.isnan(read_cloud(tmp_path / "b.pcd")).sum() == 6  # for the dataset to complain of
+    assert np.isnan(read_cloud(tmp_path / "b.pcd")).sum() == 6  # left for the dataset to report
 
 
 @pytest.mark.parametrize("suffix", ["off", "obj", "ply", "joined.off"])
@@ -163,7 +163,7 @@ def test_mesh_is_sampled_by_area(tmp_path, suffix):
     path = tmp_path / f"box.{suffix}"
     if suffix == "off":
         path.write_text(BOX_OFF)
-    elif suffix == "joined.off":  # ModelNet has files whose first two lines are one
+    elif suffix == "joined.off":  # some ModelNet files have their first two lines joined
         path.write_text(BOX_OFF.replace("OFF\n", "OFF"))
     else:
         trimesh.creation.box(bounds=[[0, 0, 0], [2, 1, 1]]).export(path)
@@ -172,7 +172,7 @@ def test_mesh_is_sampled_by_area(tmp_path, suffix):
     assert points.shape == (count, 3)
     on_faces = [np.isclose(points[:, axis], side, atol=1e-9) for axis, side in FACES]
     assert np.any(on_faces, axis=0).all()
-    share = np.mean(on_faces, axis=1)  # of a box 2 x 1 x 1: areas 1 and 2, of 10 in all
+    share = np.mean(on_faces, axis=1)  # of a 2 x 1 x 1 box, whose faces have area 1 or 2 out of 10
     sigma = np.sqrt(0.2 * 0.8 / count)
     np.testing.assert_allclose(share, [0.1, 0.1, 0.2, 0.2, 0.2, 0.2], atol=6 * sigma)
     np.testing.assert_array_equal(points, read_cloud(path, surface_points=count, seed=1))
@@ -183,7 +183,7 @@ FACES = [(0, 0), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1)]
 
 
 def test_mesh_opens_no_other_file(tmp_path):
-    """A material library that cannot be read would be noticed: it is a folder."""
+    """The material library is a folder, so an attempt to read it would fail."""
     (tmp_path / "a.mtl").mkdir()
     path = tmp_path / "a.obj"
     path.write_text("mtllib a.mtl\nusemtl b\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")

@@ -1,4 +1,4 @@
-"""Groups of an npz file and shares of its labels, as trainings meet them."""
+"""The groups of an npz file and shares of its labels, as training uses them."""
 
 import json
 
@@ -13,7 +13,7 @@ from dapt.runs.assembly import load_splits
 from dapt.runs.folder import RunFolder
 from support.runs import TINY, clouds
 
-GROUPS = np.arange(36) % 3 + np.arange(36) // 12 * 3  # three of four clouds in each class
+GROUPS = np.arange(36) % 3 + np.arange(36) // 12 * 3  # three groups of four clouds in each class
 
 
 @pytest.mark.parametrize("groups", [GROUPS, np.array([f"mold {each}" for each in GROUPS])])
@@ -39,11 +39,13 @@ def test_groups_of_a_folder(tmp_path):
         (tmp_path / "shapes" / label).mkdir(parents=True)
         for i in range(8):
             np.save(tmp_path / "shapes" / label / f"{i}.npy", rng.normal(size=(20, 3)))
-            lines += [f"{label}/{i}.npy, mold {i // 2}"] if i < 6 else []  # two are by themselves
+            # the last two have no group
+            lines += [f"{label}/{i}.npy, mold {i // 2}"] if i < 6 else []
     (tmp_path / "groups.csv").write_text("\n".join(lines))
     options = {"train": tmp_path / "shapes", "num_points": 20, "groups": tmp_path / "groups.csv"}
     dataset = load("folder", options, "train")
-    assert np.bincount(dataset.scenes).tolist() == [4, 4, 4, 1, 1, 1, 1]  # molds of both classes
+    # a mold of both classes is one group
+    assert np.bincount(dataset.scenes).tolist() == [4, 4, 4, 1, 1, 1, 1]
     train, validation = split_validation(dataset, 0.3, 1)
     assert not set(train.scenes) & set(validation.scenes) and len(validation)
     (tmp_path / "groups.csv").write_text("cup/0.npy\n")

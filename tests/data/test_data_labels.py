@@ -1,4 +1,4 @@
-"""Labels as people's files have them."""
+"""Labels as they occur in people's files."""
 
 import h5py
 import numpy as np
@@ -15,7 +15,8 @@ from dapt.inference.prediction import clouds_of
 
 @pytest.fixture
 def saved(tmp_path):
-    """A function: the options of an .npz file of six clouds with some arrays changed."""
+    """A function that writes an .npz file of six clouds, with changed arrays, and returns
+    options."""
 
     def save(name="a.npz", **changed):
         content = {"points": np.random.default_rng(0).normal(size=(6, 11, 3))}
@@ -107,7 +108,7 @@ def test_scenes_have_ignored_points_too(tmp_path):
 
 @pytest.mark.parametrize("scale, kind", [(1, np.float32), (255, np.uint8)])
 def test_points_with_color(tmp_path, saved, scale, kind):
-    """`points` [S, N, 6]: as they are for a network that reads color, or a sentence."""
+    """`points` [S, N, 6] are taken as they are if the network reads color, else refused."""
     rng = np.random.default_rng(1)
     points = np.concatenate([rng.normal(size=(6, 11, 3)), rng.random((6, 11, 3))], 2)
     stored = points.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The restricted unpickler: arrays and plain containers come through, all else is refused."""
+"""The restricted unpickler: arrays and plain containers are loaded, anything else is refused."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ def written(tmp_path, content: bytes):
 
 
 def as_numpy_1(content: bytes) -> bytes:
-    """Protocol 2 holds module names as lines, so the module's older name can be put in place."""
+    """Protocol 2 stores module names as lines, so the module's older name can be substituted."""
     assert b"numpy._core" in content
     return content.replace(b"numpy._core", b"numpy.core")
 
@@ -50,7 +50,7 @@ def test_numpy_1_module_names(tmp_path):
 
 
 def test_python_2_pickle(tmp_path):
-    # what Python 2.7 with numpy 1.16 writes for numpy.array([1, 2], dtype="<i4"), protocol 2
+    # what Python 2.7 with numpy 1.16 writes for numpy.array([1, 2], dtype="<i4") in protocol 2
     content = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02i4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
@@ -73,7 +73,7 @@ def test_shared_and_self_containing_containers(tmp_path):
 
 
 class Calls:
-    """Pickles to a call of `function` with `arguments`."""
+    """Pickles as a call of `function` with `arguments`."""
 
     def __init__(self, function, *arguments, state=None):
         self.reduced = (function, arguments) if state is None else (function, arguments, state)
@@ -155,12 +155,13 @@ def test_hostile_pickle_is_refused_not_run(tmp_path, name):
     path = written(tmp_path, hostile_pickles(marker)[name])
     with pytest.raises(DataError, match="file.pkl"):
         content = load_pickle(path)
-        assert isinstance(content, np.ndarray)  # only an array may come through, and none does
+        # only arrays may be returned, and none of them is one
+        assert isinstance(content, np.ndarray)
     assert not marker.exists()
 
 
 def test_the_hostile_pickles_are_hostile(tmp_path):
-    """Without the restriction the calls do run, so the test above can fail."""
+    """Without the restriction the calls do run, so the test above is able to fail."""
     for name in ("os.system", "nested in an object array", "instance opcode", "eval"):
         marker = tmp_path / name.replace(" ", "_")
         pickle.loads(hostile_pickles(marker)[name])

@@ -1,4 +1,4 @@
-"""Datasets with labels of points, from small files of the layouts that their owners distribute."""
+"""Datasets with point labels, read from small files in the layouts that their owners distribute."""
 
 import json
 
@@ -23,7 +23,7 @@ def everything(dataset):
 
 
 def rows(points, labels):
-    """The labeled points of a cloud as a set, whatever their order."""
+    """The labeled points of a cloud as a set, in any order."""
     table = np.column_stack([np.asarray(points, np.float32), labels])
     return {tuple(row) for row in table.tolist()}
 
@@ -35,7 +35,7 @@ FIRST_PART = {"Airplane": 0, "Bag": 4, "Earphone": 16}
 
 
 def write_shapenetpart(root, rng, splits, size=30):
-    """splits: split -> list of (category, id); returns each shape's table [N, 7]."""
+    """splits: split -> list of (category, id). Returns the table [N, 7] of each shape."""
     root.mkdir(exist_ok=True)
     lines = [f"{name}\t{synset}\n" for name, synset in SYNSETS.items()]
     (root / "synsetoffset2category.txt").write_text("".join(lines))
@@ -69,7 +69,8 @@ def test_shapenetpart(tmp_path, rng):
     assert len(PARTS) == train.num_classes == 16 and train.num_parts == 50
     assert train.labels.tolist() == [1, 0, 5] and test.labels.tolist() == [0]
     assert train.class_parts[0] == [0, 1, 2, 3] and train.class_parts[5] == [16, 17, 18]
-    assert train.class_parts[10] == [30, 31, 32, 33, 34, 35]  # as the field numbers motorbikes
+    # motorbikes, in the customary numbering
+    assert train.class_parts[10] == [30, 31, 32, 33, 34, 35]
     batch = everything(train)
     for row, name in enumerate(("b1", "a1", "e1")):
         np.testing.assert_array_equal(batch["points"][row], tables[name][:, :3].astype("f4"))
@@ -78,7 +79,7 @@ def test_shapenetpart(tmp_path, rng):
 
 def test_shapenetpart_shapes_of_any_size(tmp_path, rng):
     tables = write_shapenetpart(tmp_path, rng, SPLITS)
-    for count in (11, 50):  # fewer points than there are, and more
+    for count in (11, 50):  # fewer and more points than there are
         options = {"root": tmp_path, "num_points": count, "normalize": False}
         batch = everything(dapt.data.load("shapenetpart", options, "train"))
         assert batch["points"].shape == (3, count, 3)
@@ -124,7 +125,7 @@ def test_bad_shapenetpart(tmp_path, rng):
 @pytest.mark.parametrize("size, stride", [(1.0, 0.5), (1.0, 1.0), (0.7, 0.31), (50.0, 1.0)])
 @pytest.mark.parametrize("up", ["x", "y", "z"])
 def test_windows_are_squares_and_leave_no_point_out(rng, size, stride, up):
-    points = rng.uniform(-3, 4, (500, 3)).round(1)  # many lie on the squares' edges
+    points = rng.uniform(-3, 4, (500, 3)).round(1)  # many lie on the edges of squares
     times = np.zeros(len(points), int)
     for index in windows(points, size, stride, up):
         assert len(index) and (np.diff(index) > 0).all()
@@ -133,11 +134,11 @@ def test_windows_are_squares_and_leave_no_point_out(rng, size, stride, up):
         times[index] += 1
     assert times.min() >= 1
     if size > 7:
-        assert (times == 1).all()  # one window holds everything
+        assert (times == 1).all()  # one window covers everything
 
 
 def test_windows_are_all_the_squares_of_the_grid(rng):
-    """Against a loop over the squares, for a scene that the stride divides."""
+    """Compared with a loop over the squares, for a scene that is a multiple of the stride."""
     points = rng.uniform(0, 1, (400, 3)) * (3.0, 2.0, 9.0)
     points[:4, :2] = [[0, 0], [3, 0], [0, 2], [3, 2]]
     got = [index.tolist() for index in windows(points, 1.0, 0.5)]
@@ -151,8 +152,8 @@ def test_windows_are_all_the_squares_of_the_grid(rng):
 
 
 def test_rounding_loses_no_point():
-    """Points a hair beside the edges of the squares as they are computed, on scenes of any place
-    and size; a few of the thousand have gaps between their squares."""
+    """Points right beside the edges of squares as they are computed, on scenes of any position and
+    size, a few of which have gaps between their squares."""
     rng = np.random.default_rng(0)
     for _ in range(1000):
         low, size = rng.choice([-1, 1]) * 10 ** rng.uniform(-3, 6), 10 ** rng.uniform(-2, 1)
@@ -184,7 +185,7 @@ BLOCKS = {"num_points": 64, "min_points": 20, "normalize": False, "up": "y"}
 
 
 def assert_blocks_of(dataset, scenes, rng):
-    """Each block is of one scene, within a square, and has its labels."""
+    """Every block comes from one scene, lies within a square, and has the right labels."""
     batch = everything(dataset)
     whole = [rows(points, labels) for points, labels in scenes]
     for points, labels, scene in zip(

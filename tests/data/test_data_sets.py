@@ -1,4 +1,4 @@
-"""Every dataset, read from small files of the layout that its owners distribute."""
+"""Every dataset, read from small files in the layout that its owners distribute."""
 
 import pickle
 from pathlib import Path
@@ -187,7 +187,7 @@ def test_npz_without_names_or_test(tmp_path, rng, caplog):
 
 @pytest.mark.parametrize("up", ["x", "y", "z"])
 def test_upright(tmp_path, rng, up):
-    """The axis that points up becomes y, by a rotation: nothing is mirrored."""
+    """The vertical axis becomes y by a rotation: nothing is mirrored."""
     points = rng.normal(size=(4, 9, 3)).astype("f4")
     np.savez(tmp_path / "a.npz", points=points, labels=np.arange(4) % 2)
     for row, cloud in enumerate(points):

@@ -1,4 +1,4 @@
-"""Augmentation: what each transform keeps, how it is distributed, and that it repeats."""
+"""Augmentation: what each transform preserves, how it is distributed, and that it is repeatable."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_scale_and_translate_stay_in_range_and_differ():
 
 
 def check_uniform(values, low, high):
-    """[B, 3] within the range, with its mean and spread, the columns independent."""
+    """Checks [B, 3]: within the range, with its mean and deviation, and columns independent."""
     assert values.min() >= low - 1e-6 and values.max() <= high + 1e-6
     deviation = (high - low) / math.sqrt(12)
     error = 6 / math.sqrt(len(values))  # six standard errors
@@ -92,7 +92,7 @@ def test_rotation_turns_about_its_axis(axis):
     points = clouds(500, dtype=torch.float64)
     turned = T.Rotate(axis)(points, generator())
     assert turned[..., place].equal(points[..., place])
-    # rigid and not mirrored: distances and the triple product are kept
+    # Rigid, not mirrored: distances and the triple product are preserved.
     torch.testing.assert_close(distances(turned), distances(points))
     torch.testing.assert_close(torch.linalg.det(turned[:, :3]), torch.linalg.det(points[:, :3]))
     unit = torch.zeros(4000, 1, 3)
@@ -110,7 +110,7 @@ def test_free_rotation_is_rigid_and_even():
     turned = T.RotateFreely()(points, generator())
     torch.testing.assert_close(distances(turned), distances(points))
     torch.testing.assert_close(torch.linalg.det(turned[:, :3]), torch.linalg.det(points[:, :3]))
-    for axis in torch.eye(3):  # a coordinate of an even direction is even in -1 ... 1
+    for axis in torch.eye(3):  # for uniform directions, each coordinate is uniform in [-1, 1]
         check_uniform(T.RotateFreely()(axis.expand(4000, 1, 3), generator())[:, 0], -1, 1)
 
 
@@ -155,7 +155,7 @@ def test_resample_chooses_from_farthest_points(num_points, total, pool):
     same = T.Resample(num_points).indices(points[:1].expand(8, -1, -1), generator())
     reached = len(same.unique())  # the sampling starts at a random point of each cloud
     assert reached > pool if pool < total else reached == pool
-    if pool < total:  # spread out: the 64 lie farther apart than 64 random points do
+    if pool < total:  # evenly spread: the 64 are farther apart than 64 random points
         spread = [
             torch.cdist(cloud[rows], cloud[rows]).fill_diagonal_(9).min()
             for cloud, rows in zip(points, chosen, strict=True)
@@ -184,7 +184,7 @@ def test_random_points():
     kept = T.RandomPoints(20)(points, generator())
     members = (kept[:, :, None] == points[:, None]).all(3)  # [B, 20, N]
     assert members.sum(2).eq(1).all() and members.sum(1).max() == 1
-    assert members.any(1).any(0).all()  # every place is chosen in some cloud
+    assert members.any(1).any(0).all()  # every position is chosen in some cloud
 
 
 @pytest.mark.parametrize("transform", [T.FarthestPoints, T.Resample, T.RandomPoints])
@@ -201,7 +201,7 @@ def test_augmentations_by_name():
 
 
 def test_occlusion_cuts_off_one_side():
-    """The points that are left are those on one side of a plane; none is new."""
+    """The remaining points are those on one side of a plane; none is new."""
     points = torch.randn(12, 400, 3)
     cut = T.Occlude(0.5)(points, torch.Generator().manual_seed(0))
     assert cut.shape == points.shape
@@ -214,7 +214,7 @@ def test_occlusion_cuts_off_one_side():
         sides = torch.where(kept, 1.0, -1.0)
         if kept.all():
             continue
-        weight = torch.zeros(4, requires_grad=True)  # a plane between the two by a perceptron
+        weight = torch.zeros(4, requires_grad=True)  # a perceptron finds a plane between the two
         rows = torch.cat([before, torch.ones(400, 1)], 1)
         optimizer = torch.optim.LBFGS([weight], max_iter=500, line_search_fn="strong_wolfe")
 

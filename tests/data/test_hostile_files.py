@@ -1,4 +1,4 @@
-"""Files that lie about themselves or lead elsewhere are refused before they cost anything."""
+"""Files that misstate their contents or point elsewhere are refused before they cost anything."""
 
 import zipfile
 
