@@ -1,4 +1,4 @@
-"""What the README and the pages show is run: Python as it stands, commands as far as they parse."""
+"""Code in the README and the pages is run: Python in full, commands as far as their arguments."""
 
 import importlib
 import os
@@ -30,7 +30,7 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The lines of `dapt ...` on a page, each as its words."""
+    """The `dapt ...` lines of a page, each as its words."""
     text = (
         "\n".join(blocks(page, "sh"))
         + "\n"
@@ -48,7 +48,7 @@ def names(paths):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch, own_names):
-    """A folder with the files that snippets name."""
+    """A folder with the files that snippets mention."""
     monkeypatch.chdir(tmp_path)
     torch.save(dapt.create_backbone("point_mae", "none").state_dict(), "pretrain.pth")
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_commands_of_a_page_are_understood(page, desk, capsys):
         if not words:
             continue
         if command in RUNNABLE:
-            if command == "compare":  # its own flags go first, the others are those of a run
+            if command == "compare":  # its own flags first; the rest belong to a run
                 own = ("--methods", "--seeds", "--jobs", "--launcher", "--search", "--reference")
                 words = without(words, *own, *(w for w in words if w.startswith("--slurm.")))
             given = " ".join(words)
@@ -114,7 +114,7 @@ def without(words, *flags):
 
 @pytest.mark.slow
 def test_the_walk_through_as_a_newcomer_takes_it(desk):
-    """docs/start.md in its order: Python in one session, commands as processes."""
+    """docs/start.md in order: Python in one session, commands as processes."""
     session = {"__name__": "__main__"}
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     for language, code in re.findall(r"```(python|sh)\n(.*?)```", WALK.read_text(), re.DOTALL):
