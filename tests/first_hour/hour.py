@@ -1,9 +1,9 @@
-"""A newcomer's first hour as a script, in an empty folder, with the Python that runs it:
+"""A newcomer's first hour as a script, for an empty folder and the Python that runs it:
 
     python tests/first_hour/hour.py
 
-README's commands as they stand there, with less to compute; its Python; a folder of meshes, scenes,
-a method of one's own, a folder that moves.
+It runs README's commands as written, but with less to compute, and its Python; then a folder of
+meshes, scenes, a custom method, and a folder that moves.
 """
 
 import os
@@ -17,19 +17,20 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-QUICK = {  # what README's commands get beside their own words
+QUICK = {  # flags added to README's commands
     "train": "--epochs 1 --warmup_epochs 0 --accelerator cpu",
     "compare": "--epochs 1 --warmup_epochs 0 --data.train_size 60 --data.test_size 30",
 }
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The code of a page."""
+    """The code blocks of a page."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def dapt(*words, code: int = 0) -> str:
-    """What a command prints; it has to end with this code, and never with a traceback."""
+    """Runs a command, which must exit with this code and without a traceback; returns its
+    output."""
     done = subprocess.run(
         [sys.executable, "-m", "dapt", *map(str, words)], capture_output=True, text=True
     )
@@ -39,13 +40,14 @@ def dapt(*words, code: int = 0) -> str:
 
 
 def has(package: str) -> bool:
-    """Whether this Python has a package that an extra brings."""
+    """Whether this Python has a package from one of the extras."""
     command = [sys.executable, "-c", f"import {package}"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def own_data() -> None:
-    """What a newcomer has: an npz file, meshes in folders, scenes, a scan, a published file."""
+    """Makes what a newcomer has: an npz file, folders of meshes, scenes, a scan, a published
+    file."""
     import torch
     import trimesh
 
@@ -73,12 +75,12 @@ def own_data() -> None:
 
 
 def readme() -> None:
-    """README's block of commands, in its order."""
+    """Runs README's block of commands in order."""
     [block] = [each for each in blocks("README.md", "sh") if "dapt train" in each]
     seen = set()
     for line in block.splitlines():
         command, *words = shlex.split(line, comments=True)[1:] or [""]
-        if not line.startswith("dapt") or command == "serve":  # which ends when it is told to
+        if not line.startswith("dapt") or command == "serve":  # runs until it is stopped
             continue
         seen.add(command)
         if command == "compare":
@@ -96,7 +98,7 @@ def readme() -> None:
 
 
 def own_model() -> None:
-    """Scenes are labeled, meshes are labeled, and a model is used in Python as it was trained."""
+    """Labels scenes and meshes, and uses a trained model in Python."""
     import dapt as toolkit
 
     told = dapt("predict", "runs/rooms", "rooms/0.npz")
@@ -108,7 +110,7 @@ def own_model() -> None:
 
 
 def own_method() -> None:
-    """The method of CONTRIBUTING.md, in a file."""
+    """Uses the method of CONTRIBUTING.md from a file."""
     [code] = blocks("CONTRIBUTING.md", "python")
     Path("bitfit.py").write_text(code)
     words = ["--import", "bitfit.py", "--method", "bitfit", "--config", "npz"]
@@ -118,7 +120,7 @@ def own_method() -> None:
 
 
 def moved() -> None:
-    """All of it in another folder."""
+    """Moves everything to another folder and uses it there."""
     home = Path.cwd()
     home.rename(home.with_name("moved"))
     os.chdir(home.with_name("moved"))
@@ -128,7 +130,7 @@ def moved() -> None:
 
 
 def mistakes() -> None:
-    """The commonest; tests/first_hour/test_first_hour.py has the others."""
+    """The most common mistakes; tests/first_hour/test_first_hour.py has the others."""
     assert "needs weights" in dapt(
         *"train --backbone point_mae --data.train a.npz --out runs/x".split(), code=2
     )

@@ -1,4 +1,4 @@
-"""What points have beside their place, in every kind of file; clouds of different lengths."""
+"""Channels beside the coordinates, in every kind of file; clouds of different lengths."""
 
 import json
 
@@ -23,7 +23,7 @@ N = 60
 
 @pytest.fixture
 def known():
-    """Places, and what is known of them."""
+    """Coordinates and the other channels of the same points."""
     rng = np.random.default_rng(4)
     normals = rng.normal(size=(N, 3))
     return {
@@ -146,7 +146,7 @@ def test_an_intensity_is_a_share_of_the_most_that_its_kind_holds(values, wanted)
 
 
 def terrain(rng, count=40_000):
-    """A slope with hills, a house and trees: places and heights above the ground."""
+    """A slope with hills, a house and trees: points and their heights above the ground."""
     place = rng.uniform(0, 60, (count, 2))
     ground = 0.1 * place[:, 0] + np.sin(place[:, 1] / 10)
     heights = np.zeros(count)
@@ -263,7 +263,7 @@ def test_a_run_on_clouds_of_different_lengths_labels_such(run, tmp_path):
 
 
 def colored(path, rng):
-    """Two classes that differ in color alone."""
+    """Two classes that differ only in color."""
     labels = np.arange(32) % 2
     points = rng.normal(size=(32, 24, 6))
     points[..., 3:] = rng.uniform(0, 0.2, (32, 24, 3)) + 0.7 * labels[:, None, None]

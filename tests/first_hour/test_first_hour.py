@@ -1,4 +1,4 @@
-"""A newcomer's first hour: help that explains, runs that move, files of all kinds, mistakes."""
+"""A newcomer's first hour: helpful help, runs that move, files of all kinds, mistakes."""
 
 import csv
 import dataclasses

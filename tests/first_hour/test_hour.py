@@ -1,4 +1,4 @@
-"""The first hour from end to end; `make package` has it in an environment of its own."""
+"""The first hour from end to end; `make package` runs it in an environment of its own."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Methods, datasets, backbones and tasks of one's own: files, notebooks, installed packages."""
+"""Custom methods, datasets, backbones and tasks: from files, notebooks and installed packages."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def notebook(code):
-    """The names that a cell defines."""
+    """Runs code like a notebook cell; returns the names that it defines."""
     names = {"__name__": "__main__"}
     exec(compile(code, "<cell>", "exec"), names)
     return names
@@ -119,7 +119,7 @@ def test_a_method_of_a_notebook_is_saved_by_its_name_or_says_what_it_lacks(
     small_backbone, tmp_path
 ):
     notebook(BITFIT)
-    method = notebook(BITFIT)["BitFit"]()  # the cell ran twice
+    method = notebook(BITFIT)["BitFit"]()  # the cell has run twice
     model = dapt.attach(small_backbone(), method, dapt.Classification(3))
     model.save_adapter(tmp_path / "out")
     bare = notebook(BITFIT.replace('@register("bitfit")\n', ""))["BitFit"]()
@@ -162,7 +162,7 @@ PACKAGE = {
 
 @pytest.fixture
 def installed(tmp_path):
-    """A function: `dapt <words>` where a package with entry points is installed."""
+    """A function that runs `dapt <words>` where a package with entry points is installed."""
     for name, text in PACKAGE.items():
         path = tmp_path / "site" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def test_a_package_brings_methods_datasets_backbones_and_tasks(installed, tmp_pa
 
 
 def test_no_file_has_a_module_imported(run, bitfit, tmp_path, capsys, monkeypatch):
-    """Neither a run's settings nor an adapter, beside which the module even lies."""
+    """This goes for a run's settings and for an adapter, even if the module is right beside it."""
     folder, code = run("x", epochs=1)
     marker = tmp_path / "was_here"
     evil = f"open({str(marker)!r}, 'w')"

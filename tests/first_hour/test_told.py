@@ -1,4 +1,4 @@
-"""Where the numbers of a run go, and how its files call them."""
+"""Where the numbers of a run go, and what its files call them."""
 
 import importlib.util
 import re

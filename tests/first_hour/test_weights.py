@@ -1,4 +1,4 @@
-"""Which weights a backbone begins with is said, never guessed."""
+"""A backbone's initial weights are stated, never guessed."""
 
 import logging
 
