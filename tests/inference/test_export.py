@@ -1,4 +1,4 @@
-"""Exported models against the model itself: in onnxruntime, in torch's loader, from C++."""
+"""Exported models against the original: in onnxruntime, in torch's loader and from C++."""
 
 import importlib.util
 import json
@@ -67,7 +67,7 @@ def test_onnx_says_what_the_model_says(small_backbone, tmp_path, method, backbon
     model = attached(small_backbone(backbone), method)
     randomize(model)
     path = dapt.export(model, tmp_path / "model.onnx")
-    assert model.training and not model.is_merged  # as it was
+    assert model.training and not model.is_merged  # left unchanged
     shapes = [(2, 80), (1, 40), (5, 137)]
     assert_like(model.eval(), lambda points: in_onnxruntime(path, points), shapes)
 
@@ -104,7 +104,7 @@ print(json.dumps({"labels": json.loads(notes["labels"]), "logits": logits.tolist
 @pytest.mark.slow
 @needs_onnx
 def test_onnx_of_hard_clouds(small_backbone, tmp_path):
-    """Ties and coincident points: the centers and neighbors are those of the kernels."""
+    """With ties and coincident points, centers and neighbors are those of the kernels."""
     model = attached(small_backbone(), "dapt").eval()
     path = dapt.export(model, tmp_path / "model.onnx")
     lattice = torch.cartesian_prod(*[torch.arange(4.0)] * 3)[None]
@@ -129,7 +129,7 @@ def test_onnx_labels_points(small_backbone, tmp_path, kind):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """A small model and its package, made once: a compiler runs for it."""
+    """A small model and its package, made only once, because it has to be compiled."""
     if shutil.which("g++") is None:
         pytest.skip("pt2 needs a C++ compiler")
     torch.manual_seed(0)

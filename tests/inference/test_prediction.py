@@ -1,4 +1,4 @@
-"""Clouds in batches get what each of them gets alone; files are read while the network computes."""
+"""A cloud's result does not depend on its batch; files are read while the network computes."""
 
 import json
 import threading
@@ -114,7 +114,7 @@ def test_reading_ahead_is_bounded_and_ends_with_whoever_reads():
     taken = read_ahead(items(), 3)
     for i in range(20):
         assert next(taken) == i
-        assert len(made) <= i + 1 + 3 + 1  # those taken, those that wait, the one in hand
+        assert len(made) <= i + 1 + 3 + 1  # taken, waiting, and in progress
     taken.close()
     assert len(made) < 30
     assert not [t for t in threading.enumerate() if t.name == "dapt-reading"]
@@ -122,7 +122,7 @@ def test_reading_ahead_is_bounded_and_ends_with_whoever_reads():
 
 
 def test_reading_ahead_works_beside_whoever_reads():
-    """Items are made although nobody asks for them yet."""
+    """Items are made before anybody asks for them."""
     second = threading.Event()
 
     def items():

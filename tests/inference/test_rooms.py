@@ -1,4 +1,4 @@
-"""Whole rooms through a network of blocks, and scans on the command line."""
+"""Whole rooms through a network that was trained on blocks, and scans on the command line."""
 
 import subprocess
 import sys
@@ -35,14 +35,14 @@ def model_of(small_backbone, classes=5):
 
 
 def test_each_point_gets_the_mean_vote_of_its_blocks(small_backbone, rng):
-    """Against whole blocks pushed through the model one by one."""
+    """Compared with whole blocks passed through the model one by one."""
     model = model_of(small_backbone).eval()
     room = rng.uniform(0, 1, (700, 3)) * (2.2, 1.6, 2.0)
     got = label_room(model, room, num_points=64, block=1.0, stride=0.5)
     votes, times = np.zeros((700, 5)), np.zeros(700, int)
     for index in windows(room, 1.0, 0.5):
         x, y, z = (room[index] - room[index].mean(0)).T
-        block = np.stack([x, z, -y], 1)  # y is up where the network learned
+        block = np.stack([x, z, -y], 1)  # the network was trained with y up
         block = torch.from_numpy(block / np.linalg.norm(block, axis=1).max()).float()[None]
         if len(index) < 64:
             seen = torch.from_numpy(np.resize(block[0].numpy(), (64, 3)))[None]
@@ -60,7 +60,7 @@ def test_each_point_gets_the_mean_vote_of_its_blocks(small_backbone, rng):
 
 
 def test_odd_blocks_are_labeled_whole(small_backbone, rng):
-    """Blocks with repeated and coincident points, a tower of points, a lone one."""
+    """Blocks with repeated and coincident points, a tower of points, a single point."""
     model = model_of(small_backbone)
     room = rng.uniform(0, 3, (300, 3))
     room[100:140] = room[100]
@@ -106,7 +106,8 @@ print(len(result.labels), result.labels.min(), result.labels.max(), (peak - befo
 
 @pytest.mark.slow
 def test_a_whole_room_in_bounded_memory():
-    """The published size, untrained: every point once, and a few hundred MiB for any room."""
+    """The published size, untrained: every point exactly once, in a few hundred MiB for any
+    room."""
     if not SCANS.is_file():
         pytest.skip("the scans are not beside this checkout")
     command = [sys.executable, "-c", WHOLE_ROOM, str(SCANS), "1.0"]
@@ -167,7 +168,7 @@ def test_predict_labels_a_scan(room_model, tmp_path, rng, capsys, suffix):
     cloud = trimesh.load(room_model / "predictions" / "scan_labels.ply")
     np.testing.assert_allclose(cloud.vertices, points, atol=1e-5)
     colors = np.asarray(cloud.colors)[:, :3]
-    for label in set(labels):  # one color for each label, and another for every other
+    for label in set(labels):  # distinct labels have distinct colors
         assert len(np.unique(colors[labels == label], axis=0)) == 1
     assert len(np.unique(colors, axis=0)) == len(set(labels))
 
@@ -205,7 +206,7 @@ def test_predict_labels_parts_of_a_category(tmp_path, rng, capsys):
 
 
 def test_a_trained_model_labels_a_new_room_right(tmp_path, rng):
-    """From scenes with z up to the labels of another one: floor, wall and lamp by their height."""
+    """From scenes with z up to the labels of a new one: floor, wall and lamp, told by height."""
     scenes = tmp_path / "scenes"
     scenes.mkdir()
 
@@ -223,7 +224,7 @@ def test_a_trained_model_labels_a_new_room_right(tmp_path, rng):
     np.save(tmp_path / "new.npy", points)
     assert cli.main(["predict", str(folder), str(tmp_path / "new.npy")]) == 0
     got = np.load(folder / "predictions" / "new_labels.npy")
-    assert (got == labels).mean() > 0.75  # a third by chance
+    assert (got == labels).mean() > 0.75  # a third would be chance
 
 
 def test_labels_of_no_probability_are_refused(small_backbone, rng):
@@ -241,7 +242,7 @@ def test_stride_is_checked_in_python_too(small_backbone, rng):
 
 @pytest.mark.parametrize("away", [1e4, 1e9, 1e30])
 def test_a_stray_point_far_away_costs_nothing(away):
-    """Only squares with points are made."""
+    """Only squares that contain points are made."""
     room = np.random.default_rng(0).uniform(0, 3, (2000, 3))
     begun = time.monotonic()
     found = list(windows(np.vstack([room, [[away, away, 0]]]), 1.0, 0.5))

@@ -1,4 +1,5 @@
-"""Scenes of any size: tile by tile as at once, all of the file kept, killed and shared."""
+"""Scenes of any size: tiles give the same result, files stay complete, kills and sharing are
+safe."""
 
 import os
 import socket
@@ -52,13 +53,13 @@ def model(small_backbone):
     task = dapt.SemanticSegmentation(3, class_names=NAMES)
     model = dapt.attach(small_backbone(), dapt.Dapt(rank=3), task)
     layers = [m for m in model.adapter.head.modules() if isinstance(m, torch.nn.Linear)]
-    for layer in layers:  # as if trained: points near each other differ
+    for layer in layers:  # as if trained, so that nearby points differ
         torch.nn.init.normal_(layer.weight, std=2 * layer.in_features**-0.5)
     return model
 
 
 def places(rng, count=2500):
-    """A hall with a dense corner, far from the origin, and a lone point."""
+    """A hall with a dense corner, far from the origin, and a single distant point."""
     dense = rng.uniform(0, 1, (count // 2, 3)) * (1.3, 0.9, 1.0)
     wide = rng.uniform(0, 1, (count - count // 2 - 1, 3)) * (7.3, 4.1, 2.0)
     return np.concatenate([dense, wide, [[5000.0, 2.0, 0.0]]]).round(3) + (500_000, 5_000_000, 40)
@@ -89,7 +90,7 @@ def las_of(path, rng, version="1.4", point_format=7, points=None):
 
 
 def ply_of(path, rng, order="<", colors=True):
-    """Rows of a binary file; odd properties among those that everybody knows."""
+    """Writes a binary file with unusual properties among the common ones; returns its rows."""
     points = places(rng)
     fields = [("scan", order + "u2"), ("x", order + "f8"), ("y", order + "f8"), ("z", order + "f8")]
     fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")] if colors else []
@@ -116,7 +117,7 @@ def label(model, path, out, tile=2_000_000, trained=TRAINED, team=None, **option
 
 @pytest.mark.parametrize("suffix", [".las", ".laz", ".ply"])
 def test_tiles_change_no_bit(model, tmp_path, rng, suffix):
-    """In tiles of any size as with all of the scene in memory, at their borders, too."""
+    """Tiles of any size give the same as the whole scene in memory, even at their borders."""
     path = tmp_path / f"hall{suffix}"
     rows = ply_of(path, rng) if suffix == ".ply" else las_of(path, rng)
     whole = label_room(model, read_cloud(path), 64, 1.0, 0.5)
@@ -137,7 +138,7 @@ def test_tiles_change_no_bit(model, tmp_path, rng, suffix):
 
 
 def laspy_like(path):
-    """Rows of a binary ply file, by its header alone."""
+    """Rows of a binary ply file, read by its header alone."""
     head, _, body = path.read_bytes().partition(b"end_header\n")
     order = "<" if b"little" in head else ">"
     types = {"ushort": "u2", "double": "f8", "float": "f4", "uchar": "u1", "int": "i4"}
@@ -177,7 +178,7 @@ def test_all_of_a_las_file_stays(model, tmp_path, rng, suffix, version, point_fo
             ]
     assert (kept.classification == before.classification).all()
     assert (coded.classification == codes[coded["label"]]).all()
-    label(model, out / f"a_labels{suffix}", tmp_path / "twice")  # labels take the place of labels
+    label(model, out / f"a_labels{suffix}", tmp_path / "twice")  # new labels replace the old ones
     twice = laspy.read(tmp_path / "twice" / f"a_labels_labels{suffix}")
     assert list(twice.point_format.dimension_names) == [*names, "label", "confidence"]
     assert (twice["label"] == kept["label"]).all()
@@ -200,7 +201,7 @@ def test_all_of_a_ply_file_stays(model, tmp_path, rng, order, colors):
 
 
 def test_colors_are_told_as_from_memory(small_backbone, tmp_path, rng):
-    """Colors of 16 bits, whose scale the brightest point of the whole file decides."""
+    """The scale of 16-bit colors depends on the brightest point of the whole file."""
     from dapt.inference.prediction import clouds_of
 
     torch.manual_seed(0)
@@ -258,7 +259,7 @@ def test_what_was_labeled_before_a_kill_stays(model, tmp_path, rng, monkeypatch,
     assert "resuming, 3 of " in caplog.text and not parts.exists()
     for name in ("a_labels.las", "a_labels.npy", "a_labels.ply"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()
-    calls.clear()  # another model begins anew
+    calls.clear()  # another model starts over
     with pytest.raises(_Kill):
         label(model, tmp_path / "a.las", tmp_path / "out", 500)
     with torch.no_grad():
@@ -271,7 +272,7 @@ def test_what_was_labeled_before_a_kill_stays(model, tmp_path, rng, monkeypatch,
 
 @pytest.fixture
 def run(tmp_path, rng):
-    """A run of a tiny model of scenes."""
+    """A run of a tiny scene model."""
     scenes = tmp_path / "scenes"
     scenes.mkdir()
     (scenes / "classes.txt").write_text("\n".join(NAMES) + "\n")
@@ -287,7 +288,7 @@ def run(tmp_path, rng):
 
 
 def test_processes_share_tiles_and_files_and_a_kill_loses_none(run, tmp_path, rng, capfd, caplog):
-    """The command, whole and in two processes that are killed and go on: the same bytes."""
+    """The command in one process and in two that are killed and resumed gives the same bytes."""
     for name in ("a.las", "b.laz"):
         las_of(tmp_path / name, rng)
     ply_of(tmp_path / "c.ply", rng)
@@ -362,7 +363,7 @@ def test_a_code_too_large_for_an_old_file(model, tmp_path, rng):
 
 
 def test_files_that_are_damaged(tmp_path, rng):
-    """A byte that is wrong, or missing, is a sentence or no matter; never more than that."""
+    """A wrong or missing byte is reported in one sentence or does not matter; never worse."""
     las_of(tmp_path / "a.laz", rng)
     ply_of(tmp_path / "a.ply", rng)
     labels = Labels(NAMES, None, np.zeros((3, 3), np.uint8))
@@ -391,7 +392,7 @@ def test_files_that_are_damaged(tmp_path, rng):
 
 
 def copc_of(path, rng):
-    """A COPC file as its specification has it: an octree of two levels, a chunk for each node."""
+    """Writes a COPC file as specified: a two-level octree with one chunk per node."""
     import lazrs
 
     las = las_of(path.with_suffix(".las"), rng, point_format=6)
@@ -443,7 +444,7 @@ def test_the_index_of_a_copc_file_is_used(model, tmp_path, rng, monkeypatch):
     rows = copc_of(path, rng)
     assert len(laspy.CopcReader.open(path).query()) == len(rows)
     whole = label_room(model, read_cloud(path), 64, 1.0, 0.5)
-    monkeypatch.setattr("dapt.data.tiles.Spill.fill", None)  # nothing is sorted on disk
+    monkeypatch.setattr("dapt.data.tiles.Spill.fill", None)  # nothing may be sorted on disk
     label(model, path, tmp_path / "out", 300)
     after = laspy.read(tmp_path / "out" / "a.copc_labels.laz")
     assert (after["label"] == whole.labels).all() and (after.intensity == rows["intensity"]).all()

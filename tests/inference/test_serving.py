@@ -59,7 +59,7 @@ ADAPTERS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of each adapter."""
+    """A folder with one folder per adapter."""
     root = tmp_path_factory.mktemp("adapters")
     for seed, (name, (method, task, ready)) in enumerate(ADAPTERS.items()):
         model = dapt.attach(backbone(), method, task)
@@ -92,7 +92,7 @@ def server(folder):
 
 @pytest.fixture
 def ask(server):
-    """A function: (status, body) of a request."""
+    """A function that sends a request and returns (status, body)."""
 
     def request(path, body=b"", method="POST", **headers):
         with closing(HTTPConnection("127.0.0.1", server[0], timeout=60)) as connection:
@@ -108,7 +108,7 @@ def ask(server):
 
 @pytest.fixture
 def held(server, monkeypatch):
-    """A context in which batches wait for further clouds."""
+    """A context in which batches wait for more clouds."""
     monkeypatch.setattr(batching, "PATIENCE", 60.0)
     return server[1].batcher.expecting
 
@@ -124,7 +124,7 @@ def npy(array):
 
 
 def load_adapter(folder, name):
-    """The model that an adapter makes by itself."""
+    """The model that an adapter gives on its own."""
     return dapt.load_adapter(folder / name, backbone())
 
 
@@ -136,7 +136,7 @@ def until(condition):
 
 
 def refuses(port):
-    """Whether nobody listens."""
+    """Whether nothing listens on the port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) != 0
 
@@ -186,7 +186,7 @@ def test_every_way_to_send_a_cloud(ask, tmp_path):
         ):
             assert answer[0] == 200, answer
             assert answer[1]["answers"][0]["probabilities"] == pytest.approx(chances, abs=1e-4)
-    more = np.concatenate([points, points[:, :1]], 1)  # a fourth column is left aside
+    more = np.concatenate([points, points[:, :1]], 1)  # a fourth column is ignored
     status, told = ask("/predict?adapter=a", npy(more), Content_Type="application/x-npy")
     assert status == 200 and told["answers"][0]["probabilities"] == pytest.approx(chances, abs=1e-4)
 
@@ -223,7 +223,7 @@ def test_labels_of_points_as_json_and_as_files(ask, folder):
     rows = ply.metadata["_ply_raw"]["vertex"]["data"]
     assert rows["label"].ravel().tolist() == answer["point_labels"]
 
-    large = cloud(4, 5000)  # goes by itself, in rows of points
+    large = cloud(4, 5000)  # runs alone, split into rows of points
     [wanted] = load_adapter(folder, "parts").predict(large, category="cup")
     _, told = ask("/predict?adapter=parts&category=cup&format=npy", npy(large))
     assert told["answers"][0]["point_labels"] == wanted.point_labels.tolist()
@@ -257,7 +257,7 @@ def test_clouds_of_several_adapters_go_through_the_network_together(ask, server,
         until(lambda: len(batches) == 2)
     finally:
         service.batcher.observe = observe
-    assert sorted(batches) == [(1, 1), (5, 2)]  # what changes all weights goes by itself
+    assert sorted(batches) == [(1, 1), (5, 2)]  # an adapter that changes all weights runs alone
     for seed, (name, (status, body)) in enumerate(zip(names, told, strict=True)):
         [wanted] = load_adapter(folder, name).predict(cloud(seed))
         assert status == 200
@@ -323,7 +323,7 @@ def test_adapters_are_loaded_and_unloaded_by_whoever_has_the_token(ask, folder, 
         for method in ("PUT", "DELETE"):
             status, told = ask("/adapters/b", method=method, **wrong)
             assert status == 401 and "needs the server's token" in told["detail"], method
-    # a call under way is answered by the adapter that it found
+    # a call in progress is answered by the adapter that it started with
     with ThreadPoolExecutor(1) as pool:
         with held():
             answer = pool.submit(ask, "/predict?adapter=b&format=npy", npy(cloud()))
@@ -336,7 +336,7 @@ def test_adapters_are_loaded_and_unloaded_by_whoever_has_the_token(ask, folder, 
     assert status == 200
     assert told["answers"][0]["probabilities"] == pytest.approx(wanted.probabilities, abs=1e-5)
     assert ask("/adapters/b", method="DELETE", **right)[0] == 404
-    for _ in range(2):  # the second time it takes the place of the first
+    for _ in range(2):  # the second time, it replaces the first
         status, told = ask("/adapters/b", method="PUT", **right)
         assert status == 200 and told["name"] == "b" and len(told["labels"]) == 5
     assert ask("/predict?adapter=b&format=npy", npy(cloud()))[0] == 200
@@ -488,7 +488,7 @@ def test_who_declares_too_much_is_sent_away_at_once(server):
             b"Content-Length: 99999999999\r\n\r\n"
         )
         assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
-    with socket.create_connection(("127.0.0.1", server[0])) as client:  # and in chunks
+    with socket.create_connection(("127.0.0.1", server[0])) as client:  # also when sent in chunks
         client.sendall(
             b"POST /predict?adapter=a&format=npy HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
@@ -520,7 +520,7 @@ def test_slow_clients_are_let_go(server, monkeypatch):
     monkeypatch.setattr(service, "limits", dataclasses.replace(LIMITS, seconds=0.5))
     head = b"POST /predict?adapter=a&format=npy HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-        client.sendall(head)  # and never ends it
+        client.sendall(head)  # which never ends
         for _ in range(3):
             time.sleep(0.1)
             client.sendall(b"X-Slow: yes\r\n")
@@ -532,7 +532,7 @@ def test_slow_clients_are_let_go(server, monkeypatch):
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(head + b"Content-Length: 999\r\n\r\nfew")
         assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
-    with socket.socket() as client:  # does not take its answers
+    with socket.socket() as client:  # never reads the responses
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(20)
         client.connect(("127.0.0.1", port))
@@ -549,7 +549,7 @@ def test_slow_clients_are_let_go(server, monkeypatch):
 
 
 def test_the_command(run, tmp_path):
-    """Two names on one network; a request that is under way when it is told to stop is answered."""
+    """Two names on one network; a request in progress when the server is stopped is answered."""
     one, code = run("one", epochs=1, warmup_epochs=0)
     assert code == 0
     child = subprocess.Popen(

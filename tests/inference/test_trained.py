@@ -1,4 +1,4 @@
-"""Trained models and the preprocessing of their training, from a file of its own."""
+"""Trained models, and the preprocessing of their training, applied to users' own files."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_a_run_predicts_clouds_as_they_are_in_files(moved_run, tmp_path, capsys)
         raw = model(torch.from_numpy(points)[:, :32]).softmax(1)
     got = torch.tensor([list(answer.probabilities.values()) for answer in answers])
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(got, raw, atol=1e-3)  # what was done matters
+    assert not torch.allclose(got, raw, atol=1e-3)  # the preprocessing matters
     assert labels == wanted.argmax(1).tolist()
     assert all(abs(sum(answer.probabilities.values()) - 1) < 1e-5 for answer in answers)
     assert answers[4].where == "cloud 4" and answers[4].point_labels is None
@@ -92,7 +92,7 @@ def test_an_adapter_brings_its_preprocessing(moved_run, tmp_path):
     again = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
     assert again["preprocessing"] == written["preprocessing"]
 
-    # adapters of before say nothing: the run's settings do, else a sentence
+    # Older adapters record nothing: a run falls back on its settings, an adapter alone refuses.
     del written["preprocessing"]
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(written))
     assert dapt.load_run(folder).predict(points) == run.predict(points)
@@ -144,7 +144,7 @@ def test_labels_of_points(tmp_path):
         model.predict(points, category="plate")
 
 
-# --- what differs much
+# --- clouds that differ a lot
 
 
 def ball(count, seed=0):
