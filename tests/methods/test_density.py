@@ -1,4 +1,4 @@
-"""The density loss against its formula, its meters, and the sparse product."""
+"""The density loss compared with its formula, its meters, and the sparse product."""
 
 import json
 
@@ -19,7 +19,7 @@ METHOD = dapt.Density.on(dapt.Dapt(rank=5, dropout=0.0, drop_path=0.0), density_
 
 
 def activations_of(model, points):
-    """What the MLPs of all blocks make of the clouds, and the logits."""
+    """The activations in the MLPs of all blocks, and the logits."""
     seen = []
     hooks = [
         module.register_forward_hook(lambda _, __, out: seen.append(out))
@@ -33,7 +33,7 @@ def activations_of(model, points):
 
 
 def formula(activations, weight, epsilon):
-    """The published loss: means over tokens and units, then over clouds and blocks."""
+    """The published loss: mean over tokens and units, then over clouds and blocks."""
     shares = [a.double() ** 2 / (a.double() ** 2 + epsilon) for a in activations]
     return weight * torch.stack([share.mean((1, 2)).mean() for share in shares]).mean()
 
@@ -100,7 +100,7 @@ def test_relu_gives_exact_zeros_and_goes_with_the_method(small_backbone):
 @torch.no_grad()
 def test_sparse_product_gives_the_same(small_backbone, monkeypatch, below):
     backbone = small_backbone()
-    for block in backbone.blocks:  # almost every unit is off
+    for block in backbone.blocks:  # almost every unit is zero
         block.mlp.fc1.bias.fill_(-2.5)
     model = dapt.attach(backbone, dapt.Density.on(below, relu=True), TASK).eval()
     points, used = torch.randn(3, 80, 3), []

@@ -1,4 +1,4 @@
-"""Every model in every float type: cast to it, and under autocast, forward and one step."""
+"""Every model in every float dtype: cast to it and under autocast, forward and one step."""
 
 import copy
 
@@ -11,15 +11,15 @@ from support.methods import FAMILY, LABELS, TASK, attached, randomize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Of logits, relative to those in float64: about 60 roundings. Own weights are drawn large, so a
-# network of three blocks multiplies what the first one rounds.
+# Tolerance of logits relative to float64: about 60 roundings. Own weights are drawn large, so a
+# network of three blocks amplifies the rounding of the first.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 60 * 2**-8, torch.float16: 60 * 2**-11}
 CASTS = [(dtype, False) for dtype in CLOSE]
 AUTOCASTS = [(torch.bfloat16, True), (torch.float16, True)]
 
 
 def logits_and_step(model, points, autocast=None):
-    """The logits in eval mode, and the gradients of a step in training mode."""
+    """The logits in eval mode, and the gradients of one step in training mode."""
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         with torch.no_grad():
             logits = model.eval()(points)
@@ -37,7 +37,7 @@ def logits_and_step(model, points, autocast=None):
 
 
 def check(model, modes):
-    points = (torch.randn(4, 80, 3) / 3).bfloat16().float()  # the same numbers in every type
+    points = (torch.randn(4, 80, 3) / 3).bfloat16().float()  # the same numbers in every dtype
     randomize(model)
     exact = logits_and_step(copy.deepcopy(model).double(), points.double())
     assert exact.dtype == torch.float64
@@ -65,7 +65,7 @@ def test_every_backbone(small_backbone, name, method):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_backbone_alone_of_points_in_any_type(small_backbone, name, dtype):
-    """The network's type is that of its weights, whatever that of the points."""
+    """The network computes in the dtype of its weights, whatever that of the points."""
     backbone = small_backbone(name).eval().to(dtype)
     points = torch.randn(2, 80, 3)
     for given in (points, points.double(), points.half()):

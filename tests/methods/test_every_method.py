@@ -1,4 +1,4 @@
-"""One matrix over all methods and backbones: what trains, what is kept, what comes back."""
+"""One matrix of all methods and backbones: what trains, what is kept, what is restored."""
 
 import copy
 import os
@@ -50,7 +50,8 @@ def test_train_then_detach(small_backbone, name, method):
         if not model.owns(entry):
             assert torch.equal(value, pretrained[entry]), entry
     changed = [e for e, w in model.own_parameters() if not torch.equal(w, pretrained[e])]
-    assert len(changed) > len(model.own_parameters()) / 2  # adapters start with zeros
+    # up-projections start at zero, so their inputs get no gradient at first
+    assert len(changed) > len(model.own_parameters()) / 2
 
     assert dapt.detach(model) is backbone
     assert_same_state(backbone.state_dict(), before)
@@ -63,10 +64,10 @@ def test_train_then_detach(small_backbone, name, method):
 
 @each_method
 def test_every_own_parameter_matters(small_backbone, method):
-    """Away from the zeros of the start no own parameter's gradient is zero everywhere."""
+    """Away from the zeros at the start, every own parameter gets a nonzero gradient."""
     model = attached(small_backbone(), method, dapt.Classification(5, head="linear")).train()
     waiting = {entry for entry, _ in model.own_parameters()}
-    for _ in range(30):  # a ReLU shuts a whole adapter for about half of all weights
+    for _ in range(30):  # for about half of all weights, a ReLU shuts off a whole adapter
         if not waiting:
             break
         randomize(model)
@@ -127,7 +128,7 @@ def test_bfloat16(small_backbone, method):
     ["dapt", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILY if name != "dapt")],
 )
 def test_compiles(small_backbone, method, fresh_compiler):
-    """The same values and gradients; graph breaks are allowed here."""
+    """Values and gradients are the same; graph breaks are allowed here."""
     model = attached(small_backbone(depth=2, drop_path=0.0), method).eval()
     randomize(model)
     points = torch.randn(3, 80, 3)
@@ -151,7 +152,7 @@ def test_data_parallel_finds_no_unused_parameter(small_backbone, one_process_gro
 
 
 class Killed(BaseException):
-    """As SIGKILL does: nothing after it is run by the loop."""
+    """Raised like SIGKILL: the loop runs nothing after it."""
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_published_counts(method, trained):
 
 
 def test_vpt_follows_its_formula(small_backbone):
-    """Prompts stand behind the class token in each block, and none of them leaves it."""
+    """In every block, prompts stand behind the class token, and none of them leaves the block."""
     backbone = small_backbone()
     blocks = list(backbone.blocks)
     model = attached(backbone, dapt.Vpt(prompts=3)).eval()

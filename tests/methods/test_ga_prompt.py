@@ -1,4 +1,4 @@
-"""GAPrompt: its formulas in every order, its counts, and neighbors that are the right ones."""
+"""GAPrompt: its formulas in every order, its parameter counts, and the right neighbors."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def layers_of(layers, x):
 
 
 def groups_of(points, count, size):
-    """(indices of centers, of their neighbors) of one cloud, by the op that the backbone has."""
+    """(indices of centers, of their neighbors) of one cloud, by the backbone's own op."""
     groups = dapt_ext.group(points[None], count, size)
     return groups.center_idx[0], groups.patch_idx[0]
 
@@ -60,7 +60,7 @@ def interpolated(at, centers, values, k, epsilon):
 
 
 def restated_geometry(model, points):
-    """The shifted and the added points of one cloud, and its shape's feature."""
+    """The shifted and the added points of one cloud, and the feature of its shape."""
     geometry, method = model.backbone.geometry, model.adapter.method
     net, tokenizer = geometry.shift, model.backbone.tokenizer
     G, S = tokenizer.num_groups, tokenizer.group_size
@@ -84,7 +84,7 @@ def restated_geometry(model, points):
 
 
 def restated(model, points):
-    """The published formula, for one cloud: the tokens after the final norm, and the shape."""
+    """The published formula for one cloud: the tokens after the final norm, and the shape."""
     backbone, stack, method = model.backbone, model.backbone.blocks, model.adapter.method
     points, s = restated_geometry(model, points)
     groups = backbone.tokenizer.group(points[None])
@@ -135,7 +135,7 @@ def test_follows_its_formulas(attach, propagation, published, prompt_depth, dept
     features = model.features(points)
     for cloud in range(3):
         x, s = restated(model, points[cloud])
-        # float32; the stream of eight blocks has grown
+        # float32; the stream grows over eight blocks
         close = {"atol": 1e-4 * max(x.abs().max().item(), 1), "rtol": 1e-3}
         torch.testing.assert_close(features.cls[cloud], x[0], **close)
         torch.testing.assert_close(features.patches[cloud], x[1:], **close)
@@ -146,8 +146,8 @@ def test_follows_its_formulas(attach, propagation, published, prompt_depth, dept
 
 @torch.no_grad()
 def test_what_the_released_neighbors_are(attach):
-    """Rows too early: prompts among them, and the last patches never. Both are the same without
-    prompts."""
+    """The released rows are shifted: they include prompts and never reach the last patches. Without
+    prompts, both are the same."""
     points, differs = torch.randn(2, 80, 3), {}
     for depth in (1, 2):
         torch.manual_seed(1)
@@ -175,7 +175,7 @@ def test_no_information_crosses_clouds(attach, published):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_published_counts(published):
-    """Of the published parameters 27,660 never get a gradient; ours has them only if asked to."""
+    """27,660 of the published parameters never get a gradient; ours has them only on request."""
     backbone = dapt.create_backbone("point_mae", num_groups=128)
     model = dapt.attach(backbone, dapt.GaPrompt(published=published), dapt.Classification(15))
     dead = 6 * 10 * 384 + 12 * 385

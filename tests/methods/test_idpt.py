@@ -1,4 +1,4 @@
-"""IDPT: its formulas, its counts, the position that does not train, and the blocks left alone."""
+"""IDPT: its formulas, its parameter counts, the frozen position, and the blocks left alone."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TASK = dapt.Classification(5)
 
 
 def restated_prompt(network, x, neighbors):
-    """The published graph network, for the patches' tokens [G, C] of one cloud."""
+    """The published graph network applied to the patch tokens [G, C] of one cloud."""
 
     def normed(norm, x):
         x = (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt()

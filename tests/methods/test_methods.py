@@ -1,4 +1,4 @@
-"""Adapters on a backbone, and DAPT's formulas; the matrix is in test_every_method.py."""
+"""Adapters on a backbone, and DAPT's formulas; test_every_method.py has the matrix."""
 
 import copy
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def test_what_chance_does_in_training(small_backbone, dropout, drop_path, memory
     method = dapt.Dapt(rank=8, dropout=dropout, drop_path=drop_path, memory=memory)
     model = dapt.attach(small_backbone(), method, dapt.Classification(5, head="linear"))
     randomize(model)
-    points = torch.randn(16, 80, 3)  # so many that dropping none of them is out of the question
+    points = torch.randn(16, 80, 3)  # so many that at least one is certainly dropped
     evaluated = model.eval()(points)
     model.train()
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def scaled_and_shifted(wrapped, x):
 
 
 def dapt_blocks(blocks, x, far=None):
-    """DAPT as published, line by line; ``far`` pairs of patches do not see each other."""
+    """DAPT as published, line by line; pairs of patches in ``far`` do not see each other."""
     layer = scaled_and_shifted
     for wrapped in blocks:
         block, adapter = wrapped.frozen, wrapped.adapter
@@ -197,7 +197,7 @@ def test_a_dropped_path_leaves_its_cloud_as_it_was(small_backbone, monkeypatch):
 
 
 def test_dapt_on_scales_of_scales(small_backbone):
-    """Each scale of Point-M2AE has its own prompts, and only the last one's reach the head."""
+    """Each scale of Point-M2AE has its own prompts, and only those of the last reach the head."""
     model = dapt.attach(small_backbone("point_m2ae"), dapt.Dapt(rank=5), dapt.Classification(5))
     assert model.backbone(torch.randn(3, 80, 3)).prompts.shape == (3, 2, 48)
     assert model.head.pool.head_tokens == ("prompt:mean", "patch:mean", "patch:max_but_first")
@@ -206,14 +206,14 @@ def test_dapt_on_scales_of_scales(small_backbone):
 
 
 def kept_for_backward(model, points):
-    """The loss, and the bytes of activations that autograd keeps for its gradient."""
+    """The loss, and the bytes of activations that autograd keeps to differentiate it."""
     weights = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage  # held, so that no other takes its place
+            kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -241,7 +241,7 @@ def test_low_memory_gives_the_same_gradients(small_backbone, name):
 
 @pytest.mark.parametrize("memory, mebibytes", [("default", 260), ("low", 70)])
 def test_memory_at_the_published_size(memory, mebibytes):
-    """For 8 clouds, of which two are tried."""
+    """The limits are for 8 clouds, of which two are tried."""
     backbone = dapt.create_backbone("point_mae", num_groups=128)
     model = dapt.attach(backbone, dapt.Dapt(memory=memory), dapt.Classification(15)).train()
     _, bytes_kept = kept_for_backward(model, torch.randn(2, 1024, 3))
@@ -313,7 +313,7 @@ def test_merge(small_backbone, name):
     points = torch.randn(4, 80, 3)
     before = model(points)
     merged = dapt.merge(model)
-    torch.testing.assert_close(merged(points), before, atol=1e-5, rtol=1e-4)  # rounding
+    torch.testing.assert_close(merged(points), before, atol=1e-5, rtol=1e-4)  # up to rounding
     left = {type(m).__name__ for m in merged.modules()}
     assert not left & {"ScaleShiftLinear", "ScaleShiftNorm"}
     assert not any(weight.requires_grad for weight in merged.parameters())
@@ -386,7 +386,8 @@ def test_a_predicate_that_does_not_fit_is_refused(small_backbone, claim):
     backbone = small_backbone()
     with pytest.raises(TypeError, match=f"says it .* '{claim}'"):
         dapt.attach(backbone, Confused(), dapt.Classification(5))
-    dapt.attach(backbone, dapt.Linear(), dapt.Classification(5))  # it came out clean
+    # the failure left the backbone unchanged
+    dapt.attach(backbone, dapt.Linear(), dapt.Classification(5))
 
 
 def test_data_parallel_with_prompts_that_no_head_reads(small_backbone, one_process_group):

@@ -1,4 +1,4 @@
-"""Hugging Face PEFT's methods here, and DAPT there."""
+"""Hugging Face PEFT's methods in dapt, and DAPT in PEFT."""
 
 import copy
 import io
@@ -21,7 +21,7 @@ TASK = dapt.Classification(5, head="linear")
 
 
 def test_lora_follows_its_formula(small_backbone):
-    """W x + (alpha / r) B A x, with the numbers of PEFT's defaults."""
+    """The formula is W x + (alpha / r) B A x, with PEFT's default numbers."""
     backbone = small_backbone()
     plain = backbone.blocks[1].attn.qkv
     model = dapt.attach(backbone, dapt.Peft.of("lora", r=4, lora_alpha=12), TASK).eval()
@@ -163,7 +163,7 @@ def test_several_adapters_and_none(small_backbone, hf, tmp_path):
     again.delete_adapter("two")
     assert_same_features(again(points), one)
     again.eval().add_adapter("three", hf.DaptConfig(rank=4))
-    again.set_adapter("three")  # it was made while nothing was in eval mode
+    again.set_adapter("three")  # its modules were created in training mode
     assert not any(module.training for module in again.modules())
     assert torch.equal(again(points).cls, again(points).cls)
 
@@ -183,12 +183,12 @@ def test_merging_leaves_the_plain_network(small_backbone, method):
     points = torch.randn(2, 80, 3)
     before = model(points)
     merged = dapt.merge(model)
-    torch.testing.assert_close(merged(points), before, atol=1e-4, rtol=1e-4)  # rounding
+    torch.testing.assert_close(merged(points), before, atol=1e-4, rtol=1e-4)  # up to rounding
     assert {name: type(module) for name, module in merged.backbone.named_modules()} == plain
 
 
 class Network(torch.nn.Module):
-    """A backbone is a part of it."""
+    """A network that contains a backbone."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -231,7 +231,7 @@ def test_a_backbone_within_a_network_and_its_head(small_backbone, hf, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_little_memory_gives_the_same_gradients(small_backbone, hf, dtype):
-    """Its blocks are run again in the backward, when their tensors have to be there."""
+    """Blocks are run again in the backward, where their tensors must still be available."""
     grads = []
     for memory in ("default", "low"):
         torch.manual_seed(3)
@@ -242,7 +242,7 @@ def test_little_memory_gives_the_same_gradients(small_backbone, hf, dtype):
         features = model(points)
         (features.patches.float().square().mean() + features.prompts.float().sum()).backward()
         own = [weight for weight in model.parameters() if weight.requires_grad]
-        assert all(weight.dtype == torch.float32 for weight in own)  # as PEFT wants them
+        assert all(weight.dtype == torch.float32 for weight in own)  # PEFT's default
         grads.append([weight.grad for weight in own if weight.grad is not None])
     assert len(grads[0]) > 20
     close = {"rtol": 0, "atol": 0} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
@@ -306,7 +306,7 @@ def test_what_of_peft_does_not_fit_is_said(hf, small_backbone):
     assert not hasattr(model.get_base_model(), "bias")
 
 
-# What their defaults need of larger layers than these.
+# Settings of methods whose defaults are too large for these layers.
 FITTING = {
     "boft": {"boft_block_size": 4},
     "c3a": {"block_size": 16},
@@ -323,12 +323,12 @@ def installed_tuners():
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     names = {str(getattr(kind, "value", kind)).lower() for kind in PEFT_TYPE_TO_TUNER_MAPPING}
-    return sorted(names - {"dapt"} | {"dora"})  # ours, entered by dapt.hf; LoRA's other form
+    return sorted(names - {"dapt"} | {"dora"})  # ours, registered by dapt.hf; a variant of LoRA
 
 
 @pytest.mark.parametrize("kind", installed_tuners())
 def test_every_tuner_of_the_installed_version_works_or_is_refused(small_backbone, tmp_path, kind):
-    """Nothing in between: a new one fails here until it is in one list or the other."""
+    """A new tuner fails here until it is listed as supported or as refused."""
     if kind in REFUSED:
         with pytest.raises(UsageError, match=f"^peft:{kind} is not supported: {REFUSED[kind]}$"):
             dapt.Peft.of(kind)
@@ -344,7 +344,7 @@ def test_every_tuner_of_the_installed_version_works_or_is_refused(small_backbone
     with torch.no_grad():
         wanted = model.eval()(points)
         model.save_adapter(tmp_path)
-        torch.manual_seed(99)  # what is drawn at the start has to come from the file
+        torch.manual_seed(99)  # what was drawn at random has to come from the file
         again = dapt.load_adapter(tmp_path, small_backbone()).eval()
         assert torch.equal(again(points), wanted)
         torch.testing.assert_close(dapt.merge(again)(points), wanted, atol=1e-4, rtol=1e-4)
@@ -410,8 +410,8 @@ CODE = "open({marker!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n"
 def test_an_adapter_file_runs_no_code_of_a_folder(
     small_backbone, tmp_path, monkeypatch, kind, field
 ):
-    """A local folder with `auto_map` is code that the libraries below offer to run, and run where
-    standard input says y."""
+    """A local folder with `auto_map` contains code that the libraries below offer to run, and do
+    run if standard input says y."""
     marker, attack = tmp_path / "executed", tmp_path / "attack"
     attack.mkdir()
     (attack / "modeling.py").write_text(CODE.format(marker=str(marker)))

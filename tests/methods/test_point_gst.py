@@ -1,4 +1,4 @@
-"""PointGST: its graphs, its formulas, its counts, and clouds that do not depend on batch-mates."""
+"""PointGST: its graphs, formulas and parameter counts, and clouds independent of their batch."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def attach(small_backbone):
 
 
 def restated_basis(centers, smallest):
-    """The published basis, of one run of centers [L, 3], pair by pair, by numpy."""
+    """The published basis of one run of centers [L, 3], pair by pair, in numpy."""
     centers = centers.double().numpy()
     L = len(centers)
     weights = np.ones((L, L))
@@ -42,20 +42,20 @@ def restated_basis(centers, smallest):
 
 
 def smallest_distance(runs):
-    """The smallest positive one within any of the runs."""
+    """The smallest positive distance within any of the runs."""
     distances = torch.cat([torch.pdist(run.double()) for run in runs if len(run) > 1])
     return float(distances[distances > 0].min())
 
 
 def restated_code(center):
-    """Bit by bit: of 16 bits of each axis, z, x, y from the least significant on."""
+    """Interleaves 16 bits per axis, bit by bit: z, x, y from the least significant up."""
     cells = [int(np.trunc(np.float32(100) * np.float32(c))) & 0xFFFF for c in center]
     bits = [cells[axis] >> i & 1 for i in range(16) for axis in (2, 0, 1)]
     return sum(bit << i for i, bit in enumerate(bits))
 
 
 def restated(model, cloud, local, transposed=False, mates=()):
-    """The tokens of one cloud after the final norm; ``mates`` share its measure of distance."""
+    """One cloud's tokens after the final norm; ``mates`` share its measure of distance."""
     backbone, stack = model.backbone, model.backbone.blocks
     groups = [backbone.tokenizer.group(points) for points in (cloud, *mates)]
 
@@ -106,14 +106,14 @@ def test_follows_its_formulas(attach, local, transform):
 
 @torch.no_grad()
 def test_only_the_released_measure_is_of_the_whole_batch(attach):
-    """There a cloud's basis changes with its batch-mates."""
+    """There, a cloud's basis depends on the rest of its batch."""
     points = torch.randn(3, 80, 3)
     points[1] *= 0.02
     for published in (False, True):
         model = attach(local=4, published=published)
         alone, among = model(points[:1])[0], model(points)[0]
         change = (alone - among).abs().max()
-        assert change > 1e-3 if published else change < 1e-5  # rounding
+        assert change > 1e-3 if published else change < 1e-5
         mates = [points[1:2], points[2:]] if published else []
         wanted = restated(model, points[:1], 4, mates=mates)
         got = model.features(points)
@@ -121,7 +121,7 @@ def test_only_the_released_measure_is_of_the_whole_batch(attach):
 
 
 def test_what_the_basis_is():
-    """Orthonormal, of ascending frequency, with signs that do not change with the library's."""
+    """It is orthonormal, ordered by frequency, and its signs do not depend on the library."""
     centers = torch.randn(2, 3, 20, 3)
     [U] = graph_bases([centers], whole_batch=False)
     identity = torch.eye(20, dtype=torch.float64).expand(2, 3, 20, 20)
@@ -131,7 +131,7 @@ def test_what_the_basis_is():
     smallest = smallest_distance(list(centers[0]))
     for run in range(3):
         torch.testing.assert_close(U[0, run], restated_basis(centers[0, run], smallest))
-    # turned, moved and scaled clouds have the same graph
+    # a rotated, shifted and scaled cloud has the same graph
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
     moved = 3 * centers.double() @ turn + torch.randn(3)
     torch.testing.assert_close(graph_bases([moved], False)[0], U, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""PointLoRA: its formulas, its counts, what the choice learns, and what merging folds."""
+"""PointLoRA: its formulas, its parameter counts, what the selection learns, and what is merged."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def attach(small_backbone):
 
 
 def restated(model, points, prompted=None):
-    """The published formula: tokens after the final norm, and the two scales' p."""
+    """The published formula: the tokens after the final norm, and p for both scales."""
     backbone, stack, method = model.backbone, model.backbone.blocks, model.adapter.method
     adapters, B = stack.adapters, len(points)
 
@@ -91,7 +91,7 @@ def test_follows_its_formulas(attach, fields):
 
 
 def test_the_released_code_scales_by_nothing(attach):
-    """alpha / rank is computed there and never used."""
+    """There, alpha / rank is computed but never used."""
     for published, scale in ((False, 4.0), (True, 1.0)):
         model = attach(alpha=12.0, published=published)
         assert model.backbone.blocks.frozen[0].attn.qkv.scale == scale
@@ -99,7 +99,7 @@ def test_the_released_code_scales_by_nothing(attach):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_what_the_choice_learns(attach, published):
-    """In the released code the task says nothing to it, and its loss wants one half of each."""
+    """In the released code the task does not train it, and its loss pulls every p toward 1/2."""
     model, points = attach(published=published), torch.randn(3, 80, 3)
     inner = model.backbone.blocks.choice.inner.weight
     TASK.loss(model(points), {"labels": torch.arange(3)}).backward()

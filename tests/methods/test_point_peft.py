@@ -1,4 +1,4 @@
-"""Point-PEFT: its formulas, its memory, and clouds that do not see each other."""
+"""Point-PEFT: its formulas, its memory bank, and clouds that do not see each other."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ def model(small_backbone):
     model = dapt.attach(small_backbone(), METHOD, TASK)
     model.prepare([torch.randn(4, 80, 3), torch.randn(3, 80, 3)])
     randomize(model)
-    with torch.no_grad():  # prompts among the patches, so that sampling chooses some
+    with torch.no_grad():  # the prompts lie among the patches, so that some are sampled
         model.backbone.blocks.shared.coordinates.normal_()
         for adapter in model.backbone.blocks.adapters:
             adapter.norm.running_mean.normal_(std=0.1)
@@ -39,7 +39,7 @@ def model(small_backbone):
 
 
 def prior_of(bank, feature, num_nearest):
-    """The published formula, for one cloud."""
+    """The published formula for one cloud."""
     similarities = (bank @ (feature / feature.norm())).tolist()
     order = sorted(range(len(bank)), key=lambda row: -similarities[row])[:num_nearest]
     nearest = bank[order]
@@ -56,14 +56,14 @@ def farthest_points(coordinates, count):
 
 
 def geometry_aware(shared, adapter, x, coordinates, num_centers, neighbors):
-    """The adapter on one cloud's tokens, neighborhood by neighborhood."""
+    """The adapter applied to one cloud's tokens, neighborhood by neighborhood."""
     chosen, rows = farthest_points(coordinates, num_centers), []
     for center in chosen:
         distance = (coordinates - coordinates[center]).square().sum(1)
         n = x[distance.argsort(stable=True)[:neighbors]]
         q, k, v = shared.qkv(shared.norm(n)).chunk(3, dim=1)
         q, k, v = (t.view(neighbors, 6, -1).transpose(0, 1) for t in (q, k, v))
-        # the released code scales by the width of all heads together, 18, not by a head's, 3
+        # the released code scales by the width of all heads together (18), not of one head (3)
         attention = (q @ k.transpose(1, 2) * METHOD.geometry_dim**-0.5).softmax(-1) @ v
         n = n + shared.proj(attention.transpose(0, 1).reshape(neighbors, -1))
         norm = adapter.norm
@@ -74,7 +74,7 @@ def geometry_aware(shared, adapter, x, coordinates, num_centers, neighbors):
 
 
 def restated(model, cloud):
-    """The tokens of one cloud after the last block, by the formulas."""
+    """One cloud's tokens after the last block, by the formulas."""
     backbone, stack = model.backbone, model.backbone.blocks
     with model.pretrained() as network:
         feature = network(cloud).patches.amax(1)[0]
@@ -103,18 +103,18 @@ def restated(model, cloud):
 @torch.no_grad()
 def test_follows_its_formulas(model):
     points = torch.randn(3, 80, 3)
-    model(points)  # prompts are given to whole models only
+    model(points)  # prompts need a whole model
     method, backbone = model.adapter.method, model.backbone
     features = method.features(backbone, points, ())
     for cloud in range(3):
         wanted = restated(model, points[cloud : cloud + 1])
-        close = {"atol": 1e-4, "rtol": 1e-4}  # float32, twelve sums deep
+        close = {"atol": 1e-4, "rtol": 1e-4}  # float32, twelve sums in a row
         torch.testing.assert_close(features.cls[cloud], wanted[0], **close)
         torch.testing.assert_close(features.patches[cloud], wanted[1:], **close)
 
 
 def test_what_drop_path_covers(small_backbone, monkeypatch):
-    """The MLP of a cloud, before its adapter, and the attention of a neighborhood; as released."""
+    """As released: a cloud's MLP, without its adapter, and a neighborhood's attention."""
     model = dapt.attach(small_backbone(drop_path=0.4), METHOD, TASK).train()
     model.prepare([torch.randn(4, 80, 3)])
     randomize(model)
@@ -134,7 +134,8 @@ def test_what_drop_path_covers(small_backbone, monkeypatch):
 
     wanted = x + block.attn(block.norm1(x))
     wanted = wanted + 0.7 * bottleneck(adapter.feed_forward, torch.zeros_like(x))
-    n = dapt_ext.gather(wanted[:, 1:], geometry.groups.patch_idx)  # as they are: nothing attends
+    # unchanged, since the attention was dropped
+    n = dapt_ext.gather(wanted[:, 1:], geometry.groups.patch_idx)
     seen = F.gelu(adapter.norm(n.amax(2).flatten(0, 1)).view(2, 5, 48))
     seen = seen + 0.3 * dapt_ext.gather(wanted[:, 1:], geometry.groups.center_idx)
     spread = dapt_ext.interpolate(centers, geometry.groups.centers, seen, k=5)
@@ -174,7 +175,7 @@ def test_the_memory_holds_what_the_pretrained_network_makes_of_clouds(small_back
     with torch.no_grad():
         features = small_backbone().eval()(clouds).patches.amax(1)
     model = dapt.attach(small_backbone(), METHOD, TASK)
-    randomize(model)  # what is learned has no part in it
+    randomize(model)  # learned weights must not matter
     model.train().prepare(clouds.split([3, 4]))
     bank = model.backbone.memory.bank
     torch.testing.assert_close(bank, F.normalize(features, dim=1))

@@ -1,4 +1,4 @@
-"""PPT: its formulas, its counts, and patches that are encoded once where they are the same."""
+"""PPT: its formulas, its parameter counts, and patches encoded only once if they are the same."""
 
 import pytest
 import torch

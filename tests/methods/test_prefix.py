@@ -1,4 +1,4 @@
-"""Prefix tuning: its formula in both forms, its counts, and what merging keeps."""
+"""Prefix tuning: both forms of its formula, its parameter counts, and what merging keeps."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def head_wise(rows, num_heads):  # [..., T, C] -> [..., heads, T, D]
 
 
 def attention_and_share(q, k, v, num_heads):
-    """softmax(q · k) · v head by head, and the sum of the exponentials."""
+    """softmax(q · k) · v per head, and the sum of the exponentials."""
     q, k, v = (head_wise(rows, num_heads) for rows in (q, k, v))
     weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).exp()
     mass = weights.sum(-1, keepdim=True)
@@ -26,7 +26,7 @@ def attention_and_share(q, k, v, num_heads):
 @pytest.mark.parametrize("hidden", [None, 7])
 @torch.no_grad()
 def test_is_a_mixture_of_two_attentions(small_backbone, hidden):
-    """(1 - λ) · Attn(q, k, v) + λ · Attn(q, K, V), λ the prefix's share of the mass."""
+    """(1 - λ) · Attn(q, k, v) + λ · Attn(q, K, V), where λ is the prefix's share of the mass."""
     model = dapt.attach(small_backbone(), dapt.Prefix(prefixes=4, hidden=hidden), TASK).eval()
     randomize(model)
     stack = model.backbone.blocks

@@ -37,7 +37,7 @@ def insert(stream, prompt):
 
 
 def plain(stack, x, positions, variant):
-    """The published equations, in floats and under plain autograd; the tokens after each block."""
+    """The published equations in floats and under plain autograd; the tokens after each block."""
     scale_one, scale_two = LAMBDA_BETA[variant]
     x1 = x2 = x
     after = []
@@ -59,10 +59,11 @@ def plain(stack, x, positions, variant):
 
 
 @each
-@pytest.mark.parametrize("window", [12, 1, 2])  # windows that do not hold the stack's three blocks
+# some windows are smaller than the stack of three blocks
+@pytest.mark.parametrize("window", [12, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_gradients_are_those_of_plain_autograd(small_backbone, monkeypatch, method, window, dtype):
-    """With dropout and DropPath, so the random state is restored, too; of a level in between, too.
+    """Covers dropout and DropPath, whose random state must be restored, and intermediate levels.
 
     float64 differs by the grid of 2**-32; float32 by the rounding of a step."""
     monkeypatch.setattr(reversible, "WINDOW", window)
@@ -91,7 +92,7 @@ def test_gradients_are_those_of_plain_autograd(small_backbone, monkeypatch, meth
 
 
 def there_and_back(stack, x, positions):
-    """(streams before each block, the same found again from the output), last block first."""
+    """(streams before each block, the same recovered from the output), last block first."""
     before, traces = [Streams(on_grid(x), on_grid(x))], []
     for streams, trace in stack.steps(x, positions, [None] * len(stack)):
         before.append(streams)
@@ -119,7 +120,7 @@ def test_every_blocks_input_comes_back_exactly(small_backbone, method, autocast)
 
 
 def inverted_in_floats(stack, x, positions, variant):
-    """The relative error of the inverse without remainders, block by block."""
+    """The relative error of the inverse without remainders, for each block."""
     scale_one, scale_two = LAMBDA_BETA[variant]
     streams, before = (x, x), []
     for block in stack.blocks:
@@ -140,7 +141,7 @@ def inverted_in_floats(stack, x, positions, variant):
 
 @torch.no_grad()
 def test_why_the_remainders_are_kept(small_backbone):
-    """In floats the inverse of the same equations loses the streams within a few blocks."""
+    """In floats, the inverse of the same equations loses the streams within a few blocks."""
     for variant in LAMBDA_BETA:
         model = dapt.attach(small_backbone(depth=12), dapt.Reversible(variant=variant), TASK).eval()
         x, positions = torch.randn(4, 12, 48), torch.randn(4, 12, 48)
@@ -168,7 +169,7 @@ def test_memory_does_not_grow_with_depth(small_backbone, method):
     sizes = {"num_groups": 64, "group_size": 8}
     shallow = activation_bytes(small_backbone(depth=12, **sizes), method, num_points=128)
     deep = activation_bytes(small_backbone(depth=24, **sizes), method, num_points=128)
-    # DAPT's own tokens, one more a block, are longer streams at the end
+    # DAPT adds one token per block, so its streams are longer at the end
     assert deep <= (1.1 if method.name == "reversible" else 1.3) * shallow
 
 

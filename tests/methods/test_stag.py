@@ -1,4 +1,4 @@
-"""STAG: its formulas, its published sizes, and the blocks of which the backward keeps nothing."""
+"""STAG: its formulas, its published sizes, and the blocks that keep nothing for the backward."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ METHODS = {
 
 
 def restated(model, cloud, first, share_down, share_graph, neighbors):
-    """The published formula, for one cloud: the tokens after the last block."""
+    """The published formula for one cloud: the tokens after the last block."""
     backbone, stack = model.backbone, model.backbone.blocks
     groups = backbone.tokenizer.group(cloud)
     centers = groups.centers[0]
@@ -86,14 +86,14 @@ def test_published_counts(size, classes, trained, total):
 
 @pytest.mark.parametrize("size, untouched", [("standard", 7), ("large", 4)])
 def test_nothing_is_kept_of_the_blocks_before_the_first_adapted(small_backbone, size, untouched):
-    """Nor of that one: its own input has no gradient either."""
+    """The first adapted block keeps nothing either, since its input has no gradient."""
     model = dapt.attach(small_backbone(depth=12), dapt.Stag(size=size, rank=8), TASK).train()
     points = torch.randn(4, 80, 3)
     stack = model.backbone.blocks
     total, each = kept_by_block(model, points, stack.frozen)
     assert each[:untouched] == [0] * untouched
     assert all(each[untouched:])
-    # Of the tokens that the side network reads of them there is one sum for each projection.
+    # The side network reads one sum of the blocks' tokens per projection.
     of_blocks = sum(each)
     rest = 4 * 11 * 4 * (48 * len(stack.side.downs) + 48 * 12 + 12 * (4 * 8 + 2 * 8 + 48))
     assert total - of_blocks < 2 * rest
