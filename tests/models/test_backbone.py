@@ -1,4 +1,4 @@
-"""Backbones against plain restatements of their formulas."""
+"""Backbones compared with plain restatements of their formulas."""
 
 import copy
 
@@ -17,12 +17,12 @@ from dapt_ext.compat.knn_cuda import KNN
 from dapt_ext.compat.pointnet2_ops import pointnet2_utils
 from support.methods import FAMILY, TASK
 
-# float32 against float64 through a few layers of width 50
+# float32 compared with float64 after a few layers of width 50
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def published_patch_encoder(encoder, patches):
-    """As published: 1x1 convolutions, the global feature concatenated in front, in float64."""
+    """As published, in float64: 1x1 convolutions, with the global feature concatenated first."""
     B, G, K, D = patches.shape
     conv1, norm1, _, conv2 = copy.deepcopy(encoder.first).double()
     conv3, norm2, _, conv4 = copy.deepcopy(encoder.second).double()
@@ -52,11 +52,11 @@ def test_patch_encoder_is_fused_where_nothing_learns(small_backbone, monkeypatch
     monkeypatch.setattr(dapt_ext, "patch_encoder", lambda *args: calls.append(1) or fused(*args))
 
     encoder.train()(patches)
-    encoder.eval()(patches)  # its weights want a gradient
+    encoder.eval()(patches)  # not fused: its weights require a gradient
     assert not calls
     encoder.requires_grad_(False)(patches)
     assert len(calls) == 1
-    encoder(patches.requires_grad_())  # a gradient flows through it
+    encoder(patches.requires_grad_())  # not fused: a gradient flows through it
     encoder.train()(patches)
     assert len(calls) == 1
 
@@ -65,9 +65,9 @@ def test_patch_encoder_is_fused_where_nothing_learns(small_backbone, monkeypatch
     "name", ["point_mae", "point_m2ae", "point_gpt_s", "recon_pp_small", "uni3d_tiny"]
 )
 def test_sampling_as_published_networks_do(small_backbone, name):
-    """What pointnet2's sampling and KNN_CUDA's search give is what the network then sees."""
+    """The network sees exactly what pointnet2's sampling and KNN_CUDA's search return."""
     points = torch.randn(2, 120, 3)
-    points[:, 12:] *= 0.01  # few are away from the origin, so the others would be centers too
+    points[:, 12:] *= 0.01  # most are near the origin, and would be centers if not skipped
     backbone = small_backbone(name, near_origin="skip").eval()
     tokenizer = backbone.tokenizers[0]
     G, K = tokenizer.num_groups, tokenizer.group_size
@@ -75,13 +75,14 @@ def test_sampling_as_published_networks_do(small_backbone, name):
     centers = pointnet2_utils.gather_operation(points.transpose(1, 2), idx).transpose(1, 2)
     _, near = KNN(K, transpose_mode=True)(points, centers)
     groups = backbone.tokenizers[0].group(points)
-    order = (groups.centers[:, :, None] == centers[:, None]).all(-1).int().argmax(-1)  # a walk's
+    # patches follow a walk
+    order = (groups.centers[:, :, None] == centers[:, None]).all(-1).int().argmax(-1)
     assert torch.equal(groups.centers, dapt_ext.gather(centers, order))
     assert torch.equal(groups.patch_idx, dapt_ext.gather(near, order))
     plain = small_backbone(name).eval()
     assert plain.config.near_origin == "keep"
     assert not torch.equal(plain.tokenizers[0].group(points).centers, groups.centers)
-    plain.tokenizers[0].near_origin = "skip"  # a backbone that is there already
+    plain.tokenizers[0].near_origin = "skip"  # also works on an existing backbone
     for other in plain.tokenizers[1:]:
         other.near_origin = "skip"
     assert torch.equal(plain(points).patches, backbone(points).patches)
@@ -107,7 +108,7 @@ def test_what_methods_sample_follows_the_backbone(small_backbone, monkeypatch, m
 
 
 def plain_forward(backbone, points):
-    """Point-MAE's network in float64: attention spelled out, the position added per block."""
+    """Point-MAE's network in float64, with explicit attention; each block adds the position."""
     groups = backbone.tokenizer.group(points)
     backbone = copy.deepcopy(backbone).double()
     tokens = published_patch_encoder(backbone.tokenizer.encoder, groups.patches)
@@ -140,7 +141,7 @@ def test_point_transformer(small_backbone, name):
 
 
 def test_point_m2ae_attends_within_the_radius(small_backbone):
-    """Moving one cluster of points changes nothing for another that is out of reach."""
+    """Moving one cluster of points changes nothing for another one that is out of reach."""
     backbone = small_backbone("point_m2ae", radius=(0.5, 1.0, 2.0)).eval()
     torch.manual_seed(0)
     near = 0.1 * torch.randn(2, 60, 3)
@@ -164,7 +165,7 @@ def test_clouds_do_not_mix(small_backbone):
 
 def test_sizes_by_name_and_by_field():
     for name, config in BACKBONES.items():
-        if hasattr(config, "depth"):  # of one scale
+        if hasattr(config, "depth"):  # single-scale
             assert dapt.create_backbone(name, depth=1).config.depth == 1
     assert count_parameters(dapt.create_backbone("point_mae_tiny")) < 4e6  # 8 MB in float16
 
@@ -202,7 +203,8 @@ def test_drop_path():
     x = torch.ones(20_000, 1, 1)
     factor = drop_path_factor(x, 0.3, training=True)
     assert factor.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
-    assert (factor == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)  # 6 sigma
+    # six standard deviations
+    assert (factor == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
     assert torch.equal(add_branch(x, 2 * x, factor)[:, 0, 0], 1 + 2 * factor)
     assert drop_path_factor(x, 0.3, training=False) is None
     assert drop_path_factor(x, 0.0, training=True) is None
@@ -210,7 +212,7 @@ def test_drop_path():
 
 @pytest.mark.parametrize("kept", [(0, 2, 3), (1,), (), (0, 1, 2, 3)])
 def test_a_dropped_branch_is_not_computed(kept):
-    """And yet everything is as if it had been: the value and all gradients."""
+    """Yet everything is as if it had been computed: the value and all gradients."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(6, 6).double()
     factor = torch.zeros(4, dtype=torch.float64)
@@ -285,7 +287,7 @@ def test_masked_autoencoder(small_backbone):
     assert (mask.sum(1) == int(0.6 * 11)).all()
     loss = autoencoder(points, mask)
 
-    # The same, cloud by cloud and patch by patch.
+    # The same, one cloud and one patch at a time.
     groups = autoencoder.backbone.tokenizer.group(points)
     expected = 0.0
     for cloud in range(4):
@@ -302,7 +304,7 @@ def test_masked_autoencoder(small_backbone):
 
 
 def test_classes_are_told_from_visible_patches(small_backbone):
-    """What is hidden has no part in it; beside the rebuilding both losses are added up."""
+    """Hidden patches do not contribute; if patches are rebuilt as well, both losses are added."""
     points, labels = torch.randn(4, 64, 3), torch.tensor([0, 2, 1, 2])
     mask = torch.rand(4, 11).argsort(1) < 6
     network = small_backbone(class_token=False)

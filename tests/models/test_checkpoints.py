@@ -1,4 +1,4 @@
-"""Published files are recognized by content, accounted for whole, and refused when damaged."""
+"""Published files are recognized by content, fully accounted for, and refused when damaged."""
 
 import io
 import os
@@ -21,7 +21,7 @@ PUBLISHED = ("point_bert", "point_m2ae", "recon")
 
 
 def plain_file(backbone, prefix=""):
-    """A backbone's weights under the published names, in the shapes of the published layers."""
+    """A backbone's weights under the published names and in the published shapes."""
     renames = plain_renames(prefix)
     state = {}
     for entry, value in backbone.state_dict().items():
@@ -96,7 +96,7 @@ def test_point_mae_pre_training_has_no_class_token(golden, tmp_path):
 
     assert set(backbone.load_report.fresh) == {"cls_token", "cls_pos"}
     again = dapt.create_backbone("point_mae", checkpoint=path, **sizes)
-    assert_same_weights(backbone, again)  # the class token too: adapters rely on it
+    assert_same_weights(backbone, again)  # including the class token, on which adapters rely
     assert all("decoder" in reason for reason in backbone.load_report.left_over.values())
 
 
@@ -114,7 +114,7 @@ def test_fine_tuned_act_and_prefixed_files(small_backbone, tmp_path, prefix):
 def test_our_own_files_and_half_precision(small_backbone, tmp_path):
     for name in ("point_mae", "point_bert", "point_m2ae"):
         wanted = small_backbone(name, seed=1).half()
-        path = tmp_path / "named.pth"  # content decides, not the name
+        path = tmp_path / "named.pth"  # the content decides, not the name
         safetensors.torch.save_file(wanted.state_dict(), path)
         backbone = small_backbone(name, seed=2)
         load_weights(backbone, path)
@@ -153,7 +153,8 @@ def test_accuracies_of_published_files_are_numpy_numbers(small_backbone, tmp_pat
     path = save(state, tmp_path / "file.pth", metrics=metrics, best_metrics=np.float64(2))
     assert len(read_state(path)) == len(state)
 
-    old_numpy = (tmp_path / "old.pth").open("wb")  # written under numpy 1, where it is numpy.core
+    # written under numpy 1, where the module is numpy.core
+    old_numpy = (tmp_path / "old.pth").open("wb")
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(old_numpy, "w") as target:
         for entry in source.infolist():
             content = source.read(entry)

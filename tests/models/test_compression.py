@@ -1,4 +1,4 @@
-"""Quantized and pruned backbones: what is kept, what it stands for, and what trains on it."""
+"""Quantized and pruned backbones: what is stored, what it represents, and what trains on it."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ QUANTIZED = pytest.mark.parametrize("kind", KINDS)
 
 
 def restated(weight, kind):
-    """What a weight becomes, block by block and value by value."""
+    """The represented weight, computed block by block and value by value."""
     if kind == "int8":
         scale = np.abs(weight).max(1, keepdims=True) / 127
         return np.rint(weight / np.where(scale == 0, 1, scale)) * scale
@@ -46,7 +46,7 @@ def restated(weight, kind):
 @pytest.mark.parametrize("shape", [(48, 144), (7, 11), (1, 1), (3, 64)])
 def test_stands_for_the_nearest_levels(kind, shape):
     weight = torch.randn(shape, dtype=torch.float64)
-    weight[0] = 0  # a row without any size, and zeros stay zeros
+    weight[0] = 0  # a row of zeros must stay zero
     codes, scales = quantized(weight, kind)
     got = dequantized(codes, scales, kind, shape)
     np.testing.assert_allclose(got, restated(weight.numpy().copy(), kind), atol=1e-12)
@@ -57,7 +57,7 @@ def test_stands_for_the_nearest_levels(kind, shape):
 
 
 def test_errors_of_each_kind():
-    """Relative, of normal weights: what the kinds' widths of a step give."""
+    """Relative errors for normal weights follow from the step widths of each kind."""
     weight, errors = torch.randn(384, 1152), {}
     for kind in KINDS:
         difference = dequantized(*quantized(weight, kind), kind, weight.shape) - weight
@@ -73,7 +73,7 @@ def test_a_layer_is_the_plain_one_with_that_weight(kind):
     saved = CountSaved(layer)
     with saved:
         out = layer(x)
-    assert saved.bytes == 0  # neither x nor the weight
+    assert saved.bytes == 0  # neither x nor the weight is kept
     wanted = F.linear(x, layer.weight, plain.bias)
     torch.testing.assert_close(out, wanted)
     slope = torch.randn_like(out)
@@ -136,7 +136,7 @@ def block_weights(backbone):
 )
 @pytest.mark.parametrize("kind", ["float", *KINDS])
 def test_backbones(small_backbone, name, fields, share, kind):
-    """Zeros stay zeros in fewer bits; what is not in the blocks stays as it was."""
+    """Zeros stay zeros when quantized; everything outside the blocks is unchanged."""
     backbone = small_backbone(name, weights=kind, **fields)
     weights = block_weights(backbone)
     zeros = sum(int((weight == 0).sum()) for weight in weights)
@@ -144,7 +144,7 @@ def test_backbones(small_backbone, name, fields, share, kind):
     if kind == "float":
         assert zeros == round(share * total)
     else:
-        assert zeros >= round(share * total)  # small ones round to zero, too
+        assert zeros >= round(share * total)  # small values round to zero, too
     assert len(weights) == 4 * sum(map(len, backbone.stacks))
     assert any(isinstance(m, QuantizedLinear) for m in backbone.modules()) == (kind != "float")
     assert isinstance(backbone.tokenizers[0].encoder.first[0], nn.Linear)
@@ -243,7 +243,7 @@ def test_settings_are_checked(fields, message):
 
 @pytest.mark.parametrize("fields", [{"weights": "int8"}, {"weights": "nf4", "two_of_four": True}])
 def test_weights_are_quantized_as_they_are_read(small_backbone, tmp_path, fields):
-    """The same numbers as of a network that was whole before."""
+    """The result equals that of compressing a complete network."""
     plain = small_backbone("point_mae", dim=64, encoder_dim=64, num_heads=4)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
     sizes = {k: v for k, v in vars(plain.config).items() if k not in ("weights", "two_of_four")}
@@ -268,7 +268,7 @@ def test_weights_are_quantized_as_they_are_read(small_backbone, tmp_path, fields
 
 @pytest.mark.parametrize("method", TRAINS_NO_WEIGHTS)
 def test_no_method_keeps_weights_in_float_for_the_backward(small_backbone, method):
-    """They would take the memory that fewer bits save."""
+    """Keeping them would take the memory that quantization saves."""
     kept = {}
     for kind in ("float", "int8"):
         model = attached(small_backbone(weights=kind), method).train()
@@ -277,5 +277,5 @@ def test_no_method_keeps_weights_in_float_for_the_backward(small_backbone, metho
         with saved:
             model(torch.randn(2, 80, 3, generator=torch.Generator().manual_seed(1))).sum()
         kept[kind] = saved.bytes
-    a_weight = 4 * 48 * 48  # of the smallest layer
+    a_weight = 4 * 48 * 48  # bytes of the smallest layer
     assert kept["int8"] < kept["float"] + a_weight

@@ -1,4 +1,4 @@
-"""The published networks' results on the golden cases, through the loaders that users call."""
+"""The published networks' results on the golden cases, via the loaders that users call."""
 
 import re
 
@@ -12,7 +12,7 @@ from dapt.models.checkpoints import find_layout
 from dapt.models.layouts import AUTOENCODER_LAYOUTS, LAYOUTS
 from dapt.tasks.heads import ClassificationHead
 
-# The golden results are float64's; these are the differences to expect in float32.
+# The golden results were computed in float64; these are the expected differences in float32.
 LOGITS = {"atol": 2e-4, "rtol": 0}
 GRAD_NORM = {"rel": 0.01, "abs": 1e-5}
 
@@ -80,7 +80,7 @@ def test_classifiers(golden, tmp_path, case):
     torch.testing.assert_close(loss, case.result("loss"), **LOGITS)
     if "center" in case.results:
         assert torch.equal(features.centers, case.result("center"))
-    with torch.no_grad():  # where nothing learns, the fused patch encoder runs
+    with torch.no_grad():  # without gradients, the fused patch encoder runs
         fused = head(backbone(points), points)
     torch.testing.assert_close(fused, case.result("logits"), **LOGITS)
 
@@ -117,7 +117,7 @@ def test_pre_training(golden, tmp_path):
 
 
 def key_of_released(title):
-    """From an entry of a whole model to the key of its published file."""
+    """A function from an entry of a whole model to its key in the published file."""
     kind = next(kind for kind in KINDS if kind.title == title)
     return kind.layout(dapt.Classification(2)).key
 
@@ -180,7 +180,7 @@ def test_released_methods(golden, tmp_path, method):
     model.head.layers.register_forward_pre_hook(lambda _, inputs: seen.update(head_in=inputs[0]))
 
     logits = model(case.points())
-    scale = config.get("loss_logit_scale", 1.0)  # of networks whose logits go into the hundreds
+    scale = config.get("loss_logit_scale", 1.0)  # for networks whose logits reach the hundreds
     loss = torch.nn.functional.cross_entropy(scale * logits, case.result("labels"))
     extra = model.extra_loss()
     loss = loss if extra is None else loss + extra
@@ -198,7 +198,7 @@ def test_released_methods(golden, tmp_path, method):
     least = {"rel": 0.01, "abs": max(1e-5, 1e-5 * max(expected.values()))}
     whole = key_of_released(RELEASED[method])
 
-    def key_of(name):  # of two names for one layer the published gradients have the other
+    def key_of(name):  # published gradients use the second of a layer's two names
         return re.sub(r"cls\.conv(\d)\.1\.", r"cls.bn\1.", whole(name))
 
     weights = [(n, w) for n, w in model.own_parameters() if w.grad is not None]
@@ -242,7 +242,8 @@ def test_merged_release_gives_the_same_logits(golden, tmp_path):
 
 
 def test_bases_of_published_graphs(golden):
-    """Ascending eigenvectors of the centers' graph and of its runs', by the same signs."""
+    """Eigenvectors, in ascending order, of the centers' graph and of its runs', with fixed
+    signs."""
     results = golden("pointgst_scanobjectnn_hardest").results
     centers = torch.from_numpy(results["center"])
     basis = basis_of(centers, 32, published=False, transform="U", dtype=torch.float64)

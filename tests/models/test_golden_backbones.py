@@ -1,4 +1,4 @@
-"""The newer backbones against the published networks: numbers, gradients, and whole files."""
+"""The newer backbones compared with the published networks: results, gradients, whole files."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from dapt.models.checkpoints import find_layout, load_weights
 from dapt.models.layouts import LAYOUTS
 from support.fixtures import GOLDEN
 
-# The golden results are float64's; these are the differences to expect in float32.
+# The golden results were computed in float64; these are the expected differences in float32.
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 GRAD_NORM = 0.01
 
@@ -72,7 +72,7 @@ def watch(module, seen, name):
 
 
 def assert_grad_norms(case, backbone, head=None):
-    """Each published weight's gradient; those that stand in one of ours are parts of its rows."""
+    """Compares the gradient of each published weight, which may be some rows of one of ours."""
     state, got = case.weights(), {}
     layout = find_layout(state, LAYOUTS, "published.pth")
     for entry, weight in backbone.named_parameters():
@@ -82,8 +82,9 @@ def assert_grad_norms(case, backbone, head=None):
     published_head = next((k for k in state if "cls_head_finetune.0.weight" in k), "")
     for entry, weight in [] if head is None else head.layers.named_parameters():
         got[published_head.removesuffix("0.weight") + entry] = weight.grad.norm().item()
-    got.pop(None, None)  # the key's bias, which the published networks lack
-    second_names = {r"\.cls\.conv(\d)\.1\.": r".cls.bn\1."}  # under which the gradients are stored
+    got.pop(None, None)  # bias of the keys, which the published networks lack
+    # the names under which gradients are stored
+    second_names = {r"\.cls\.conv(\d)\.1\.": r".cls.bn\1."}
     for pattern, name in second_names.items():
         got = {re.sub(pattern, name, key): norm for key, norm in got.items()}
     expected = case.grad_norms()
@@ -119,9 +120,9 @@ def test_classifiers(golden, tmp_path, case):
     for key, value in seen.items():
         torch.testing.assert_close(value[:, :4], case.result(key), **CLOSE)
     assert_grad_norms(case, backbone, model.head)
-    if name in ("pcp_mae", "point_femae"):  # else a generator counts, too
+    if name in ("pcp_mae", "point_femae"):  # otherwise the count includes a generator
         assert model.count_parameters() == (case.results["total"], case.results["total"])
-    with torch.no_grad():  # where nothing learns, the fused patch encoder runs
+    with torch.no_grad():  # without gradients, the fused patch encoder runs
         torch.testing.assert_close(model(points), case.result("logits"), **CLOSE)
 
 
@@ -181,14 +182,14 @@ def test_published_files_load_whole(monkeypatch, layout):
                 continue
             damaged = {k: v for k, v in state.items() if k != key}
             if layout.keys(entry, damaged) != layout.keys(entry, state):
-                continue  # a second name stands in
+                continue  # a second name replaces it
             monkeypatch.setattr(checkpoints, "read_state", lambda path, state=damaged: state)
             with pytest.raises(DaptError, match=f"'{re.escape(key)}' is missing"):
                 load_weights(backbone, "file.pth")
 
 
 def test_whole_depth_of_the_published_files():
-    """The names alone, of all blocks."""
+    """Checks only the names, but of all blocks."""
     for layout, name in FILES.items():
         path = GOLDEN / f"layout_{layout}.json"
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Every method on every backbone: it trains, or it refuses in one sentence."""
+"""Every method on every backbone either trains or refuses in one sentence."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
-"""docs/backbones/methods.md says of every method and backbone what happens when they meet.
+"""docs/backbones/methods.md states what happens for every pair of method and backbone.
 
-Written anew by `DAPT_WRITE=1 pytest tests/models/test_methods_page.py`.
+Regenerate it with `DAPT_WRITE=1 pytest tests/models/test_methods_page.py`.
 """
 
 import os
@@ -20,7 +20,7 @@ METHODS = {
     if "," not in name or name in ("density, dapt", "density, full, ReLU")
     if name not in ("reversible prefix", "reversible dapt")
 } | {"reversible": dapt.Reversible()}
-FAMILIES = {  # the columns: one size stands for all that are built alike
+FAMILIES = {  # the columns: one size represents all that are built alike
     "point_mae": "point_mae, act, recon, point_mae_tiny",
     "point_bert": "point_bert",
     "point_m2ae": "point_m2ae",
@@ -41,7 +41,7 @@ The table shows what `dapt.attach` does with each method on each backbone: ✓ m
 
 
 def refusal(backbone, method):
-    """The sentence, or None."""
+    """The error message, or None."""
     try:
         dapt.detach(dapt.attach(backbone, method, TASK))
     except UsageError as error:

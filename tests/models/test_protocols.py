@@ -1,4 +1,4 @@
-"""The contracts: each backbone keeps them, and whatever keeps them can be adapted."""
+"""The contracts: every backbone fulfills them, and anything that does can be adapted."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from support.methods import train_steps
 DIM = 48
 
 
-PATCHES = [name for name in SMALL if not name.startswith("ptv3")]  # those have cells of scenes
+PATCHES = [name for name in SMALL if not name.startswith("ptv3")]  # ptv3 has scene cells instead
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -82,7 +82,7 @@ class TheirScale(nn.Module):
 
 
 class TheirBlock(nn.Module):
-    """Written as timm writes its blocks."""
+    """A block written the way timm writes it."""
 
     def __init__(self, lins=False):
         super().__init__()
@@ -132,7 +132,7 @@ class TheirNorm(nn.Module):
 
 
 class TheirLinear(nn.Module):
-    """As that of torch-geometric, which is none of torch's."""
+    """Like torch-geometric's linear layer, which is not a subclass of torch's."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -144,7 +144,7 @@ class TheirLinear(nn.Module):
 
 
 class TheirTwoLayers(nn.Module):
-    """As the MLP of torch-geometric."""
+    """Like torch-geometric's MLP."""
 
     def __init__(self, *dims, norm=True, act=nn.functional.relu):
         super().__init__()
@@ -158,7 +158,7 @@ class TheirTwoLayers(nn.Module):
 
 
 class TheirPointMae(nn.Module):
-    """As torch-pointcloud writes its classifier."""
+    """Like torch-pointcloud's classifier."""
 
     num_groups, group_size = 11, 9
 

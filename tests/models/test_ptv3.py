@@ -30,7 +30,8 @@ def small(seed=0, **fields):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone = dapt.create_backbone("ptv3_tiny", **SMALL | fields)
-        for module in backbone.modules():  # as if pre-trained: every part has its say
+        # as if pre-trained, so that every part affects the output
+        for module in backbone.modules():
             if isinstance(module, torch.nn.Linear):
                 torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
     return backbone.eval()
@@ -46,7 +47,7 @@ def shapes(network):
 
 @pytest.mark.parametrize("name", LAYOUT_OF)
 def test_published_layouts_fit(published_layout, name):
-    """In shapes alone, without the memory of the weights; the count is that of the whole file."""
+    """Checks only shapes, without allocating weights; counts the whole file."""
     layout_name, count = LAYOUT_OF[name]
     with torch.device("meta"):
         backbone = dapt.models.backbone_config(name).build()
@@ -104,7 +105,7 @@ def test_our_own_files(tmp_path):
 def test_a_scene_does_not_depend_on_the_others(rope_base):
     backbone = small(rope_base=rope_base)
     points = scene(3)
-    points[1] *= 4  # another depth of the curves
+    points[1] *= 4  # needs a different curve depth
     together = backbone(points)
     for b in range(3):
         alone = backbone(points[b : b + 1])
@@ -115,7 +116,7 @@ def test_a_scene_does_not_depend_on_the_others(rope_base):
 def test_equal_patches_make_scenes_depend_on_each_other():
     backbone = small(enable_flash=False)
     points = scene(2)
-    points[1, 3:] = points[1, :1]  # hardly a cell
+    points[1, 3:] = points[1, :1]  # has hardly any cells
     together, alone = backbone(points), backbone(points[:1])
     assert (together.patches[0] - alone.patches[0]).abs().max() > 1e-3
 
@@ -150,7 +151,7 @@ def test_every_cell_attends_in_one_full_patch():
             for count, size in patches.shapes:
                 for _ in range(count):
                     scenes = geometry.cells.scenes[patches.cells[first : first + size]]
-                    assert len(scenes.unique()) == 1  # no patch joins two scenes
+                    assert len(scenes.unique()) == 1  # no patch spans two scenes
                     first += size
 
 
@@ -204,7 +205,7 @@ def test_any_dtype(dtype):
     expected = backbone(points.float()).patch_mean
     got = backbone.to(dtype)(points).patch_mean
     assert got.dtype == dtype
-    close = {torch.float64: 1e-4}.get(dtype, 0.2)  # halves round in each of eight half-blocks
+    close = {torch.float64: 1e-4}.get(dtype, 0.2)  # eight half-blocks round in half precision
     torch.testing.assert_close(got.float(), expected, rtol=close, atol=close)
 
 

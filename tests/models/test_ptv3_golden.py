@@ -1,4 +1,4 @@
-"""The published encoders' results on the golden cases, through the loader that users call."""
+"""The published encoders' results on the golden cases, via the loader that users call."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ CASES = {
 
 
 def scenes(case):
-    """Points with color and normals, and how many of each cloud make its scene."""
+    """Points with colors and normals, and the number of points in each scene."""
     place = case.points().double()
     color = 0.5 + 0.5 * (5 * place).sin()
     normal = place / place.norm(dim=-1, keepdim=True)
@@ -24,7 +24,7 @@ def scenes(case):
 
 
 def network(case, name, folder):
-    """As a user would load the file of weights, whose rotary frequencies are the network's own."""
+    """A network loaded from a weight file, as a user would; rotary frequencies are its own."""
     config = case.config
     fields = {
         "dims": config["enc_channels"],
@@ -44,7 +44,7 @@ def network(case, name, folder):
 
 
 def close(got, case, name):
-    """Within 3e-4 of the largest value of the float64 result."""
+    """Asserts agreement within 3e-4 of the largest value of the float64 result."""
     expected = case.result(name)
     torch.testing.assert_close(got, expected, rtol=0, atol=3e-4 * float(expected.abs().max()))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a hub, against a stub of one on this machine; large files in little memory."""
+"""Checkpoints from a hub, served by a local stub; large files loaded in little memory."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_a_run_begins_with_a_file_of_a_hub(hub, run, tmp_path, monkeypatch):
     folder, code = run("x", "--backbone.checkpoint", source, epochs=1, num_points=20)
     assert code == 0
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored["backbone"]["checkpoint"] == source  # and no path of this machine
+    assert stored["backbone"]["checkpoint"] == source  # not a path of this machine
     monkeypatch.chdir(tmp_path.parent)
     assert cli.main(["evaluate", str(folder), "--split", "validation"]) == 0
     trained = dapt.detach(dapt.load_run(folder)).state_dict()
@@ -49,7 +49,7 @@ def test_a_run_begins_with_a_file_of_a_hub(hub, run, tmp_path, monkeypatch):
 
 
 def test_names_of_hub_files(monkeypatch):
-    assert local_file("dir/a@b.pth") == "dir/a@b.pth"  # a file of one's own
+    assert local_file("dir/a@b.pth") == "dir/a@b.pth"  # a local file
     for wrong in ("hf://", "hf://file.pth", "hf://owner/file.pth", "hf:///x/y"):
         with pytest.raises(UsageError, match="hf://owner/repository/file@revision"):
             local_file(wrong)
@@ -72,7 +72,7 @@ print(grown / sum(w.nbytes for w in network.state_dict().values()))
 @pytest.mark.skipif(sys.platform == "darwin", reason="counts in other units there")
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_a_large_network_is_in_memory_once(tmp_path, form):
-    """200 MB of weights; a second copy would double what is needed."""
+    """The file has 200 MB of weights, so a second copy would double the memory."""
     sizes = {"depth": 4, "dim": 1024, "num_heads": 16, "encoder_dim": 1024}
     with torch.device("meta"):
         planned = dapt.models.backbone_config("point_mae", **sizes).build()
