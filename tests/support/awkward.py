@@ -9,14 +9,14 @@ def _random(B, N, rng):
 
 
 def _lattice(B, N, rng):
-    """Whole numbers, shuffled: nearly every distance is a tie."""
+    """Shuffled integers: nearly every distance is a tie."""
     side = int(np.ceil(N ** (1 / 3)))
     grid = torch.cartesian_prod(*[torch.arange(side)] * 3)[:N].float()
     return torch.stack([grid[torch.randperm(len(grid), generator=rng)] for _ in range(B)])
 
 
 def _repeated(B, N, rng):
-    """Every point about four times."""
+    """Every point occurs about four times."""
     few = torch.randn(B, max(1, N // 4), 3, generator=rng)
     return few[:, torch.randint(few.shape[1], (N,), generator=rng)]
 

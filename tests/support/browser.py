@@ -1,4 +1,4 @@
-"""A real browser, for the tests of pages."""
+"""A real browser for the tests of web pages."""
 
 import shutil
 import threading
@@ -16,13 +16,13 @@ FLAGS = (
 
 
 def find_browser() -> str | None:
-    """Chromium's path on this machine."""
+    """The path of Chromium on this machine."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium of this machine."""
+    """This machine's Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = find_browser()
     if path is None:
@@ -34,7 +34,7 @@ def browser():
 
 
 class Visit:
-    """A page in the browser, with what it complained of and what it asked the network for."""
+    """An open page, with its complaints and its network requests."""
 
     def __init__(self, page):
         self.page = page
@@ -52,7 +52,7 @@ class Visit:
         return self.page.evaluate(script)
 
     def colors(self, selector="canvas"):
-        """The pixels of an element as it is on the screen, uint8 [H, W, 3]."""
+        """The pixels of an element as displayed, uint8 [H, W, 3]."""
         import io
 
         import numpy as np
@@ -65,7 +65,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser, tmp_path):
-    """A function: open a page, given as text, in a window of some size; closed after the test."""
+    """A function that opens a page from text, in a window of a given size, until the test ends."""
     contexts = []
 
     def open_page(text, width=1200, height=800, scheme="light", **options):
@@ -86,7 +86,7 @@ def visit(browser, tmp_path):
 
 @contextmanager
 def counting_server(folder):
-    """(address, list of paths that were asked for) of a server on this machine."""
+    """(address, list of requested paths) of a local server."""
     asked = []
 
     class Handler(SimpleHTTPRequestHandler):

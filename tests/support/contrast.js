@@ -1,4 +1,4 @@
-// Texts of a page whose contrast to their ground is below 4.5 (WCAG AA).
+// Texts of a page whose contrast with their background is below 4.5 (WCAG AA).
 () => {
   const luminance = (color) => {
     const [r, g, b] = color.match(/[\d.]+/g).map(Number).slice(0, 3).map((value) => {

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
 SMALL = {
     "point_mae": {"encoder_dim": 48},
-    "point_bert": {"encoder_dim": 32},  # narrower than the network, so it has a projection
+    "point_bert": {"encoder_dim": 32},  # narrower than the network, so that there is a projection
     "point_m2ae": {
         "num_groups": (24, 12, 6),
         "group_size": (7, 4, 3),
@@ -50,16 +50,17 @@ PLAIN = {"dim": 48, "depth": 3, "num_heads": 3, "num_groups": 11, "group_size": 
 
 @pytest.fixture
 def small_backbone():
-    """A function: a small backbone of the shape of a named one, the same for the same seed."""
+    """A function that builds a small version of a named backbone, reproducibly by seed."""
 
     def build(name="point_mae", seed=0, **fields):
-        plain = {} if "dims" in SMALL[name] else PLAIN  # those of several scales say all
+        plain = {} if "dims" in SMALL[name] else PLAIN  # multi-scale ones give all fields
         fields = plain | SMALL[name] | fields
         storage = {field: fields.pop(field) for field in STORAGE if field in fields}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = dapt.create_backbone(name, "none", **fields)
-            for module in backbone.modules():  # as if pre-trained: every part has its say
+            # as if pre-trained, so that every part affects the output
+            for module in backbone.modules():
                 if isinstance(module, torch.nn.Linear):
                     torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if isinstance(module, torch.nn.BatchNorm1d):
@@ -75,12 +76,12 @@ def small_backbone():
 
 @pytest.fixture
 def fresh_compiler():
-    """What other tests compiled is forgotten: torch gives up on code that it met too often."""
+    """Clears what other tests compiled: torch gives up on code that it has compiled too often."""
     torch._dynamo.reset()
 
 
 class Golden:
-    """A case of the published networks: its settings, weights, points and results."""
+    """A case of the published networks: settings, weights, points and results."""
 
     def __init__(self, case, recipe):
         self.recipe = recipe
@@ -127,7 +128,7 @@ def golden(recipe):
 
 @pytest.fixture
 def published_layout():
-    """A function: the published pre-training file of a network, with weights of chance."""
+    """A function that returns a network's published pre-training file, with random weights."""
 
     def fill(name):
         path = GOLDEN / f"layout_{name}.json"
@@ -152,7 +153,7 @@ def one_thread():
 
 @pytest.fixture
 def run(tmp_path):
-    """A function: `dapt <command>` in this process; returns the run folder and the exit code."""
+    """A function that runs `dapt <command>` in this process; returns run folder and exit code."""
     train = clouds(tmp_path / "a.npz")
     test = clouds(tmp_path / "b.npz", samples=11, seed=1)
 
@@ -170,8 +171,8 @@ def run(tmp_path):
 
 @pytest.fixture
 def own_names(tmp_path):
-    """What a test registers, and modules of its own folder, are forgotten after it."""
-    registry.options_of("synthetic")  # which is registered when it is asked for
+    """After a test, removes what it registered and the modules of its own folder."""
+    registry.options_of("synthetic")  # which is registered on demand
     tables = (dapt.methods.METHODS, dapt.data.DATASETS, dapt.models.BACKBONES, dapt.tasks.TASKS)
     before, modules = [dict(table) for table in tables], set(sys.modules)
     yield

@@ -1,4 +1,4 @@
-"""A stub of a hub on this machine: repositories with commits, read and written over HTTP."""
+"""A local stub of a hub: repositories with commits, read and written over HTTP."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ class Hub(dict):
         return tree.get("/".join(rest[2:])), commit
 
     def commit(self, name, revision, files):
-        """Put files on top of a branch; gives the commit."""
+        """Adds files on top of a branch; returns the commit."""
         commits = self.repositories[name]
         tree = commits.get(revision, {}) | files
         commit = hashlib.sha1(repr(sorted(tree.items())).encode()).hexdigest()
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         return "chunked" not in self.headers.get("Transfer-Encoding", "")
 
     def _chunks(self):
-        """The body where it comes in chunks."""
+        """The body of a chunked request."""
         body = b""
         while not self._plain() and (size := int(self.rfile.readline().strip(), 16)):
             body += self.rfile.read(size)
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A `Hub`, served from the loopback address, which huggingface_hub takes for its own."""
+    """A `Hub` on the loopback address, which huggingface_hub is made to use."""
     constants = pytest.importorskip("huggingface_hub.constants")
     stub = Hub()
     handler = type("Handler", (Handler,), {"hub": stub})

@@ -1,4 +1,4 @@
-"""The matrix of methods and backbones, and what its tests do with a model."""
+"""The matrix of methods and backbones, and helpers for its tests."""
 
 import importlib.util
 
@@ -93,7 +93,7 @@ def assert_same_state(got, wanted):
 
 
 def randomize(model):
-    """Own weights away from their start, where up-projections are zero."""
+    """Moves own weights away from their initial values, where up-projections are zero."""
     with torch.no_grad():
         for _, weight in model.own_parameters():
             weight.add_(0.1 * torch.randn_like(weight))
@@ -110,7 +110,7 @@ def train_steps(model, steps=2):
 
 
 def kept_by_block(model, points, blocks):
-    """Bytes that autograd keeps of a whole pass, and of the pass through each of the blocks."""
+    """Bytes that autograd keeps for a whole pass, and for the pass through each block."""
     kept, each = CountSaved(model), {}
 
     def before(block, _):

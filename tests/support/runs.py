@@ -1,4 +1,4 @@
-"""Runs of a tiny network on tiny clouds, and how two of them are compared."""
+"""Runs of a tiny network on tiny clouds, and their comparison."""
 
 import json
 
@@ -43,7 +43,7 @@ def clouds(path, samples=37, size=24, seed=0, **changed):
 
 
 def lines(folder):
-    """metrics.jsonl without what depends on the clock."""
+    """metrics.jsonl without anything that depends on time."""
     text = (folder / "metrics.jsonl").read_text()
     return [
         {k: v for k, v in json.loads(line).items() if "second" not in k}
@@ -66,7 +66,7 @@ def assert_same_run(one, other):
 
 
 def labeled(path, samples=36, size=40, seed=0, **changed):
-    """Three kinds of clouds, cut in two or three parts at heights that a network can learn."""
+    """Three kinds of clouds, cut into two or three parts at heights that a network can learn."""
     rng = np.random.default_rng(seed)
     labels = np.arange(samples) % 3
     points = rng.normal(size=(samples, size, 3)).astype(np.float32)
@@ -81,11 +81,11 @@ def labeled(path, samples=36, size=40, seed=0, **changed):
 
 
 class Killed(BaseException):
-    """As SIGKILL does: nothing after it is run by the loop."""
+    """Raised like SIGKILL: the loop runs nothing after it."""
 
 
 def kill_at(monkeypatch, step):
-    """The process ends when the loop comes to this step, counted over all epochs."""
+    """Ends the process when the loop reaches this step, counted over all epochs."""
     whole = loop.Trainer._step
 
     def until(self, at, batch):
