@@ -10,7 +10,7 @@ import dapt
 import dapt_ext
 from dapt.errors import UsageError
 from dapt.models import BACKBONES, MaskedAutoencoder, blocks, count_parameters
-from dapt.models.blocks import add_branch, drop_path_factor, of_kept
+from dapt.models.drop_path import add_branch, drop_path_factor, of_kept
 from dapt.models.transformer import Features
 from dapt.tasks.heads import ClassificationHead, Pool
 from dapt_ext.compat.knn_cuda import KNN

@@ -13,13 +13,8 @@ from dapt.errors import UsageError
 from dapt.methods.method import Method, is_packed, register
 from dapt.methods.replacements import BATCH_NORM_STATISTICS, Replacements, own_class_token
 from dapt.methods.scale_shift import ScaleShift, put_scale_shift
-from dapt.models.blocks import (
-    Block,
-    drop_path_factor,
-    drop_path_rates,
-    of_kept,
-    widen_mask,
-)
+from dapt.models.blocks import Block, widen_mask
+from dapt.models.drop_path import drop_path_factor, drop_path_rates, of_kept
 
 
 @register("dapt")

@@ -16,7 +16,8 @@ from dapt.methods.method import Method, register
 from dapt.methods.neighborhoods import neighborhood_max
 from dapt.methods.replacements import Replacements, own_class_token, place_of
 from dapt.methods.shift_network import SHAPE_WIDTH, ShiftNetwork
-from dapt.models.blocks import BlockStack, drop_path_factor
+from dapt.models.blocks import BlockStack
+from dapt.models.drop_path import drop_path_factor
 from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import Features
 

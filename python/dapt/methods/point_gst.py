@@ -12,7 +12,8 @@ from dapt.errors import UsageError, check_at_least
 from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.blocks import BlockStack, drop_path_factor
+from dapt.models.blocks import BlockStack
+from dapt.models.drop_path import drop_path_factor
 
 CELLS = 100  # cells per unit of length along each axis, for the order on a curve
 BITS = 16  # of a cell's index along an axis

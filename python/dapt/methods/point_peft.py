@@ -19,14 +19,8 @@ from dapt.methods.frozen_stack import FrozenStack, Step
 from dapt.methods.memory import Memory
 from dapt.methods.method import Method, register
 from dapt.methods.replacements import Replacements, own_class_token, place_of
-from dapt.models.blocks import (
-    Block,
-    BlockStack,
-    add_branch,
-    drop_path_factor,
-    of_kept,
-    widen_mask,
-)
+from dapt.models.blocks import Block, BlockStack, widen_mask
+from dapt.models.drop_path import add_branch, drop_path_factor, of_kept
 from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import Features
 from dapt.models.views import sharing_copy

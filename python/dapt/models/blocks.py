@@ -1,10 +1,11 @@
-"""The parts of every transformer here: attention, MLP, blocks, and stacks of them.
+"""The parts that all transformers here share: attention, MLP, blocks, and stacks of blocks.
 
-They know nothing of adaptation methods. What those may rely on:
+They know nothing about adaptation methods, but methods rely on the following:
 
-- a block is called as ``block(tokens, positions, mask)`` and adds the positions itself;
-- ``block.place(tokens, positions)`` is how it adds them; its first half is then
-  ``block.attend(tokens, mask, factor)``, its second ``norm2``, then ``mlp``;
+- a block is called as `block(tokens, positions, mask)` and adds the positions itself, with
+  `block.place(tokens, positions)`;
+- its first half is then `block.attend(tokens, mask, factor)`, and its second half
+  `block.transform(tokens)`, which is `norm2` followed by `mlp`;
 - a block may insert tokens of its own between the tokens in front and the patches, which are always
   the last G tokens.
 """
@@ -16,64 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-
-
-def drop_path_factor(x: Tensor, rate: float, training: bool) -> Tensor | None:
-    """Stochastic depth: 0 or 1 / (1 - rate) per cloud, [B]; None where nothing is dropped.
-
-    Args:
-        x: [B, ...], for its batch size, dtype and device.
-        rate: Probability that a cloud is dropped.
-        training: Nothing is dropped otherwise.
-    """
-    if rate == 0.0 or not training:
-        return None
-    keep = 1.0 - rate
-    return x.new_empty(x.shape[0]).bernoulli_(keep) / keep
-
-
-def add_branch(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
-    """x + factor * branch.
-
-    Args:
-        x: [B, T, C].
-        branch: [B, T, C].
-        factor: One for each cloud, [B]; None for 1.
-    """
-    return x + branch if factor is None else x + factor[:, None, None] * branch
-
-
-def of_kept(
-    branch: Callable[[Tensor], Tensor], x: Tensor, factor: Tensor | None, mask: Tensor | None = None
-) -> Tensor:
-    """branch(x), with zeros for the clouds whose factor is 0.
-
-    On the CPU these clouds are not computed. Elsewhere they are: finding them would need a sync.
-
-    Args:
-        branch: a function of tokens, cloud by cloud.
-        x: [B, T, C].
-        factor: drop-path's, [B]; None where nothing is dropped.
-        mask: The mask of the attention; with one, all clouds are computed.
-    """
-    skips = factor is not None and mask is None and x.is_cpu and not torch.compiler.is_compiling()
-    kept = factor.nonzero()[:, 0] if skips else None
-    if kept is None or len(kept) == len(x):
-        return branch(x)
-    if not len(kept):  # the branch's weights get a gradient, of zeros
-        kept = kept.new_zeros(1)
-    some = branch(x.index_select(0, kept))
-    return some.new_zeros(x.shape[0], *some.shape[1:]).index_copy(0, kept, some)
+from dapt.models.drop_path import add_branch, drop_path_factor, of_kept
 
 
 def widen_mask(mask: Tensor | None, num_tokens: int) -> Tensor | None:
-    """The mask of the patches, widened to all tokens: those in front see everything and are seen by
-    all.
+    """Widen the mask of the patches to all tokens; the tokens in front attend to all tokens, and
+    all tokens attend to them.
 
     Args:
-        mask: [B, G, G], True = attend; anything but a tensor is given back as it is (for networks
-            that take no more tokens).
-        num_tokens: T, patches included.
+        mask: [B, G, G], True = attend. Anything but a tensor is returned unchanged, for networks
+            that take no further tokens.
+        num_tokens: T, including the patches.
     """
     if not isinstance(mask, Tensor):
         return mask
@@ -86,10 +40,10 @@ class Attention(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        num_heads: Divides C.
-        qkv_bias: Whether queries, keys and values have one.
-        causal: a token sees itself and those before it.
-        layer_scale: a learned factor per channel of what is given back.
+        num_heads: The number of heads, which divides C.
+        qkv_bias: Whether the projection to queries, keys and values has a bias.
+        causal: Whether a token attends only to itself and to the tokens before it.
+        layer_scale: Whether the output has a learned factor per channel.
     """
 
     def __init__(
@@ -111,7 +65,7 @@ class Attention(nn.Module):
         return self.scaled(self.proj(self.mixed(self.qkv(x), mask)))
 
     def mixed(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:  # [B, T, 3 C]
-        """What the tokens see of each other, before the projection.
+        """The output of the attention before the projection, [B, T, C].
 
         Args:
             qkv: [B, T, 3 C].
@@ -120,7 +74,7 @@ class Attention(nn.Module):
         return dapt_ext.attention(qkv, self.num_heads, mask, causal=self.causal)
 
     def scaled(self, out: Tensor) -> Tensor:
-        """The projection's output, times the layer scale where there is one.
+        """The output of the projection, times the layer scale if there is one.
 
         Args:
             out: [B, T, C].
@@ -133,7 +87,7 @@ class Mlp(nn.Module):
 
     Args:
         dim: C, of x and of the output.
-        hidden: Units in between.
+        hidden: The number of hidden units.
         layer_scale: Whether the output has a learned factor per channel.
     """
 
@@ -150,19 +104,19 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block that adds the tokens' positions before it starts.
+    """Pre-norm transformer block that first adds the positions to its tokens.
 
     Args:
         dim: C, the width of the tokens.
         num_heads: The number of heads of the attention.
-        mlp_ratio: Hidden units of the MLP to C.
-        drop_path: Share of the clouds for which a half of the block is left out in training.
-        attn: In place of the plain attention.
-        mlp: In place of the plain MLP.
-        eps: of both norms.
+        mlp_ratio: The hidden units of the MLP, in multiples of C.
+        drop_path: The share of clouds for which training leaves out a half of the block.
+        attn: Replaces the plain attention.
+        mlp: Replaces the plain MLP.
+        eps: The epsilon of both norms.
     """
 
-    own_positions = False  # whether the block makes its tokens' positions itself
+    own_positions = False  # whether the block computes the positions of its tokens itself
 
     def __init__(
         self,
@@ -188,7 +142,7 @@ class Block(nn.Module):
         return self.transform(self.attend(x, mask, self.path_factor(x)))
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The tokens with their positions.
+        """Add the positions to the tokens.
 
         Args:
             x: [B, T, C].
@@ -203,13 +157,13 @@ class Block(nn.Module):
         factor: Tensor | None = None,
         attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The first half, of tokens that have their positions.
+        """The first half, for tokens whose positions are added.
 
         Args:
             x: [B, T, C].
             mask: Which tokens attend to each other.
-            factor: drop-path's, [B].
-            attention: The attention of the normed tokens, in place of the block's own.
+            factor: The drop-path factor, [B].
+            attention: Attention over the normalized tokens that replaces the block's own.
         """
         attention = attention or (lambda u: self.attn(u, mask))
         branch = of_kept(lambda x: attention(self.norm1(x)), x, factor, mask)
@@ -225,7 +179,7 @@ class Block(nn.Module):
         return add_branch(x, of_kept(lambda x: self.mlp(self.norm2(x)), x, factor), factor)
 
     def path_factor(self, x: Tensor) -> Tensor | None:
-        """Drop-path's factor of a half, [B]; None where nothing is dropped.
+        """Draw the drop-path factor of a half, [B]; None if nothing is dropped.
 
         Args:
             x: [B, T, C], for its batch size, dtype and device.
@@ -237,12 +191,12 @@ After = Callable[[int, Tensor], Tensor]
 
 
 class BlockStack(nn.ModuleList):
-    """Blocks run one after another; also gives the tokens after the blocks of ``levels``.
+    """Blocks that run one after another; also returns the tokens after the blocks in `levels`.
 
-    ``centers`` are the coordinates of the patches, for methods that look at them. ``after`` is what
-    a backbone does between its blocks: it gets a block's number and the tokens behind it, and gives
-    the tokens for the next one. What a method gives its own stack beside that, it gives the
-    backbone by name: a plain one takes nothing more.
+    `centers` are the coordinates of the patches, for methods that use them. `after` is what a
+    backbone does between its blocks: it maps the number of a block and the block's output to the
+    input of the next block. A method whose stack takes further arguments passes them to the
+    backbone by name; a plain stack takes none.
     """
 
     def forward(
@@ -264,14 +218,14 @@ def in_turn(
     levels: Sequence[int],
     after: After | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run blocks one after another; also gives the tokens after those of ``levels``.
+    """Run blocks one after another; also return the tokens after the blocks in `levels`.
 
     Args:
-        blocks: in their order.
-        step: what runs a block: from its number, the block and the tokens to the next tokens.
+        blocks: The blocks in order.
+        step: Runs a block, given its number, the block and its tokens; returns the next tokens.
         x: [B, T, C].
-        levels: numbers of blocks.
-        after: what a backbone does between its blocks.
+        levels: The numbers of blocks.
+        after: What a backbone does between its blocks.
     """
     kept = []
     for i, block in enumerate(blocks):
@@ -281,16 +235,6 @@ def in_turn(
         if i in levels:
             kept.append(x)
     return x, kept
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Rates of stochastic depth, one a block; they grow linearly from 0 in the first.
-
-    Args:
-        last: Rate of the last block.
-        depth: Blocks.
-    """
-    return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def init_weights(network: nn.Module) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_choice, check_sizes
-from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
+from dapt.models.blocks import Block, BlockStack, init_weights
 from dapt.models.compression import Storage
+from dapt.models.drop_path import drop_path_rates
 from dapt.models.tokenizer import (
     NearOrigin,
     PatchEncoder,

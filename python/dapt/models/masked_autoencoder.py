@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
+from dapt.models.blocks import Block, BlockStack, init_weights
+from dapt.models.drop_path import drop_path_rates
 from dapt.models.tokenizer import as_weights, position_embedding
 from dapt.models.transformer import PointTransformer
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError
-from dapt.models.blocks import add_branch, drop_path_factor, drop_path_rates
+from dapt.models.drop_path import add_branch, drop_path_factor, drop_path_rates
 from dapt.models.transformer import PointTransformer, PointTransformerConfig
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dapt.models.blocks import Attention, Block, add_branch, of_kept
+from dapt.models.blocks import Attention, Block
+from dapt.models.drop_path import add_branch, of_kept
 from dapt.models.tokenizer import WalkPositions, WalkTokenizer
 from dapt.models.transformer import PointTransformer, PointTransformerConfig, in_front
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import dapt_ext
 from dapt.errors import UsageError, check_sizes
-from dapt.models.blocks import drop_path_rates, init_weights
+from dapt.models.blocks import init_weights
 from dapt.models.compression import Storage
+from dapt.models.drop_path import drop_path_rates
 from dapt.models.ptv3_geometry import Cells, Geometry
 from dapt.models.ptv3_layers import Pooling, SceneStack, scene_stack
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.models.blocks import Mlp, add_branch, drop_path_factor
+from dapt.models.blocks import Mlp
+from dapt.models.drop_path import add_branch, drop_path_factor
 from dapt.models.ptv3_geometry import Geometry, Patches
 
 

@@ -16,15 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dapt.errors import UsageError
-from dapt.models.blocks import (
-    Attention,
-    Block,
-    Mlp,
-    add_branch,
-    drop_path_factor,
-    drop_path_rates,
-    init_weights,
-)
+from dapt.models.blocks import Attention, Block, Mlp, init_weights
+from dapt.models.drop_path import add_branch, drop_path_factor, drop_path_rates
 from dapt.models.tokenizer import (
     ColorTokenizer,
     PatchEncoder,

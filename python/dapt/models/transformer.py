@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dapt.errors import UsageError, check_at_least, check_choice, check_sizes
-from dapt.models.blocks import Block, BlockStack, drop_path_rates, init_weights
+from dapt.models.blocks import Block, BlockStack, init_weights
 from dapt.models.compression import Storage
+from dapt.models.drop_path import drop_path_rates
 from dapt.models.tokenizer import (
     ChannelTokenizer,
     NearOrigin,

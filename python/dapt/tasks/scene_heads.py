@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dapt_ext
-from dapt.models.blocks import drop_path_rates, init_weights
+from dapt.models.blocks import init_weights
+from dapt.models.drop_path import drop_path_rates
 from dapt.models.ptv3 import Ptv3Config, SceneFeatures
 from dapt.models.ptv3_layers import Unpooling, scene_stack
 
