@@ -98,7 +98,7 @@ def test_an_npz_bomb_is_not_unpacked(tmp_path):
     zipped(path, "points.npy", [header((300, 2**18)), *[zeros] * 300])
     assert path.stat().st_size < 2**20
     with reading(path), Npz(path) as file:
-        refused("unfold to", file.__getitem__, "points")
+        refused("expand to", file.__getitem__, "points")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_points_that_unfold_from_next_to_nothing(tmp_path):
     path = tmp_path / "a.pcd"
     head = PCD.format(2**28, "binary_compressed").encode()
     path.write_bytes(head + np.array([8, 12 * 2**28], "<u4").tobytes() + bytes(8))
-    refused("unfold to", dapt.data.read_cloud, path)
+    refused("expand to", dapt.data.read_cloud, path)
 
 
 def test_names_and_labels_that_are_none(tmp_path):

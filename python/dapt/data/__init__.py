@@ -1,4 +1,4 @@
-"""Datasets of point clouds: read as their owners distribute them, served as batches.
+"""Datasets of point clouds, read from the files that their owners distribute, served as batches.
 
 train = dapt.data.load("scanobjectnn", {"root": "data/ScanObjectNN"}, "train")
 train, validation = dapt.data.split_validation(train, fraction=0.1, seed=0)

@@ -1,5 +1,5 @@
-"""Arrays in .npy, .npz and .h5 files. What a header promises is held against the file before any
-room is made for it."""
+"""Arrays in .npy, .npz and .h5 files. The size in a header is checked against the file before
+memory is allocated."""
 
 import io
 import math
@@ -12,27 +12,27 @@ import numpy as np
 
 from dapt.errors import DataError
 
-MOST_UNCHECKED = 2**28  # bytes that data may always unfold to
-MOST_EXPANSION = 100  # beyond these, times its packed size
-NUMBERS = "biufUS"  # kinds of dtype that hold no references
+MOST_UNCHECKED = 2**28  # bytes that data may expand to in any case
+MOST_EXPANSION = 100  # beyond that, the factor by which it may expand
+NUMBERS = "biufUS"  # kinds of dtype without references
 LONGEST_HEADER = 10_000
 
 
 def check_expansion(where: object, packed: int, unpacked: int, most: int = MOST_EXPANSION) -> None:
-    """That data does not unfold to far more than its packed size: nothing measured does.
+    """Refuse data that expands to far more than its packed size, which measured data never does.
 
     Args:
         where: The name to use in errors.
-        packed: Its bytes in the file.
-        unpacked: Its bytes in memory.
-        most: How many times more these may be.
+        packed: The number of bytes in the file.
+        unpacked: The number of bytes in memory.
+        most: The largest ratio of the two.
     """
     if unpacked > max(MOST_UNCHECKED, most * packed):
-        raise DataError(f"{where} is refused: its {packed:,} bytes unfold to {unpacked:,}")
+        raise DataError(f"{where} is refused: its {packed:,} bytes expand to {unpacked:,}")
 
 
 def load_npy(source: str | Path | io.BytesIO) -> np.ndarray:
-    """The array of an .npy file, which must end where the array does.
+    """Load the array of an .npy file, which must end where the array does.
 
     Args:
         source: The file, or its content.
@@ -44,7 +44,7 @@ def load_npy(source: str | Path | io.BytesIO) -> np.ndarray:
 
 
 def _array(file, size: int) -> np.ndarray:
-    """From an open file of so many bytes."""
+    """Read an array from an open file of a given number of bytes."""
     version = np.lib.format.read_magic(file)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -62,14 +62,14 @@ def _array(file, size: int) -> np.ndarray:
     view, filled = memoryview(content), 0
     while filled < wanted and (count := file.readinto(view[filled:])):
         filled += count
-    file.read(1)  # at its end a zip file compares checksums
+    file.read(1)  # a zip file compares checksums when it reaches its end
     if filled < wanted:
         raise ValueError(f"it ends after {filled:,} of {wanted:,} bytes")
     return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
 
 
 class Npz(Mapping):
-    """The arrays of an .npz file by name, each read when it is asked for.
+    """The arrays of an .npz file by name, each read on access.
 
     Args:
         path: The file.
@@ -106,10 +106,10 @@ class Npz(Mapping):
 
 
 class H5(Mapping):
-    """The arrays at the top of an .h5 file by name, as they are stored in the file itself.
+    """The top-level arrays of an .h5 file by name.
 
-    An h5 file may name other files, whose bytes would be read as numbers: external storage, links
-    and virtual datasets are refused.
+    Only arrays stored in the file itself are read: external storage, links and virtual datasets
+    could expose the bytes of any other file, so they are refused.
 
     Args:
         path: The file.
@@ -123,7 +123,7 @@ class H5(Mapping):
         self._dataset = h5py.Dataset
 
     def dataset(self, name: str):
-        """The open h5py.Dataset, checked, to read rows from.
+        """Open and check an h5py.Dataset, to read rows from.
 
         Args:
             name: The name of the array in the file.
@@ -166,14 +166,14 @@ class H5(Mapping):
 
 
 def _refers(dtype: np.dtype) -> bool:
-    """Whether an h5 dtype of objects holds anything else than strings."""
+    """Whether an h5 dtype of objects holds anything other than strings."""
     import h5py
 
     return dtype.kind == "O" and h5py.check_string_dtype(dtype) is None
 
 
 def open_arrays(path: str | Path) -> AbstractContextManager[Mapping[str, np.ndarray]]:
-    """The arrays of a file, to be read one by one.
+    """Open the arrays of a file, to be read one by one.
 
     Args:
         path: The .npz, .h5 or .hdf5 file.

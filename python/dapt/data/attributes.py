@@ -1,7 +1,7 @@
-"""What a file of points says about them beside where they are: colors, normals, labels, numbers.
+"""What a file says about its points besides coordinates: colors, normals, labels, other numbers.
 
-Files name their columns in many ways; what cannot be told is left out, never guessed from a name
-alone where the values contradict it.
+Files name their columns in many ways. A column is left out if its meaning is unclear, or if its
+values contradict its name.
 """
 
 import re
@@ -27,10 +27,10 @@ LABELS = ("label", "labels", "class", "classification", "semantic", "segment", "
 INTENSITY = ("intensity", "scalar_intensity", "reflectance")
 HEIGHTS = ("height_above_ground", "heightaboveground", "hag")
 POSITIONS = ("x", "y", "z")
-MOST_VALUES = 6  # further columns that are kept
+MOST_VALUES = 6  # other columns to keep
 MOST_LABELS = 4096
 
-# of the LAS specification 1.4
+# LAS specification 1.4
 ASPRS = {
     0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation",
     4: "medium vegetation", 5: "high vegetation", 6: "building", 7: "low noise", 8: "key point",
@@ -42,16 +42,16 @@ ASPRS = {
 
 @dataclass(frozen=True)
 class Attributes:
-    """Of N points; None for what the file does not say.
+    """The attributes of N points; None for those that the file does not have.
 
     Args:
         colors: uint8 [N, 3].
-        normals: float64 [N, 3], of any length.
+        normals: Normals of any length, float64 [N, 3].
         labels: int64 [N].
-        intensity: [N], of the echoes of a laser.
-        heights: float64 [N], above the ground.
-        label_names: The names of the labels that the file names.
-        values: Further columns of numbers [N], by name.
+        intensity: The intensity of laser returns [N].
+        heights: Heights above the ground, float64 [N].
+        label_names: The names of the labels, if the file has them.
+        values: Other numeric columns [N], by name.
     """
 
     colors: np.ndarray | None = None
@@ -64,12 +64,12 @@ class Attributes:
 
 
 def read_attributes(path: str | Path, count: int, heights: bool = False) -> Attributes:
-    """The attributes of a file's points; none of a mesh or of an odd file.
+    """Read the attributes of a file's points; a mesh or an unreadable file has none.
 
     Args:
-        path: The file whose points could be read.
-        count: The number of them.
-        heights: Whether to find those above the ground in a las file, where z points up.
+        path: The file, whose points could be read.
+        count: The number of its points.
+        heights: Whether to compute heights above the ground for a las file, in which z is up.
     """
     path = Path(path)
     read = _COLUMNS.get(path.suffix.lower())
@@ -77,7 +77,7 @@ def read_attributes(path: str | Path, count: int, heights: bool = False) -> Attr
         return Attributes()
     try:
         columns, names = read(path)
-    except Exception:  # what matters, the points, was read; the rest is a bonus
+    except Exception:  # the points were read; attributes are optional
         return Attributes()
     whole = {name: column for name, column in columns.items() if column.shape == (count,)}
     known = of_columns(whole, names)
@@ -88,11 +88,11 @@ def read_attributes(path: str | Path, count: int, heights: bool = False) -> Attr
 
 
 def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]) -> Attributes:
-    """Attributes from the columns of a file.
+    """Find the attributes among the columns of a file.
 
     Args:
-        columns: [N] each, by their names in the file.
-        label_names: Names of labels, if the file has some.
+        columns: Columns [N] by their names in the file.
+        label_names: The names of the labels, if the file has them.
     """
     left = {name.lower(): column for name, column in columns.items() if column.dtype.kind in "fiub"}
     for axis in POSITIONS:
@@ -108,10 +108,10 @@ def of_columns(columns: Mapping[str, np.ndarray], label_names: Mapping[int, str]
 
 
 def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
-    """Colors as uint8; None if these are none.
+    """Convert colors to uint8; None if the values are not colors.
 
     Args:
-        rgb: [N, 3 or more], from 0 to 1, bytes, or 16 bits.
+        rgb: [N, 3 or more], from 0 to 1, in 8 or in 16 bits.
     """
     if rgb is None or rgb.ndim != 2 or rgb.shape[1] < 3 or not np.isfinite(rgb).all():
         return None
@@ -121,11 +121,11 @@ def as_colors(rgb: np.ndarray | None) -> np.ndarray | None:  # [N, 3]
 
 
 def color_scale(least: float, most: float) -> float | None:
-    """What turns colors into bytes; None where they are none.
+    """The factor that turns colors into bytes; None if the values are not colors.
 
     Args:
-        least: Of all channels and points.
-        most: Of all channels and points.
+        least: The smallest value of all channels and points.
+        most: The largest value of all channels and points.
     """
     if not 0 <= least <= most <= 65535:
         return None
@@ -133,10 +133,10 @@ def color_scale(least: float, most: float) -> float | None:
 
 
 def as_labels(labels: np.ndarray) -> np.ndarray | None:  # [N]
-    """Labels as int64, if they are whole numbers of moderate size; else None.
+    """Convert labels to int64 if they are integers of moderate size; otherwise None.
 
     Args:
-        labels: [N], of any dtype.
+        labels: Labels [N] of any dtype.
     """
     labels = labels.astype(np.float64)
     if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
@@ -165,7 +165,7 @@ def _read_ply(path: Path) -> Columns:
     names = {int(number): name for number, name in re.findall(r"comment label (\d+): (.*)", head)}
     columns = rows.dtype.names if isinstance(rows, np.ndarray) else rows
     found = {name: np.asarray(rows[name]) for name in columns}
-    is_column = {name: each.shape[1:] == (1,) for name, each in found.items()}  # of a text file
+    is_column = {name: each.shape[1:] == (1,) for name, each in found.items()}  # for text files
     return {name: each[:, 0] if is_column[name] else each for name, each in found.items()}, names
 
 
@@ -196,8 +196,8 @@ def _read_table(path: Path) -> Columns:
 
 
 def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
-    """Names for columns without any: xyz, then colors, normals or both, then a label, as most files
-    have them.
+    """Name the columns of a table by the usual order: xyz, then colors, normals or both, then a
+    label.
 
     Args:
         table: [N, 3 or more].
@@ -217,7 +217,7 @@ def named_columns(table: np.ndarray) -> dict[str, np.ndarray]:  # [N, 3 or more]
 
 
 def _are_normals(three: np.ndarray) -> bool:  # [N, 3]
-    """Normals or colors: these are above 0."""
+    """Whether three columns are normals rather than colors, which are not negative."""
     return _are_unit(three) and bool(three.min(initial=0) < 0)
 
 

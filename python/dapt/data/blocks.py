@@ -1,4 +1,4 @@
-"""Scenes of any size, cut into blocks: columns of space over squares of the ground."""
+"""Cut scenes of any size into blocks: columns of space above squares of the ground."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from dapt.errors import DataError, UsageError
 
 
 def windows(points: np.ndarray, size: float, stride: float, up: str = "z") -> Iterator[np.ndarray]:
-    """Indices of the points over each square of the ground that has any, in order.
+    """Yield the indices of the points above each non-empty square of the ground, in order.
 
-    The last squares end with the scene, so that every point is in at least one.
+    The last squares end with the scene, so every point is in at least one square.
 
     Args:
         points: [N, 3].
-        size: Side of a square.
-        stride: The step between two squares.
-        up: The axis that points up.
+        size: The side of a square.
+        stride: The distance from one square to the next.
+        up: The vertical axis.
     """
     return Grid.around(points.min(0), points.max(0), size, stride, up).windows(points)
 
 
 class Grid(NamedTuple):
-    """The squares of a scene, of which a part may be in memory: they depend on its ends alone.
+    """The squares of a scene. They depend only on its bounds, so a part of it may be in memory.
 
     Args:
-        low: [3], the least coordinates of the scene.
-        high: [3], the largest.
-        size: Side of a square.
-        stride: The step between two squares.
-        up: The axis that points up.
+        low: The smallest coordinates of the scene [3].
+        high: The largest coordinates of the scene [3].
+        size: The side of a square.
+        stride: The distance from one square to the next.
+        up: The vertical axis.
     """
 
     low: np.ndarray
@@ -49,14 +49,14 @@ class Grid(NamedTuple):
     def around(
         cls, low: np.ndarray, high: np.ndarray, size: float, stride: float, up: str
     ) -> "Grid":
-        """The grid of a scene, checked.
+        """Create the grid of a scene from checked settings.
 
         Args:
-            low: [3], the least coordinates of the scene.
-            high: [3], the largest.
-            size: Side of a square.
-            stride: The step between two squares.
-            up: The axis that points up.
+            low: The smallest coordinates of the scene [3].
+            high: The largest coordinates of the scene [3].
+            size: The side of a square.
+            stride: The distance from one square to the next.
+            up: The vertical axis.
         """
         check_grid(size, stride)
         check_up(up)
@@ -64,16 +64,16 @@ class Grid(NamedTuple):
 
     @property
     def ground(self) -> list[int]:
-        """The two axes that lie on the ground."""
+        """The two horizontal axes."""
         return [axis for axis in range(3) if axis != "xyz".index(self.up)]
 
     def windows(self, points: np.ndarray, needed: np.ndarray | None = None) -> Iterator[np.ndarray]:
-        """Indices of the points over each square of the ground that has any, in order.
+        """Yield the indices of the points above each non-empty square of the ground, in order.
 
         Args:
-            points: [N, 3], of the whole scene or of a part of it.
-            needed: [N] bool; a square without such a point is left out. All squares of needed
-                points have to be whole within the part.
+            points: The points of the whole scene or of a part of it [N, 3].
+            needed: The needed points, bool [N]; squares without one are skipped. The part must
+                contain all points of every square that contains a needed point.
         """
         if len(points) == 0:
             return
@@ -94,11 +94,11 @@ class Grid(NamedTuple):
                     yield index
 
     def _starts(self, values: np.ndarray, axis: int) -> np.ndarray:
-        """Where intervals begin that have values in them, however far some of these lie away."""
+        """The starts of intervals that contain values; outliers do not add empty ones."""
         low, high = self.low[axis], self.high[axis]
         steps = np.ceil(max(high - low - self.size, 0) / self.stride)
-        last = np.unique(np.floor((values - low) / self.stride))  # of the last interval of each
-        before = np.arange(-1, np.ceil(self.size / self.stride) + 1)  # one on either side: rounding
+        last = np.unique(np.floor((values - low) / self.stride))  # last interval of each value
+        before = np.arange(-1, np.ceil(self.size / self.stride) + 1)  # 1 extra for rounding
         numbers = np.unique(last[:, None] - before)
         numbers = numbers[(numbers >= 0) & (numbers < steps)]
         return np.append(low + self.stride * numbers, max(high - self.size, low))
@@ -108,8 +108,8 @@ def check_grid(size: float, stride: float) -> None:
     """Refuse blocks that would leave points out.
 
     Args:
-        size: Side of a square.
-        stride: The step between two squares.
+        size: The side of a square.
+        stride: The distance from one square to the next.
     """
     if not 0 < stride <= size:
         raise UsageError(
@@ -119,7 +119,7 @@ def check_grid(size: float, stride: float) -> None:
 
 
 def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[slice]:
-    """The part of the sorted values in each interval; rounding leaves none between two of them."""
+    """The slice of the sorted values in each interval; rounding never leaves a value out."""
     low = np.searchsorted(values, starts, "left")
     high = np.searchsorted(values, starts + size, "right")
     low[0], high[-1] = 0, len(values)
@@ -128,11 +128,11 @@ def _slices(values: np.ndarray, starts: np.ndarray, size: float) -> Iterator[sli
 
 
 def at_least(index: np.ndarray, count: int) -> np.ndarray:
-    """The same indices, repeated until there are enough.
+    """Repeat indices until there are enough.
 
     Args:
-        index: [n], at least one.
-        count: How many are wanted at least.
+        index: At least one index [n].
+        count: The smallest number of indices to return.
     """
     return np.resize(index, max(len(index), count))
 
@@ -145,37 +145,36 @@ class Scene(NamedTuple):
         points: [N, 3].
         labels: [N].
         kind: The class of scenes that it belongs to.
-        colors: [N, 3], from 0 to 1 or from 0 to 255.
+        colors: Colors from 0 to 1 or from 0 to 255 [N, 3].
         normals: [N, 3].
-        intensity: [N].
-        heights: [N], above the ground.
+        intensity: Intensities from 0 to 1, in 8 or in 16 bits [N].
+        heights: Heights above the ground [N].
     """
 
     where: str
     points: np.ndarray  # [N, 3]
     labels: np.ndarray  # [N]
-    kind: int = 0  # which class of scenes it belongs to
-    colors: np.ndarray | None = None  # [N, 3], in 0 to 1 or 0 to 255
+    kind: int = 0
+    colors: np.ndarray | None = None  # [N, 3]
     normals: np.ndarray | None = None  # [N, 3]
-    intensity: np.ndarray | None = None  # [N], in 0 to 1, bytes or 16 bits
+    intensity: np.ndarray | None = None  # [N]
     heights: np.ndarray | None = None  # [N]
 
 
 @dataclass(kw_only=True)
 class BlockDataset(FileDataset):
-    """Blocks of labeled scenes; those of the training split overlap, those of the test split
-    hardly do.
+    """Blocks of labeled scenes, which overlap in the training split but hardly in the test split.
 
     Args:
-        num_points: Points of a block, by farthest point sampling; a block of fewer repeats them.
-        block: Side of the square under a block, in the unit of the scenes.
-        stride: From one training block to the next.
-        min_points: A block of fewer points is left out.
-        up: The axis that points up; blocks are turned so that it is y, as in the data that the
-            backbones were pre-trained on.
-        channels: What a point has beside its place, for backbones that read it: xyz for nothing,
-            color, normal for its color and its normal, intensity, or height above the ground. A
-            scene that lacks it has zeros.
+        num_points: Points per block, by farthest point sampling; a block of fewer repeats points.
+        block: The side of the square under a block, in the unit of the scenes.
+        stride: The distance from one training block to the next.
+        min_points: Blocks of fewer points are left out.
+        up: The vertical axis; blocks are turned so that it is y, as in the data that the backbones
+            were pre-trained on.
+        channels: What a point has besides its coordinates, for backbones that read it: xyz for
+            nothing, color, normal for color and normal, intensity, or height above the ground.
+            Channels that a scene lacks are zero.
     """
 
     num_points: int = 4096
@@ -194,11 +193,11 @@ class BlockDataset(FileDataset):
             raise UsageError(f"min_points must be at least 1, got {self.min_points}")
 
     def blocks(self, scenes: Iterable[Scene], split: str) -> Iterator[Sample]:
-        """Samples cut out of scenes, each as large as the dataset's clouds.
+        """Cut scenes into samples of `num_points` points.
 
         Args:
             scenes: The scenes, read on demand.
-            split: "train" takes overlapping blocks.
+            split: The split; "train" takes overlapping blocks.
         """
         stride = self.stride if split == "train" else self.block
         for number, scene in enumerate(scenes):
@@ -213,10 +212,10 @@ class BlockDataset(FileDataset):
                 yield Sample(where, block, scene.kind, labels[index], number, of_block)
 
     def channels_of(self, scene: Scene) -> np.ndarray | None:  # [N, D - 3]
-        """What a network is told of each point, [N, D - 3]; what the scene does not know is zero.
+        """The channels of each point besides its coordinates [N, D - 3]; unknown ones are zero.
 
         Args:
-            scene: One with its colors and normals, if it has any.
+            scene: The scene.
         """
         if self.channels == "xyz":
             return None
@@ -240,9 +239,9 @@ def _checked(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_name(paths: Iterable[Path]) -> list[Path]:
-    """Paths in the order of their names, the same on every machine.
+    """Sort paths by name, in the same order on every machine.
 
     Args:
-        paths: In any order.
+        paths: The paths.
     """
     return sorted(paths, key=lambda path: path.as_posix())

@@ -1,9 +1,9 @@
 """Source files are converted once, to .npy files that are memory-mapped from then on.
 
 A cache is a folder `<label>-<digest>` with one .npy file per array, a meta.json and a record.json
-of checksums. Those of its own files are compared each time; the source files are read again if the
-system has touched them since. The digest covers the sizes and times of the source files. A cache is
-built in a temporary folder, which is renamed when complete, and its arrays never change after that.
+of checksums. The checksums of its own files are compared each time; the source files are read again
+if the system has touched them since. The digest covers the sizes and times of the source files. A
+cache is built in a temporary folder that is renamed when complete; its arrays never change again.
 A file lock lets one process convert while others wait; the system releases it if that process dies.
 """
 
@@ -85,7 +85,7 @@ def _converted(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{label}.lock")):
-            dataset = _open(folder, files)  # another process may have made it meanwhile
+            dataset = _open(folder, files)  # another process may have made it in the meantime
             if dataset is None:
                 logger.info("converting to %s", folder)
                 _make(folder, label, files, convert)

@@ -1,7 +1,7 @@
-"""What a point has beside its place, for networks that read it: a color and a normal, the intensity
-of an echo, or the height above the ground.
+"""What a point has besides its coordinates, for networks that read it: color and normal, the
+intensity of a laser return, or the height above the ground.
 
-Vocabulary: N points; D columns of a point, the first 3 for its place.
+Vocabulary: N points; D columns per point, the first 3 for its coordinates.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dapt.errors import DataError, UsageError
 
 Channels = Literal["xyz", "color", "normal", "intensity", "height"]
 COLUMNS: dict[str, int] = {"xyz": 3, "color": 6, "normal": 9, "intensity": 4, "height": 4}  # D
-PARTS: dict[str, tuple[str, ...]] = {  # what is known of a point, in the order of the columns
+PARTS: dict[str, tuple[str, ...]] = {  # attributes in the order of the columns
     "xyz": (),
     "color": ("colors",),
     "normal": ("colors", "normals"),
@@ -30,7 +30,7 @@ def check_channels(channels: str) -> None:
     """Refuse unknown channels.
 
     Args:
-        channels: a name of `COLUMNS`.
+        channels: A name in `COLUMNS`.
     """
     if channels not in COLUMNS:
         *names, last = COLUMNS
@@ -38,14 +38,14 @@ def check_channels(channels: str) -> None:
 
 
 def beside(where: str, channels: str, count: int, known: Known) -> np.ndarray:  # [N, D - 3]
-    """What a network is told of each point beside its place; what is not known is zero.
+    """The channels of each point besides its coordinates; unknown ones are zero.
 
     Args:
-        where: What an error calls the points.
-        channels: What the network is told.
-        count: N.
-        known: Colors [N, 3], in 0 to 1 or 0 to 255, normals [N, 3], intensity [N], in 0 to 1, bytes
-            or 16 bits, and heights [N], in the unit of the places.
+        where: The name of the points in errors.
+        channels: A name in `COLUMNS`.
+        count: N, the number of points.
+        known: Colors [N, 3] from 0 to 1 or from 0 to 255, normals [N, 3], intensity [N] from 0 to
+            1, in 8 or in 16 bits, and heights [N] in the unit of the coordinates.
     """
     columns = [np.zeros((count, 0))]
     for name in PARTS[channels]:
@@ -68,7 +68,7 @@ def _colors(where: str, given: np.ndarray | None, rgb: np.ndarray) -> np.ndarray
 
 def _intensity(where: str, given: np.ndarray | None, values: np.ndarray) -> np.ndarray:  # [N, 1]
     low, high = values.min(initial=0), values.max(initial=0)
-    is_wide = given is not None and np.asarray(given).dtype == np.uint16  # as las has it
+    is_wide = given is not None and np.asarray(given).dtype == np.uint16  # as in las files
     if low < 0 or high > 65535:
         raise DataError(
             f"{where} must have an intensity in 0 to 1, 0 to 255 or 0 to 65535, "
@@ -90,7 +90,7 @@ _AS = {
 
 
 def _numbers(where: str, name: str, values: np.ndarray | None, count: int) -> np.ndarray:
-    """[N, 3] of vectors, [N, 1] of a number a point; zeros where there are none."""
+    """Check an attribute and return it as [N, 3] or [N, 1]; zeros if there is none."""
     width = 3 if name in ("colors", "normals") else 1
     if values is None:
         return np.zeros((count, width))
@@ -109,10 +109,10 @@ def _numbers(where: str, name: str, values: np.ndarray | None, count: int) -> np
 
 
 def taken_apart(channels: str, columns: np.ndarray) -> dict[str, np.ndarray]:  # [..., D - 3]
-    """The columns beside the places, by what they are.
+    """Split the columns after the coordinates into attributes.
 
     Args:
-        channels: a name of `COLUMNS`.
+        channels: A name in `COLUMNS`.
         columns: [..., D - 3].
     """
     known, start = {}, 0
@@ -127,13 +127,16 @@ def taken_apart(channels: str, columns: np.ndarray) -> dict[str, np.ndarray]:  #
 def read_beside(
     path: Path, channels: str, count: int, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
-    """([N, D - 3] of a file of `count` points, what the file does not tell).
+    """Read the channels of a file's points besides coordinates.
 
     Args:
-        path: The cloud, or the mesh on which the points were drawn.
-        channels: What the network is told.
-        count: N.
-        seed: The seed of the draw on a mesh.
+        path: The cloud, or the mesh on which the points were sampled.
+        channels: A name in `COLUMNS`.
+        count: N, the number of points.
+        seed: The seed with which a mesh was sampled.
+
+    Returns:
+        The channels [N, D - 3], and the names of those that the file lacks.
     """
     known = surface_beside(path, count, seed)
     if known is None:
@@ -142,17 +145,17 @@ def read_beside(
 
 
 def lacks(channels: str, known: Known) -> list[str]:
-    """The names of what a network wants to be told and a file does not have.
+    """The names of the attributes that a network reads and a file lacks.
 
     Args:
-        channels: a name of `COLUMNS`.
-        known: What the file has.
+        channels: A name in `COLUMNS`.
+        known: The attributes of the file.
     """
     return [name for name in PARTS[channels] if known.get(name) is None]
 
 
 def all_upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., D]
-    """Places and normals turned so that the axis `up` becomes y; colors stay.
+    """Turn coordinates and normals so that the axis `up` becomes y; other channels stay.
 
     Args:
         points: [..., D].
@@ -160,7 +163,7 @@ def all_upright(points: np.ndarray, up: str) -> np.ndarray:  # [..., D]
     """
     parts = [upright(points[..., :3], up)]
     if points.shape[-1] > 3:
-        parts.append(points[..., 3:6])  # a color, or the one number of other channels
+        parts.append(points[..., 3:6])  # a color, or a single number
     if points.shape[-1] > 6:
         parts.append(upright(points[..., 6:9], up))
     return np.concatenate(parts, -1)

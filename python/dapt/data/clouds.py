@@ -1,4 +1,4 @@
-"""One file of points or of a surface: ply, pcd, off, obj, xyz, txt, csv, npy, las, laz."""
+"""Read a cloud or a mesh from a file: ply, pcd, off, obj, xyz, txt, csv, npy, las, laz."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ def read_cloud(path: str | Path, surface_points: int = 8192, seed: int = 0) -> n
     """Read points [N, 3] in float64: a whole cloud, or `surface_points` samples of a mesh by area.
 
     Args:
-        path: The file; its ending decides how it is read.
-        surface_points: Points drawn on a mesh.
-        seed: Of that draw.
+        path: The file, whose suffix decides how it is read.
+        surface_points: The number of points to sample on a mesh.
+        seed: The seed of these samples.
     """
     path = Path(path)
     read = READERS.get(path.suffix.lower())
@@ -101,8 +101,8 @@ def surface_beside(
 
     Args:
         path: The file.
-        surface_points: Points drawn on a mesh.
-        seed: Of that draw.
+        surface_points: The number of points sampled on the mesh.
+        seed: The seed of these samples.
     """
     if READERS[path.suffix.lower()] is not read_geometry:
         return None

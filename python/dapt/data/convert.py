@@ -25,25 +25,25 @@ class Sample(NamedTuple):
         where: The name to use in errors: "cloud 3 of train.npz", "chair/chair_0001.off".
         points: [N, 3].
         label: Its class.
-        part_labels: [N].
+        part_labels: The label of each point [N].
         scene: The number of the scene or group that it belongs to.
-        channels: [N, 3 or 6], colors from 0 to 1, then normals.
+        channels: What points have besides coordinates [N, D - 3], such as colors and normals.
     """
 
-    where: str  # what an error calls it: "cloud 3 of train.npz", "chair/chair_0001.off"
+    where: str
     points: np.ndarray  # [N, 3]
     label: int
     part_labels: np.ndarray | None = None  # [N]
-    scene: int | None = None  # number of the scene or group that it belongs to
-    channels: np.ndarray | None = None  # [N, 3 or 6]: color in 0 to 1, then the normal
+    scene: int | None = None
+    channels: np.ndarray | None = None  # [N, D - 3]
 
 
 @dataclass
 class Source:
-    """A source of data: what is known at once, and its samples one by one.
+    """A source of data: what is known in advance, and its samples one by one.
 
     Args:
-        where: The file or folder that an error about the whole of it names.
+        where: The file or folder to name in errors about the whole source.
         class_names: The names, in the order of the labels.
         length: The number of samples; None if it is known only at the end.
         samples: The samples, read on demand.
@@ -51,12 +51,12 @@ class Source:
         class_parts: The parts of each class; None if every class may have all.
     """
 
-    where: Path  # the file or folder that an error about the whole of it names
+    where: Path
     class_names: list[str]
-    length: int | None  # None if it is known only at the end
+    length: int | None
     samples: Iterator[Sample]
     part_names: Sequence[str] = ()
-    class_parts: list[list[int]] | None = None  # per class; None for all
+    class_parts: list[list[int]] | None = None
 
 
 def write_arrays(source: Source, num_points: int | None, normalize: bool, folder: Path) -> None:
@@ -100,7 +100,7 @@ def write_arrays(source: Source, num_points: int | None, normalize: bool, folder
 
 
 def _row(sample: Sample, source: Source, num_points, normalize) -> dict[str, np.ndarray]:
-    """The sample as it is stored: checked, scaled to the unit ball, thinned."""
+    """The sample as stored: checked, scaled to the unit ball, reduced to `num_points`."""
     where = sample.where
     points = np.asarray(sample.points, dtype=np.float64)  # [N, 3]
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
@@ -157,7 +157,7 @@ class _ArrayWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        """Of a size that does not depend on the number of rows, for which numpy leaves room."""
+        """Write a header whose size does not depend on the number of rows: numpy pads it."""
         shape = (self.length, *self.shape)
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)

@@ -1,4 +1,4 @@
-"""Regions of a COPC file, a LAZ file with an index of its own: nothing has to be sorted on disk.
+"""Regions of a COPC file: a LAZ file with its own index, so nothing has to be sorted on disk.
 
 https://copc.io
 """
@@ -15,12 +15,12 @@ from dapt.errors import reading
 
 
 class CopcRegions:
-    """Tiles read by the file's octree.
+    """Reads tiles through the octree of the file.
 
     Args:
         path: The file.
-        plan: How the scene is cut.
-        told: What a network is told beside the places.
+        plan: The tiles of the scene.
+        told: What the network reads besides coordinates.
     """
 
     def __init__(self, path: Path, plan: Plan, told: Told):
@@ -32,20 +32,20 @@ class CopcRegions:
         reader = self._reader
         nodes = load_octree_for_query(reader.source, reader.copc_info, reader.root_page)
         nodes = sorted((node for node in nodes if node.point_count), key=lambda node: node.offset)
-        self._nodes = nodes  # as they lie in the file
+        self._nodes = nodes  # in the order of the file
         counts = [node.point_count for node in nodes]
         self._starts = np.cumsum([0, *counts])[:-1]
         self.count = sum(counts)
 
     @classmethod
     def of(cls, path: Path, plan: Plan, told: Told, count: int) -> "CopcRegions | None":
-        """The regions of a file that has an index which names all of its points, else None.
+        """Open the regions of a file; None if it has no index of all of its points.
 
         Args:
             path: The file.
-            plan: How the scene is cut.
-            told: What a network is told beside the places.
-            count: Points of the file.
+            plan: The tiles of the scene.
+            told: What the network reads besides coordinates.
+            count: The number of points in the file.
         """
         import laspy
 
@@ -55,18 +55,18 @@ class CopcRegions:
         try:
             with decoding():
                 regions = cls(path, plan, told)
-        except Exception:  # an index that cannot be read is none; the points can be
+        except Exception:  # without a readable index, the points can still be read
             return None
         return regions if regions.count == count else None
 
     def read(self, tile: int) -> Region:
-        """A tile and the cells around it.
+        """Read a tile and the cells around it.
 
         Args:
-            tile: Its number.
+            tile: The number of the tile.
         """
         cells, own = self._plan.cells, self._plan.tiles[tile]
-        wanted = np.zeros(len(cells.keys) + 1, np.int8)  # the last is for cells that are none
+        wanted = np.zeros(len(cells.keys) + 1, np.int8)  # the last entry is for empty cells
         wanted[cells.around(own)], wanted[own] = 1, 2
         indices, points, is_own = [], [], []
         for node, start in self._near(np.flatnonzero(wanted[:-1])):
@@ -80,7 +80,7 @@ class CopcRegions:
         return Region(*map(np.concatenate, (indices, points, is_own)))
 
     def _near(self, cells: np.ndarray):
-        """(node, number of its first point) of those that some of these cells may lie in."""
+        """(node, number of its first point) of the nodes that may overlap these cells."""
         table, ground = self._plan.cells, self._plan.cells.ground
         keys = table.keys[cells]
         low, high = np.full(3, -np.inf), np.full(3, np.inf)

@@ -1,7 +1,7 @@
-"""Clouds as they are met outside the laboratory: noisy, thin, half hidden, tilted.
+"""Corrupt clouds as in the real world: noisy, sparse, half hidden, tilted.
 
-Five kinds in five severities, after those of ModelNet-C: deterministic by the seed, the cloud's
-number and the kind, so that the same cloud suffers more of the same as the severity rises.
+There are five kinds in five severities, modeled on ModelNet-C. Random numbers derive from the seed,
+the cloud's number and the kind, so a cloud suffers more of the same as the severity rises.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ from dapt.data.dataset import PointDataset
 from dapt.errors import UsageError, look_up
 
 SEVERITIES = (1, 2, 3, 4, 5)
-JITTER = (0.01, 0.02, 0.03, 0.04, 0.05)  # standard deviation, of a cloud in the unit ball
-DROPOUT = (0.25, 0.375, 0.5, 0.625, 0.75)  # share of the points that is lost at random
-OCCLUSION = (0.1, 0.2, 0.3, 0.4, 0.5)  # share that is hidden, all on one side
+JITTER = (0.01, 0.02, 0.03, 0.04, 0.05)  # standard deviation, for a cloud in the unit ball
+DROPOUT = (0.25, 0.375, 0.5, 0.625, 0.75)  # share of the points that are lost at random
+OCCLUSION = (0.1, 0.2, 0.3, 0.4, 0.5)  # share of the points that are hidden, all on one side
 DENSITY = tuple(4 ** (-severity / 5) for severity in SEVERITIES)  # 2048 -> 512 points at the end
 ROTATION = (15.0, 30.0, 45.0, 60.0, 75.0)  # degrees, about a random axis
-_TURNED = (slice(0, 3), slice(6, 9))  # places and normals
+_TURNED = (slice(0, 3), slice(6, 9))  # coordinates and normals
 
 Cloud = np.ndarray  # [N, 3, 6 or 9]
-# what is left of a cloud, and which of its points that are
+# returns the corrupted cloud, and the indices of its points in the original
 Corruption = Callable[[Cloud, int, np.random.Generator], tuple[Cloud, np.ndarray]]
 
 
@@ -41,7 +41,7 @@ def _dropout(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Clo
 
 
 def _occlusion(cloud: Cloud, severity: int, rng: np.random.Generator) -> tuple[Cloud, np.ndarray]:
-    """One side cut off, as by something that stands before it."""
+    """One side cut off, as if hidden by something in front of it."""
     order = np.argsort(cloud[:, :3] @ _direction(rng), kind="stable")
     return _left(cloud, order, 1 - OCCLUSION[severity - 1])
 
@@ -74,7 +74,7 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
 
 
 def _left(cloud: Cloud, order: np.ndarray, share: float) -> tuple[Cloud, np.ndarray]:
-    """The first points of an order, in the cloud's own."""
+    """Keep the first share of points by an order, in the order of the cloud."""
     kept = np.sort(order[: max(round(share * len(cloud)), 1)])
     return cloud[kept], kept
 
@@ -89,10 +89,10 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def kinds_of(names: str) -> list[str]:
-    """The kinds that a flag names: "all", or some of them with commas.
+    """Parse a list of kinds.
 
     Args:
-        names: As on a command line.
+        names: "all", or kinds separated by commas.
     """
     if names == "all":
         return list(CORRUPTIONS)
@@ -103,15 +103,15 @@ def kinds_of(names: str) -> list[str]:
 
 
 class Corrupted(PointDataset):
-    """A dataset whose clouds suffered; labels of lost points go with them.
+    """A dataset with corrupted clouds; the labels of lost points are removed with them.
 
     Args:
-        dataset: What it was.
-        kind: Of `CORRUPTIONS`.
-        severity: From 1 to 5.
-        seed: Of everything random.
-        normalize: Whether clouds are brought to the unit ball again, as a program does that sees
-            nothing but what is left.
+        dataset: The original dataset.
+        kind: A name in `CORRUPTIONS`.
+        severity: The severity, from 1 to 5.
+        seed: The seed of all random numbers.
+        normalize: Whether corrupted clouds are scaled to the unit ball again, as they would be by
+            a program that never saw the original.
     """
 
     def __init__(

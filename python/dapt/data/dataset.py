@@ -17,21 +17,19 @@ from dapt.data.labels import IGNORED
 class PointDataset(ABC):
     """A map-style dataset; a new kind of dataset only has to define `batch`.
 
-    labels: [S] int64, in memory. part_names: of the labels of points, none without them.
-    class_parts: per class the part labels that its points may have; all of them by default.
-    scenes: [S] int64, which samples belong together, as those of a scene or near-duplicates do, and
-    stay on one side of a split; None: none do.
+    The attribute `scenes`, int64 [S] or None, says which samples belong together, such as the
+    blocks of a scene or near-duplicates, and stay on one side of a split.
 
     Args:
-        labels: The labels of the classes [S].
-        class_names: A name a class.
-        num_points: N, the points per cloud.
-        part_names: A name a label of points; none where they have none.
-        class_parts: For each class the labels that its points may have; all of them by default.
+        labels: The class of each sample [S].
+        class_names: The names of the classes.
+        num_points: N, the number of points per cloud.
+        part_names: The names of the point labels, if points have labels.
+        class_parts: For each class, the labels that its points may have; all of them by default.
     """
 
     scenes: np.ndarray | None = None
-    digested = 256  # clouds in a digest
+    digested = 256  # number of clouds in a digest
 
     def __init__(
         self,
@@ -82,8 +80,8 @@ class PointDataset(ABC):
 
     @abstractmethod
     def batch(self, indices) -> dict[str, torch.Tensor]:
-        """points [B, N, 3] float32, labels [B] int64, part_labels [B, N] int64 where known,
-        `IGNORED` for points that count in no loss and no score.
+        """Return points, float32 [B, N, 3], and labels, int64 [B]; and part_labels, int64 [B, N],
+        if points have labels, with `IGNORED` for points excluded from losses and scores.
 
         Args:
             indices: The samples [B].
@@ -102,11 +100,11 @@ class ArrayDataset(PointDataset):
     A memory-mapped array is sent to another process as its file name.
 
     Args:
-        arrays: `points` [S, N, 3] and `labels` [S]; `part_labels` [S, N] and `scenes` [S] where
-            there are such.
-        class_names: A name a class.
-        part_names: A name a label of points.
-        class_parts: For each class the labels that its points may have.
+        arrays: `points` [S, N, 3] and `labels` [S]; optionally `part_labels` [S, N] and
+            `scenes` [S].
+        class_names: The names of the classes.
+        part_names: The names of the point labels, if points have labels.
+        class_parts: For each class, the labels that its points may have.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], class_names, part_names=(), class_parts=None):

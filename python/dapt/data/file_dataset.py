@@ -1,4 +1,4 @@
-"""What every dataset of files has in common: its options, and that it is read through the cache."""
+"""The base of all datasets of files: their common options, and reading through the cache."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from dapt.errors import DataError, UsageError, reading
 
 
 @dataclass(kw_only=True)
-class FileDataset:  # not an ABC, which the parser of configs would take for no plain dataclass
-    """A dataset adds `files`, `read` and options of its own.
+class FileDataset:  # not an ABC: the config parser would not treat it as a plain dataclass
+    """The base class of datasets of files, which add `files`, `read` and their own options.
 
     Args:
-        cache: Folder for the converted copy; by default `dapt_cache` beside the source files.
-        num_points: Points to keep of each cloud, by farthest point sampling; all by default.
-        normalize: Center each cloud and scale it to the unit ball.
+        cache: The folder for the converted copy; by default `dapt_cache` beside the source files.
+        num_points: The number of points to keep per cloud, by farthest point sampling; all by
+            default.
+        normalize: Whether each cloud is centered and scaled to the unit ball.
     """
 
     cache: Path | None = None
@@ -35,7 +36,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
 
     @abstractmethod
     def files(self, split: str) -> list[Path]:
-        """The source files: when one of them changes, the copy is made anew.
+        """The source files; if one of them changes, the copy is rebuilt.
 
         Args:
             split: "train" or "test".
@@ -43,14 +44,14 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
 
     @abstractmethod
     def read(self, split: str) -> Source:
-        """What the files hold.
+        """The content of the files.
 
         Args:
             split: "train" or "test".
         """
 
     def home(self, split: str) -> Path:
-        """The folder of the source, in which the copy lies by default.
+        """The folder of the source files, where the copy is stored by default.
 
         Args:
             split: "train" or "test".
@@ -66,7 +67,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
         return f"{self.name}-{split}"
 
     def load(self, split: str) -> ArrayDataset:
-        """The split, from the copy that was converted once.
+        """Load a split from its converted copy.
 
         Args:
             split: "train" or "test".
@@ -84,7 +85,7 @@ class FileDataset:  # not an ABC, which the parser of configs would take for no 
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list of names, without the blank ones.
+    """Read the lines of a text file, without blank ones.
 
     Args:
         path: The text file.

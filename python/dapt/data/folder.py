@@ -27,11 +27,11 @@ class Folder(FileDataset):
             class, a * stands for the class: `ModelNet10/*/train`.
         test: The test folder, if there is one; its classes are among those of the training folder.
         num_points: Points per cloud; a mesh is sampled with as many, a larger cloud is thinned.
-        up: The axis that points up; clouds are turned so that it is y, as in the data that the
-            backbones were pre-trained on.
+        up: The vertical axis; clouds are turned so that it is y, as in the data that the backbones
+            were pre-trained on.
         channels: What a point has besides its coordinates, for backbones that read it: color,
-            normal for its color and its normal, intensity, or height above the ground. What a file
-            lacks is zero.
+            normal for color and normal, intensity, or height above the ground. Channels that a file
+            lacks are zero.
         groups: A text file with a line `<class>/<name>,<group>` for each file with near-duplicates;
             a group stays on one side of a validation split.
     """
@@ -49,7 +49,7 @@ class Folder(FileDataset):
         check_channels(self.channels)
 
     def _base(self, split: str) -> tuple[Path, str]:
-        """The folder of the class folders, and where in a class folder its files are."""
+        """The parent of the class folders, and the path of the files within a class folder."""
         path = self.train if split == "train" else self.test
         if path is None:
             raise UsageError("the options of dataset 'folder' name no test folder: set test")

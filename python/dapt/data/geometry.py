@@ -1,5 +1,4 @@
-"""Meshes and clouds in .ply, .off and .obj files, read by trimesh; whether they are whole is looked
-at here."""
+"""Read meshes and clouds in .ply, .off and .obj files, checked here, with trimesh."""
 
 import io
 import re
@@ -9,7 +8,7 @@ import numpy as np
 
 
 def read_geometry(path: Path):
-    """A cloud's points, or a trimesh mesh; no other file that it names is opened.
+    """Read a cloud's points, or a trimesh mesh, without opening other files that it names.
 
     Args:
         path: The .ply, .off or .obj file.
@@ -35,16 +34,16 @@ def read_geometry(path: Path):
 
 
 def _bare_obj(content: bytes) -> bytes:
-    """Points and the corners of faces alone: groups, materials and textures change neither."""
+    """Keep only points and the corners of faces, without groups, materials and textures."""
     lines = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines()
     kept = [line.strip() for line in lines if line.split(None, 1)[:1] in ([b"v"], [b"f"])]
     return b"\n".join(re.sub(rb"/\S*", b"", line) if line[:1] == b"f" else line for line in kept)
 
 
 def _check_ply(content: bytes) -> int:
-    """That all elements of the header are there; gives the number of vertices.
+    """Check that all elements in the header are present, and return the number of vertices.
 
-    Of a binary file trimesh compares the sizes.
+    For a binary file, trimesh checks the size.
     """
     head, found, body = content.partition(b"end_header")
     counts, properties = {}, {}
@@ -65,7 +64,7 @@ def _check_ply(content: bytes) -> int:
 
 
 def _check_rows(lines: list[bytes], counts: dict[str, int], properties: dict) -> None:
-    """That an ascii ply has a line of the right length for each element."""
+    """Check that an ascii ply has a line of the right length for each element."""
     rows = [len(line.split()) for line in lines]
     if len(rows) < sum(counts.values()) or any(rows[sum(counts.values()) :]):
         raise ValueError(
@@ -82,7 +81,7 @@ def _check_rows(lines: list[bytes], counts: dict[str, int], properties: dict) ->
 
 
 def _check_off(content: bytes) -> int:
-    """That an off file has a line for each point and face; gives the number of points."""
+    """Check that an off file has a line for each point and face; return the number of points."""
     text = re.sub(rb"#.*", b"", content)
     lines = [line for line in text.partition(b"OFF")[2].splitlines() if line.strip()]
     counts = [int(word) for word in lines[0].split()[:2]] if lines else []

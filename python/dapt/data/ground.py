@@ -1,28 +1,28 @@
-"""Heights above the ground of a scan from the air or the street."""
+"""Heights above the ground in scans from the air or the street."""
 
 from itertools import product
 
 import numpy as np
 
-GROUND = 2  # in the classes of the las specification
-CELL = 2.0  # side of a cell, in meters: wider than most of what hides the ground
+GROUND = 2  # a class of the las specification
+CELL = 2.0  # side of a cell, in meters: wider than most objects that hide the ground
 MOST_CELLS = 2**21
-REACH = 6  # cells around, in which a roof has lower ones
-SLOPE, STEP = 0.3, 0.3  # of the ground: rise per way, and in meters what is no slope
+REACH = 6  # cells in each direction to compare with, so that a roof has lower ones among them
+SLOPE, STEP = 0.3, 0.3  # of the ground: rise per distance, and allowance in meters
 
 
 def above_ground(
     points: np.ndarray, classes: np.ndarray | None = None, cell: float = CELL
 ) -> np.ndarray:
-    """Heights [N] above the ground.
+    """Compute heights [N] above the ground.
 
-    The ground is what the classes name so; without these it is the lowest point of each cell that
-    is not far above another cell's (Vosselman, 2000). Between cells it is interpolated.
+    Points of class 2 are the ground. Without any, it is the lowest point of each cell, except where
+    that is far above another cell's (Vosselman, 2000). Heights are interpolated between cells.
 
     Args:
-        points: [N, 3], z up.
-        classes: [N], those of a las file; points of class 2 are the ground.
-        cell: Side of a cell.
+        points: [N, 3], with z up.
+        classes: The las classification of each point [N], or None.
+        cell: The side of a cell.
     """
     points = np.asarray(points, np.float64)
     place = points[:, :2] - points[:, :2].min(0)
@@ -51,7 +51,7 @@ def _lowest(cells: np.ndarray, heights: np.ndarray, shape: tuple[int, int]) -> n
 
 
 def _without_roofs(level: np.ndarray, cell: float) -> np.ndarray:
-    """A cell counts where no cell around lies further below it than a slope leads."""
+    """Drop cells that are further above a cell around them than the slope of ground allows."""
     far = np.pad(level, REACH, constant_values=np.nan)
     highest = np.full(level.shape, np.inf)
     for i, j in product(range(-REACH, REACH + 1), repeat=2):
@@ -63,7 +63,7 @@ def _without_roofs(level: np.ndarray, cell: float) -> np.ndarray:
 
 
 def _filled(level: np.ndarray) -> np.ndarray:
-    """A cell without ground has the level of the smallest square around it that has some."""
+    """Fill cells without ground with the mean of the smallest square around them that has some."""
     if not np.isnan(level).any():
         return level
     even = np.pad(level, [(0, n % 2) for n in level.shape], constant_values=np.nan)
@@ -76,7 +76,7 @@ def _filled(level: np.ndarray) -> np.ndarray:
 
 
 def _between(level: np.ndarray, place: np.ndarray) -> np.ndarray:  # [N, 2] in cells -> [N]
-    """Linear between the middles of the cells."""
+    """Interpolate bilinearly between the centers of cells."""
     most = np.array(level.shape) - 1
     place = np.clip(place, 0, most)
     low = np.minimum(place.astype(int), np.maximum(most - 1, 0))

@@ -1,4 +1,4 @@
-"""Labels as people's files have them: whole numbers or names, some of them to be ignored."""
+"""Labels in user files: integers or names, some of which may be ignored."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from dapt.errors import DataError, listed
 
-IGNORED = -100  # the label of a point that counts in no loss and no score, as in torch
-SPARE_LABELS = 100  # so many classes without a sample are still taken for meant
+IGNORED = -100  # marks points excluded from losses and scores, as in torch
+SPARE_LABELS = 100  # number of classes without a sample that is still taken as intended
 
 
 def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
-    """Whole numbers as int64, also those that were saved as floats.
+    """Convert integers, possibly saved as floats, to int64.
 
     Args:
-        labels: Of any shape.
-        what: What an error calls them: "labels of a.npz".
+        labels: Labels of any shape.
+        what: Their name in errors, such as "labels of a.npz".
     """
     if labels.dtype.kind in "iub":
         if labels.dtype.kind == "u" and labels.max(initial=0) > np.iinfo(np.int64).max:
@@ -31,7 +31,7 @@ def as_numbers(labels: np.ndarray, what: str) -> np.ndarray:
 
 
 def as_names(names: np.ndarray) -> list[str]:
-    """Names as text.
+    """Convert names to strings.
 
     Args:
         names: An array of strings or bytes.
@@ -43,11 +43,11 @@ def as_names(names: np.ndarray) -> list[str]:
 
 
 def check_distinct(what: str, names: Sequence[str]) -> None:
-    """That no two of the names are the same: predictions are told apart by them.
+    """Check that all names differ, because predictions are reported by name.
 
     Args:
-        what: What an error calls them: "class_names".
-        names: All of them.
+        what: Their name in errors, such as "class_names".
+        names: The names.
     """
     seen = set()
     for name in names:
@@ -66,12 +66,12 @@ def is_named(labels: np.ndarray) -> bool:
 
 
 def numbered(labels: np.ndarray, class_names: Sequence[str], what: str) -> np.ndarray:
-    """The place of each label among the class names.
+    """Find the index of each label among the class names.
 
     Args:
         labels: Names [S].
-        class_names: All that may occur.
-        what: What an error calls the labels.
+        class_names: All names that may occur.
+        what: The name of the labels in errors.
     """
     place = {name: number for number, name in enumerate(class_names)}
     names = as_names(labels)
@@ -82,11 +82,11 @@ def numbered(labels: np.ndarray, class_names: Sequence[str], what: str) -> np.nd
 
 
 def count_labels(labels: np.ndarray, what: str) -> int:
-    """How many classes numbers from 0 on stand for.
+    """Count the classes of labels that are numbered from 0.
 
     Args:
-        labels: Without those that are ignored.
-        what: What an error calls them.
+        labels: The labels, without ignored ones.
+        what: The name of the labels in errors.
     """
     count, distinct = int(labels.max(initial=-1)) + 1, len(np.unique(labels))
     if count > SPARE_LABELS + 10 * distinct:

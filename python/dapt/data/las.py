@@ -1,5 +1,4 @@
-"""Points of .las and .laz files, read by laspy once what the header promises was held against the
-file."""
+"""Points of .las and .laz files: the header is checked against the file, then laspy reads it."""
 
 import json
 import struct
@@ -12,12 +11,12 @@ import numpy as np
 from dapt.data.arrays import check_expansion
 
 COMPRESSED = 0x80  # bit of the point format
-LABELS = ("dapt", 1)  # of the table of label names
-MOST_EXPANSION = 10_000  # points that repeat each other unfold to much
+LABELS = ("dapt", 1)  # identifies the table of label names
+MOST_EXPANSION = 10_000  # repetitive points compress well
 
 
 def read_las(path: Path) -> np.ndarray:
-    """The points of a .las or .laz file, [N, 3].
+    """Read the points [N, 3] of a .las or .laz file.
 
     Args:
         path: The file.
@@ -26,7 +25,7 @@ def read_las(path: Path) -> np.ndarray:
 
 
 def open_las(path: Path):
-    """A laspy.LasData whose records are all there.
+    """Read a laspy.LasData whose records are all present.
 
     Args:
         path: The file.
@@ -40,7 +39,7 @@ def open_las(path: Path):
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """A decoder that gives up on a damaged file may end in a panic, which is no Exception."""
+    """A context that turns a panic of the decoder into an error; a panic is not an Exception."""
     try:
         yield
     except BaseException as error:
@@ -50,10 +49,10 @@ def decoding() -> Iterator[None]:
 
 
 def label_names(header) -> dict[int, str]:
-    """Names of the labels that `dapt predict` left in a file, by number.
+    """The names of labels, by number, that `dapt predict` stored in a file.
 
     Args:
-        header: laspy's.
+        header: The laspy header.
     """
     for table in header.vlrs:
         if (table.user_id, table.record_id) == LABELS:
@@ -66,7 +65,7 @@ def label_names(header) -> dict[int, str]:
 
 
 def check_header(path: Path) -> None:
-    """Refuse a file that cannot hold what its header promises.
+    """Refuse a file that is too small for what its header declares.
 
     Args:
         path: The file.
@@ -87,7 +86,7 @@ def check_header(path: Path) -> None:
     if not header <= offset <= size or 54 * tables > offset - header:
         raise ValueError(f"its header promises {tables} tables, which do not fit")
     if kind & COMPRESSED:
-        import lazrs  # noqa: F401  a package that lacks is named here
+        import lazrs  # noqa: F401  raises a clear error if it is missing
 
         check_expansion(path, size - offset, count * record, MOST_EXPANSION)
         return
@@ -97,7 +96,7 @@ def check_header(path: Path) -> None:
 
 
 def _check_tables(path: Path, begin: int, count: int, size: int) -> None:
-    """That the tables after the points, each of a length of its own, end with the file."""
+    """Check that the tables after the points, each with its own length, fit into the file."""
     with open(path, "rb") as file:
         for _ in range(count):
             if begin + 60 > size:

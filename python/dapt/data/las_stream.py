@@ -1,4 +1,4 @@
-"""LAS and LAZ in pieces, in and out: all that was in a file stays, with labels as extra dimensions.
+"""Read and write LAS and LAZ in pieces. A labeled copy keeps all content and adds dimensions.
 
 https://www.asprs.org/wp-content/uploads/2019/07/LAS_1_4_r15.pdf
 """
@@ -14,14 +14,14 @@ from dapt.data.las import LABELS, check_header, decoding
 from dapt.data.streams import PIECE, Answers, Labels, Piece
 from dapt.errors import DataError, reading
 
-COPC = ("CopcInfoVlr", "CopcHierarchyVlr")  # an index of what the new file is not
+COPC = ("CopcInfoVlr", "CopcHierarchyVlr")  # an index, which is not valid for the new file
 
 
 class LasStream:
-    """A file of points of any size.
+    """A las or laz file of any size.
 
     Args:
-        path: .las or .laz.
+        path: The .las or .laz file.
     """
 
     def __init__(self, path: Path):
@@ -40,15 +40,15 @@ class LasStream:
             return laspy.open(self.path)
 
     def _records(self, file) -> Iterator:
-        """laspy's, piece by piece."""
+        """The laspy records of each piece."""
         with decoding():
             yield from file.chunk_iterator(PIECE)
 
     def pieces(self, names: Iterable[str] = ()) -> Iterator[Piece]:
-        """All points in the order of the file, with some of the other columns.
+        """Yield all points in the order of the file, with some of the other columns.
 
         Args:
-            names: Of these columns.
+            names: The names of these columns.
         """
         start = 0
         with reading(self.path), self._open() as file:
@@ -57,12 +57,12 @@ class LasStream:
                 start += len(record)
 
     def write(self, path: Path, answers: Answers, labels: Labels) -> None:
-        """The same file with a label and a confidence for each point.
+        """Write a copy with a label and a confidence for each point.
 
         Args:
-            path: The new file, compressed where this one is.
-            answers: What to write.
-            labels: How.
+            path: The new file, which is compressed if this one is.
+            answers: Returns the labels and confidences of a range of points.
+            labels: How labels are written.
         """
         import laspy
 
@@ -88,7 +88,7 @@ class LasStream:
                     out.write_evlrs(laspy.vlrs.vlrlist.VLRList(kept))
 
     def _header(self, header, labels: Labels):
-        """That of the new file: extra dimensions, and what the labels are called."""
+        """The header of the new file, with extra dimensions and the names of the labels."""
         import laspy
 
         self.check_codes(labels.codes)
@@ -107,20 +107,20 @@ class LasStream:
         kept = [each for each in header.vlrs if not _is_index(each)]
         kept = [each for each in kept if (each.user_id, each.record_id) != LABELS]
         text = json.dumps(list(labels.names)).encode()
-        if len(text) < 2**16:  # as long as a table may be
+        if len(text) < 2**16:  # the limit of a table
             kept.append(laspy.VLR(*LABELS, "names of the labels", text))
         header.vlrs.clear()
         header.vlrs.extend(kept)
         for each in header.vlrs.get("ExtraBytesVlr")[0].extra_bytes_structs:
-            # laspy takes the ends of a piece's first point for those of all: better none
+            # laspy would write the range of the first points only: better none
             each.options &= ~(each.MIN_BIT_MASK | each.MAX_BIT_MASK)
         return header
 
     def check_codes(self, codes: np.ndarray | None) -> None:
-        """Refuse codes for which the point format has no room.
+        """Refuse codes that do not fit into the point format.
 
         Args:
-            codes: [labels] or None.
+            codes: The code of each label [labels], or None.
         """
         most = 31 if self.point_format.id < 6 else 255
         if codes is not None and codes.max() > most:
@@ -131,12 +131,12 @@ class LasStream:
 
 
 def piece_of(start: int, record, names: Iterable[str]) -> Piece:
-    """What a network may read of laspy's record.
+    """Convert a laspy record to a piece.
 
     Args:
-        start: Number of its first point in the file.
+        start: The number of its first point in the file.
         record: A ScaleAwarePointRecord.
-        names: The names of the columns beside the places.
+        names: The names of the columns to keep besides the coordinates.
     """
     places = np.stack([np.asarray(record[axis]) for axis in "xyz"], 1).astype(np.float64)
     return Piece(start, places, {name: np.asarray(record[name]) for name in names})

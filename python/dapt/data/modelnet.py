@@ -21,7 +21,7 @@ class ModelNet40(FileDataset):
 
     Args:
         root: The folder `modelnet40_normal_resampled`.
-        source: text (10,000 points), dat (8192 points), or auto: dat where it is there.
+        source: The source: text (10,000 points), dat (8192 points), or auto for dat if it exists.
     """
 
     root: Path
@@ -68,13 +68,13 @@ class ModelNet40(FileDataset):
 @register("modelnet40_fewshot")
 @dataclass(kw_only=True)
 class ModelNet40FewShot(FileDataset):
-    """The field's few-shot episodes: `way` classes, `shot` training and 20 test clouds of each.
+    """The standard few-shot episodes: `way` classes, `shot` training and 20 test clouds of each.
 
     Args:
         root: The folder `ModelNetFewshot`, with `5way_10shot/0.pkl` and so on.
-        way: Classes in an episode, 5 or 10.
-        shot: Training clouds of each class, 10 or 20.
-        fold: Which episode, 0 to 9.
+        way: The number of classes in an episode, 5 or 10.
+        shot: The number of training clouds per class, 10 or 20.
+        fold: The number of the episode, 0 to 9.
     """
 
     root: Path
@@ -124,7 +124,7 @@ def _dat_samples(path: Path) -> list[Sample]:
 
 
 def _label(label) -> int:
-    """A number, or an array of one; a list could be nested without end."""
+    """Convert a number or an array of one; lists are refused, as they could be nested deeply."""
     if not isinstance(label, int | np.integer | np.ndarray):
         raise TypeError
     return int(np.ravel(label)[0])

@@ -24,20 +24,20 @@ ALSO_CALLED = {"points": ("points", "data"), "labels": ("labels", "label")}
 @register("npz")
 @dataclass(kw_only=True)
 class Npz(FileDataset):
-    """`points` float [S, N, 3], or with `channels` added, and `labels` [S], whole numbers from 0 or
-    names.
+    """`points` float [S, N, 3], plus `channels` if any, and `labels` [S], which are names or
+    integers from 0.
 
-    Optional are `class_names`, `part_labels` [S, N], `part_names` and `groups` [S], numbers or
-    names: clouds of one group stay on one side of a validation split. The first two may be called
-    `data` and `label`, and the file may be an .h5. Clouds of different lengths are stored one after
-    another, as `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of where each begins
-    and the last ends; then set num_points.
+    Optional arrays are `class_names`, `part_labels` [S, N], `part_names` and `groups` [S], numbers
+    or names; clouds of one group stay on one side of a validation split. `points` and `labels` may
+    also be called `data` and `label`, and the file may be an .h5. Clouds of different lengths are
+    concatenated as `points` [T, 3] and `part_labels` [T], with `offsets` [S + 1] of where each
+    begins and the last ends; then set num_points.
 
     Args:
         train: The training file; it determines the number of classes and part labels.
         test: The test file, if there is one.
-        up: The axis that points up; clouds are turned so that it is y, as in the data that the
-            backbones were pre-trained on.
+        up: The vertical axis; clouds are turned so that it is y, as in the data that the backbones
+            were pre-trained on.
         ignore_label: Clouds with this label are left out; points with it do not count in any loss
             or score.
         channels: What a point has besides its coordinates, for backbones that read it: color for
@@ -196,15 +196,15 @@ class _Labels(NamedTuple):
     path: Path
     labels: np.ndarray  # [S]
     parts: np.ndarray | None  # [S, N], or [T] with places
-    places: list[slice] | None = None  # of each cloud in [T]
+    places: list[slice] | None = None  # where each cloud is in [T]
 
 
 def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, int]]:
-    """(first, past the last) of each of the clouds that are stored one after another.
+    """(start, stop) of each of several concatenated clouds.
 
     Args:
-        offsets: [S + 1], from 0 to the number of points, or [S] without the last.
-        total: T, points of all clouds.
+        offsets: The start of each cloud and the end of the last [S + 1], or only the starts [S].
+        total: T, the number of points in all clouds.
         where: The name to use in errors.
     """
     offsets = as_numbers(offsets, where)

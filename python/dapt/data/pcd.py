@@ -1,4 +1,4 @@
-"""The points of a .pcd file (PCL's format, version 0.7): ascii, binary and binary_compressed."""
+"""Read .pcd files (PCL's format, version 0.7): ascii, binary and binary_compressed."""
 
 import struct
 from pathlib import Path
@@ -11,7 +11,7 @@ MOST_EXPANSION = 20  # of compressed points
 
 
 def read_pcd(path: Path) -> np.ndarray:
-    """The points [N, 3]; in an organized cloud the NaN points, which mean "no return", are left
+    """Read the points [N, 3]; NaN points of an organized cloud, which mean "no return", are left
     out.
 
     Args:
@@ -22,8 +22,7 @@ def read_pcd(path: Path) -> np.ndarray:
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Every field that holds one number per point [N], by its name in the file; for the same points
-    as `read_pcd`.
+    """Read every field of one number per point [N], by name, for the same points as `read_pcd`.
 
     Args:
         path: The file.
@@ -73,7 +72,7 @@ def _header(file) -> dict[str, list[str]]:
 
 
 def _record(header: dict[str, list[str]]) -> np.dtype:
-    """One point as a structured dtype; padding fields, all called _, get names of their own."""
+    """One point as a structured dtype; padding fields, all called _, get distinct names."""
     fields = []
     counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
     for place, (name, kind, size, count) in enumerate(
@@ -100,7 +99,7 @@ def _ascii(body: bytes, record: np.dtype) -> dict[str, np.ndarray]:
 
 
 def _compressed(body: bytes, record: np.dtype, count: int) -> dict[str, np.ndarray]:
-    """Compressed field by field: all x, then all y, and so on."""
+    """Read compressed points, which are stored field by field: all x, then all y, and so on."""
     compressed, size = struct.unpack_from("<II", body)
     if size != count * record.itemsize or compressed > len(body) - 8:
         raise ValueError("its compressed data does not fit its header")
@@ -114,7 +113,7 @@ def _compressed(body: bytes, record: np.dtype, count: int) -> dict[str, np.ndarr
 
 
 def _lzf_decompress(data: bytes, size: int) -> bytes:
-    """LZF: runs of literals, and copies of what stands some bytes back."""
+    """Decompress LZF: runs of literals, and copies of earlier bytes."""
     out = bytearray()
     place = 0
     while place < len(data):
@@ -133,7 +132,7 @@ def _lzf_decompress(data: bytes, size: int) -> bytes:
         length += 2
         if start < 0 or len(out) + length > size:
             raise ValueError("its compressed data is damaged")
-        piece = out[start : start + length]  # shorter than length where it reaches its own copy
+        piece = out[start : start + length]  # shorter than length if it overlaps its own copy
         out += (piece * -(-length // len(piece)))[:length]
     if len(out) != size:
         raise ValueError("its compressed data is damaged")

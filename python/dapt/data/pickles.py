@@ -1,9 +1,9 @@
-"""Pickles of numpy arrays and plain containers, read without running what they name.
+"""Read pickles of numpy arrays and plain containers without running what they name.
 
-A pickle is a program that may call anything. Here the few names that arrays need stand for
-functions and classes of this file, which check what they are given and build the array themselves:
-nothing is imported, no function of numpy is called with the file's arguments, every other name is
-refused. What the program may cost is bounded by the size of its file.
+A pickle is a program that may call anything. Here, the few names that arrays need stand for
+functions and classes of this file, which check their arguments and build the array themselves:
+nothing is imported, no numpy function is called with the file's arguments, and every other name is
+refused. The cost of the program is bounded by the size of its file.
 """
 
 import math
@@ -16,13 +16,12 @@ import numpy as np
 
 from dapt.errors import DataError
 
-SPARE = 16  # bytes of arrays and texts for each byte of the file; several may be one in the file
-PLAIN = (str, bytes, int, float, bool, type(None))  # what is quick to compare and to hash
+SPARE = 16  # bytes of arrays and text per byte of the file, which may refer to data repeatedly
+PLAIN = (str, bytes, int, float, bool, type(None))  # types that are quick to compare and hash
 
 
 def load_pickle(path: str | Path):
-    """The content of a pickle: numbers, strings, None, list, tuple, dict, set and numeric numpy
-    arrays.
+    """Load a pickle of numbers, strings, None, lists, tuples, dicts, sets and numeric numpy arrays.
 
     Args:
         path: The file.
@@ -40,7 +39,7 @@ def load_pickle(path: str | Path):
 
 
 class _Dtype:
-    """numpy.dtype of a plain number."""
+    """Stands for numpy.dtype of a plain number."""
 
     __slots__ = ("value",)
 
@@ -60,7 +59,7 @@ class _Dtype:
 
 
 class _Array:
-    """numpy.ndarray while it is being built; `values` holds the array."""
+    """Stands for a numpy.ndarray that is being built; `values` holds the array."""
 
     __slots__ = ("values",)
 
@@ -69,7 +68,7 @@ class _Array:
 
 
 class _Bounded:
-    """A file of which no more is asked than it has: a length in it is no reason to make room."""
+    """A file that refuses reads beyond its size, so a false length allocates no memory."""
 
     def __init__(self, file):
         self.file = file
@@ -82,8 +81,8 @@ class _Bounded:
         return self.file.read(count)
 
 
-# In Python, so that each operation can be watched: the one in C makes room for any number in the
-# file. A file has a few dozen operations for each array.
+# The Python implementation lets each operation be checked; the one in C allocates memory for any
+# number in the file. A file has only a few dozen operations per array.
 class _Unpickler(pickle._Unpickler):
     dispatch = dict(pickle._Unpickler.dispatch)
 
@@ -119,7 +118,7 @@ class _Unpickler(pickle._Unpickler):
         if self.left < 0:
             raise pickle.UnpicklingError("it unfolds to far more than it holds")
 
-    # what names stand for
+    # what the allowed names stand for
 
     def _encode(self, text, encoding) -> bytes:
         if encoding != "latin1":
@@ -154,7 +153,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"array {shape} does not fit its {len(data)} bytes")
         return np.ndarray(shape, dtype.value, buffer=data, order=order)
 
-    # operations that would cost more than they are long, or change more than what is being built
+    # operations that could cost more than their length, or change objects already built
 
     def _build(self):
         state, built = self.stack.pop(), self.stack[-1]
@@ -171,7 +170,7 @@ class _Unpickler(pickle._Unpickler):
         pickle._Unpickler.load_setitem(self)
 
     def _set_items(self):
-        _check_plain(self.stack[::2])  # keys and values by turns; those before lie elsewhere
+        _check_plain(self.stack[::2])  # keys and values alternate; earlier items are elsewhere
         pickle._Unpickler.load_setitems(self)
 
     def _dict(self):
@@ -233,6 +232,6 @@ def _empty_bytes() -> bytes:
 
 
 def _check_plain(keys) -> None:
-    """Nested tuples take forever to hash."""
+    """Refuse keys that are not plain: nested tuples may take forever to hash."""
     if not all(isinstance(key, PLAIN) for key in keys):
         raise pickle.UnpicklingError("keys that are neither numbers nor strings refused")

@@ -1,4 +1,4 @@
-"""Binary PLY in pieces, in and out, by maps of its memory: points with numbers beside them."""
+"""Read and write binary PLY in memory-mapped pieces: points with numeric properties."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,10 @@ COLOR = ("red", "green", "blue")
 
 
 class PlyStream:
-    """A binary file of points alone, each of which has numbers: no lists, no faces.
+    """A binary file of points with numeric properties, without lists and faces.
 
     Args:
-        path: .ply.
+        path: The .ply file.
     """
 
     def __init__(self, path: Path):
@@ -42,10 +42,10 @@ class PlyStream:
 
     @staticmethod
     def reads(path: Path) -> bool:
-        """Whether a file is of this kind; meshes and files of text are not.
+        """Whether a file is of this kind; meshes and ascii files are not.
 
         Args:
-            path: .ply.
+            path: The .ply file.
         """
         with reading(path):
             return _header_of(path) is not None
@@ -55,17 +55,17 @@ class PlyStream:
         return np.dtype([(name, self._order + kind) for name, kind in self._types.items()])
 
     def _rows(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number of the first, rows) of each piece, which has a map of its own."""
+        """(number of the first point, rows) of each piece, mapped separately."""
         for start in range(0, self.count, PIECE):
             offset = self._begin + start * self._dtype.itemsize
             shape = (min(PIECE, self.count - start),)
             yield start, np.memmap(self.path, self._dtype, "r", offset, shape)
 
     def pieces(self, names: Iterable[str] = ()) -> Iterator[Piece]:
-        """All points in the order of the file, with some of the other columns.
+        """Yield all points in the order of the file, with some of the other columns.
 
         Args:
-            names: Of these columns.
+            names: The names of these columns.
         """
         names = tuple(names)
         for start, rows in self._rows():
@@ -73,12 +73,12 @@ class PlyStream:
             yield Piece(start, places, {name: np.array(rows[name]) for name in names})
 
     def write(self, path: Path, answers: Answers, labels: Labels) -> None:
-        """The same properties with a label and a confidence, and a color where there is none.
+        """Write a copy with a label and a confidence, and a color if the file has none.
 
         Args:
             path: The new file.
-            answers: What to write.
-            labels: How.
+            answers: Returns the labels and confidences of a range of points.
+            labels: How labels are written.
         """
         added = dict(OWN)
         if not set(COLOR) & self._types.keys():
@@ -110,7 +110,8 @@ class PlyStream:
 
 
 def _header_of(path: Path):
-    """(where points begin, how many, byte order, types by name, comments); None of other files."""
+    """(offset of the points, their number, byte order, types by name, comments); None if the file
+    is of another kind."""
     with open(path, "rb") as file:
         head = file.read(LONGEST_HEADER)
     found = re.match(rb"ply\r?\n.*?\bend_header\r?\n", head, re.DOTALL)

@@ -15,7 +15,7 @@ from dapt.data.dataset import PointDataset
 from dapt.data.transforms import FarthestPoints
 from dapt.errors import check_at_least
 
-MUCH = 4.0  # factor in size or spacing; clouds of one data set differ by less
+MUCH = 4.0  # factor in size or spacing; clouds of one dataset differ by less
 MEASURED = 64  # training clouds, and points of each, to measure
 _POINTS_MEASURED = 2048
 
@@ -33,9 +33,9 @@ class Preprocessing:
         channels: What a point has besides its coordinates, in this order: color for [N, 6], normal
             for color and normal [N, 9].
         block: Side of a scene's blocks, in the unit of the scenes; None for objects.
-        extent: Distance of the farthest point from the middle of a cloud as the network sees it,
-            the median of training clouds.
-        spacing: Distance from a point to its nearest neighbor, likewise.
+        extent: The distance of the farthest point from the center of a prepared cloud, as a median
+            over training clouds.
+        spacing: The distance from a point to its nearest neighbor, likewise.
     """
 
     num_points: int

@@ -11,7 +11,7 @@ from dapt.plugins import entry, installed
 
 SPLITS = ("train", "test")
 DATASETS: dict[str, type] = {}
-# From wings above this one: the module that registers each, imported on demand.
+# Datasets of the packages above this one: the module that registers each is imported on demand.
 ELSEWHERE = dict.fromkeys(("synthetic", "synthetic_wide"), "dapt.synthetic")
 
 
@@ -66,7 +66,7 @@ def load(name: str, options, split: str) -> PointDataset:
 
 
 def has_split(name: str, options, split: str) -> bool:
-    """Whether the options name this split: one's own data may come without a test set.
+    """Whether the options name this split; user data may have no test set.
 
     Args:
         name: The name of the dataset.

@@ -1,4 +1,4 @@
-"""S3DIS, rooms of six areas: blocks as h5 files, rooms as .npy files, or its owners' text files."""
+"""S3DIS, rooms of six areas: blocks in h5 files, rooms in .npy files, or the published texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ AREAS = [f"Area_{number}" for number in range(1, 7)]
 @register("s3dis")
 @dataclass(kw_only=True)
 class S3dis(BlockDataset):
-    """Rooms of 13 classes of points, in whichever of three forms the folder holds them.
+    """Rooms with 13 classes of points, in any of three forms.
 
     Args:
         root: `indoor3d_sem_seg_hdf5_data` with its blocks of 4096 points, a folder of
             `Area_1_office_1.npy` files (x y z r g b label), or
             `Stanford3dDataset_v1.2_Aligned_Version` with `Area_1/office_1/Annotations/*.txt`.
-        test_area: The area of the test split, 1 to 6; the others are for training.
+        test_area: The area of the test split, 1 to 6; the other areas are for training.
     """
 
     root: Path
@@ -120,7 +120,7 @@ def _area(room: str) -> str:
 
 
 def _read_npy(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """x y z r g b [N, 6], and labels."""
+    """Read x y z r g b [N, 6], and labels."""
     [path] = parts
     with reading(path):
         table = load_npy(path)
@@ -130,7 +130,7 @@ def _read_npy(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_annotations(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """A file `chair_1.txt` for each object; what is none of the classes is clutter."""
+    """Read a file like `chair_1.txt` for each object; unknown classes are clutter."""
     tables, labels = [], []
     for path in parts:
         with reading(path):

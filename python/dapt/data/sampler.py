@@ -1,4 +1,4 @@
-"""Which samples come when: a pure function of (seed, epoch, step), shared out over processes."""
+"""The order of samples: a pure function of (seed, epoch, step), divided among processes."""
 
 from collections.abc import Iterator
 
@@ -11,23 +11,23 @@ from dapt.errors import UsageError
 
 
 class BatchSampler:
-    """Lists of sample indices, one list per step.
+    """Yields lists of sample indices, one list per step.
 
-    `batch_size` is that of all processes together: rank r gets the r-th part of each batch, so
-    the parts of all ranks are the batch that a single process gets. Every rank takes the same
-    number of steps. With `drop_last=False` every sample comes exactly once per epoch; parts of
-    the last batch may then differ by one sample, or be empty.
+    `batch_size` counts the samples of all processes: rank r gets the r-th part of each batch, so
+    the parts of all ranks together are the batch that a single process would get. Every rank takes
+    the same number of steps. With `drop_last=False`, every sample occurs exactly once per epoch;
+    the parts of the last batch may then differ by one sample, or be empty.
 
     Iterating again repeats the epoch; `set_position` moves on, or resumes in the middle.
 
     Args:
-        length: Samples of the dataset.
-        batch_size: Of all processes together.
+        length: The number of samples in the dataset.
+        batch_size: The number of samples per step, over all processes.
         seed: The seed of the order.
-        shuffle: Whether each epoch has an order of its own.
-        drop_last: Whether a last batch that is not full is left out.
-        rank: Number of this process.
-        world_size: How many processes there are.
+        shuffle: Whether samples are shuffled differently in each epoch.
+        drop_last: Whether to drop an incomplete last batch.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class BatchSampler:
         self.set_position(epoch=0, step=0)
 
     def set_position(self, epoch: int, step: int = 0) -> None:
-        """The next iteration starts at this step of this epoch.
+        """Let the next iteration start at a step of an epoch.
 
         Args:
-            epoch: Counted from 0.
-            step: Likewise.
+            epoch: The epoch, from 0.
+            step: The step in this epoch, from 0.
         """
         if not 0 <= step <= len(self):
             raise UsageError(f"step must lie in 0 to {len(self)}, got {step}")
@@ -72,7 +72,7 @@ class BatchSampler:
         self.step = step
 
     def __len__(self) -> int:
-        """Steps in a whole epoch."""
+        """The number of steps in an epoch."""
         if self.drop_last:
             return self.length // self.batch_size
         return -(-self.length // self.batch_size)
@@ -89,16 +89,16 @@ class BatchSampler:
 def loader(
     dataset: PointDataset, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """Batches of the dataset in the sampler's order.
+    """Create a loader of batches in the sampler's order.
 
-    Without workers a batch of a memory-mapped dataset is one gather in this process; workers pay
-    for datasets that compute their clouds. The global random state is left alone.
+    Without workers, a batch of a memory-mapped dataset is one gather in this process; workers are
+    worthwhile for datasets that compute their clouds. The global random state is not changed.
 
     Args:
-        dataset: What the batches are of.
-        sampler: Which samples they hold.
-        num_workers: Processes that load them; 0 for this one.
-        pin_memory: Whether batches lie where a GPU copies from at full speed.
+        dataset: The dataset.
+        sampler: Chooses the samples of each batch.
+        num_workers: The number of worker processes; 0 loads in this process.
+        pin_memory: Whether batches are in pinned memory, from which a GPU copies at full speed.
     """
     return DataLoader(
         dataset,

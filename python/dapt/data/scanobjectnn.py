@@ -1,4 +1,4 @@
-"""ScanObjectNN: the h5 files of its owners' `h5_files` folder."""
+"""ScanObjectNN, from the h5 files in the published folder `h5_files`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ FILES = {
     "pb_t25_r": "main_split/{}_objectdataset_augmented25rot.h5",
     "pb_t50_r": "main_split/{}_objectdataset_augmentedrot.h5",
 }
-KINDS = ("fi", "fu", "ii", "iu", "ui", "uu")  # of clouds and labels
+KINDS = ("fi", "fu", "ii", "iu", "ui", "uu")  # kinds of the dtypes of clouds and labels
 ROWS = 256  # clouds read at a time
 
 
@@ -34,13 +34,14 @@ ROWS = 256  # clouds read at a time
 class ScanObjectNN(FileDataset):
     """Real scans of 15 classes, 2048 points each.
 
-    The perturbed variants hold several copies of each object and do not say of which: a
-    validation split of them shares objects with the training part.
+    The perturbed variants contain several copies of each object without identifying them, so a
+    validation split shares objects with the training part.
 
     Args:
         root: The folder with `main_split` and `main_split_nobg`.
         variant: bg (OBJ_BG), only (OBJ_ONLY), hardest (PB_T50_RS) or a perturbation in between.
-        normalize: Off, as in the field: the owners have centered and scaled the clouds.
+        normalize: Whether each cloud is centered and scaled to the unit ball; off as in published
+            work, because the clouds already are.
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""One's own scenes with a label for each point, cut into blocks."""
+"""Your own scenes with a label for each point, cut into blocks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,16 +23,17 @@ ENDINGS = (".las", ".npy", ".npz", ".pcd", ".ply")
 @register("scenes")
 @dataclass(kw_only=True)
 class Scenes(BlockDataset):
-    """Scenes of any size, each a file: an .npz of `points` [N, 3] and `labels` [N], with optional
-    `colors` and `normals` [N, 3], `intensity` and `heights` [N]; an .npy [N, 4 or more] that begins
-    with x y z, goes on with r g b and the normal where it has them, and ends with the label; or a
-    .las, .ply or .pcd with a column of labels.
+    """Scenes of any size, one per file.
+
+    A file is an .npz with `points` [N, 3] and `labels` [N], and optionally `colors` and
+    `normals` [N, 3], `intensity` and `heights` [N]; an .npy [N, 4 or more] with x y z, optionally
+    r g b and the normal, and the label last; or a .las, .ply or .pcd with a column of labels.
 
     Args:
-        train: The folder of the training scenes. A `classes.txt` in it names the labels, a line
-            for each; without it the labels of the training scenes count.
+        train: The folder of the training scenes. A `classes.txt` in it names the labels, one per
+            line; without it, the labels are those that occur in the training scenes.
         test: The folder of the test scenes, if there is one.
-        ignore_label: Points with this label count in no loss and no score.
+        ignore_label: Points with this label do not count in any loss or score.
     """
 
     train: Path

@@ -1,4 +1,4 @@
-"""ShapeNet-55, the field's pre-training set: one .npy file per shape, named in lists."""
+"""ShapeNet-55, the usual pre-training dataset: one .npy file per shape, named in lists."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class ShapeNet55(FileDataset):
 
     Args:
         root: The folder with `ShapeNet-55/train.txt`, `ShapeNet-55/test.txt` and `shapenet_pc`.
-        whole: Train on both lists, as Point-MAE's pre-training does.
+        whole: Whether to train on both lists, as Point-MAE's pre-training does.
     """
 
     root: Path

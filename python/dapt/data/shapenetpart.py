@@ -14,7 +14,7 @@ from dapt.data.file_dataset import FileDataset, read_lines
 from dapt.data.registry import register
 from dapt.errors import DataError, reading
 
-# per category, in the order in which the 50 parts are numbered
+# the number of parts per category, in the order in which the 50 parts are numbered
 PARTS = {
     "Airplane": 4, "Bag": 2, "Cap": 2, "Car": 4, "Chair": 4, "Earphone": 3, "Guitar": 3,
     "Knife": 2, "Lamp": 4, "Laptop": 2, "Motorbike": 6, "Mug": 2, "Pistol": 3, "Rocket": 3,
@@ -25,11 +25,11 @@ PARTS = {
 @register("shapenetpart")
 @dataclass(kw_only=True)
 class ShapeNetPart(FileDataset):
-    """CAD shapes of 16 categories, 50 parts; as in the field, train and val lists are for training.
+    """CAD shapes of 16 categories with 50 parts; as usual, both train and val lists are trained on.
 
     Args:
         root: The folder with `synsetoffset2category.txt`, `train_test_split` and the shapes.
-        num_points: Points to keep of each shape; one that has fewer repeats some.
+        num_points: The number of points to keep per shape; a shape of fewer repeats some.
     """
 
     root: Path

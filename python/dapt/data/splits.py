@@ -1,4 +1,4 @@
-"""Parts of a dataset: a validation split, a share of the labels, few-shot episodes.
+"""Split datasets: validation splits, a share of the labels, few-shot episodes.
 
 Vocabulary: S samples, C classes, U units (groups of samples that stay together, or single ones).
 """
@@ -8,7 +8,7 @@ import numpy as np
 from dapt.data.dataset import PointDataset, Subset
 from dapt.errors import UsageError
 
-_FEW = 0xFE3  # separates the draw of labels from that of the validation split
+_FEW = 0xFE3  # makes the choice of labels independent of that of the validation split
 
 
 def stratified(

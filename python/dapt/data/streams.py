@@ -1,6 +1,6 @@
-"""Files of points that are read and written in pieces, whatever their size: las, laz, binary ply.
+"""Files of any size that are read and written in pieces: las, laz, binary ply.
 
-Vocabulary: n points of a piece; D columns of a point that a network reads, 3 of them its place.
+Vocabulary: n points in a piece; D columns per point that a network reads, 3 of them coordinates.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Answers = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels and conf
 
 
 class Piece(NamedTuple):
-    """Points of a file that lie one after the other in it.
+    """Consecutive points of a file.
 
     Args:
-        start: Number of the first.
-        places: float64 [n, 3].
-        columns: The file's other columns [n] that were asked for, by name.
+        start: The number of the first point.
+        places: The coordinates, float64 [n, 3].
+        columns: The requested other columns [n], by name.
     """
 
     start: int
@@ -41,9 +41,9 @@ class Labels(NamedTuple):
 
     Args:
         names: The names of the labels.
-        codes: [labels], what stands for each in the file's own classification; None to leave that
-            as it is.
-        colors: uint8 [labels, 3], for points of a file that has none.
+        codes: The code of each label in the file's own classification [labels]; None to keep the
+            classification that the file has.
+        colors: The color of each label, uint8 [labels, 3], for a file without colors.
     """
 
     names: Sequence[str]
@@ -56,34 +56,34 @@ class Stream(Protocol):
 
     path: Path
     count: int
-    names: Sequence[str]  # of the columns beside the places
+    names: Sequence[str]  # of the columns besides the coordinates
 
     def pieces(self, names: Iterable[str] = ()) -> Iterator[Piece]:
-        """All points in the order of the file, with some of the other columns.
+        """Yield all points in the order of the file, with some of the other columns.
 
         Args:
-            names: Of these columns.
+            names: The names of these columns.
         """
 
     def write(self, path: Path, answers: Answers, labels: Labels) -> None:
-        """The same file with a label and a confidence for each point.
+        """Write a copy with a label and a confidence for each point.
 
         Args:
             path: The new file.
-            answers: What to write.
-            labels: How.
+            answers: Returns the labels and confidences of a range of points.
+            labels: How labels are written.
         """
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a network is told of each point of a file beside its place.
+    """What a network reads of each point of a file besides its coordinates.
 
     Args:
-        colors: Names of their columns; none where the file has no colors that can be told.
-        normals: Likewise.
-        scale: Turns a color into a byte.
-        channels: What the network reads.
+        colors: The names of the color columns; empty if the file has none.
+        normals: The names of the normal columns; empty if the file has none.
+        scale: The factor that turns a color into a byte.
+        channels: The channels that the network reads.
     """
 
     colors: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class Told:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns to read."""
+        """The names of the columns to read."""
         return self.colors + self.normals
 
     @property
@@ -103,15 +103,15 @@ class Told:
 
     @property
     def lacking(self) -> list[str]:
-        """What the network reads and the file does not tell."""
+        """The names of what the network reads and the file lacks."""
         known = {"colors": self.colors or None, "normals": self.normals or None}
         return lacks(self.channels, known)
 
     def of(self, piece: Piece) -> np.ndarray:  # float32 [n, D - 3]
-        """The columns of a piece, zeros where the file does not tell.
+        """The channels of a piece; zeros for those that the file lacks.
 
         Args:
-            piece: With the columns of `names`.
+            piece: A piece with the columns of `names`.
         """
         told = np.zeros((len(piece.places), self.width), np.float32)
         if self.colors:
@@ -123,12 +123,12 @@ class Told:
 
 
 class Survey(NamedTuple):
-    """What there is to know of a whole file before its points are labeled.
+    """What must be known about a whole file before its points are labeled.
 
     Args:
-        low: [3], the least coordinates.
-        high: [3], the largest.
-        told: What a network is told beside them.
+        low: The smallest coordinates [3].
+        high: The largest coordinates [3].
+        told: What the network reads besides coordinates.
     """
 
     low: np.ndarray
@@ -139,12 +139,12 @@ class Survey(NamedTuple):
 def survey(
     stream: Stream, channels: str, look: Callable[[np.ndarray], None] = lambda places: None
 ) -> Survey:
-    """Go through a file once: its ends, and what its colors mean.
+    """Read a file once to find its bounds and the range of its colors.
 
     Args:
         stream: The file.
-        channels: What a network reads.
-        look: Is shown the places [n, 3] of each piece.
+        channels: The channels that the network reads.
+        look: Called with the coordinates [n, 3] of each piece.
     """
     colors = _columns(stream.names, COLORS) if channels != "xyz" else ()
     normals = _columns(stream.names, NORMALS) if channels == "normal" else ()
@@ -153,7 +153,7 @@ def survey(
     for piece in stream.pieces(colors + normals):
         check_finite(str(stream.path), piece.places, piece.start)
         low, high = np.minimum(low, piece.places.min(0)), np.maximum(high, piece.places.max(0))
-        for name in colors:  # one that is not finite makes the ends not finite, too
+        for name in colors:  # a value that is not finite makes the bounds not finite
             least = np.minimum(least, piece.columns[name].min())
             most = np.maximum(most, piece.columns[name].max())
         for name in normals:
@@ -174,7 +174,7 @@ def survey(
 
 
 def _columns(names: Sequence[str], triples: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The file's names of the first triple that it has whole."""
+    """The file's names for the first triple that is complete."""
     known = {name.lower(): name for name in names}
     return next(
         (tuple(known[name] for name in triple) for triple in triples if set(triple) <= set(known)),

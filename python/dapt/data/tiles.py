@@ -1,11 +1,11 @@
-"""A scene of any size in tiles: points sorted by cells of the ground on disk, a tile in memory.
+"""Scenes of any size in tiles: points are sorted by ground cell on disk, one tile is in memory.
 
-Only cells that hold points exist, so a stray point far away is one cell more. A cell is a little
-wider than a block: all blocks that a point of a cell lies in are whole within the cell and its
-eight neighbors.
+Only cells that contain points exist, so a stray point far away costs a single cell. A cell is
+slightly wider than a block, so all blocks that contain a point of a cell lie within the cell and
+its eight neighbors.
 
-Vocabulary: C occupied cells, whose two numbers on the ground are one complex number; n points of a
-piece; m points of a tile and of the cells around it.
+Vocabulary: C occupied cells, whose two indices on the ground form one complex number; n points in a
+piece; m points in a tile and the cells around it.
 """
 
 import os
@@ -20,18 +20,18 @@ from dapt.data.streams import Stream, Told
 from dapt.errors import reading
 from dapt.files import writing
 
-WIDER = 1 + 2**-10  # than a block, so that rounding reaches no further than a neighbor
-MOST_CELLS = 2**18  # of more the side is doubled
+WIDER = 1 + 2**-10  # cell to block, so that rounding reaches no further than a neighbor
+MOST_CELLS = 2**18  # beyond this, the side of a cell is doubled
 AROUND = [x + 1j * y for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)]
 
 
 class Region(NamedTuple):
-    """A tile and what lies around it, in the order of the file.
+    """The points of a tile and of the cells around it, in the order of the file.
 
     Args:
-        index: int64 [m], numbers of the points in the file.
-        points: float64 [m, D], place and what a network is told beside it.
-        own: [m] bool, whether a point is the tile's.
+        index: The numbers of the points in the file, int64 [m].
+        points: Coordinates and channels, float64 [m, D].
+        own: Whether a point belongs to the tile, bool [m].
     """
 
     index: np.ndarray
@@ -40,11 +40,11 @@ class Region(NamedTuple):
 
 
 class Cells:
-    """The occupied cells of a scene, counted while its points go by.
+    """The occupied cells of a scene, counted piece by piece.
 
     Args:
-        block: Side of the squares that a network sees.
-        ground: The two axes of the ground.
+        block: The side of the square blocks that the network reads.
+        ground: The two horizontal axes.
     """
 
     def __init__(self, block: float, ground: list[int]):
@@ -77,19 +77,19 @@ class Cells:
         self.counts = np.bincount(cell.ravel(), counts, len(self.keys)).astype(np.int64)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Numbers of cells among the occupied ones, -1 for empty ones.
+        """Find the numbers of cells among the occupied ones; -1 for empty cells.
 
         Args:
-            keys: Complex, of any shape.
+            keys: Complex keys of any shape.
         """
         at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
 
     def tiles(self, most: int) -> list[np.ndarray]:
-        """Numbers of the cells of each tile: squares of up to `most` points, or one cell.
+        """The numbers of the cells in each tile: squares of up to `most` points, or one cell.
 
         Args:
-            most: Points of a tile.
+            most: The largest number of points per tile.
         """
         origin = self.keys.real.min() + 1j * self.keys.imag.min()
         keys = self.keys - origin
@@ -99,7 +99,7 @@ class Cells:
     def _split(
         self, keys: np.ndarray, cells: np.ndarray, level: int, most: int
     ) -> Iterator[np.ndarray]:
-        """A square of cells whole, or its four quarters."""
+        """Yield a square of cells as a whole, or split into its four quarters."""
         if level == 0 or len(cells) == 1 or self.counts[cells].sum() <= most:
             yield cells
             return
@@ -110,10 +110,10 @@ class Cells:
             yield from self._split(keys, cells[quarters == quarter], level - 1, most)
 
     def around(self, cells: np.ndarray) -> np.ndarray:
-        """Numbers of the occupied cells that touch these and are none of them.
+        """The numbers of the occupied cells that touch these, without these.
 
         Args:
-            cells: Numbers.
+            cells: The numbers of cells.
         """
         near = self.find((self.keys[cells][:, None] + AROUND).ravel())
         return np.setdiff1d(near[near >= 0], cells)
@@ -125,12 +125,12 @@ def _halved(keys: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scene is cut.
+    """The division of a scene into tiles.
 
     Args:
-        cells: The occupied ones.
-        tiles: Numbers of the cells of each tile.
-        first: [C], where the points of a cell begin among those that are sorted by tile and cell.
+        cells: The occupied cells.
+        tiles: The numbers of the cells in each tile.
+        first: The position of each cell's first point when points are sorted by tile and cell [C].
     """
 
     cells: Cells
@@ -139,11 +139,11 @@ class Plan:
 
     @classmethod
     def of(cls, cells: Cells, most: int) -> "Plan":
-        """Tiles of about so many points.
+        """Divide cells into tiles.
 
         Args:
-            cells: The occupied ones.
-            most: Points of a tile; a single cell may have more.
+            cells: The occupied cells.
+            most: The largest number of points per tile; a single cell may have more.
         """
         tiles = cells.tiles(most)
         order = np.concatenate(tiles)
@@ -153,10 +153,10 @@ class Plan:
         return cls(cells, tiles, first)
 
     def count(self, tile: int) -> int:
-        """Points of a tile.
+        """The number of points in a tile.
 
         Args:
-            tile: Its number.
+            tile: The number of the tile.
         """
         return int(self.cells.counts[self.tiles[tile]].sum())
 
@@ -166,8 +166,8 @@ class Spill:
 
     Args:
         path: The file.
-        plan: How the scene is cut.
-        told: What a network is told beside the places.
+        plan: The tiles of the scene.
+        told: What the network reads besides coordinates.
     """
 
     def __init__(self, path: Path, plan: Plan, told: Told):
@@ -176,7 +176,7 @@ class Spill:
         self._dtype = np.dtype(fields)
 
     def fill(self, stream: Stream) -> None:
-        """Sort all points of a file; nothing of them is kept in memory.
+        """Sort all points of a file on disk, one piece at a time.
 
         Args:
             stream: The file.
@@ -198,10 +198,10 @@ class Spill:
             os.fsync(file.fileno())
 
     def read(self, tile: int) -> Region:
-        """A tile and the cells around it.
+        """Read a tile and the cells around it.
 
         Args:
-            tile: Its number.
+            tile: The number of the tile.
         """
         own = self.plan.tiles[tile]
         around = self.plan.cells.around(own)
@@ -215,7 +215,7 @@ class Spill:
         return Region(records["index"], points, is_own)
 
     def _cells(self, file, cells: np.ndarray) -> np.ndarray:
-        """Records of some cells; those that follow each other are read at once."""
+        """Read the records of some cells; consecutive cells are read at once."""
         if len(cells) == 0:
             return np.empty(0, self._dtype)
         first, counts = self.plan.first[cells], self.plan.cells.counts[cells]
@@ -230,21 +230,21 @@ class Spill:
 
 
 class InMemory:
-    """The only tile of a small scene, read whole.
+    """The only tile of a small scene, read as a whole.
 
     Args:
         stream: The file.
-        told: What a network is told beside the places.
+        told: What the network reads besides coordinates.
     """
 
     def __init__(self, stream: Stream, told: Told):
         self._stream, self._told = stream, told
 
     def read(self, tile: int) -> Region:
-        """All points.
+        """Read all points.
 
         Args:
-            tile: 0.
+            tile: The number of the tile, which is 0.
         """
         pieces = [
             np.concatenate([piece.places, self._told.of(piece)], 1)

@@ -1,8 +1,8 @@
 """Augmentation of whole batches on their device: small callables (points, generator) -> points.
 
-points: [B, N, 3], with color [B, N, 6], or with color and normal [B, N, 9]. All randomness comes
-from the generator, drawn on its own device: one that lives on the CPU gives the same numbers for
-every device.
+points: [B, N, 3], with color [B, N, 6], or with color and normal [B, N, 9]. All random numbers are
+drawn from the generator on its own device, so a CPU generator gives the same numbers on every
+device.
 """
 
 import math
@@ -18,15 +18,16 @@ from dapt.errors import UsageError, look_up
 
 @dataclass
 class Share:
-    """A generator of which each process uses its part; transforms take it in place of a plain one.
+    """A generator shared by several processes; transforms accept it instead of a plain one.
 
-    Each process draws for the whole batch and keeps its own rows, so that W processes with the same
-    seed together draw what a single one draws. All processes' batches are equally large.
+    Each process draws numbers for the whole batch and keeps those of its own rows, so W processes
+    with the same seed together draw what a single one would. All processes must have batches of the
+    same size.
 
     Args:
-        generator: Seeded alike in all processes.
-        rank: of this process.
-        world_size: W, processes.
+        generator: A generator with the same seed in all processes.
+        rank: The rank of this process.
+        world_size: W, the number of processes.
     """
 
     generator: torch.Generator
@@ -35,7 +36,7 @@ class Share:
 
 
 def _draw(sample: Callable, shape: tuple, points: Tensor, generator) -> Tensor:
-    """sample(shape) for this process's rows: `sample` is torch.rand or torch.randn."""
+    """sample(shape) for this process's rows, where `sample` is torch.rand or torch.randn."""
     share = generator if isinstance(generator, Share) else Share(generator)
     rows = shape[0]
     whole = sample(
@@ -51,16 +52,16 @@ def _uniform(low: float, high: float, shape: tuple, points: Tensor, generator) -
 
 
 def _random_order(shape: tuple, points: Tensor, generator) -> Tensor:
-    """A permutation of 0 ... n - 1 in each row [B, n]; stable: equal draws keep their order."""
+    """A random permutation of 0 ... n - 1 in each row [B, n]; equal draws keep their order."""
     return _draw(torch.rand, shape, points, generator).argsort(dim=1, stable=True)
 
 
 @dataclass
 class Compose:
-    """One transform after another.
+    """Applies transforms one after another.
 
     Args:
-        transforms: In their order.
+        transforms: The transforms, in order.
     """
 
     transforms: list
@@ -71,16 +72,16 @@ class Compose:
         return points
 
 
-PLACE, NORMAL = slice(0, 3), slice(6, 9)  # channels of a point; its color is between them
+PLACE, NORMAL = slice(0, 3), slice(6, 9)  # channels of a point; the color is between them
 
 
 def _moved(points: Tensor, place: Tensor) -> Tensor:
-    """The points at other places; what else is known of them stays."""
+    """The points with new coordinates and their other channels unchanged."""
     return place if points.shape[-1] == 3 else torch.cat([place, points[..., 3:]], -1)
 
 
 def _turned(points: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
-    """Places and normals, turned alike."""
+    """The points with the same turn applied to coordinates and normals."""
     place, rest = turn(points[..., PLACE]), points[..., 3:]
     if points.shape[-1] >= NORMAL.stop:
         rest = torch.cat([points[..., 3:6], turn(points[..., NORMAL])], -1)
@@ -92,9 +93,9 @@ class Scale:
     """Multiplies by one random factor per axis, or by one for all three.
 
     Args:
-        low: Least factor.
-        high: Largest factor.
-        per_axis: Whether each axis has a factor of its own.
+        low: The smallest factor.
+        high: The largest factor.
+        per_axis: Whether each axis has its own factor.
     """
 
     low: float = 2 / 3
@@ -112,7 +113,7 @@ class Translate:
     """Shifts each cloud by up to `limit` along every axis.
 
     Args:
-        limit: Largest shift along an axis.
+        limit: The largest shift along an axis.
     """
 
     limit: float = 0.2
@@ -124,11 +125,11 @@ class Translate:
 
 @dataclass
 class Rotate:
-    """Turns each cloud about one axis; in most datasets y points up.
+    """Rotates each cloud about one axis; in most datasets y points up.
 
     Args:
         axis: "x", "y" or "z".
-        max_angle: Radians, to either side.
+        max_angle: The largest angle to either side, in radians.
     """
 
     axis: str = "y"
@@ -155,7 +156,7 @@ class Rotate:
 
 @dataclass
 class RotateFreely:
-    """Turns each cloud by a rotation drawn evenly from all there are."""
+    """Rotates each cloud by a rotation drawn uniformly from all rotations."""
 
     def __call__(self, points: Tensor, generator) -> Tensor:
         quaternion = _draw(torch.randn, (len(points), 4), points, generator).to(points.dtype)
@@ -175,8 +176,8 @@ class Jitter:
     """Moves every point by Gaussian noise.
 
     Args:
-        sigma: Its standard deviation.
-        clip: Largest shift along an axis.
+        sigma: The standard deviation of the noise.
+        clip: The largest shift along an axis.
     """
 
     sigma: float = 0.01
@@ -190,7 +191,7 @@ class Jitter:
 
 @dataclass
 class FarthestPoints:
-    """The usual reduction at test time: farthest point sampling.
+    """Reduces clouds by farthest point sampling, as is usual at test time.
 
     Args:
         num_points: The number of points to keep per cloud.
@@ -208,7 +209,7 @@ class FarthestPoints:
 
 @dataclass
 class Resample:
-    """The usual reduction in training: farthest point sampling, then a random choice from it.
+    """Reduces clouds by farthest point sampling and a random choice, as is usual in training.
 
     The first step keeps 75/64 of `num_points` (1200 for 1024, 2400 for 2048, 4800 for 4096), or the
     whole cloud if it has no more than that.
@@ -227,7 +228,7 @@ class Resample:
 
         Args:
             points: [B, N, D].
-            generator: a plain one or a `Share`.
+            generator: A plain generator or a `Share`.
         """
         _check_enough(self.num_points, points)
         batch, total = points.shape[:2]
@@ -245,7 +246,7 @@ class Resample:
 
 @dataclass
 class RandomPoints:
-    """A random choice of points, as in pre-training.
+    """Reduces clouds by a random choice of points, as in pre-training.
 
     Args:
         num_points: The number of points to keep per cloud.
@@ -269,8 +270,8 @@ def _check_enough(num_points: int, points: Tensor) -> None:
 
 @dataclass
 class Occlude:
-    """Cuts off the side of each cloud that lies farthest along a random direction; points of the
-    rest stand in for those that are lost.
+    """Cuts off one side of each cloud in a random direction, and replaces the lost points by
+    repeating others.
 
     Args:
         share: The largest share of points to remove.
@@ -280,7 +281,7 @@ class Occlude:
 
     def __call__(self, points: Tensor, generator) -> Tensor:
         way = _draw(torch.randn, (len(points), 3, 1), points, generator).to(points.dtype)
-        place = points[..., PLACE].contiguous()  # with and without channels the same sums
+        place = points[..., PLACE].contiguous()  # so that sums do not depend on other channels
         order = (place @ way)[..., 0].argsort(1)  # [B, N], the farthest last
         kept = 1 - _uniform(0, self.share, (len(points), 1), points, generator).float()
         total = points.shape[1]
@@ -305,9 +306,9 @@ AUGMENTATIONS = {
 
 
 def augmentation(name: str) -> Compose:
-    """One of the recipes that published tables differ by.
+    """Look up one of the augmentations by which published results differ.
 
     Args:
-        name: of `AUGMENTATIONS`.
+        name: A name in `AUGMENTATIONS`.
     """
     return look_up("augmentation", name, AUGMENTATIONS)
