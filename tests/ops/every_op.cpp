@@ -1,5 +1,5 @@
-// Runs the ops on points on fixed clouds and prints what they give, bit by bit, for
-// test_other_processors.py. Whole numbers alone are drawn, so that every machine makes the same.
+// Runs the point ops on fixed clouds and prints the bits of their results, for
+// test_other_processors.py. Coordinates derive from integers, so that every machine has the same.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -10,7 +10,7 @@
 
 using namespace dapt;
 
-// The pool is torch's; here the caller does all.
+// Replaces torch's thread pool; the caller does all the work.
 extern "C" AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t, ParallelFunc f,
                                              void* context) {
   f(begin, end, context);

@@ -1,4 +1,4 @@
-// What a search looks at and what a plan costs, by the size of the cloud: a line each, for
+// Prints what a search visits and what a plan costs, one line per size of the cloud, for
 // test_growth.py.
 #include <cstdio>
 #include <random>
@@ -10,12 +10,12 @@
 using namespace dapt;
 using namespace dapt::cpu::DAPT_ISA;
 
-// The pool is torch's, and nothing here uses it.
+// Replaces torch's thread pool, which nothing here uses.
 extern "C" AOTITorchError torch_parallel_for(int64_t, int64_t, int64_t, ParallelFunc, void*) {
   return 1;
 }
 
-// Half of the points on a sphere; the others too, or all in one place, or in ever smaller balls.
+// Half of the points are on a sphere; the others too, or in one place, or in ever smaller balls.
 std::vector<float> cloud(int64_t N, const char* kind) {
   std::mt19937 random(static_cast<unsigned>(N));
   std::normal_distribution<float> normal;

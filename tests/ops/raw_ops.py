@@ -15,7 +15,7 @@ A = 3  # adapters
 
 
 def names() -> list[str]:
-    """Every op that the library registers and that takes something: all but build_info()."""
+    """Every op with arguments, that is, all except build_info()."""
     return [name for name in names_of_ops() if schema(name).arguments]
 
 
@@ -24,7 +24,7 @@ def schema(name: str) -> torch._C.FunctionSchema:
 
 
 def samples() -> dict[str, dict[str, Any]]:
-    """Arguments by op and name: every tensor is there, also those that may be left out."""
+    """Arguments by op and name, with every tensor present, even the optional ones."""
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -133,7 +133,7 @@ def call(name: str, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
 
 
 def arguments_of(kind: type) -> list[tuple[str, str]]:
-    """(op, argument) for all arguments of a type."""
+    """(op, argument) for all arguments of a given type."""
     return [
         (op, name)
         for op, arguments in samples().items()

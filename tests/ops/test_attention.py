@@ -1,4 +1,4 @@
-"""Attention on the CPU, against its twin in float64 and against torch's own."""
+"""Attention on the CPU, compared with its reference in float64 and with torch's own."""
 
 import pytest
 import torch
@@ -44,13 +44,13 @@ def test_equals_torch():
 
 @pytest.mark.parametrize("size", [30.0, 1e4])
 def test_large_scores(size):
-    """One key takes all; nothing overflows."""
+    """One key takes all the attention, and nothing overflows."""
     qkv = torch.randn(2, 40, 3 * 32)
     qkv[..., :64] *= size
     exact = run(reference.attention, qkv, 2, torch.float64)
     out, grad = run(attention, qkv, 2)
     assert out.isfinite().all() and grad.isfinite().all()
-    # A score is rounded relative to itself: an error of size² ulp moves a share by as much.
+    # The rounding error of a score is relative, so the error of a probability grows with size².
     if size < 100:
         assert_close((out, grad), exact, size**2 * 1e-6)
 
@@ -79,7 +79,7 @@ def test_clouds_do_not_mix_and_results_repeat():
 
 def test_nan_stays_in_its_cloud_and_is_seen():
     qkv = torch.randn(2, 20, 48)
-    qkv[0, 3, 5] = torch.nan  # of a query
+    qkv[0, 3, 5] = torch.nan  # in a query
     out = attention(qkv, 2)
     assert out[0, 3, :8].isnan().all() and out[1].isfinite().all()
 
@@ -113,7 +113,7 @@ def test_compiles_without_graph_breaks():
 
 
 def test_memory_is_that_of_the_result():
-    """No [T, T] is kept: the output and a number for each query and head."""
+    """No [T, T] matrix is kept: only the output and one number per query and head."""
     qkv = torch.randn(2, 200, 96, requires_grad=True)
     kept = {}
 

@@ -1,4 +1,4 @@
-"""Bad input gives one sentence that names the argument, and never brings the process down."""
+"""Bad input gives one sentence that names the argument, and never crashes the process."""
 
 import os
 
@@ -203,7 +203,7 @@ def test_unknown_instruction_set(monkeypatch):
 
 
 def test_a_bad_cloud_does_not_reach_the_result():
-    """The error comes before any work, so the inputs of the other clouds are still usable."""
+    """The error comes before any work, so other clouds are unaffected."""
     with pytest.raises(RuntimeError):
         knn(with_value(torch.nan), POINTS, 3)
     assert torch.equal(knn(POINTS, POINTS, 1)[1][..., 0], torch.arange(10).expand(2, -1))
@@ -217,7 +217,7 @@ dtypes = st.sampled_from(
 
 @st.composite
 def tensors(draw, integers=False):
-    """Tensors of any shape, dtype and strides; half of them close to what the ops want."""
+    """Tensors of any shape, dtype and strides; half of them close to what the ops accept."""
     shape = draw(st.one_of(shapes, st.tuples(st.integers(0, 3), st.integers(0, 6), st.just(3))))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     dtype = draw(st.one_of(st.just(torch.int64 if integers else torch.float32), dtypes))
@@ -236,7 +236,7 @@ per_cloud = st.one_of(
 
 
 def call_safely(function, *args):
-    """Either a result or one of the errors a caller may expect; anything else fails the test."""
+    """The result or an expected error is fine; anything else fails the test."""
     try:
         function(*args)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -245,7 +245,7 @@ def call_safely(function, *args):
 
 sizes = st.integers(0, 4)
 
-# The same examples every time, so that no change fails by another's luck; DAPT_FUZZ=20000 searches.
+# The same examples in every run, so that no change fails by chance; DAPT_FUZZ=20000 searches more.
 searched = int(os.environ.get("DAPT_FUZZ", "0"))
 fuzz = settings(
     max_examples=searched or 300,
@@ -276,7 +276,7 @@ def test_fuzz_group(points, num_groups, group_size, lengths, start):
 @fuzz
 @given(tensors(), tensors(), st.floats(), counts)
 def test_fuzz_ball_query(queries, points, radius, max_neighbors):
-    # A row of 2^31 neighbors is a valid wish that needs too much memory.
+    # A row of 2^31 neighbors is a valid request that needs too much memory.
     call_safely(ball_query, queries, points, radius, min(max_neighbors, 1000))
 
 
@@ -351,7 +351,7 @@ def test_fuzz_dynamic_adapter(required, optional, dropout, training):
 @fuzz
 @given(sizes, sizes, sizes, sizes, st.booleans(), st.sampled_from(["default", "low"]))
 def test_any_sizes_of_the_adapter(B, T, C, r, norm, memory):
-    """Where the shapes agree, zeros among them, it either runs both ways or says why not."""
+    """If the shapes agree, even with zeros, it either runs both ways or says why not."""
     x = torch.randn(B, T, C, requires_grad=True)
     parameters = [torch.randn(r, C), torch.randn(r), torch.randn(C, r), torch.randn(C)]
     options = {"norm_weight": torch.ones(C), "norm_bias": torch.ones(C)} if norm else {}

@@ -1,4 +1,4 @@
-"""Ball query against its twin and brute force."""
+"""Ball query compared with its reference and brute force."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_rows_are_hits_in_index_order_then_the_first_hit():
     points = torch.tensor([[[0.0, 0, 0], [5, 0, 0], [0.1, 0, 0], [1, 0, 0]]])
     queries = torch.tensor([[[0.0, 0, 0], [9, 9, 9], [4.5, 0, 0]]])
     idx = ball_query(queries, points, 1.0, 3)
-    # The radius itself is outside.
+    # A point at exactly the radius is outside.
     assert idx.tolist() == [[[0, 2, 0], [-1, -1, -1], [1, 1, 1]]]
 
 

@@ -1,4 +1,4 @@
-"""Chamfer distances against the twin, float64 and gradcheck."""
+"""Chamfer distances compared with the reference, float64 and gradcheck."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_crowds_in_one_place(on_each_isa):
     expected = reference.chamfer(a, b)
     for distances in on_each_isa(chamfer, a, b):
         assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
-    many = torch.ones(1, 200_000, 3)  # each one compared with all would take minutes
+    many = torch.ones(1, 200_000, 3)  # brute force would take minutes
     assert all(not distances.any() for distances in chamfer(many, many))
 
 
@@ -33,7 +33,7 @@ def test_lengths(on_each_isa, N, M):
     expected = reference.chamfer(a, b, *lengths)
     for distances in on_each_isa(chamfer, a, b, *lengths):
         assert all(torch.equal(mine, twin) for mine, twin in zip(distances, expected, strict=True))
-    for i, (n, m) in enumerate(zip(*lengths, strict=True)):  # as each cloud by itself
+    for i, (n, m) in enumerate(zip(*lengths, strict=True)):  # the same as each cloud on its own
         alone = chamfer(a[i : i + 1, :n], b[i : i + 1, :m])
         assert torch.equal(alone[0][0], expected[0][i, :n])
         assert torch.equal(alone[1][0], expected[1][i, :m])

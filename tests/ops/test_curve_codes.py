@@ -1,4 +1,4 @@
-"""Places of cells along curves: the twin's, and what makes a curve one."""
+"""Positions of cells along space-filling curves, and the defining properties of the curves."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_hilbert_goes_from_each_cell_to_one_beside_it(curve, depth):
 def test_z_order_is_by_the_bits():
     codes = curve_codes(torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 0, 0]]), 2)
     assert codes[0].tolist() == [4, 2, 1, 32]
-    assert codes[1].tolist() == [2, 4, 1, 16]  # x and y exchanged
+    assert codes[1].tolist() == [2, 4, 1, 16]  # with x and y swapped
 
 
 def test_any_strides_and_choice_of_curves():

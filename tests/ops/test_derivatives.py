@@ -1,5 +1,5 @@
-"""Every op, every kind of derivative: reverse, forward, second ones by both, torch.func. Each is
-right, or an error that says that there is none."""
+"""Every op and every kind of derivative: reverse, forward, second ones by both, torch.func. Each is
+either right or an error that says that it does not exist."""
 
 import pytest
 import raw_ops
@@ -28,10 +28,10 @@ def normal(*shape):
 
 
 def adapter(names, **options):
-    """The adapter as a function of the tensors named."""
+    """The adapter as a function of the named tensors."""
 
     def function(*values):
-        torch.manual_seed(3)  # the same dropout every time
+        torch.manual_seed(3)  # the same dropout in every call
         given = options | dict(zip(names, values, strict=True))
         out, prompt = dynamic_adapter(given.pop("x"), **given)
         return out if prompt is None else (out, prompt)
@@ -50,7 +50,7 @@ def adapter_case(names="", **options):
 
 
 def cases():
-    """A function of float64 tensors by the name of its op and of what is special about it."""
+    """Functions of float64 tensors, by the name of the op and the variant."""
     idx = torch.randint(-1, N, (B, M, 2))
     lengths = torch.tensor([N, N - 2])
     everything = "norm_weight norm_bias scale_weight scale_bias mlp_out residual"
@@ -112,7 +112,7 @@ def test_first(case):
 
 @pytest.mark.parametrize("case", NAMES, indirect=True)
 def test_second(case):
-    """Of the gradients, by reverse mode and by forward mode."""
+    """Second derivatives by reverse and by forward mode."""
     assert gradgradcheck(*case, check_fwd_over_rev=True, atol=1e-4)
 
 
@@ -138,17 +138,17 @@ def test_torch_func(case):
 
 
 def differentiable():
-    """All but those that give whole numbers, and the frozen patch encoder."""
+    """All ops except those that return integers and the frozen patch encoder."""
     whole = {"fps", "ball_query", "grid_cells", "unique_cells", "neighbor_map", "curve_codes"}
     return [op for op in raw_ops.names() if op not in whole | {"patch_encoder"}]
 
 
 @pytest.mark.parametrize("op", differentiable())
 def test_raw_ops_in_float32(op):
-    """Forward mode, which no kernel computes, is the transpose of what the kernels compute; and the
-    ops give the same results on the way."""
+    """Forward mode, which runs no kernel, must be the transpose of the kernels' reverse mode, with
+    the same results along the way."""
     arguments = raw_ops.samples()[op]
-    if op == "attention_backward":  # the last two follow from the first two
+    if op == "attention_backward":  # the other arguments follow from these two
         names = ["grad", "qkv"]
         arguments["out"], arguments["log_sum"] = ops.attention(arguments["qkv"], 2)
     elif op == "dynamic_adapter_backward":
@@ -175,7 +175,7 @@ def test_raw_ops_in_float32(op):
     grads = torch.autograd.grad([o for o, _ in reached], leaves, weights, allow_unused=True)
     forward = sum((t * w).sum() for (_, t), w in zip(reached, weights, strict=True))
     terms = [(g * t).sum() for g, t in zip(grads, toward, strict=True) if g is not None]
-    # Relative to the terms, which may cancel.
+    # Relative to the terms, which may cancel out.
     size = torch.stack(terms).abs().sum()
     assert (forward - sum(terms)).abs() <= 1e-4 * size and size > 0
 
@@ -183,11 +183,11 @@ def test_raw_ops_in_float32(op):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["attention", "dynamic_adapter", "scale_shift_linear", "knn"])
 def test_second_derivatives_in_half_precision(name, dtype):
-    """They are those of float32, up to the rounding of what stands between."""
+    """They equal those in float32 up to the rounding of intermediate results."""
     function, inputs = cases()[name]
     results = []
     for kind in (dtype, torch.float32):
-        # The same numbers: those that half precision has.
+        # The same numbers, which half precision can represent.
         leaves = [t.detach().to(dtype).to(kind).requires_grad_() for t in inputs]
         torch.manual_seed(0)
         outputs = function(*leaves)
@@ -199,7 +199,7 @@ def test_second_derivatives_in_half_precision(name, dtype):
 
 
 def test_torchs_attention_says_that_it_has_no_second_ones():
-    """Which is called where there is a mask."""
+    """torch's attention is called when there is a mask."""
     mask = torch.ones(B, 1, M, M, dtype=torch.bool)
     qkv = normal(B, M, 3 * C)
     (grad,) = torch.autograd.grad(attention(qkv, 2, mask).sum(), qkv, create_graph=True)

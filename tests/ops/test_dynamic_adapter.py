@@ -1,4 +1,5 @@
-"""The dynamic adapter against its twin in float64: forward, every gradient, dropout, memory."""
+"""The dynamic adapter compared with its reference in float64: results, gradients, dropout,
+memory."""
 
 import math
 
@@ -14,7 +15,7 @@ PARAMETERS = (
 )
 ACTIVATIONS = ("x", "mlp_out", "residual")
 
-# Relative 2-norm of the error: what the contract promises for each dtype of the products.
+# Relative 2-norm of the error, as promised for each dtype of the products.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2, torch.float64: 1e-12}
 
 
@@ -69,7 +70,7 @@ def run(function, inputs, dtype, frozen=(), low_precision_parameters=False, **op
 
 
 def rounded(inputs, dtype):
-    """The inputs as the op sees them, so that only its own arithmetic is judged."""
+    """The inputs as the op sees them, so that only the error of its own arithmetic counts."""
     return {
         name: value.to(
             dtype if name in ACTIVATIONS or dtype == torch.float32 else torch.float32
@@ -83,12 +84,13 @@ def assert_close(mine, exact, dtype, slack=1.0):
     for name, value in exact.items():
         error, size = (mine[name] - value).norm(), value.norm()
         if name == "d scale_bias" and "d scale_weight" in exact:
-            # One number, a sum over tokens that may cancel: judged as an entry of its layer.
+            # A single number, whose sum over tokens may cancel: it is measured with the weight of
+            # its layer.
             size = torch.hypot(size, exact["d scale_weight"].norm())
         assert error <= slack * TOLERANCE[dtype] * size, f"{name}: {error / size:.2e}"
 
 
-# Every rank, width, number of tokens and batch size of the contract at least once.
+# Every rank, width, number of tokens and batch size of the contract occurs at least once.
 SHAPES = [
     (1, 1, 48, 1),
     (3, 65, 96, 8),
@@ -150,7 +152,7 @@ def test_without_the_terms_around_it(missing):
 
 @pytest.mark.parametrize("trained", [*PARAMETERS, "x", "mlp_out", "residual"])
 def test_frozen_subsets(trained):
-    """Only what is asked for gets a gradient, and it is the same as with everything asked for."""
+    """Only what is requested gets a gradient, which does not depend on what else is requested."""
     inputs = make_inputs(2, 33, 64, 8)
     frozen = set(inputs) - {trained}
     mine = run(dynamic_adapter, inputs, torch.float32, frozen=frozen)
@@ -228,7 +230,7 @@ def test_gradcheck(activation, memory):
     factor = inputs["path_factor"] + 0.5
 
     def function(*values):
-        torch.manual_seed(0)  # the same dropout every time
+        torch.manual_seed(0)  # the same dropout in every call
         tensors = dict(zip(names, values, strict=True))
         return dynamic_adapter(
             tensors.pop("x"), **tensors, path_factor=factor, activation=activation,
@@ -239,7 +241,7 @@ def test_gradcheck(activation, memory):
 
 
 class TestDropout:
-    """An adapter that shows its mask: the hidden unit j is copied to channel j."""
+    """An adapter that reveals its mask: hidden unit j is copied to channel j."""
 
     RANK = 48
 
@@ -260,7 +262,7 @@ class TestDropout:
         assert abs(share - 0.3) < 5 * math.sqrt(0.3 * 0.7 / out.numel())
 
     def test_independence(self):
-        """No two tokens, units or calls agree more often than chance lets them."""
+        """No two tokens, units or calls agree more often than by chance."""
         torch.manual_seed(1)
         first, second = ((out != 0).double().flatten(0, 1) for out in self.masks(0.5, calls=2))
         spread = 5 / math.sqrt(first.numel())
@@ -311,7 +313,7 @@ class TestDropout:
 
 @pytest.mark.parametrize(("memory", "floats"), [("default", 64 + 4), ("low", 4)])
 def test_bytes_kept(memory, floats):
-    """Beyond x and the parameters, which autograd keeps anyway."""
+    """Does not count x and the parameters, which autograd keeps anyway."""
     inputs = make_inputs(4, 65, 96, 64)
     tensors = {
         name: value.float().requires_grad_(name != "path_factor") for name, value in inputs.items()
@@ -358,7 +360,7 @@ def test_compiles_without_graph_breaks(memory):
 
 
 def test_compiled_dropout_draws_anew():
-    """The seed is drawn inside the graph: two calls differ, and the same seed repeats."""
+    """The seed is drawn inside the graph: two calls differ, and the same seed repeats them."""
     x, eye, zero = torch.ones(1, 40, 16), torch.eye(16), torch.zeros(16)
 
     @torch.compile(fullgraph=True)
@@ -374,12 +376,12 @@ def test_compiled_dropout_draws_anew():
 
 
 def test_autocast():
-    """As a linear layer does: products in bfloat16, parameters and their gradients in float32."""
+    """Like a linear layer: products in bfloat16, parameters and their gradients in float32."""
     inputs = make_inputs(2, 33, 64, 8)
     with torch.autocast("cpu", torch.bfloat16):
         mine = run(dynamic_adapter, inputs, torch.float32)
     exact = run(reference.dynamic_adapter, inputs, torch.float64)
-    # Here the rounding of x counts too, which the tests of the dtypes leave out.
+    # Here the rounding of x counts too, unlike in the tests of dtypes.
     assert_close(mine, exact, torch.bfloat16, slack=2)
     x = inputs["x"].float().requires_grad_()
     tensors = {name: value.float() for name, value in inputs.items() if name != "x"}
@@ -391,7 +393,7 @@ def test_autocast():
 
 
 def test_nothing_changes_outside_a_cloud():
-    """A NaN in one cloud stays there."""
+    """A NaN stays in its own cloud."""
     inputs = {name: value.float() for name, value in make_inputs(3, 9, 48, 8).items()}
     x = inputs.pop("x")
     clean, clean_prompt = dynamic_adapter(x, **inputs)
@@ -404,7 +406,7 @@ def test_nothing_changes_outside_a_cloud():
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee", "none"])
 def test_any_setting_of_tf32_is_read(precision):
-    """torch's own older setting raises once this one was made."""
+    """torch's older setting raises once this one has been set."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     inputs = make_inputs(2, 5, 16, 4)
@@ -429,12 +431,12 @@ def test_the_older_setting_of_tf32_is_read():
 
 
 class TestAnAdapterForEachCloud:
-    """Several adapters in a batch, against one adapter at a time."""
+    """Several adapters in one batch, compared with one adapter at a time."""
 
     ADAPTERS = torch.tensor([2, 0, 2, 1, 3])
 
     def given(self, T=37, C=64, r=8, dtype=torch.float32, **options):
-        """Inputs of `dynamic_adapters`, in which the parameters of five adapters are stacked."""
+        """Inputs of `dynamic_adapters`, with the stacked parameters of five adapters."""
         stack = [make_inputs(1, 1, C, r, seed, path=False, **options) for seed in range(5)]
         inputs = make_inputs(len(self.ADAPTERS), T, C, r, 9, path=False, **options)
         for name in inputs.keys() - set(ACTIVATIONS):

@@ -1,4 +1,4 @@
-"""Farthest point sampling against its twin, and by its own properties."""
+"""Farthest point sampling compared with its reference, and its own properties."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_each_sample_is_the_farthest():
     for m in range(1, 40):
         nearest = distance[..., :m].amin(-1)
         taken = nearest.gather(1, idx[:, m : m + 1])[:, 0]
-        # The kernel works in float32, so it may miss the float64 maximum by rounding.
+        # The kernel computes in float32, so rounding may make it miss the float64 maximum.
         assert (taken >= nearest.amax(-1) * (1 - 1e-6)).all()
 
 
@@ -117,7 +117,7 @@ def test_batch_of_33_on_two_threads():
 
 def test_skip_near_origin_follows_pointnet2(on_each_isa):
     points = torch.randn(2, 400, 3)
-    points[:, ::3] *= 0.01  # squared norm below 1e-3
+    points[:, ::3] *= 0.01  # squared norms below 1e-3
     hidden = points.square().sum(-1) <= 1e-3
     idx, *others = on_each_isa(torch.ops.dapt.fps, points, 100, skip_near_origin=True)
     assert all(torch.equal(idx, other) for other in others)

@@ -1,5 +1,5 @@
-"""The two searches of the CPU's farthest point sampling, over every point and over buckets, against
-each other and the twin. `buckets_pay` in csrc/cpu/fps.cpp chooses between them."""
+"""The two searches of farthest point sampling on the CPU, plain and by buckets, compared with each
+other and the reference. `buckets_pay` in csrc/cpu/fps.cpp chooses between them."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from dapt_ext import farthest_point_sample, reference
 
 fps = torch.ops.dapt.fps
 
-# (N, M): M samples look at every point, M + 1 sort them into buckets: N * M <= 50 * N + 1000 * M.
+# (N, M): M samples search plainly, M + 1 use buckets: N * M <= 50 * N + 1000 * M.
 BOUNDARIES = [(1100, 550), (2048, 97), (6000, 60), (51000, 51)]
 
 
 def _crowded(name: str, N: int) -> torch.Tensor:
-    """Clouds [1, N, 3] that fill few of the cells of their bounding box."""
+    """Clouds [1, N, 3] that fill few cells of their bounding box."""
     points = torch.randn(1, N, 3)
     if name == "outlier":
         points[0, N // 2] = 1e30
@@ -46,7 +46,8 @@ def test_searches_agree_where_the_choice_changes(make_cloud, on_each_isa, N, M):
 
 
 @pytest.mark.parametrize("name", CROWDED)
-@pytest.mark.parametrize("N", [2049, 32767, 32768])  # buckets of 64 points, from 32768 on of 128
+# buckets of 64 points, and of 128 from 32768 points on
+@pytest.mark.parametrize("N", [2049, 32767, 32768])
 def test_buckets_equal_twin_on_crowded_clouds(on_each_isa, name, N):
     points = _crowded(name, N)
     expected = reference.farthest_point_sample(points, 110, start=N - 1)
@@ -72,7 +73,7 @@ def test_each_cloud_of_a_batch_takes_its_own_search(on_each_isa):
 
 @pytest.mark.parametrize("scale, start", [(1, 2000), (1e30, 5)])  # 1e30: all distances infinite
 def test_points_near_the_origin_stay_out_of_buckets(on_each_isa, scale, start):
-    """More samples than candidates: those in order, then the start again."""
+    """More samples than candidates: these in order, then the start repeatedly."""
     points = torch.randn(1, 2500, 3)
     points[0, :70] *= scale
     points[0, 70:] *= 0.001

@@ -56,7 +56,7 @@ def test_backward_against_float64(on_each_isa, dtype, B, N, Q, C):
     assert all(torch.equal(mine, other) for other in others)
     exact = torch.zeros(B, N + 1, C, dtype=torch.float64)
     exact.scatter_add_(1, idx.where(idx >= 0, N)[..., None].expand(-1, -1, C), grad.double())
-    # Sums are kept in float32 (float64) and rounded once to the dtype.
+    # Sums are kept in float32 (or float64) and rounded once to the dtype.
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, torch.finfo(dtype).eps)
     torch.testing.assert_close(mine.double(), exact[:, :N], rtol=tolerance, atol=1e-5)
 

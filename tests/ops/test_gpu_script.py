@@ -1,5 +1,5 @@
-"""benchmarks/gpu.sh as far as a machine without a GPU can run it: with tools that only write down
-how they were called."""
+"""benchmarks/gpu.sh as far as it runs on a machine without a GPU: with tools that only record how
+they were called."""
 
 import json
 import os
@@ -26,7 +26,7 @@ echo "{name} $*" "$watch arch=$TORCH_CUDA_ARCH_LIST" >> {calls}
 
 @pytest.fixture
 def box(tmp_path):
-    """A function that runs the script where a GPU seems to be: the finished process, the calls."""
+    """A function that runs the script as if there were a GPU: the finished process, the calls."""
     tools, calls = tmp_path / "tools", tmp_path / "calls"
     tools.mkdir()
 
@@ -87,7 +87,7 @@ def test_without_a_gpu(box):
 
 
 def test_all_parts(box, tmp_path):
-    """One that fails and one that takes too long are named and keep no other from running."""
+    """A part that fails or takes too long is named and does not keep the others from running."""
     done, calls = box(DAPT_PART_SECONDS="3")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "failed: racecheck cells"
@@ -136,7 +136,7 @@ def test_shellcheck():
 
 
 def test_the_tests_for_a_gpu_run_without_pybind11_and_leave_a_line_each(tmp_path):
-    """On the CPU; and what ends early leaves the lines of what it came to."""
+    """The tests run on the CPU; an interrupted run leaves the lines of what it got to."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "pybind11.py").write_text("raise ImportError('there is none')")
@@ -174,7 +174,7 @@ def test_a_case_in_which_a_peer_differs_keeps_no_other_from_running(tmp_path, mo
 
     monkeypatch.setattr(ops, "SUITES", {"fps": cases})
     out = tmp_path / "ops"
-    monkeypatch.setenv("DAPT_CPU_ISA", "scalar")  # as --isa sets it in a process of its own
+    monkeypatch.setenv("DAPT_CPU_ISA", "scalar")  # as --isa sets it in the process that it starts
     words = ["ops.py", "--only", "fps", "--isa", "scalar", "--seconds", "0.01", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match="1 of 2 cases failed: fps one"):

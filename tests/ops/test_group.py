@@ -1,4 +1,4 @@
-"""Grouping against its twin and its parts."""
+"""Grouping compared with its reference and its parts."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_near_the_origin_no_center_where_it_is_skipped(on_each_isa, start):
     expected = reference.group(points, 100, 9, **options)
     for groups in on_each_isa(group, points, 100, 9, **options):
         assert all(torch.equal(mine, twin) for mine, twin in zip(groups, expected, strict=True))
-    assert near.gather(1, groups.patch_idx.flatten(1)).any()  # neighbors they can be
+    assert near.gather(1, groups.patch_idx.flatten(1)).any()  # but they may be neighbors
     assert not near.gather(1, groups.center_idx)[:, 1:].any()
     assert torch.equal(groups.center_idx, farthest_point_sample(points, 100, **options))
     published = furthest_point_sample(points, 100)  # pointnet2's own
@@ -62,7 +62,7 @@ def test_where_no_center_is_left_the_first_repeats(on_each_isa):
 
 @pytest.mark.parametrize("start", [0, 5])
 def test_centers_of_a_sampled_cloud_are_its_first_points(make_cloud, start):
-    """Whatever ties there are: of equal distances the lower index wins, here as in the cloud."""
+    """Holds for any ties: the lower index wins, as it did in the whole cloud."""
     for points in (make_cloud(2, 300), (torch.randn(2, 300, 3) * 2).round(), torch.zeros(1, 90, 3)):
         sampled = gather(points, farthest_point_sample(points, 80, start=start))
         centers = group(sampled, 40, 8).center_idx
@@ -70,7 +70,7 @@ def test_centers_of_a_sampled_cloud_are_its_first_points(make_cloud, start):
 
 
 def test_translation_moves_centers_only():
-    points = torch.randint(-50, 50, (2, 300, 3)).float()  # whole numbers: shifts are exact
+    points = torch.randint(-50, 50, (2, 300, 3)).float()  # integers, so that shifts are exact
     shift = torch.tensor([7.0, -3.0, 11.0])
     groups, moved = group(points, 12, 8), group(points + shift, 12, 8)
     assert torch.equal(groups.patches, moved.patches)
@@ -93,7 +93,8 @@ def test_gradients_of_the_op_against_the_twin(dtype):
         patches, centers, *_ = op(p, 16, 12)
         ((patches * on_patches).sum() + (centers * on_centers).sum()).backward()
         grads.append(p.grad)
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-2  # bf16: one rounding of sums up to ~20
+    # bfloat16 rounds once, sums of up to about 20
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     torch.testing.assert_close(*grads, rtol=tolerance, atol=tolerance)
 
 

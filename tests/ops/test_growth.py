@@ -1,4 +1,4 @@
-"""No cliff: what a search looks at, and what a plan costs, grows with the cloud without jumps."""
+"""What a search visits and what a plan costs grow smoothly with the size of the cloud."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """By kind and case: (points, what it costs)."""
+    """(points, cost) by kind and case."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     program = tmp_path_factory.mktemp("growth") / "growth"
     include = [f"-I{ROOT / 'csrc'}", f"-I{Path(torch.__file__).parent / 'include'}"]
@@ -41,7 +41,8 @@ def test_a_fourth_more_points_cost_no_step_of_sampling_much_more(series, clouds)
     assert costs[-1][0] > 45_000_000
     for (points, before), (_, after) in itertools.pairwise(costs):
         assert after < 3 * before, f"from {points} points on"
-    # In the end a step is as many cycles as points, or fewer: all multiprocessors share them.
+    # In the end a step takes at most as many cycles as points, since all multiprocessors share
+    # them.
     assert costs[-1][1] < costs[-1][0] * int(clouds)
 
 

@@ -1,4 +1,4 @@
-"""Inverse distance interpolation against its twin and gradcheck."""
+"""Inverse-distance interpolation compared with its reference and gradcheck."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_equals_twin(on_each_isa, k, epsilon, C):
     exact = reference.interpolate(*exact, k, epsilon).float()
     mine, *others = on_each_isa(interpolate, queries, points, values, k, epsilon)
     assert all(torch.equal(mine, other) for other in others)
-    # Sums of k products of weights below one: a few roundings.
+    # Sums of k products with weights below one: a few roundings.
     torch.testing.assert_close(mine, exact, rtol=1e-4, atol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_a_coincident_point_gives_its_own_value():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_coordinates_whose_squares_overflow(dtype):
-    """All neighbors infinitely far are alike; of some that are not, only those count."""
+    """If all neighbors are infinitely far they count equally; otherwise only the others count."""
     points = torch.zeros(1, 4, 3, dtype=dtype)
     points[0, :, 0] = torch.tensor([0, 1e25, -2e30, 3e38], dtype=dtype)
     queries = torch.tensor([[[1e22, 1e22, 0], [-1e38, 0, 0], [0, 0, 0]]], dtype=dtype)
@@ -86,7 +86,7 @@ def test_float32_gradients_against_float64():
         (interpolate(*inputs) * weight.to(dtype)).sum().backward()
         grads.append([t.grad.double() for t in inputs])
     for mine, exact in zip(*grads, strict=True):
-        # Weights grow without bound near a point, so compare by norm.
+        # Weights grow without bound near a point, so errors are compared by norm.
         assert (mine - exact).norm() <= 1e-4 * exact.norm()
 
 

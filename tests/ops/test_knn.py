@@ -1,4 +1,4 @@
-"""k nearest neighbors against the twin, brute force and gradcheck."""
+"""k nearest neighbors compared with the reference, brute force and gradcheck."""
 
 import time
 
@@ -39,7 +39,7 @@ def test_any_k(make_cloud, assert_equals_twin, k):
 @pytest.mark.parametrize("N, k", [(1, 1), (70, 70), (5000, 9)])
 def test_any_dimension(assert_equals_twin, D, N, k):
     points = torch.randn(2, N, D)
-    points[:, N // 2 :] = points[:, : N - N // 2].clone()  # each distance twice
+    points[:, N // 2 :] = points[:, : N - N // 2].clone()  # every distance occurs twice
     assert_equals_twin(torch.cat([points[:, :4], torch.randn(2, 3, D)], dim=1), points, k)
     lengths = torch.tensor([k, N])
     assert_equals_twin(points[:, :3], points, k, lengths)
@@ -47,7 +47,7 @@ def test_any_dimension(assert_equals_twin, D, N, k):
 
 @pytest.mark.parametrize("D", [1, 2, 4, 5, 16, 64])
 def test_any_dimension_against_brute_force(D):
-    points = torch.randint(-9, 9, (2, 3000, D)).float()  # whole numbers: distances are exact
+    points = torch.randint(-9, 9, (2, 3000, D)).float()  # integers, so that distances are exact
     queries = torch.randint(-9, 9, (2, 40, D)).float()
     exact = (queries[:, :, None].double() - points[:, None].double()).square().sum(-1)
     expected_dist, expected_idx = exact.sort(stable=True)
@@ -65,7 +65,7 @@ def test_gradients_in_any_dimension():
     queries = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
     points = torch.randn(2, 8, 5, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda q, p: knn(q, p, 2)[0], (queries, points))
-    # Of float32 inputs another formula serves.
+    # float32 inputs use a different formula.
     small, large = queries.detach().float().requires_grad_(), points.detach().float()
     knn(small, large.requires_grad_(), 2)[0].square().sum().backward()
     knn(queries, points, 2)[0].square().sum().backward()
@@ -75,7 +75,7 @@ def test_gradients_in_any_dimension():
 
 @pytest.mark.parametrize("k", [1, 3, 32])
 def test_all_points_of_a_scene(assert_equals_twin, k):
-    """Each query starts from what the one before has found: dense and sparse parts, far jumps."""
+    """Each query starts from the result of the one before: dense and sparse parts, far jumps."""
     scale = 10.0 ** torch.randint(-20, 4, (1, 24, 1, 1))
     places = scale * torch.randint(-3, 4, (1, 24, 1, 3))
     points = (places + scale * torch.randn(1, 24, 180, 3)).flatten(1, 2)
@@ -86,9 +86,9 @@ def test_all_points_of_a_scene(assert_equals_twin, k):
 
 @pytest.mark.parametrize("k", [1, 9, 600])
 def test_crowds_in_one_place(assert_equals_twin, k):
-    """Of a crowd only the first k can be neighbors, and no more of them are looked at."""
+    """Only the first k points of a crowd can be neighbors, so no more of them are searched."""
     points = torch.randn(1, 9000, 3)
-    points[:, :3000] = points[:, :1]  # one crowd, with others of its place among them
+    points[:, :3000] = points[:, :1]  # one crowd, which others coincide with
     points[:, 3000:6000:2] = points[:, 1:2]
     points[:, 3001:6000:2] *= 1e-3
     points = points[:, torch.randperm(9000)]
@@ -97,7 +97,7 @@ def test_crowds_in_one_place(assert_equals_twin, k):
 
 
 def test_points_in_one_place_cost_no_more_than_others():
-    """A search of all of them for each query would take hundreds of times as long."""
+    """Searching all of them for each query would take hundreds of times as long."""
 
     def seconds(points):
         best = []
@@ -119,7 +119,7 @@ def test_real_scans(scans, assert_equals_twin):
 
 
 def test_many_queries_of_a_large_cloud_agree_with_few(scans):
-    """A large job may be pruned by space, a small one not."""
+    """A large job may be pruned spatially, a small one not."""
     points = scans["scannet_room"]
     sq_dist, idx = knn(points, points, 16)
     few = slice(100, 40000, 977)
@@ -132,7 +132,7 @@ def test_nearest_first_against_float64():
     sq_dist, idx = knn(queries, points, 20)
     exact = torch.cdist(queries.double(), points.double()).square()
     assert (sq_dist.diff(dim=-1) >= 0).all()
-    # Differences are squared in float32: relative error of a few roundings.
+    # Differences are squared in float32, so the relative error is a few roundings.
     torch.testing.assert_close(sq_dist.double(), exact.gather(-1, idx), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(
         sq_dist.double(), exact.sort(-1).values[..., :20], rtol=1e-6, atol=1e-9
@@ -148,7 +148,7 @@ def test_lengths(make_cloud, assert_equals_twin):
 
 
 def test_overflowing_distances_stay_within_lengths(on_each_isa):
-    """Points past the length must not win against valid ones that are infinitely far."""
+    """Points past the length must not win over valid points at infinite distance."""
     points = torch.full((1, 40, 3), 1e30)
     points[0, 20:] = 0
     for _, idx in on_each_isa(knn, torch.zeros(1, 1, 3), points, 20, torch.tensor([20])):
@@ -192,7 +192,8 @@ def test_gradients_of_the_op_against_the_twin(dtype):
         q, p = queries.clone().requires_grad_(), points.clone().requires_grad_()
         (op(q, p, 8)[0] * weight).sum().backward()
         grads.append((q.grad, p.grad))
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # half: one rounding of sums up to ~30
+    # half precision rounds once, sums of up to about 30
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for mine, twin in zip(*grads, strict=True):
         assert mine.dtype == dtype
         torch.testing.assert_close(mine, twin, rtol=tolerance, atol=tolerance)

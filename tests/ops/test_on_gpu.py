@@ -1,7 +1,7 @@
-"""The CUDA kernels on a GPU against the CPU kernels: the same indices bit for bit, floats to
-rounding, the same bits at every run, and no wait for the device.
+"""The CUDA kernels on a GPU compared with the CPU kernels: identical indices, floats equal up to
+rounding, the same bits in every run, and no synchronization with the device.
 
-Skipped without a GPU. `DAPT_TEST_DEVICE=cpu` tries the tests themselves.
+Skipped without a GPU. `DAPT_TEST_DEVICE=cpu` runs the tests themselves on the CPU.
 """
 
 import copy
@@ -23,7 +23,7 @@ ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(autouse=True)
 def no_tf32():
-    """Products of float32 are strict, those of cuDNN's convolutions, too."""
+    """Keeps float32 products in full precision, including those of cuDNN's convolutions."""
     libraries = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [library.allow_tf32 for library in libraries]
     for library in libraries:
@@ -34,7 +34,7 @@ def no_tf32():
 
 
 def on_device(function, *tensors, **options):
-    """The results of the device, twice the same bits, on the CPU."""
+    """The device's results on the CPU, after two runs that must give the same bits."""
     moved = [t.to(DEVICE) if isinstance(t, torch.Tensor) else t for t in tensors]
     runs = [as_tuple(function(*moved, **options)) for _ in range(2)]
     for once, again in zip(*runs, strict=True):
@@ -48,7 +48,7 @@ def as_tuple(results):
 
 
 def assert_same(function, *tensors, **options):
-    """Whole numbers alike, real ones to rounding."""
+    """Asserts that integers are equal, and floats up to rounding."""
     expected = as_tuple(function(*tensors, **options))
     for mine, cpu in zip(on_device(function, *tensors, **options), expected, strict=True):
         assert mine.dtype == cpu.dtype and mine.shape == cpu.shape
@@ -109,7 +109,7 @@ def test_cells():
 
 
 def gradients(function, *tensors):
-    """Outputs and the gradients of all real inputs for fixed slopes."""
+    """Outputs, and the gradients of all floating inputs for fixed incoming gradients."""
 
     def run(*inputs):
         inputs = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
@@ -237,7 +237,7 @@ class TestModel:
         model(points).square().sum().backward()
 
     def test_logits_and_gradients(self, model):
-        for module in model.modules():  # nothing is left to chance
+        for module in model.modules():  # no randomness is left
             for rate in ("dropout", "drop_path"):
                 if isinstance(getattr(module, rate, None), float):
                     setattr(module, rate, 0.0)
@@ -282,7 +282,8 @@ class TestModel:
     @pytest.mark.parametrize("dtype", ROUNDING)
     @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
     def test_training_steps_as_one_cuda_graph(self, model, dtype):
-        """As the ordinary steps, dropout and drop-path included: torch's seed is read anew."""
+        """They equal ordinary steps, including dropout and drop-path: each replay reads a new
+        seed."""
         step_graph = pytest.importorskip("dapt.training.step_graph")
         ends = []
         for graphed in (False, True):

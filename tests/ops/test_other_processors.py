@@ -1,4 +1,4 @@
-"""The ops on points on a processor with NEON, run by qemu: bit for bit what they give here."""
+"""Point ops on a processor with NEON, emulated by qemu, give the same bits as here."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The frozen mini-PointNet against its twin in float64."""
+"""The frozen mini-PointNet compared with its reference in float64."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_any_widths(on_each_isa, B, G, K, widths):
 
 
 def test_folding_equals_the_layers():
-    """conv, batch norm in evaluation mode: one linear layer."""
+    """A conv and a batch norm in evaluation mode become one linear layer."""
     torch.manual_seed(0)
     conv, norm = nn.Conv1d(3, 16, 1), nn.BatchNorm1d(16)
     nn.init.uniform_(norm.running_mean, -1, 1), nn.init.uniform_(norm.running_var, 0.5, 2)

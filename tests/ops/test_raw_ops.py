@@ -1,5 +1,5 @@
-"""`torch.ops.dapt.*` believe nothing: every argument of every op, each kind of wrong, is refused in
-a sentence, and what is accepted stays in memory (`make sanitize` runs this under
+"""`torch.ops.dapt.*` trust no input: any invalid value of any argument of any op is refused in one
+sentence, and whatever is accepted stays within memory (`make sanitize` runs this under
 AddressSanitizer)."""
 
 import os
@@ -33,10 +33,10 @@ def test_samples_are_valid(op):
         assert result.is_cpu and not (result.is_floating_point() and result.isnan().any())
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, on dtypes that are in beta
+@pytest.mark.filterwarnings("ignore")  # torch warns about beta dtypes
 @pytest.mark.parametrize("op, name", TENSORS)
 def test_dtypes(op, name):
-    """Real numbers where real numbers are wanted, int64 where numbers of rows are."""
+    """Floating dtypes pass where floats are expected, int64 where row numbers are."""
     sample = raw_ops.samples()[op][name]
     wanted = (torch.int64,) if sample.dtype == torch.int64 else REAL
     called = "start" if name == "starts" else name
@@ -56,7 +56,7 @@ def test_dtypes(op, name):
 @pytest.mark.parametrize("dtype", [*REAL, *OTHER, torch.quint8], ids=str)
 @pytest.mark.parametrize("op, name", raw_ops.arguments_of(torch.dtype))
 def test_dtypes_as_arguments(op, name, dtype):
-    """They decide the size of memory: none is believed."""
+    """They determine the size of memory, so each one is checked."""
     arguments = raw_ops.samples()[op]
     arguments[name] = dtype
     if dtype in REAL and (op == "patch_encoder" or dtype != torch.float64):
@@ -70,7 +70,7 @@ def test_dtypes_as_arguments(op, name, dtype):
 
 @pytest.mark.parametrize("op, name", TENSORS)
 def test_meta_among_cpu(op, name):
-    """Which would call the fake kernel, whose results on the CPU are memory that nobody wrote."""
+    """torch would call the fake kernel, whose results on the CPU are uninitialized memory."""
     arguments = raw_ops.samples()[op]
     arguments[name] = arguments[name].to("meta")
     if sum(isinstance(value, torch.Tensor) for value in arguments.values()) == 1:
@@ -80,7 +80,7 @@ def test_meta_among_cpu(op, name):
         raw_ops.call(op, arguments)
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, on layouts that are in beta
+@pytest.mark.filterwarnings("ignore")  # torch warns about beta layouts
 @pytest.mark.parametrize("op, name", TENSORS)
 def test_layouts(op, name):
     flat = raw_ops.samples()[op][name].reshape(-1)
@@ -100,7 +100,7 @@ def test_layouts(op, name):
 
 @pytest.mark.parametrize("op, name", TENSORS)
 def test_strides(op, name):
-    """Any memory behind the same numbers gives the same bits."""
+    """Any memory layout of the same numbers gives the same bits."""
     arguments = raw_ops.samples()[op]
     tensor, expected = arguments[name], raw_ops.call(op, arguments)
     wide = torch.stack([tensor, torch.zeros_like(tensor)], dim=-1)
@@ -113,7 +113,7 @@ def test_strides(op, name):
     ]
     if tensor.is_floating_point():
         views.append(torch.view_as_complex(wide).conj().real)
-        views.append(torch.view_as_complex(-wide.flip(-1)).conj().imag)  # negated when it is read
+        views.append(torch.view_as_complex(-wide.flip(-1)).conj().imag)  # negated lazily
         assert views[-1].is_neg()
     for view in views:
         assert torch.equal(view, tensor)
@@ -123,7 +123,7 @@ def test_strides(op, name):
 
 @pytest.mark.parametrize("op, name", TENSORS)
 def test_shapes(op, name):
-    """A shape too few or too many, and nothing at all, is refused or gives a result of its own."""
+    """A changed number of dimensions or an empty tensor is refused or gives a valid result."""
     tensor = raw_ops.samples()[op][name]
     for changed in (
         tensor.reshape(-1)[:0],
@@ -186,7 +186,7 @@ def test_gradients_of_what_is_not_there(changes, name):
 
 
 def refused_or_finished(op, arguments):
-    """Anything but a RuntimeError in one sentence, or tensors, fails the test."""
+    """Tensors or a RuntimeError in one sentence are fine; anything else fails the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -206,7 +206,7 @@ NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 9, 10, 2**31, 2**62, -(2**62)])
 
 @st.composite
 def replaced(draw, value):
-    """What stands in an argument's place, often of the right kind."""
+    """A replacement for an argument, often of the right kind."""
     match value:
         case torch.Tensor():
             views = st.sampled_from([
@@ -236,14 +236,14 @@ def calls(draw):
     arguments = dict(SAMPLES[op])
     for name in draw(st.lists(st.sampled_from(sorted(arguments)), max_size=3)):
         arguments[name] = draw(replaced(SAMPLES[op][name]))
-    # What is valid and needs too much memory.
+    # Valid values that would need too much memory.
     for name in ("max_neighbors", "num_points"):
         if name in arguments:
             arguments[name] = min(arguments[name], 1000)
     return op, arguments
 
 
-# The same examples every time, so that no change fails by another's luck; DAPT_FUZZ=20000 searches.
+# The same examples in every run, so that no change fails by chance; DAPT_FUZZ=20000 searches more.
 searched = int(os.environ.get("DAPT_FUZZ", "0"))
 
 

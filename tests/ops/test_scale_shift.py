@@ -1,4 +1,4 @@
-"""A learned scale and shift on frozen layers, against their twins in float64."""
+"""A learned scale and shift on frozen layers, compared with their references in float64."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_a_tiny_scale_keeps_its_gradient(tiny):
 
 
 def kept_bytes(function, inputs):
-    """Beyond the parameters, x and the output, which others keep."""
+    """Does not count the parameters, x and the output, which are kept anyway."""
     tensors = [t.float() for t in inputs.values()]
     for t in (tensors[0], tensors[3], tensors[4]):
         t.requires_grad_()

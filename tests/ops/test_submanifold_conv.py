@@ -11,7 +11,7 @@ ops = torch.ops.dapt
 
 
 def make(M, C, D, side=9, dtype=torch.float32):
-    """x, weight, bias and neighbors of about M cells, half of which a cube of `side` holds."""
+    """x, weight, bias and neighbors of about M cells, which fill half of a cube of `side`."""
     cells = torch.randint(side, (M, 3))
     neighbors = neighbor_map(cells[unique_cells(cells)[0]])
     x, bias = torch.randn(len(neighbors), C), torch.randn(D)
@@ -20,7 +20,7 @@ def make(M, C, D, side=9, dtype=torch.float32):
 
 
 def in_float64(x, weight, bias, neighbors):
-    """out, and the gradients of x and weight for the gradient out.cos()."""
+    """out, and the gradients of x and weight for the incoming gradient out.cos()."""
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
     out = reference.submanifold_conv(x, weight, None if bias is None else bias.double(), neighbors)
     return out.detach(), *torch.autograd.grad(out, (x, weight), out.detach().cos())
@@ -38,7 +38,7 @@ def test_against_float64(on_each_isa, dtype, M, C, D):
     x, weight, bias, neighbors = make(M, C, D, dtype=dtype)
     out, grad_x, grad_weight = in_float64(x, weight, bias, neighbors)
     grad = out.cos().to(dtype)
-    # sums of up to 27 C, or M, products, rounded one by one
+    # sums of up to 27 C or M products, each of them rounded
     close = (
         {"rtol": 1e-12, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 4e-5}
     )
@@ -51,7 +51,7 @@ def test_against_float64(on_each_isa, dtype, M, C, D):
 
 
 def test_many_rows_of_few_channels():
-    """So many that the sums of a weight's gradient are made in parts."""
+    """There are so many rows that the sums of a weight's gradient are split into parts."""
     x, weight, _, neighbors = make(40_000, 4, 5, side=40)
     out, grad_x, grad_weight = in_float64(x, weight, None, neighbors)
     mine = submanifold_conv(x, weight, None, neighbors)
@@ -67,7 +67,7 @@ def test_halves_are_summed_in_float32(dtype):
     out, _, grad_weight = in_float64(x, weight, bias, neighbors)
     mine = submanifold_conv(x, weight, bias, neighbors)
     assert mine.dtype == dtype
-    eps = torch.finfo(dtype).eps  # one rounding of the result
+    eps = torch.finfo(dtype).eps  # the result is rounded once
     torch.testing.assert_close(mine.double(), out, rtol=eps, atol=1e-5)
     grad = out.cos().to(dtype)
     mine = ops.submanifold_conv_weight_grad(grad, x, neighbors)

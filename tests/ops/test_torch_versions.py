@@ -1,9 +1,9 @@
-"""One build serves every torch from the oldest that pyproject.toml allows to the newest: the files
-of the ops compile with the stable headers of both, for the CPU and for CUDA, and ask the oldest for
-functions that it has.
+"""One build serves every torch from the oldest that pyproject.toml allows to the newest: the op
+files compile with the stable headers of both, for the CPU and for CUDA, and need no function that
+the oldest lacks.
 
-The wheels are downloaded once into build/torch_wheels and not installed. Of each only headers are
-used, so the platform with the smallest wheel will do. DAPT_TORCH_WHEELS names another folder, or
+The wheels are downloaded once into build/torch_wheels and not installed. Only their headers are
+used, so the platform with the smallest wheel is enough. DAPT_TORCH_WHEELS names another folder, or
 `off`.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 WHEELS = os.environ.get("DAPT_TORCH_WHEELS") or ROOT / "build" / "torch_wheels"
 OLDEST = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
-# The oldest for a Linux without CUDA, so that it has a library whose functions can be looked up.
+# The oldest is for Linux without CUDA, so that it has a library in which to look up functions.
 RELEASES = {
     "oldest": (f"torch=={OLDEST}.*", "manylinux_2_28_aarch64"),
     "newest": ("torch", "macosx_14_0_arm64"),
@@ -28,12 +28,12 @@ RELEASES = {
 STABLE = ("csrc/stable/", "csrc/inductor/aoti_torch/", "headeronly/")
 BACKENDS = {"cpu": [], "cuda": ["-DDAPT_CUDA", "-DUSE_CUDA"]}
 FROM_CMAKE = ("DAPT_VERSION", "DAPT_COMPILER", "DAPT_CUDA_ARCHITECTURES")
-# What a torch with CUDA has in a library of its own.
+# Functions that a torch with CUDA has in a separate library.
 OF_TORCH_CUDA = {"aoti_torch_get_current_cuda_stream"}
 
 
 def wheel_of(release):
-    """Path of a wheel of torch."""
+    """The path of a wheel of torch."""
     if WHEELS == "off":
         pytest.skip("DAPT_TORCH_WHEELS=off")
     requirement, platform = RELEASES[release]
@@ -73,7 +73,7 @@ def torch_wheel(request, tmp_path_factory):
 
 
 def sources_of(backend):
-    """Those that include torch."""
+    """The sources that include torch."""
     if backend == "cpu":
         kernels = [path for path in CSRC.glob("cpu/*") if "#include <torch" in path.read_text()]
         assert CSRC / "cpu" / "matmul.h" in kernels
@@ -90,7 +90,7 @@ def test_the_ops_compile(torch_wheel, backend, tmp_path):
     source, made = tmp_path / "ops.cpp", tmp_path / "ops.o"
     lines = [f'#define {name} ""' for name in FROM_CMAKE]
     lines += [f'#include "{name}"' for name in sources_of(backend)]
-    if backend == "cpu":  # an inline function asks for torch's only where it is used
+    if backend == "cpu":  # unused inline functions need nothing of torch
         lines.append("auto* const used = &dapt::cpu::scalar::matmul;")
     source.write_text("\n".join(lines))
     flags = ["-std=c++20", "-O0", "-c", "-fPIC", "-w", f"-D{target}", *BACKENDS[backend]]

@@ -1,4 +1,4 @@
-"""Points as cells of a grid, different cells, and the neighbors of cells."""
+"""Cells of points in a grid, distinct cells, and the neighbors of cells."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def assert_same(mine, expected):
 
 
 def surface(cells, scenes=1, side=40):
-    """Cells of a bumpy sheet in each scene, in no order: int64 [M, 3] and [M]."""
+    """Cells of a bumpy sheet in each scene, in random order: int64 [M, 3] and [M]."""
     place = torch.randint(side, (cells, 2))
     height = ((place.sum(1) * 0.3).sin() * 5 + 6).long()
     return torch.cat([place, height[:, None]], 1), torch.randint(scenes, (cells,))
@@ -63,7 +63,7 @@ def test_a_cloud_does_not_depend_on_the_others():
 
 def test_points_past_the_length_have_no_cell():
     points = torch.randn(2, 50, 3)
-    points[1, 20:] = -100  # would move the corner
+    points[1, 20:] = -100  # would move the corner if it counted
     cells = grid_sample(points, 0.5, torch.tensor([0, 20]))
     assert (cells.inverse[0] == -1).all() and (cells.inverse[1, 20:] == -1).all()
     assert torch.equal(cells.cells, grid_sample(points[1:, :20], 0.5).cells)
@@ -101,7 +101,7 @@ def test_bad_grid_sample(points, size, lengths, message):
 @pytest.mark.parametrize("N, scenes", [(1, 1), (2, 1), (700, 1), (3000, 7)])
 def test_unique_cells_equal_twin(on_each_isa, N, scenes):
     cells, of = surface(N, scenes)
-    cells[torch.rand(N) < 0.1] = -1  # none
+    cells[torch.rand(N) < 0.1] = -1  # no cell
     is_one = cells[:, 0] >= 0
     first, numbers, counts = reference.unique_cells(cells[is_one], of[is_one])
     inverse = torch.full((N,), -1)
@@ -121,7 +121,7 @@ def test_unique_cells_at_the_ends_of_the_grid():
 
 
 def test_many_far_cells():
-    """A table that grows, and hardly a cube with two cells."""
+    """A table that grows, in which hardly any cube has two cells."""
     cells = torch.randint(65536, (20_000, 3))
     assert_same(unique_cells(cells), reference.unique_cells(cells))
 
@@ -148,7 +148,7 @@ def test_neighbors_are_mutual_and_where_they_should_be():
     assert torch.equal(cells[neighbors[row, tap]], cells[row] + steps[tap])
     assert torch.equal(neighbors[neighbors[row, tap], 26 - tap], row)
     pairs = (cells[:, None] - cells[None]).abs().amax(-1) <= 1
-    assert pairs.sum() == len(row)  # none is missed
+    assert pairs.sum() == len(row)  # none is missing
 
 
 def unique_rows(cells):
