@@ -1,9 +1,9 @@
-"""Run before a script: hides every installed package but those that are named.
+"""Runs a script with every installed package hidden except the named ones.
 
     python hidden.py PACKAGES SCRIPT ARGUMENTS...
 
-PACKAGES: comma-separated; what they need is there, too. What is hidden can be neither imported nor
-found, and has no version, as if it were not installed.
+PACKAGES is comma-separated and includes their dependencies. A hidden package can be neither
+imported nor found and has no version, as if it were not installed.
 """
 
 import runpy
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 
 def closure(names):
-    """The distributions that installing `names` would bring."""
+    """The distributions that installing `names` would install."""
     found, todo = set(), [Requirement(name) for name in names]
     while todo:
         wanted = todo.pop()
@@ -35,7 +35,7 @@ def closure(names):
 
 
 class Hiding:
-    """All of Python's own finders, blind to what is hidden."""
+    """Wraps Python's finders so that they do not see hidden packages."""
 
     def __init__(self, kept):
         self.kept, self.finders = kept, list(sys.meta_path)
@@ -62,7 +62,7 @@ def main():
     packages, script, *arguments = sys.argv[1:]
     kept = closure(packages.split(",")) | {"dapt"}
     sys.meta_path[:] = [Hiding(kept)]
-    for module in list(sys.modules):  # this script's own
+    for module in list(sys.modules):  # the script's own imports
         if module.partition(".")[0] == "packaging":
             del sys.modules[module]
     sys.argv[:] = [script, *arguments]

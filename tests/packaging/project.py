@@ -1,4 +1,4 @@
-"""What pyproject.toml asks for, and what constraints.txt locks."""
+"""What pyproject.toml requires, and what constraints.txt locks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DEVELOPMENT = {"bench", "browser", "build", "dev", "docs", "test"}  # extras that no user needs
+DEVELOPMENT = {"bench", "browser", "build", "dev", "docs", "test"}  # extras that users do not need
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 def requirements(*extras: str) -> list[Requirement]:
-    """What dapt and these extras of it ask for directly; an extra may name another."""
+    """The direct requirements of dapt and these extras; an extra may include another."""
     found = []
     for text in [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]:
         requirement = Requirement(text)
@@ -34,12 +34,12 @@ def requirements(*extras: str) -> list[Requirement]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """For markers: this machine with another Python."""
+    """The environment for markers: this machine with another Python."""
     return default_environment() | {"python_version": python, "python_full_version": f"{python}.1"}
 
 
 def locked(python: str) -> dict[str, Requirement]:
-    """The lines of constraints.txt that count for a Python, by package."""
+    """The lines of constraints.txt that apply to a Python, by package."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {

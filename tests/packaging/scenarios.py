@@ -1,6 +1,6 @@
-"""What dapt does with nothing but one extra: `python scenarios.py train` in such an environment.
+"""What dapt does with only one extra: run `python scenarios.py train` in such an environment.
 
-A scenario ends with "as promised". pytest is not there, and dapt is what was installed.
+A scenario ends with "as promised". It uses the installed dapt and does without pytest.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ SMALL |= dict(num_groups=6, group_size=5)
 
 
 def command(*argv: str) -> tuple[int, str]:
-    """Exit code of `dapt argv`, and all that it printed."""
+    """The exit code of `dapt argv`, and everything that it printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             code = cli.main(list(argv))
-        except SystemExit as end:  # --help
+        except SystemExit as end:  # raised by --help
             code = end.code or 0
     return code, printed.getvalue()
 
 
 def refused(function, *arguments) -> str:
-    """The sentence with which a function refuses."""
+    """The sentence of the error that a function raises."""
     try:
         function(*arguments)
     except dapt.DaptError as error:
@@ -46,7 +46,7 @@ def asks_for(extra: str, sentence: str) -> None:
 
 
 def adapted(method: object) -> dapt.AdaptedModel:
-    """A small network with a method; saved, and loaded again."""
+    """Saves and reloads a small network with a method."""
     model = dapt.attach(dapt.create_backbone("point_mae", **SMALL), method, dapt.Classification(3))
     points = torch.randn(2, 32, 3)
     expected = model.eval()(points)
@@ -129,7 +129,7 @@ def train() -> None:
 def slurm() -> None:
     from dapt.training.slurm import Queue, SlurmOptions
 
-    assert Queue(Path("jobs"), SlurmOptions(cpus=1)).is_here  # tests have no Slurm
+    assert Queue(Path("jobs"), SlurmOptions(cpus=1)).is_here  # there is no Slurm in tests
     every_command_helps_or_says_what_it_needs()
 
 

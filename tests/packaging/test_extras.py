@@ -1,6 +1,6 @@
-"""Each extra works alone: what it does not bring is asked for in one sentence.
+"""Each extra works alone: what it does not include is asked for in one sentence.
 
-Packages of other extras are hidden from a process; `make package` does the same with environments.
+Packages of other extras are hidden from a process; `make package` does it with real environments.
 """
 
 import os
@@ -13,13 +13,13 @@ import pytest
 
 HERE = Path(__file__).parent
 SCENARIOS = {name: [name] for name in ("train", "files", "hub", "serve", "peft", "export")}
-# a report and a job are of trainings
+# reports and jobs need trainings
 SCENARIOS |= {"bare": [], "view": ["train", "view"], "slurm": ["train", "slurm"]}
 
 
 @pytest.fixture(scope="session")
 def metadata(tmp_path_factory):
-    """A folder with the metadata that an installed dapt has."""
+    """A folder with the metadata of an installed dapt."""
     folder = tmp_path_factory.mktemp("metadata")
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)]
     subprocess.run(command, cwd=project.ROOT, check=True, capture_output=True)

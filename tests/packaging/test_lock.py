@@ -1,4 +1,4 @@
-"""constraints.txt names one tested version of every package, for every Python that is supported."""
+"""constraints.txt names one tested version of every package for every supported Python."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The package itself: quick to import, its names where they are promised, its version one."""
+"""The package itself: quick to import, names where they are promised, and a single version."""
 
 import ast
 import re

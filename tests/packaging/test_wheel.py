@@ -1,5 +1,5 @@
-"""What is shipped: an sdist that builds the wheel, the wheel, and what it does in environments that
-hold nothing else. `make package` runs this file; torch is downloaded once, packages as wheels."""
+"""What is shipped: an sdist that builds the wheel, and the wheel in environments with nothing else.
+`make package` runs this file; it downloads torch once, and packages as wheels."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def sdist(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wheel(sdist, tmp_path_factory):
-    """Built from the sdist as pip does it by default: isolated, against this Python's torch."""
+    """Built from the sdist as pip does by default: isolated, against this Python's torch."""
     folder = tmp_path_factory.mktemp("wheel")
     pip(sys.executable, "wheel", "--no-deps", "-w", folder, sdist)
     [made] = folder.iterdir()
@@ -60,7 +60,7 @@ def wheel(sdist, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bare(wheel, tmp_path_factory):
-    """An environment with the wheel and what it requires."""
+    """An environment with the wheel and its requirements."""
     folder = tmp_path_factory.mktemp("bare")
     python = new_environment(folder)
     pip(python, "install", "--no-compile", *LOCK, wheel)
@@ -68,7 +68,7 @@ def bare(wheel, tmp_path_factory):
 
 
 def with_extra(bare, folder, wheel, extra):
-    """An environment with one extra more: what the bare one has is not installed again."""
+    """An environment with one more extra; what the bare one has is not installed again."""
     python = new_environment(folder)
     [inner], [outer] = folder.glob("lib/*/site-packages"), bare.glob("lib/*/site-packages")
     (inner / "bare.pth").write_text(f"{outer}\n")
@@ -129,7 +129,7 @@ def test_every_module_of_the_source_is_in_the_wheel(wheel):
 @pytest.mark.parametrize("extra", [None, "train", "files", "hub", "peft", "train,view"])
 def test_an_extra_alone_without_a_compiler(bare, wheel, tmp_path, extra):
     folder = with_extra(bare, tmp_path / "env", wheel, extra) if extra else bare
-    # No compiler, no ninja, nothing: only this environment's programs are found.
+    # No compiler, no ninja: only this environment's programs can be found.
     alone = {"PATH": str(folder / "bin"), "HOME": str(tmp_path), "OMP_NUM_THREADS": "2"}
     name = (extra or "bare").split(",")[-1]
     scenario = [folder / "bin" / "python", HERE / "scenarios.py", name]
