@@ -1,4 +1,4 @@
-"""The built-in world: objects of every family, their scans, and their independence of order."""
+"""The built-in world: objects of every family, their scans, and independence of order."""
 
 import hashlib
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def test_there_are_many_families_with_parts():
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_family(name):
-    """Every object is whole, none is like another, and all parts of the family turn up."""
+    """Objects are complete, no two are alike, and every part of the family occurs."""
     family, seen, sizes = FAMILIES[name], set(), []
     for index in range(40):
         triangles, parts = family.surfaces(np.random.default_rng(index))
@@ -49,7 +49,7 @@ def test_family(name):
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_kind_of_a_grammar(name):
-    """Every object is whole, and none is like another."""
+    """Objects are complete, and no two are alike."""
     kind, sizes = KINDS[name], []
     for index in range(6):
         triangles, parts = kind.surfaces(np.random.default_rng(index))
@@ -94,7 +94,7 @@ def test_wide_world_is_wide_and_has_no_class_of_the_scan_task():
 
 
 def test_wide_world_has_any_pose():
-    """A spear stands in an upright pose, and lies as often as not in any."""
+    """A spear stands in the upright pose, and may lie in any other."""
     heights = {}
     for pose in ("upright", "mixed", "any"):
         clouds = wide(families="spear", domain="clean", pose=pose)
@@ -125,13 +125,14 @@ def test_a_warp_bends_what_is_straight():
     ],
 )
 def test_task_worlds_stay_what_they_are(variant, domain, total):
-    """Tables are measured on them: another number drawn anywhere is another world."""
+    """Published tables use these worlds, which a single changed random draw would alter."""
     points = dataset(variant=variant, domain=domain).batch([3, 17, 44])["points"]
     assert points.double().abs().sum().item() == pytest.approx(total, rel=1e-6)
 
 
 def test_points_lie_evenly_by_area():
-    """Two rectangles, one nine times the other: a tenth of the points is on the small one."""
+    """Two squares, one nine times as large as the other: a tenth of the points are on the small
+    one."""
     square = np.array([[[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 0, 0], [1, 1, 0], [0, 1, 0]]], float)
     triangles = np.concatenate([square, 3 * square + (5, 0, 0)])
     points, which = sample(triangles, 20_000, np.random.default_rng(0))
@@ -180,14 +181,14 @@ def test_part_labels_belong_to_the_class():
 
 
 def test_a_scan_sees_one_side_and_the_room():
-    """Behind a closed box nothing is seen; bg has points that are not the object's."""
+    """Nothing behind a closed box is visible; bg has points that are not the object's."""
     clouds = dataset(families="cabinet", variant="only", num_points=1024)
     whole = dataset(families="cabinet", domain="clean", num_points=1024)
     spread = [np.linalg.svd(c.make(i)[0])[1].min() for c in (clouds, whole) for i in range(20)]
     assert np.mean(spread[:20]) < np.mean(spread[20:])
     assert all((clouds.make(i)[1] >= 0).all() for i in range(10))
     background = [(dataset(variant="bg").make(i)[1] < 0).mean() for i in range(15)]
-    # Points are drawn from those of which at most three in five are the background's.
+    # At most three in five of the candidate points belong to the background.
     assert 0.05 < np.mean(background) < 0.6 and max(background) < 0.7
 
 
@@ -237,7 +238,7 @@ def test_no_test_split():
 
 
 def test_linear_probe_tells_what_features_tell():
-    """Features that hold the class are worth 1, those that do not a guess."""
+    """Features that contain the class score 1, others no better than guessing."""
 
     class Network(torch.nn.Module):
         def __init__(self, knows: bool):
