@@ -1,4 +1,4 @@
-"""The scores against loops over points that follow the definitions word by word."""
+"""The scores compared with loops over points that follow the definitions literally."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from dapt.tasks.metrics import ClassScores, PartScores, PointScores
 
-# three categories of four, one and three parts: the middle one has a single part
+# three categories with four, one and three parts
 PARTS = [[0, 1, 2, 3], [4], [5, 6, 7]]
 
 
@@ -24,7 +24,7 @@ def own_parts(parts=PARTS):
 
 
 def shape_iou(logs, truth, parts):
-    """Mean over the parts of a category of the IoU of one cloud's labels."""
+    """The mean IoU over the parts of the category of one cloud."""
     predicted = [max(parts, key=lambda part: row[part]) for row in logs]
     ious = []
     for part in parts:
@@ -35,7 +35,7 @@ def shape_iou(logs, truth, parts):
 
 
 def clouds(rng, categories, points=17, spread=1.0):
-    """Random log-probabilities and truths; many a part is absent from so few points."""
+    """Random log-probabilities and truths; with so few points, many parts are absent."""
     logs = rng.normal(scale=spread, size=(len(categories), points, 8))
     truth = np.array([rng.choice(PARTS[c][: rng.integers(1, 5)], points) for c in categories])
     return torch.from_numpy(logs).log_softmax(2).float(), torch.from_numpy(truth)
@@ -46,7 +46,7 @@ def test_part_scores(rng, categories):
     logs, truth = clouds(rng, categories)
     scores = PartScores(["cup", "ball", "lamp"], own_parts())
     labels = torch.tensor(categories)
-    for part in torch.arange(len(categories)).split(2):  # over several batches
+    for part in torch.arange(len(categories)).split(2):  # several batches
         scores.update(logs[part], {"labels": labels[part], "part_labels": truth[part]})
 
     expected = [
@@ -72,12 +72,12 @@ def test_part_scores(rng, categories):
 
 def test_a_part_absent_and_not_predicted_counts_one():
     logs = torch.full((1, 6, 8), -9.0)
-    logs[0, :, 5] = 0.0  # every point is part 5, as it is; parts 6 and 7 are absent
+    logs[0, :, 5] = 0.0  # every point is part 5, which is right; parts 6 and 7 are absent
     scores = PartScores(["cup", "ball", "lamp"], own_parts())
     truth = {"labels": torch.tensor([2]), "part_labels": torch.full((1, 6), 5)}
     scores.update(logs, truth)
     assert scores.summary()["instance_miou"] == 1.0
-    logs[0, 0, 6] = 1.0  # a point of part 6 is predicted: 5/6, 0 and 1
+    logs[0, 0, 6] = 1.0  # one point is predicted as part 6, so the IoUs are 5/6, 0 and 1
     scores = PartScores(["cup", "ball", "lamp"], own_parts())
     scores.update(logs, truth)
     assert scores.summary()["instance_miou"] == pytest.approx((5 / 6 + 0 + 1) / 3)
@@ -86,7 +86,7 @@ def test_a_part_absent_and_not_predicted_counts_one():
 
 def test_parts_of_other_categories_are_never_predicted():
     logs = torch.zeros(1, 4, 8)
-    logs[..., 0] = 100.0  # a part of cups, on a ball
+    logs[..., 0] = 100.0  # a part of cups, predicted on a ball
     scores = PartScores(["cup", "ball", "lamp"], own_parts())
     scores.update(logs, {"labels": torch.tensor([1]), "part_labels": torch.full((1, 4), 4)})
     assert scores.summary()["instance_miou"] == 1.0
@@ -96,7 +96,7 @@ def test_point_scores(rng):
     labels, names = 6, list("abcdef")
     truth = torch.from_numpy(rng.choice([0, 1, 2, 4], (5, 40)))  # 3 and 5 do not occur
     logs = torch.from_numpy(rng.normal(size=(5, 40, labels))).log_softmax(2).float()
-    logs[..., 5] = -50.0  # and 5 is not predicted
+    logs[..., 5] = -50.0  # nor is 5 predicted
     scores = PointScores(names, torch.device("cpu"))
     for part in torch.arange(5).split(2):
         scores.update(logs[part], {"part_labels": truth[part]})

@@ -1,4 +1,4 @@
-"""Labels for the points of scenes: the published heads of PTv3 encoders, on every method."""
+"""Labels for the points of scenes: the published heads of PTv3 encoders, with every method."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_points_that_were_not_seen_are_labeled_too(small_backbone, head):
     model, points = attached(small_backbone("ptv3_tiny"), head=head).eval(), scene()
     seen = model(points)
     assert seen.shape == (2, 150, LABELS)
-    again = model(points, queries=points.clone())  # the same places, in memory of their own
+    again = model(points, queries=points.clone())  # the same points in different memory
     torch.testing.assert_close(again, seen, rtol=1e-3, atol=1e-3)
     assert model(points, queries=torch.randn(2, 40, 3)).shape == (2, 40, LABELS)
 
@@ -90,13 +90,13 @@ def test_other_backbones_have_no_such_head(small_backbone):
 
 
 def jaccard_loss(wrong, is_label):
-    """1 - IoU of a set of mistakes: those that miss the label, and those that take it."""
+    """1 - IoU for a set of mistakes: points of the label missed, and others given it."""
     missed, taken = (wrong & is_label).sum(), (wrong & ~is_label).sum()
     return (missed + taken) / (is_label.sum() + taken)
 
 
 def test_lovasz_loss_extends_the_jaccard_loss():
-    """Where each chance is 0 or 1 it is the mean of 1 - IoU over the classes that occur."""
+    """If each probability is 0 or 1, it is the mean of 1 - IoU over the classes that occur."""
     truth, chosen = torch.randint(3, (2, 60))
     truth[:10] = -1
     logits = torch.full((60, 4), -50.0).scatter(1, chosen[:, None], 50.0)

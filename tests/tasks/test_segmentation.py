@@ -1,4 +1,4 @@
-"""Labels of points: the published head, every method under it, and runs from start to end."""
+"""Point labels: the published head, every method under it, and runs from start to end."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def test_parameters_of_the_published_size(method, trained, total):
 
 
 def small_head(dtype=torch.float64, **fields):
-    """Of 12 channels at two levels, with statistics of its batch norms as if trained."""
+    """A head of 12 channels at two levels, with batch norm statistics as if trained."""
     torch.manual_seed(5)
     head = SegmentationHead(12, 7, (0, 1), **fields).to(dtype)
     for module in head.modules():
@@ -123,7 +123,7 @@ def features(B, G, dtype=torch.float64, seed=None):
 
 
 def plain_head(head, features, points, categories):
-    """The formula as it stands in the paper: interpolate, concatenate, then multiply."""
+    """The formula as in the paper: interpolate, concatenate, then multiply."""
     B, N, _ = points.shape
     tokens = torch.cat(features.levels, 2)
     distance = (points[:, :, None] - features.centers[:, None]).square().sum(3)  # [B, N, G]
@@ -149,7 +149,7 @@ def test_the_rearranged_head_is_the_plain_formula(G, num_categories):
     categories = torch.tensor([3, 0, 3])
     got = head(inputs, points, *([categories] if num_categories else []))
     expected = plain_head(head, inputs, points, categories)
-    # the interpolation's weights come from distances in float32 beside the twin's float64
+    # interpolation weights come from float32 distances, but from float64 in the reference
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_levels_end_the_thirds_of_the_network():
 @each_backbone
 @each_method
 def test_every_method_learns_to_label_points(small_backbone, name, method):
-    """A few steps lower the loss of their batch, and move nothing that is not the method's."""
+    """A few steps lower the loss of their batch and change only the method's own weights."""
     torch.manual_seed(0)
     backbone = small_backbone(name)
     clouds, labels = torch.randn(4, 64, 3), torch.tensor([0, 2, 1, 2])
@@ -258,7 +258,7 @@ def test_weights_of_the_loss_are_cube_roots_of_rarity():
 
 @pytest.fixture
 def run(tmp_path):
-    """A function: `dapt train` on labeled clouds; returns the run folder and the exit code."""
+    """A function that runs `dapt train` on labeled clouds; returns run folder and exit code."""
     train = labeled(tmp_path / "a.npz")
     test = labeled(tmp_path / "b.npz", samples=11, seed=1)
 
@@ -361,7 +361,7 @@ def test_info_counts_the_published_model(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_label_points_as_one(run, tmp_path):
-    """With DAPT, whose last prompt no head of points reads."""
+    """Uses DAPT, whose last prompt is not read by a point head."""
     task = {"name": "part_segmentation", "dropout": 0.0}
     method = {"name": "dapt", "rank": 3, "dropout": 0.0, "drop_path": 0.0}
     fields = {"epochs": 2, "learning_rate": 1e-4, "num_points": 32}
@@ -380,7 +380,7 @@ def test_two_processes_label_points_as_one(run, tmp_path):
         for name in ("train_loss", "test_loss", "test_instance_miou", "test_class_miou"):
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
     each, shared = (np.load(folder / "clouds.npy") for folder in (alone, tmp_path / "both"))
-    np.testing.assert_allclose(shared, each, atol=0.05)  # a point or two of 40 may change sides
+    np.testing.assert_allclose(shared, each, atol=0.05)  # one or two of 40 points may change
 
 
 def test_epochs_between_evaluations_have_none(run):
