@@ -1,4 +1,4 @@
-"""Each backbone trains, is killed and goes on bit for bit; scenes with color from file to label."""
+"""Every backbone trains and resumes bit for bit; scenes with color, from file to label."""
 
 import re
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Killed(BaseException):
-    """As SIGKILL does: nothing after it is run by the loop."""
+    """Raised like SIGKILL: the loop runs nothing after it."""
 
 
 def kill_at(patch, number):
@@ -62,7 +62,7 @@ def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, name, fields):
 
 
 def room(rng, count=1500):
-    """The walls of a room, with red posters that only their color tells from them."""
+    """The walls of a room, with red posters that differ from them only by color."""
     sides = np.array([3.0, 2.0, 2.0])
     points, axis = rng.uniform(0, 1, (count, 3)) * sides, rng.integers(0, 3, count)
     points[np.arange(count), axis] = np.where(rng.random(count) < 0.5, 0, sides[axis])
@@ -115,7 +115,7 @@ def saved(path, points, colors, normals):
 
 def test_scenes_with_color_from_file_to_label(scenes, caplog, capsys):
     assert train(scenes, scenes / "run") == 0
-    assert lines(scenes / "run")[-1]["test_miou"] > 0.8  # color tells everything
+    assert lines(scenes / "run")[-1]["test_miou"] > 0.8  # color alone decides
 
     points, labels, colors, normals = room(np.random.default_rng(5))
     for suffix in (".npz", ".npy", ".ply", ".las"):

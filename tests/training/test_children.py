@@ -1,4 +1,4 @@
-"""Children of a process: stopped with it, saved before it ends, never left behind."""
+"""Child processes are stopped with their parent, save before they end, and are never orphaned."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def python(*arguments, **options):
 
 def is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as stat:  # one that has ended may not be waited for yet
+        with open(f"/proc/{pid}/stat") as stat:  # an ended process may not have been reaped yet
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -66,7 +66,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(how):
 
 @pytest.fixture
 def comparison(tmp_path):
-    """A comparison of one run that would take for ever."""
+    """A comparison of one run that would never end."""
     clouds(tmp_path / "a.npz")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY | {"epochs": 100_000}))
     words = ["compare", "--methods", "linear", "--seeds", "1", "--data.train", tmp_path / "a.npz"]
@@ -90,7 +90,7 @@ def comparison(tmp_path):
     ],
 )
 def test_a_comparison_that_is_stopped(comparison, number):
-    """It lets its training save; where it could not, the training ends by itself."""
+    """It lets its training save; if it is killed itself, the training ends on its own."""
     process, run = comparison
     child = int((run.path / ".lock.holder").read_text().split()[1])
     lines = len(run.metrics.read_text().splitlines())
@@ -105,5 +105,5 @@ def test_a_comparison_that_is_stopped(comparison, number):
         assert state["metrics"] == run.metrics.read_text()  # nothing is lost
     assert len(run.metrics.read_text().splitlines()) >= lines
     assert json.loads(run.metrics.read_text().splitlines()[-1])["epoch"] >= 0
-    with run.locked(patience=5):  # nobody trains here
+    with run.locked(patience=5):  # nobody is training there
         assert not run.result.exists()

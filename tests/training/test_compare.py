@@ -1,4 +1,4 @@
-"""The table of methods: what it runs, what it leaves alone, and what it says."""
+"""The table of methods: what it runs, what it does not repeat, and what it says."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def comparison(tmp_path):
-    """A function: `dapt compare` of methods on tiny clouds; returns its exit code."""
+    """A function that runs `dapt compare` of methods on tiny clouds; returns its exit code."""
     clouds(tmp_path / "a.npz")
     clouds(tmp_path / "b.npz", samples=11, seed=1)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY | {"epochs": 2}))
@@ -111,7 +111,7 @@ def test_learning_rates_are_searched_on_the_validation_split(comparison, started
             results = [json.loads(path.read_text())["validation_accuracy"] for path in runs]
             assert len(results) == 2 and score == pytest.approx(statistics.mean(results))
         scores = told["validation_accuracy"]
-        best = 1e-6 if scores[0] >= scores[1] else 1e-2  # of equal ones the smaller
+        best = 1e-6 if scores[0] >= scores[1] else 1e-2  # a tie goes to the smaller one
         config = yaml.safe_load((out / row["method"] / "seed_0/config.yaml").read_text())
         assert told["chosen"] == row["learning_rate"] == config["learning_rate"] == best
     assert "| method | 1e-06 | 0.01 | chosen |" in (out / "comparison.md").read_text()

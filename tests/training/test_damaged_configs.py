@@ -1,4 +1,4 @@
-"""Configs that are no settings end in a sentence."""
+"""Configs that are not valid settings end in one sentence."""
 
 import logging
 import re

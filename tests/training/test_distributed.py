@@ -1,4 +1,4 @@
-"""Batch norm over two processes against one, in float64."""
+"""Batch norm over two processes compared with one, in float64."""
 
 import os
 import socket

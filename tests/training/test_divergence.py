@@ -1,4 +1,4 @@
-"""What is not finite is never a success: no best epoch, no adapter, no exit code 0."""
+"""Nothing non-finite counts as a success: no best epoch, no adapter, no exit code 0."""
 
 import json
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spoil_after(monkeypatch, step):
-    """The update of this step makes weights that are not finite; the loss before it is."""
+    """Makes the update of this step write a NaN into the weights; its loss is still finite."""
     whole = Trainer._step
 
     def spoiled(self, at, batch):
@@ -27,7 +27,7 @@ def spoil_after(monkeypatch, step):
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain"])
-@pytest.mark.parametrize("step", [2, 8])  # the last one of the first and of the last epoch
+@pytest.mark.parametrize("step", [2, 8])  # the last step of the first and of the last epoch
 def test_a_last_step_that_diverges_is_no_success(run, monkeypatch, capsys, command, step):
     fields = {"command": command, "num_points": None}
     with monkeypatch.context() as patch:

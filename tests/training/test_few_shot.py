@@ -1,4 +1,4 @@
-"""Few-shot: folds by seed or from published pickles, and the mean over them."""
+"""Few-shot learning: folds by seed or from published pickles, and the mean over them."""
 
 import json
 import pickle
@@ -22,7 +22,8 @@ TASK = {"name": "few_shot", "way": 2, "shot": 4, "queries": 3, "folds": 3}
 
 @pytest.fixture
 def run(tmp_path):
-    """A function: `dapt train` on folds of 30 clouds of 3 classes; the folder and exit code."""
+    """A function that runs `dapt train` on folds of 30 clouds in 3 classes; folder and exit
+    code."""
     data = clouds(tmp_path / "a.npz", samples=30)
 
     def dapt_train(out, *flags, task=(), **fields):
@@ -53,7 +54,7 @@ def test_the_result_is_the_mean_over_folds(run, tmp_path, capsys):
     assert result["trainable_parameters"] == folds[0]["trainable_parameters"]
     assert f"± {result['accuracy_std']:.4f} over 3 folds" in capsys.readouterr().out
     for fold in folds:
-        assert fold["split"] == "test" and fold["best_epoch"] == 1  # the last one, not the best
+        assert fold["split"] == "test" and fold["best_epoch"] == 1  # the last epoch, not the best
         assert sum(row["samples"] for row in fold["per_class"]) == 2 * 3
     assert lines(folder / "fold_0") != lines(folder / "fold_1")
 
@@ -75,7 +76,7 @@ def test_going_on_trains_only_what_is_missing(run):
     kept = (folder / "fold_0" / "result.json").stat().st_mtime_ns
     shutil.rmtree(folder / "fold_1")
     (folder / "fold_2" / "result.json").unlink()
-    assert run("x")[1] == 2  # the folder holds a run
+    assert run("x")[1] == 2  # the folder already holds a run
     assert run("x", "--resume")[1] == 0
     assert (folder / "fold_0" / "result.json").stat().st_mtime_ns == kept
     assert result_of(folder)["folds"] == whole["folds"]

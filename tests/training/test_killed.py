@@ -1,7 +1,7 @@
-"""Killed between any two steps on the disk: the run goes on bit for bit, its adapter always loads.
+"""Killed between any two disk operations, a run resumes bit for bit and its adapter always loads.
 
-`os.replace`, `os.rename`, `os.fsync` and the exchange of two folders are the steps that count; a
-process that dies does nothing more after one of them. tests/attack has real kills.
+The operations that count are `os.replace`, `os.rename`, `os.fsync` and the exchange of two folders;
+a process that dies performs none after the given one. tests/attack has real kills.
 """
 
 import json
@@ -21,11 +21,11 @@ STEPS = ((os, "replace"), (os, "rename"), (os, "fsync"), (files, "_exchange"))
 
 
 class Killed(BaseException):
-    """As SIGKILL does: what cleans up is not run, either, where it would touch the disk."""
+    """Like SIGKILL: cleanup handlers cannot touch the disk either."""
 
 
 def count_steps(monkeypatch, die_after: int, observe: Callable = lambda: None) -> list:
-    """Counts the steps on the disk; after one of them nothing more happens there."""
+    """Counts disk operations; after the given one, none takes effect."""
     done = []
 
     def counted(call):
@@ -58,7 +58,7 @@ def count_steps(monkeypatch, die_after: int, observe: Callable = lambda: None) -
 
 @pytest.fixture
 def rising(monkeypatch):
-    """Each epoch is better than the one before, so that each leaves an adapter."""
+    """Makes each epoch better than the one before, so that each saves an adapter."""
     from dapt.training.loop import Trainer
 
     monkeypatch.setattr(Trainer, "_is_better", lambda self, line: "validation_accuracy" in line)
@@ -74,13 +74,13 @@ def test_killed_after_every_step_on_the_disk(run, rising, monkeypatch):
         counted = count_steps(patch, 10**9)
         run("counted", epochs=2)
     assert len(counted) > 30
-    writes_best = counted.index("_exchange")  # the second epoch's: what comes about it, and others
+    writes_best = counted.index("_exchange")  # around the second epoch's exchange, and some others
     for at in {*range(writes_best - 6, writes_best + 4), *range(3, len(counted), 11)}:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             count_steps(patch, at)
             run(f"at_{at}", epochs=2)
         folder = whole.parent / f"at_{at}"
-        adapter_or_none(folder)  # it loads
+        adapter_or_none(folder)  # must load
         folder, code = run(f"at_{at}", "--resume", epochs=2)
         assert code == 0, at
         assert_same_run(whole, folder)
@@ -90,7 +90,7 @@ def test_killed_after_every_step_on_the_disk(run, rising, monkeypatch):
 
 
 def test_a_damaged_checkpoint_finds_the_best_adapter_of_its_time(run, rising):
-    """The one before knows an adapter that has since been replaced."""
+    """The previous checkpoint refers to an adapter that has since been replaced."""
     whole, _ = run("whole")
     last = RunFolder(whole).last
     last.write_bytes(last.read_bytes()[:-100])
@@ -129,7 +129,8 @@ def test_metrics_are_whole_again_after_resume(run, monkeypatch, harm):
 
 
 def test_a_folder_is_replaced_in_one_step(tmp_path, monkeypatch):
-    """Between any two steps on the disk it holds all of the old files or all of the new ones."""
+    """Between any two disk operations it holds either all of the old files or all of the new
+    ones."""
     folder, seen = tmp_path / "adapter", set()
 
     def observe():

@@ -1,4 +1,4 @@
-"""What a training step costs a GPU in launches, counted as torch dispatches on the CPU."""
+"""The GPU launches of a training step, counted as torch dispatches them on the CPU."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The machine lets a run down: one sentence, and the run goes on bit for bit."""
+"""When the machine fails, a run ends with one sentence and resumes bit for bit."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def said(capsys):
-    """The last line, which is the only one but for those of epochs."""
+    """The last line, the only one besides those of epochs."""
     lines = capsys.readouterr().err.splitlines()
     assert not [line for line in lines if "Traceback" in line or "Exception" in line], lines
     return lines[-1]
@@ -114,7 +114,7 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
 def test_a_peer_that_is_killed(run, tmp_path):
-    """Two processes on this machine: the other one says so in a sentence and ends."""
+    """Of two processes on this machine, the survivor says so in one sentence and ends."""
     words = ["--config", str(tmp_path / "x.yaml"), "--data.train", str(tmp_path / "a.npz")]
     run("x")
     words += ["--out", str(tmp_path / "two"), "--devices", "2", "--epochs", "100000"]

@@ -1,4 +1,4 @@
-"""Rates of the weights and their schedule."""
+"""Learning rates of the weights, and their schedule."""
 
 import math
 
@@ -9,7 +9,7 @@ import dapt
 from dapt.runs.options import TrainOptions
 from dapt.training.optimization import RunningMean, adamw, batch_statistics, set_schedule
 
-EPOCHS, STEPS = 40, 50  # of an epoch
+EPOCHS, STEPS = 40, 50  # STEPS per epoch
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def test_one_cycle_is_that_of_torch():
     for step in range(EPOCHS * STEPS):
         set_schedule(optimizer, step / STEPS, settings)
         ours, theirs = optimizer.param_groups[0], other.param_groups[0]
-        # torch reaches its peak a step earlier: at most one step of the steepest part of the rise
+        # torch's schedule is a step ahead, so they differ by at most a step at the steepest rise
         steepest = math.pi / 2 / (2 * STEPS)
         assert ours["lr"] == pytest.approx(theirs["lr"], abs=2e-3 * steepest)
         assert ours["betas"][0] == pytest.approx(theirs["betas"][0], abs=0.1 * steepest)
@@ -63,7 +63,7 @@ def test_a_word_that_no_name_has_is_refused():
 
 
 def test_the_running_mean_takes_the_statistics_along_that_go_with_its_weights():
-    """Weights of the past beside the statistics of the present would be another network."""
+    """Averaged weights with current statistics would be a different network."""
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     norm, decay = network[1], 0.75
     mean = RunningMean([*network.parameters(), *batch_statistics(network)], decay)

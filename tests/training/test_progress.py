@@ -1,4 +1,4 @@
-"""The line of an epoch: short, aligned, and about the score that counts."""
+"""The line of an epoch is short, aligned, and shows the score that counts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Killed, stopped, damaged: a run that goes on ends as one that was never interrupted."""
+"""A run that is killed, stopped or damaged ends, once resumed, like an uninterrupted one."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from support.runs import TINY, Killed, assert_same_run, clouds, kill_at, lines
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("step", [0, 1, 4, 5, 8])  # three steps make an epoch
+@pytest.mark.parametrize("step", [0, 1, 4, 5, 8])  # three steps per epoch
 @pytest.mark.parametrize("fields", [{}, {"accumulate": 2, "ema": 0.9}], ids=["plain", "more"])
 def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, step, fields):
     fields = fields | {"checkpoint_seconds": 0.0}
@@ -34,7 +34,7 @@ def test_killed_and_resumed_is_uninterrupted(run, monkeypatch, step, fields):
 
 def test_a_killed_pretraining_goes_on_by_the_same_command(run, monkeypatch):
     how = {"command": "pretrain", "num_points": None, "checkpoint_seconds": 0.0, "ema": 0.9}
-    how["backbone"] = TINY["backbone"] | {"checkpoint": None}  # as when nothing is said of it
+    how["backbone"] = TINY["backbone"] | {"checkpoint": None}  # as if it were not given
     whole, _ = run("whole", **how)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 4)
@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(run, monkeypatch,
         folder, code = run("parts")
     assert code == 1
     assert "disk is full" in capsys.readouterr().err.splitlines()[-1]
-    assert {path.name for path in folder.rglob(".*")} <= {".lock"}  # nothing half-written
+    assert {path.name for path in folder.rglob(".*")} <= {".lock"}  # no partial file
     assert_same_run(whole, run("parts", "--resume")[0])
 
 
@@ -141,7 +141,7 @@ def test_sigkill_at_random_moments(run, tmp_path):
         child = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        child.stdout.readline()  # it runs: imports are behind it
+        child.stdout.readline()  # running: its imports are done
         time.sleep(chance.uniform(0, 0.7))
         killed += child.poll() is None
         child.kill()
@@ -154,7 +154,7 @@ def test_sigkill_at_random_moments(run, tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(run, tmp_path, capsys):
-    """The second is told who is there; what a dead process held is free again."""
+    """The second process learns who holds the folder; a dead process holds nothing."""
     folder, hold = tmp_path / "x", "import sys, time; print(flush=True); time.sleep(60)"
     script = f"from dapt.runs.folder import RunFolder\nwith RunFolder({str(folder)!r}).locked():\n"
     child = subprocess.Popen(
@@ -203,7 +203,7 @@ def test_the_best_adapter_is_checked(run, monkeypatch, capsys, harm, when):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill_at(patch, 7)
             run("x")
-    folder = run("x")[0]  # where it was begun, it refuses to start again
+    folder = run("x")[0]  # it will not start again where it has begun
     result = folder / "result.json"
     before = result.read_bytes() if result.exists() else None
     weights = folder / "adapter" / "adapter_model.safetensors"

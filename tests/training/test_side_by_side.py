@@ -1,4 +1,4 @@
-"""Runs of a comparison side by side, here and through submitit: the same bits, stopped together."""
+"""Parallel runs of a comparison, here and via submitit: the same bits, stopped together."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
-    """A function: the words of a comparison of tiny runs, each on one thread."""
+    """A function that gives the command line of a comparison of tiny single-threaded runs."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     clouds(tmp_path / "a.npz")
@@ -38,8 +38,8 @@ def words(tmp_path, monkeypatch):
 
 
 def test_jobs_and_slurm_give_the_same_runs(words, tmp_path, caplog, monkeypatch):
-    """One after the other, side by side, and as jobs of submitit's local executor."""
-    with monkeypatch.context() as here:  # without processes of their own: this is no test of them
+    """Sequential runs, parallel runs, and jobs of submitit's local executor agree."""
+    with monkeypatch.context() as here:  # in this process, which is faster and not under test
         here.setattr(compare, "train", lambda run, _: cli.main(["train", *run.arguments]))
         assert cli.main(words("plain")) == 0
     assert cli.main(words("jobs", "--jobs", "2")) == 0
@@ -90,7 +90,7 @@ def test_all_are_stopped_and_go_on(words, tmp_path, flags):
     assert process.returncode == 130
     assert said[-1] == "dapt compare: stopped: repeat the command to continue"
     for run in runs:
-        run.wait()  # nobody trains there any more
+        run.wait()  # nobody trains there any longer
         epochs = len(run.metrics.read_text().splitlines())
         assert epochs and not run.result.exists()
 
@@ -110,7 +110,7 @@ def test_mistakes(words, capsys, flags, sentence):
 
 
 def test_what_slurm_is_asked_for(tmp_path):
-    """The file that sbatch is given."""
+    """The file that is passed to sbatch."""
     slurm = pytest.importorskip("submitit.slurm.slurm")
     options = SlurmOptions(partition="gpu", time=90, gpus=1, memory=32, setup="module load cuda")
     given = {name.removeprefix("slurm_"): value for name, value in options.parameters().items()}

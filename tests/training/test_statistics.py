@@ -1,4 +1,4 @@
-"""Differences with intervals and ranks, against cases whose answer is known."""
+"""Confidence intervals of differences, and ranks, for cases with known answers."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def test_bootstrap_draws_what_enumeration_finds():
     means = bootstrap_means(table, draws=40_000, seed=3)
     assert means.mean() == pytest.approx(np.mean(every), abs=0.01)
     assert means.std() == pytest.approx(np.std(every), rel=0.02)
-    for value in np.unique(np.round(every, 9)):  # the distribution, step by step
+    for value in np.unique(np.round(every, 9)):  # the distribution function, step by step
         expected = np.mean(np.round(every, 9) <= value)
         assert np.mean(np.round(means, 9) <= value) == pytest.approx(expected, abs=0.012)
 
@@ -53,7 +53,7 @@ def test_seeds_that_disagree_widen_the_interval_and_nothing_is_found_in_noise():
     nothing = differences({"a": alike, "b": alike}, "b")["a"]
     assert (nothing.mean, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
     again = differences({"a": shifted, "b": alike}, "b")["a"]
-    assert again == wide  # seeded
+    assert again == wide  # reproducible by seed
 
 
 def test_holm_against_a_worked_case():
@@ -65,7 +65,7 @@ def test_ranks_by_hand_and_the_critical_difference_of_the_literature():
     found = ranks({"a": [0.9, 0.8, 0.7], "b": [0.5, 0.8, 0.6], "c": [0.1, 0.2, 0.9]})
     assert found.mean == pytest.approx({"a": (1 + 1.5 + 2) / 3, "b": 6.5 / 3, "c": 7 / 3})
     assert list(found.mean) == ["a", "b", "c"] and found.datasets == 3
-    # q of Nemenyi's test at 5 %, as tables have it
+    # q of Nemenyi's test at 5 %, from tables
     for methods, q in {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 10: 3.164}.items():
         assert studentized_range(methods) / math.sqrt(2) == pytest.approx(q, abs=1e-3)
     values = np.random.default_rng(0).random((4, 14))

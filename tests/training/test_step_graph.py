@@ -1,5 +1,5 @@
-"""A step as one CUDA graph: the step that would be captured runs here as it is, on the same static
-memory, and ends as the ordinary loop does, bit for bit."""
+"""A step as one CUDA graph: the step that would be captured runs eagerly here, on the same static
+memory, and ends like the ordinary loop, bit for bit."""
 
 import copy
 
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    """On a GPU nothing is done because of values; on a CPU that is so under torch.compile alone."""
+    """No code path may depend on values on a GPU; on a CPU, torch.compile imposes the same."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Steps that would be captured; gives the batches that were replayed."""
+    """Runs the steps that would be captured; returns the batches that were replayed."""
     replayed = []
 
     def capture(step):
@@ -49,7 +49,7 @@ def graphs(monkeypatch):
 
 
 def steps_of(model, graph, count=7):
-    """Weights after some steps, each with a seed of its own; and the losses."""
+    """Weights after some steps, each with its own seed, and the losses."""
     options = TrainOptions(out="x", cuda_graph=graph, learning_rate=1e-2)
     optimizer = adamw(model.own_parameters(), options, torch.device("cpu"))
     weights = [weight for _, weight in model.own_parameters()]
@@ -122,7 +122,7 @@ def test_part_segmentation(run, graphs, tmp_path):
 
 @pytest.mark.parametrize("first, then", [(True, True), (True, False), (False, True)])
 def test_killed_and_resumed_is_uninterrupted(run, graphs, monkeypatch, first, then):
-    """With the graph or without it, before and after: a run may change between them."""
+    """A run may switch the graph on or off when it resumes."""
     fields = {"checkpoint_seconds": 0.0}
     whole, _ = run("whole", **fields)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -197,7 +197,7 @@ def test_what_a_graph_repeats_is_not_refused():
 
 
 def test_steps_that_differ_are_refused(graphs):
-    """As numbers that Python draws do, which a graph would repeat."""
+    """For example because of random numbers from Python, which a graph would repeat."""
     factors = iter(range(9))
 
     def step(batch):

@@ -26,13 +26,13 @@ def test_it_learns(run):
     still = {"augmentation": "none", "epochs": 40, "method": {"name": "full"}, "task": task}
     folder, _ = run("x", "--with-test", **still)
     result = json.loads((folder / "result.json").read_text())
-    assert result["split"] == "test" and result["accuracy"] > 0.6  # a third by chance
+    assert result["split"] == "test" and result["accuracy"] > 0.6  # a third would be chance
     assert result["trainable_parameters"] == result["total_parameters"]
     assert result["saved_activation_bytes"] > 0 and result["seconds_per_step"] > 0
 
 
 def test_the_test_split_does_not_choose_the_epoch(run):
-    """With and without a test file: the same weights, the same best epoch."""
+    """The same weights and the same best epoch, with and without a test file."""
     alone, tested = run("alone")[0], run("tested", "--with-test")[0]
     assert (alone / "adapter/adapter_model.safetensors").read_bytes() == (
         tested / "adapter/adapter_model.safetensors"
@@ -87,7 +87,7 @@ def test_every_way_to_train_repeats_itself(run, fields):
 
 
 def test_accumulation_is_the_larger_batch(run):
-    """Without chance in the network and the views, two batches of 7 are one of 14."""
+    """Without any randomness, two batches of 7 equal one of 14."""
     still = {
         "augmentation": "none",
         "method": {"name": "linear"},
@@ -140,7 +140,7 @@ def test_tokens_and_vectors_do_not_decay():
 
 @pytest.mark.parametrize("units", [True, False])
 def test_precision_is_chosen_once_for_a_run(run, monkeypatch, units):
-    """bfloat16 only where the processor multiplies it; elsewhere the run goes on as begun."""
+    """bfloat16 is used only if the processor multiplies it; a resumed run keeps its choice."""
     monkeypatch.setattr(processes, "_cpu_multiplies_bfloat16", lambda: units)
     folder, code = run("x", precision="auto", epochs=2)
     assert code == 0
