@@ -1,4 +1,4 @@
-"""What a model is seen to do is what it does."""
+"""What a model is shown to do is what it does."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_token_scales_are_the_adapters_own(small_backbone):
     scales = token_scales(model, points)
     assert scales.shape == (3, 2, 64) and model.training
     assert (scales > 0).any() and (scales >= 0).all()
-    # A scale of 0 everywhere switches the adapters off, and so does what the picture shows.
+    # Scales of 0 everywhere switch the adapters off, which the picture must show.
     with torch.no_grad():
         for block in model.backbone.blocks:
             block.adapter.scale.weight.zero_()
@@ -55,7 +55,7 @@ def adapted(small_backbone, task, **options):
 
 
 def test_attention_is_that_of_the_class_token(small_backbone):
-    """In the first block all that it sees is known."""
+    """In the first block, everything that it attends to is known."""
     model = adapted(small_backbone, dapt.Classification(3))
     points = torch.randn(2, 64, 3)
     inputs = []
@@ -114,7 +114,7 @@ def test_a_room_is_labeled_as_ever_and_its_tokens_are_those_of_its_blocks(small_
     np.testing.assert_array_equal(insight.confidence, plain.confidence)
     squares = list(windows(room, 1.0, 0.5, "z"))
     assert insight.scales.shape == (3, 11 * len(squares)) == insight.attention.shape
-    # the token of a point is one of a block that the point lies in, the nearest one there
+    # a point's token is the nearest one of a block that contains the point
     home = insight.token // 11
     for number in np.unique(home):
         index = squares[number]

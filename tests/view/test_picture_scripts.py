@@ -1,4 +1,4 @@
-"""The scripts that make the documentation's pictures."""
+"""The scripts that make the pictures of the documentation."""
 
 import importlib.util
 import io
@@ -40,7 +40,7 @@ def test_committed_charts_are_those_of_the_json(path):
     kept = Image.open(path.with_suffix(".png")).convert("L")
     assert drawn.size == kept.size
     differ = np.abs(np.asarray(drawn, float) - np.asarray(kept, float)) > 60
-    assert differ.mean() < 0.001  # a bar 30 % longer is 0.0012, a dot 2 points lower 0.002
+    assert differ.mean() < 0.001  # a bar 30 % longer would be 0.0012, a dot 2 points lower 0.002
 
 
 @pytest.mark.parametrize("path", OPS, ids=[path.stem for path in OPS])

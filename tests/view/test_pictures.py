@@ -1,4 +1,4 @@
-"""Pictures show what they were given, where it is, and leave the rest empty."""
+"""Pictures show what they are given in the right place, and leave the rest empty."""
 
 import io
 
@@ -16,7 +16,7 @@ def pixels(png):
 
 
 def test_the_nearest_point_is_seen():
-    """Two walls, one behind the other: only the front one's color, and from behind the other's."""
+    """Of two walls, only the front one is visible; from behind, only the other one."""
     rng = np.random.default_rng(0)
     wall = np.column_stack([rng.random((6000, 2)), np.zeros(6000)])
     points = np.concatenate([wall, wall - [0, 0, 1]])

@@ -1,4 +1,4 @@
-"""A report says what the runs' files and models say, and nothing that they do not."""
+"""A report says what the files and models of the runs say, and nothing else."""
 
 import json
 import re
@@ -25,7 +25,7 @@ HOSTILE = ["</script><script>window.hacked = 1</script>", "\x1b[31mred\nline", "
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two seeds of DAPT and one linear probe, on classes with hostile names."""
+    """Two seeds of DAPT and one linear probe, with hostile class names."""
     folder = tmp_path_factory.mktemp("runs")
     names = {"class_names": np.array(HOSTILE)}
     train = clouds(folder / "a.npz", **names)
@@ -107,7 +107,7 @@ def test_evidence_is_kept_until_the_adapter_changes(runs, monkeypatch):
         np.array_equal(a, b)
         for a, b in zip(vars(before).values(), vars(again).values(), strict=True)
     )
-    with pytest.raises(pytest.fail.Exception):  # other data
+    with pytest.raises(pytest.fail.Exception):  # different data
         gather(folder, dataset_of(folder, 5)[1], split)
     (folder.path / "evidence.npz").write_bytes(b"damaged")
     with pytest.raises(pytest.fail.Exception):

@@ -1,4 +1,4 @@
-"""What files say reaches the page: points, colors, normals, labels, names."""
+"""The contents of files reach the page: points, colors, normals, labels, names."""
 
 import json
 import urllib.error
@@ -26,7 +26,7 @@ def points():
 
 
 def page_of(path):
-    """What a page carries as JSON."""
+    """The JSON data of a page."""
     text = path.read_text()
     begin = text.index('id="page">') + len('id="page">')
     return json.loads(text[begin : text.index("</script>", begin)])
@@ -40,7 +40,7 @@ def test_a_labeled_ply_tells_its_labels_and_their_names(tmp_path, points):
     assert (told.labels == labels).all() and told.label_names[2] == "a chair"
     assert (told.colors == palette(3)[labels]).all()
     np.testing.assert_allclose(told.values["confidence"], result.confidence)
-    assert read_attributes(tmp_path / "a.ply", 49).labels is None  # of other points
+    assert read_attributes(tmp_path / "a.ply", 49).labels is None  # belongs to other points
 
 
 def test_las(tmp_path, points):
@@ -128,7 +128,7 @@ def test_labels_of_files_and_of_the_model_share_a_table(points):
     assert {names[number] for number in channels["predicted"].classes} == {"floor"}
     outcomes = [portrayal.names()["outcome"][i][0] for i in channels["outcome"].classes[:4]]
     assert outcomes == ["wrong", "right", "no label", "no label"]
-    assert dict(cloud.facts.lines)["points right"] == "2.1 %"  # 1 of 48
+    assert dict(cloud.facts.lines)["points right"] == "2.1 %"  # 1 of 48 points
 
 
 def test_a_large_cloud_is_thinned_and_says_so(points):

@@ -1,4 +1,4 @@
-"""The viewer in a real browser: it draws, answers, and asks the network for nothing."""
+"""The viewer in a real browser: it draws, responds, and makes no network requests."""
 
 import time
 
@@ -127,7 +127,8 @@ def test_slider_goes_through_the_blocks(visit, page):
     seen.page.click("[data-key=scale]")
     slider = seen.page.locator("input.block")
     before = seen.run("Array.from(viewer.rgba)"), seen.colors()
-    assert "block 3 of 3" in seen.page.locator(".blocks").inner_text()  # the strongest comes first
+    # the strongest block is shown first
+    assert "block 3 of 3" in seen.page.locator(".blocks").inner_text()
     slider.focus()
     seen.page.keyboard.press("Home")
     assert "block 1 of 3" in seen.page.locator(".blocks").inner_text()
@@ -151,7 +152,7 @@ def test_legend_hides_a_class_and_shows_it_again(visit, page):
     classes = np.array(seen.run("Array.from(viewer.cloud.data.label)"))
     assert (hidden == (classes == 0)).all()
     assert many > 1000 and reds() < 0.02 * many
-    seen.page.click("[data-key=height]")  # what is switched off stays off in other colors
+    seen.page.click("[data-key=height]")  # what is switched off stays off when colors change
     assert (
         np.array(seen.run("Array.from(viewer.rgba)")).reshape(-1, 4)[:, 3] == 0
     ).sum() == hidden.sum()
@@ -217,7 +218,7 @@ def test_a_large_room_is_there_in_time_and_turns(visit):
     room[np.arange(len(room)), wall % 3] = (wall // 3) * np.array([8, 6, 3])[wall % 3]
     text = viewer_page([cloud(room, up="z")], NAMES)
     assert len(text) < 4e6
-    for _ in range(3):  # the machine may be busy with something else
+    for _ in range(3):  # the machine may be busy
         begun = time.monotonic()
         seen = visit(text)
         took = time.monotonic() - begun
