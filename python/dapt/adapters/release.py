@@ -8,7 +8,8 @@ from typing import Any
 
 from dapt.adapters.attach import attach
 from dapt.adapters.model import AdaptedModel
-from dapt.adapters.release_table import KINDS, Kind, ReleasedFile
+from dapt.adapters.release_file import ReleasedFile
+from dapt.adapters.release_table import KINDS, Kind
 from dapt.errors import DaptError, UsageError, reading
 from dapt.models.checkpoints import load_weights
 from dapt.models.sources import local_file

@@ -1,7 +1,8 @@
-"""The kinds of released files: which model is in one, and under which keys it keeps it.
+"""The kinds of released files: which model each contains, and the keys of its tensors.
 
-A new kind is an entry of `KINDS`, and nothing else. Where the backbone's keys are is told in
-`dapt.models.layouts`; an entry here adds those of the method.
+The layouts in `dapt.models.layouts` name the keys of the backbones; an entry of `KINDS` adds those
+of a method. A new kind needs an entry here and, if its method has settings, a function in
+`release_methods.py`.
 """
 
 import dataclasses
@@ -20,16 +21,17 @@ from dapt.adapters.release_file import (
     recon_pp_backbone,
     task_of,
 )
-from dapt.errors import look_up
-from dapt.methods.dapt import Dapt
+from dapt.adapters.release_methods import (
+    dapt_method,
+    ga_prompt_method,
+    idpt_method,
+    point_gst_method,
+    point_lora_method,
+    ppt_method,
+    stag_method,
+)
 from dapt.methods.full import Full
-from dapt.methods.ga_prompt import GaPrompt
-from dapt.methods.idpt import Idpt
 from dapt.methods.method import Method
-from dapt.methods.point_gst import PointGst
-from dapt.methods.point_lora import PointLora
-from dapt.methods.ppt import Ppt
-from dapt.methods.stag import Stag
 from dapt.models.layouts import LAYOUTS, Layout
 from dapt.tasks import Task
 
@@ -55,17 +57,18 @@ class Kind:
     """One kind of released file.
 
     Args:
-        name: what a config names as `method`; None for a fully fine-tuned model.
-        title: what such a file is called.
-        marks: regular expressions that each match the beginning of a key; by them a file is
-            recognized whose config names no method.
-        method: reads the method, with the settings that the file was trained with.
-        backbone: reads the backbone's config.
-        like: title of the layout of the same backbone without the method.
-        renames: from that layout's keys to the file's, where the method adds or moves some.
-        reasons: patterns of further keys that the model has no use for, and why.
-        head: the kind of a classifier's head.
-        head_dropout: its dropout.
+        name: The `method` that a config names; None for a fully fine-tuned model.
+        title: What such a file is called.
+        marks: Regular expressions that each match the beginning of a key. They identify a file
+            whose config names no method.
+        method: Reads the method, with the settings that the file was trained with.
+        backbone: Reads the config of the backbone.
+        like: The title of the layout of the same backbone without the method.
+        renames: From the keys of that layout to those of the file, where the method adds or moves
+            keys.
+        reasons: Patterns of further keys that the model does not need, and why.
+        head: The kind of a classifier's head.
+        head_dropout: The dropout rate of that head.
     """
 
     name: str | None
@@ -80,10 +83,10 @@ class Kind:
     head_dropout: float = 0.5
 
     def matches(self, file: ReleasedFile) -> bool:
-        """Whether a file is of this kind: by the method that its config names, or else by its keys.
+        """Whether a file is of this kind, judging by the method in its config, or else by its keys.
 
         Args:
-            file: as released.
+            file: The released file.
         """
         named = file.settings.get("method")
         if named is not None:
@@ -94,15 +97,15 @@ class Kind:
         """The task that the file's head was trained for.
 
         Args:
-            file: as released.
+            file: The released file.
         """
         return task_of(file, self.head, self.head_dropout)
 
     def layout(self, task: Task) -> Layout:
-        """The layout of the whole model: of the adapted backbone and the head.
+        """The layout of the whole model, that is, of the adapted backbone and the head.
 
         Args:
-            task: that the head was trained for.
+            task: The task that the head was trained for.
         """
         like = _layout(self.like)
         renames = (
@@ -112,110 +115,19 @@ class Kind:
             *like.renames,
             *self.renames,
         )
-        reasons = (*self.reasons, *like.reasons)
-        whole = {"marks": (), "others": (), "closed": True}
         return dataclasses.replace(
-            like, title=self.title, renames=renames, reasons=reasons, **whole
+            like,
+            title=self.title,
+            marks=(),
+            renames=renames,
+            others=(),
+            reasons=(*self.reasons, *like.reasons),
+            closed=True,
         )
 
 
 def _layout(title: str) -> Layout:
     return next(layout for layout in LAYOUTS if layout.title == title)
-
-
-def _dapt(file: ReleasedFile) -> Dapt:
-    tokens = file.settings.get("head_tokens") or _dapt_head_tokens(file)
-    rank = file.size("blocks.blocks.0.Adapter_MLP.down_proj.weight", 0)
-    return Dapt(rank=rank, head_tokens=tokens)
-
-
-def _dapt_head_tokens(file: ReleasedFile) -> list[str]:
-    tokens = ["cls"] if file.setting("class_token", "use") == "use" else []
-    for kind in ("prompt", "patch"):
-        how = file.settings.get(f"{kind}_token")
-        if how in ("mean", "max"):
-            tokens.append(f"{kind}:{how}")
-    return tokens
-
-
-def _point_gst(file: ReleasedFile) -> PointGst:
-    rank = file.size("blocks.blocks.0.gft_adapter.down.weight", 0)
-    return PointGst(rank=rank, local=file.setting("local", 32))
-
-
-def _point_lora(file: ReleasedFile) -> PointLora:
-    said = file.settings.get("pointlora")
-    if said is None:
-        return PointLora(prompted=128, published=True)
-    return PointLora(
-        rank=said["rank"],
-        alpha=said["alpha"],
-        bottleneck=said["bottleneck"],
-        groups=(said["groups1"], said["groups2"]),
-        sizes=(said["size1"], said["size2"]),
-        select=(said["select1"], said["select2"]),
-        mask_weight=said["mask_weight"],
-        prompted=said["prompted"],
-        published=True,
-    )
-
-
-def _ppt(file: ReleasedFile) -> Ppt:
-    return Ppt(
-        prompts=file.setting("prompt_num_group"),
-        prompt_size=file.setting("prompt_group_size"),
-        rank=file.size("blocks.prompt_mlp.0.weight", 0),
-    )
-
-
-def _stag(file: ReleasedFile) -> Stag:
-    size = "large" if file.settings.get("stag_size") == 1 else "standard"
-    said = file.settings.get("stag")
-    if said is None:
-        return Stag(size=size)
-    return Stag(
-        size=size,
-        first=said["graph_blocks"][0],
-        share_down=said["share_down"],
-        share_graph=said["share_graph"],
-        rank=said["rank"],
-        neighbors=said["neighbours"],
-    )
-
-
-def _ga_prompt(file: ReleasedFile) -> GaPrompt:
-    names = ("perturbation", "prompt_depth", "factor", "propagation_type", "interpolate_neighbors")
-    defaults = (0.8, 6, 5.0, "permutation_after_attention", 32)
-    values = [file.setting(*pair) for pair in zip(names, defaults, strict=True)]
-    perturbation, prompt_depth, factor, propagation, interpolate_from = values
-    return GaPrompt(
-        prompts=file.size("prompt_cor", 0),
-        prompt_depth=prompt_depth,
-        point_prompts=file.size("point_prompt.points", 1),
-        factor=factor,
-        perturbation=perturbation,
-        propagation=propagation,
-        rank=file.size("blocks.blocks.0.adapter.ln1.weight", 0),
-        interpolate_from=interpolate_from,
-        published=not file.settings.get("aligned", False),
-    )
-
-
-_IDPT_TOKENS = {
-    "all": ("cls", "prompt:mean", "patch:max"),
-    "promptcls": ("cls", "prompt:mean"),
-    "promptonly": ("prompt:mean",),
-    "pointcls": ("cls", "patch:max"),
-}
-
-
-def _idpt(file: ReleasedFile) -> Idpt:
-    return Idpt(
-        prompt_layer=file.setting("prompt_layer"),
-        edge_convs=sum(f"blocks.cls.conv{i}.0.weight" in file.state for i in (1, 2, 3)),
-        neighbors=file.setting("neighbours", 20),
-        head_tokens=look_up("cls_type", file.setting("cls_type", "all"), _IDPT_TOKENS),
-    )
 
 
 _HEAD = rf"{HEAD}\.|convs3\."
@@ -227,7 +139,7 @@ def _fine_tuned(
     head: str = _HEAD,
     renames: Pairs = (),
 ) -> Kind:
-    """A model that was trained as a whole: the backbone of a layout, and a head."""
+    """A model that was trained as a whole: a backbone with a known layout, and a head."""
     return Kind(
         name=None,
         title=title,
@@ -251,7 +163,7 @@ KINDS = (
         name="dapt",
         title="released DAPT model",
         marks=_layout("released DAPT model").marks,
-        method=_dapt,
+        method=dapt_method,
         renames=(
             (rf"{_BLOCK}norm([12])\.(scale|shift)$", r"\1.tfts_\3_\2"),
             (rf"{_BLOCK}prompt\.(scale|shift)$", r"\1.tfts_\2_3"),
@@ -271,7 +183,7 @@ KINDS = (
         name="pointgst",
         title="released PointGST model",
         marks=(r"blocks\.blocks\.0\.gft_adapter\.",),
-        method=_point_gst,
+        method=point_gst_method,
         renames=(
             (r"^blocks\.blocks\.adapters\.(\d+)\.", r"blocks.blocks.\1.gft_adapter."),
             (r"\.gft_adapter\.mix\.", ".gft_adapter.adapt1."),
@@ -283,7 +195,7 @@ KINDS = (
         name="pointlora",
         title="released PointLoRA model",
         marks=(r"lora_mask_predictor\.",),
-        method=_point_lora,
+        method=point_lora_method,
         renames=(
             (rf"{_BLOCK}attn\.(qkv|proj)\.lora_down$", r"\1.attn.\2.lora_A"),
             (rf"{_BLOCK}attn\.(qkv|proj)\.lora_up$", r"\1.attn.\2.lora_B"),
@@ -300,7 +212,7 @@ KINDS = (
         name="ppt",
         title="released PPT model",
         marks=(r"blocks\.prompt_all_mlp\.",),
-        method=_ppt,
+        method=ppt_method,
         head="ppt",
         renames=(
             (r"^blocks\.blocks\.adapters\.patches\.", "blocks.prompt_mlp."),
@@ -313,7 +225,7 @@ KINDS = (
         name="stag",
         title="released STAG model",
         marks=(r"blocks\.addparam_",),
-        method=_stag,
+        method=stag_method,
         renames=(
             (r"^blocks\.blocks\.side\.downs\.(\d+)\.", r"blocks.addparam_downproj_dict.\1.0."),
             (rf"{_GRAPH}center\.", r"blocks.addparam_graphconv1_dict.\1.0."),
@@ -326,7 +238,7 @@ KINDS = (
         name="gaprompt",
         title="released GAPrompt model",
         marks=(r"shift_net\.",),
-        method=_ga_prompt,
+        method=ga_prompt_method,
         head_dropout=0.6,
         renames=(
             (r"^blocks\.blocks\.adapters\.(\d+)\.", r"blocks.blocks.\1."),
@@ -354,7 +266,7 @@ KINDS = (
         name="idpt",
         title="released IDPT model",
         marks=(r"blocks\.cls\.", r"prompt_pos$"),
-        method=_idpt,
+        method=idpt_method,
         renames=(
             (r"^blocks\.blocks\.prompt\.edges\.0\.", "blocks.cls.conv1."),
             (r"^blocks\.blocks\.prompt\.edges\.1\.", "blocks.cls.conv2."),
