@@ -1,1 +1,1 @@
-"""What makes up a run: its settings, its folder, its data and model, its processes."""
+"""The parts of a run: its settings, its folder, its data and model, its processes."""

@@ -64,7 +64,7 @@ def build_backbone(backbone: Section) -> nn.Module:
     """Build the pre-trained network that the settings name.
 
     Args:
-        backbone: Its section.
+        backbone: The backbone's section.
     """
     return create_backbone(backbone.name, **backbone.options)
 
@@ -75,7 +75,7 @@ def build_model(backbone: Section, method: Section, task: Task, seed: int) -> Ad
     Args:
         backbone: The backbone's section.
         method: The method's section.
-        task: The task itself.
+        task: The task.
         seed: The seed of randomly drawn weights.
     """
     torch.manual_seed(seed)
@@ -148,7 +148,7 @@ def _fallback(settings: Settings) -> Preprocessing | None:
 
 
 def load_run(folder: str | os.PathLike) -> TrainedModel:
-    """Load the trained model of a run folder; its `predict` takes clouds as they are in files.
+    """Load the trained model of a run folder; its `predict` accepts raw clouds and files.
 
     Args:
         folder: The folder given to `dapt train --out`.

@@ -1,4 +1,4 @@
-"""What a model costs before it is trained: parameters, memory and arithmetic."""
+"""The cost of a model before it is trained: parameters, memory and arithmetic."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,13 +23,13 @@ def measure(
     """Measure one batch of random points on the CPU.
 
     Args:
-        backbone: The network.
-        method: How it is adapted.
-        task: What it would learn; the sizes that a dataset would provide are the next arguments.
-        num_classes: Number of classes, or of object categories.
-        num_parts: Number of point labels.
-        num_points: Points per cloud.
-        batch_size: Clouds in the batch whose activations are counted.
+        backbone: The backbone's section.
+        method: The method's section.
+        task: The task's section; the sizes that a dataset would provide are the next arguments.
+        num_classes: The number of classes, or of object categories.
+        num_parts: The number of point labels.
+        num_points: The number of points per cloud.
+        batch_size: The number of clouds in the batch whose activations are counted.
     """
     kind, sizes = task_class(task.name), {"num_classes": num_classes, "num_parts": num_parts}
     chosen = kind(**{size: sizes[size] for size in sizes if size in kind.from_data}, **task.options)

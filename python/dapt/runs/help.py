@@ -1,4 +1,4 @@
-"""What `--help` and wrong flags say about settings: docstrings, readable types, suggestions."""
+"""Help on settings: docstrings and readable types for `--help`, suggestions for wrong flags."""
 
 import difflib
 import re
@@ -59,7 +59,7 @@ def describe(parser: ArgumentParser, section: str, name: str, kind: type) -> Non
 
 
 def hint(message: str, known: Iterable[str]) -> str:
-    """The parser's complaint; for an unknown flag, with the nearest known one.
+    """Improve the parser's message; an unknown flag is answered with the nearest known one.
 
     Args:
         message: The parser's message.

@@ -1,4 +1,4 @@
-"""How much memory a step takes."""
+"""Measure the memory that a step takes."""
 
 import resource
 import sys
@@ -34,7 +34,7 @@ class CountSaved(torch.autograd.graph.saved_tensors_hooks):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that a device, or on a CPU this process, has ever held.
+    """The peak memory of a device, or of this process on a CPU, in bytes.
 
     Args:
         device: The device of the computation.

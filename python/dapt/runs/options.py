@@ -25,7 +25,7 @@ class TrainOptions:
         batch_size: Clouds per step, over all processes.
         accumulate: Batches whose gradients are summed for one update.
         learning_rate: The largest learning rate of the schedule.
-        min_learning_rate: At the start of the warm-up and at the end of the cosine.
+        min_learning_rate: The rate at the start of the warm-up and at the end of the cosine.
         warmup_epochs: Epochs during which the learning rate rises.
         schedule: cosine, with a linear rise and a cosine fall; or one_cycle, with a cosine rise
             from a tenth and a cosine fall, while AdamW's first beta goes 0.95, 0.85, 0.95.
@@ -34,9 +34,9 @@ class TrainOptions:
         weight_decay: Applies to matrices; not to biases, other 1-D parameters or tokens.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         num_points: Points per cloud that the network sees; all by default.
-        augmentation: none, scale_translate, slight_scale_translate (part segmentation's), rotate
+        augmentation: none, scale_translate, slight_scale_translate (for part segmentation), rotate
             or scale_rotate about the y axis, rotate_freely about any axis, or occlude_scale_rotate,
-                for pre-training, which also cuts off a side and adds noise.
+            for pre-training, which also cuts off a side and adds noise.
         validation: Share of the training data on which the best epoch is chosen. With 0, all data
             trains and the last epoch counts.
         label_share: Share of the labels of every class to train on, at least one each, after the
@@ -95,7 +95,7 @@ class TrainOptions:
     logger: str | None = None
     imports: tuple[str, ...] = ()
 
-    # what may change when a run is resumed, because it does not affect the result
+    # fields that may change when a run is resumed, because they do not affect the result
     FREE: ClassVar[tuple[str, ...]] = (
         *("out", "resume", "devices", "num_workers", "checkpoint_seconds", "tensorboard", "logger"),
         "cuda_graph",
@@ -141,8 +141,8 @@ class PretrainOptions(TrainOptions):
     Args:
         objective: rebuild the hidden patches (Point-MAE), classify the clouds from the visible
             ones, or both.
-        mask_ratio: Share of the patches that is hidden.
-        decoder_depth: Blocks of the decoder.
+        mask_ratio: Share of the patches that are hidden.
+        decoder_depth: Number of decoder blocks.
         probe_every: Epochs between two linear probes of the backbone on the classes of the data;
             the last epoch always has one. 0 for none.
     """

@@ -52,8 +52,8 @@ def build_parser(
 
     Args:
         prog: The command, for its help.
-        names: Which dataset, backbone, method and so on.
-        options: Those of an adaptation or of a pre-training.
+        names: The chosen dataset, backbone, method and so on.
+        options: The class of the options: adaptation or pre-training.
         description: The description of the command, for its help.
     """
     unreadable = (yaml.YAMLError, ValueError, RecursionError)
@@ -84,7 +84,7 @@ def add_sections(parser: ArgumentParser, names: Mapping[str, str]) -> None:
 
     Args:
         parser: A parser that already has the options for names.
-        names: Which dataset, backbone, method and so on.
+        names: The chosen dataset, backbone, method and so on.
     """
     for section, name in names.items():
         kind = CHOICES[section].kind(name)
@@ -98,8 +98,8 @@ def add_names(parser: ArgumentParser, names: Mapping[str, str]) -> None:
     """Add the options that name the sections.
 
     Args:
-        parser: of any kind of run.
-        names: Which dataset, backbone, method and so on.
+        parser: A parser for any kind of run.
+        names: The chosen dataset, backbone, method and so on.
     """
     group = parser.add_argument_group("backbone, data, method and task, each with its own options")
     for section, name in names.items():

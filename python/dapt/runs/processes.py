@@ -50,7 +50,7 @@ def launch(options: TrainOptions) -> Fabric:
     """Set up Fabric for this machine, or for the processes that torchrun has started.
 
     Args:
-        options: Its accelerator, devices and precision are used.
+        options: The options, of which accelerator, devices and precision are used.
     """
     _check_accelerator(options)
     devices, nodes = options.devices, 1
@@ -79,10 +79,10 @@ def _precision(options: TrainOptions) -> str:
 
 
 def autocast(options: TrainOptions) -> torch.autocast:
-    """A context in which this thread makes matrix products as the options say.
+    """A context in which this thread computes matrix products in the precision of the options.
 
     Args:
-        options: For accelerator and precision.
+        options: The options, of which accelerator and precision are used.
     """
     bf16 = _precision(options) == "bf16"
     return torch.autocast(device_of(options).type, torch.bfloat16, enabled=bf16)
@@ -95,7 +95,7 @@ def _check_accelerator(options: TrainOptions) -> None:
     if not found:
         raise UsageError(
             "accelerator cuda: torch finds no GPU here (see `dapt doctor`); "
-            "leave out --accelerator to use what there is"
+            "leave out --accelerator to use what is available"
         )
     if options.devices > found:
         raise UsageError(f"devices must be at most the {found} GPUs here, got {options.devices}")
@@ -125,7 +125,7 @@ def device_of(options: TrainOptions) -> torch.device:
     """The device of this process: a GPU of its own if there are any.
 
     Args:
-        options: Its `accelerator` is used.
+        options: The options, of which `accelerator` is used.
     """
     _check_accelerator(options)
     if options.accelerator == "cpu" or not torch.cuda.is_available():

@@ -2,8 +2,7 @@
 
 Each setting has one place in a tree. Four sections have a `name`, which decides their other
 fields: `data` (a dataset), `backbone`, `method` and `task`. The rest is about the training itself
-    and
-is at the top level. A recipe may list what differs for a method under `methods:`.
+and is at the top level. A recipe may list what differs for a method under `methods:`.
 """
 
 import dataclasses
@@ -64,7 +63,7 @@ class Section:
         return self.options.get(option, default)
 
     def but(self, **options) -> "Section":
-        """The same with other values for these options."""
+        """A copy with other values for some options."""
         return dataclasses.replace(self, options={**self.options, **options})
 
 
@@ -77,8 +76,8 @@ class Settings:
         data: The dataset.
         backbone: The network; its option `checkpoint` is a file of weights, or "none" for random
             ones. An adaptation needs it unless the backbone has shipped weights.
-        method: How it is adapted; None in pre-training.
-        task: What it learns; None in pre-training.
+        method: The adaptation method; None in pre-training.
+        task: The task to learn; None in pre-training.
     """
 
     training: TrainOptions
@@ -115,7 +114,7 @@ class Settings:
         return self.method is None
 
     def but(self, **options) -> "Settings":
-        """The same with other values for options of the training."""
+        """A copy with other values for some training options."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **options))
 
 
@@ -159,8 +158,8 @@ def parser_of(
 
     Args:
         prog: The command, for its help.
-        argv: The words after it.
-        sections: Those of this kind of run.
+        argv: The arguments after the command's name.
+        sections: The sections of this kind of run.
         description: The description of the command, for its help.
     """
     kind = TrainOptions if sections == ADAPTATION else PretrainOptions

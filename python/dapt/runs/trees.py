@@ -1,4 +1,4 @@
-"""Settings as nested mappings, as YAML files hold them."""
+"""Settings as nested mappings, as in YAML files."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ NAMED = ("data", "backbone", "method", "task")  # sections whose name decides th
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number; YAML 1.1 takes it for a string."""
+    """Reads 1e-3 as a number, which YAML 1.1 reads as a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -119,7 +119,7 @@ def read_yaml(path: str | Path) -> Tree:
 
 
 def for_method(tree: Tree, method: str | None) -> Tree:
-    """A recipe for one method: its settings under `methods:` replace the general ones.
+    """Specialize a recipe for a method: its settings under `methods:` replace the general ones.
 
     Args:
         tree: The recipe, left unchanged.
@@ -154,7 +154,7 @@ def _name(section: Any) -> str | None:
 
 
 def merged(tree: Mapping, changes: Mapping) -> Tree:
-    """A copy of a tree with some of its leaves replaced.
+    """Copy a tree with some of its leaves replaced.
 
     Args:
         tree: The tree, left unchanged.
@@ -168,7 +168,7 @@ def merged(tree: Mapping, changes: Mapping) -> Tree:
 
 
 def plain(value: Any) -> Any:
-    """A tree as YAML and JSON can hold it, without paths and tuples.
+    """Convert a tree to what YAML and JSON support, without paths and tuples.
 
     Args:
         value: A tree or a leaf.
@@ -181,7 +181,7 @@ def plain(value: Any) -> Any:
 
 
 def dump(tree: Tree) -> str:
-    """The tree as YAML.
+    """Format a tree as YAML.
 
     Args:
         tree: The settings.

@@ -57,7 +57,7 @@ def find_names(argv: Sequence[str], sections: Sequence[str]) -> dict[str, str]:
 
     Args:
         argv: The words after the command.
-        sections: Those of this kind of run.
+        sections: The sections of this kind of run.
     """
     names = {section: CHOICES[section].default for section in sections}
     chosen = {}
@@ -113,5 +113,5 @@ def _check_imports(tree: Tree, folder: Path) -> None:
 
 
 def _is_text(config: str) -> bool:
-    """Whether it is the text of settings, as for a resumed run, not a file."""
+    """Whether a config is the text of settings, as for a resumed run, rather than a file."""
     return "\n" in config

@@ -42,7 +42,7 @@ class Adaptation(Job):
         for dataset in filter(None, (self.train, self.test)):
             check_points(dataset, self.num_points, self.model.backbone)
         self._check_batches(options.batch_size)
-        # without a validation split the last epoch counts
+        # without a validation split, the last epoch counts
         self.metric = f"validation_{self.task.metric}" if self.validation else "epoch"
         self.test_metric, self.test_every = f"test_{self.task.metric}", options.test_every
         fewer = self.num_points < self.train.num_points
@@ -51,7 +51,7 @@ class Adaptation(Job):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What a user of the model has to do to a cloud, as the training did."""
+        """How the training prepares clouds, which users of the model have to repeat."""
         return Preprocessing.of(self._data.options, self.num_points).measured(self.train)
 
     def _check_batches(self, batch_size: int) -> None:

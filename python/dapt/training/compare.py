@@ -25,7 +25,7 @@ from dapt.view.report import Report
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 32  # of corrupted clouds
+EVALUATION_BATCH = 32  # batch size for corrupted clouds
 
 
 def compare(
@@ -43,11 +43,11 @@ def compare(
     """Run or resume what is missing; return the table as Markdown and write it to a folder.
 
     Args:
-        methods: Their names.
-        seeds: How many of each; they begin at 0.
-        base: a config for all runs.
+        methods: The names of the methods.
+        seeds: The number of seeds per method; they start at 0.
+        base: A config for all runs.
         out: The folder, with a run folder for each run.
-        flags: For all runs, as `dapt train` takes them.
+        flags: Flags of `dapt train` for all runs.
         jobs: Runs at a time; None for one at a time here, or all that Slurm has room for.
         slurm: What each job requests, if Slurm starts the runs.
         search: The learning rates to choose from for each method; None for the recipe's.
@@ -98,7 +98,7 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
     """Train one run after the other; yields each once it is complete.
 
     Args:
-        runs: Those that are missing.
+        runs: The runs that are missing.
     """
     begun = time.monotonic()
     for done, run in enumerate(runs):
@@ -113,7 +113,7 @@ def report(out: Path, runs: Sequence[Run]) -> None:
 
     Args:
         out: The folder of the comparison.
-        runs: All of them.
+        runs: All runs.
     """
     try:
         page = out / "report.html"
@@ -134,11 +134,11 @@ def plan(
     """Plan all runs, and check their settings before the first one starts.
 
     Args:
-        methods: Their names.
-        seeds: How many of each.
-        base: a config for all runs.
+        methods: The names of the methods.
+        seeds: The number of seeds per method.
+        base: A config for all runs.
         out: The folder of the comparison.
-        flags: For all runs, as `dapt train` takes them.
+        flags: Flags of `dapt train` for all runs.
         choices: Learning rates that a search found, by method.
     """
     if len(set(methods)) < len(methods) or not methods:
@@ -161,10 +161,10 @@ def plan_search(
 
     Args:
         search: The rates and the number of seeds.
-        methods: Their names.
-        base: a config for all runs.
+        methods: The names of the methods.
+        base: A config for all runs.
         out: The folder of the comparison.
-        flags: For all runs, as `dapt train` takes them.
+        flags: Flags of `dapt train` for all runs.
     """
     if any(flag.partition("=")[0] == "--learning_rate" for flag in flags):
         raise UsageError("--learning_rate conflicts with --search: leave out one of them")
@@ -183,7 +183,7 @@ def plain_name(method: str) -> str:
     """A method's name in a form suitable for a folder.
 
     Args:
-        method: Its name.
+        method: The name of the method.
     """
     return method.replace(":", "_")
 

@@ -30,17 +30,17 @@ class Row:
     """One method: its score for each seed, and its cost.
 
     Args:
-        method: Its name.
+        method: The name of the method.
         seeds: The seeds of its runs.
         scores: One score per seed.
         trainable_parameters: The number of parameters that train.
         total_parameters: The number of all parameters.
         saved_activation_bytes: The bytes that a step keeps for its backward.
         peak_memory_bytes: The most memory that a process used.
-        seconds_per_step: That of the fastest run.
+        seconds_per_step: The time per step of the fastest run.
         spread_of_folds: The spread within a seed, if a run consists of several folds.
         learning_rate: The learning rate that a search found, if there was one.
-        difference: From the reference method.
+        difference: The difference from the reference method.
     """
 
     method: str
@@ -67,11 +67,11 @@ class Row:
         """Make the row of a method.
 
         Args:
-            method: Its name.
-            results: By seed.
-            metric: The result that is the score.
-            choice: Of a search for its learning rate.
-            difference: From the reference method.
+            method: The name of the method.
+            results: The results of its runs, by seed.
+            metric: The name of the result that is the score.
+            choice: The choice of its learning rate, if there was a search.
+            difference: The difference from the reference method.
         """
 
         def each(key):
@@ -123,7 +123,7 @@ class Found:
 
 
 def write(out: Path, found: Found, is_complete: bool = False) -> str:
-    """Write comparison.md, .csv, .json and .png of the runs that are complete; returns the table.
+    """Write comparison.md, .csv, .json and .png of the complete runs, and return the table.
 
     Args:
         out: The folder of the comparison.
@@ -215,12 +215,12 @@ def _caption(settings: Settings, split: str, chosen: bool) -> str:
 
 
 def markdown(rows: Sequence[Row], metric: str, caption: str) -> str:
-    """The table as Markdown.
+    """Format the table as Markdown.
 
     Args:
-        rows: One for each method.
+        rows: One row per method.
         metric: The name of the score.
-        caption: What was run.
+        caption: The caption of the table.
     """
     heads = ("method", f"{metric}, mean ± std", "seeds", "trained", "share of all")
     heads += ("activations, MiB", "peak memory, MiB", "ms a step")
@@ -269,12 +269,12 @@ def _csv(rows: Sequence[Row], metric: str) -> str:
 
 
 def chart(rows: Sequence[Row], metric: str, caption: str) -> bytes:
-    """Score against trained parameters, as a PNG.
+    """Plot scores against trained parameters, as a PNG.
 
     Args:
-        rows: One for each method.
+        rows: One row per method.
         metric: The name of the score.
-        caption: What was run.
+        caption: The title of the picture.
     """
     points = [(row.method, row.trainable_parameters, mean(row.scores), row.spread) for row in rows]
     return score_against_parameters(points, metric, caption)

@@ -46,7 +46,7 @@ def evaluate_folds(folder: RunFolder, split: str, votes: int, options: TrainOpti
         folder: The folder of a run of all folds.
         split: "validation" or "test".
         votes: Views of each cloud to average over.
-        options: Its accelerator and precision are used.
+        options: The options, of which accelerator and precision are used.
     """
     results = [
         evaluate_run(fold, split, votes, options)

@@ -1,4 +1,4 @@
-"""Few-shot: one run per fold, and the mean over the folds."""
+"""Few-shot training: one run per fold, and the mean over the folds."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from dapt.runs.processes import is_first_process
 from dapt.runs.settings import Settings
 from dapt.tasks import FewShot
 
-# what all folds share
+# results that are the same for all folds
 _SHARED = ("split", "metric", "method", "trainable_parameters", "total_parameters", "epochs")
 _SHARED += ("seed", "versions")
 

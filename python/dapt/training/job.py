@@ -22,10 +22,10 @@ class Job(ABC):
     train: PointDataset
     validation: PointDataset
     test: PointDataset | None = None
-    metric: str  # the entry of an epoch's line that chooses the best epoch
+    metric: str  # the metric of an epoch that chooses the best one
     higher_is_better: bool
-    test_metric: str | None = None  # the one that papers often choose it by
-    clouds: np.ndarray | None = None  # [S], what each cloud of the result's split contributes
+    test_metric: str | None = None  # the metric that papers often choose it by
+    clouds: np.ndarray | None = None  # [S], each cloud's contribution to the result
 
     @abstractmethod
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -45,7 +45,7 @@ class Job(ABC):
 
     @abstractmethod
     def views(self, batch: Batch, share: transforms.Share) -> Batch:
-        """The batch as one training step sees it.
+        """Reduce and augment a batch for one training step.
 
         Args:
             batch: The batch of the dataset.
@@ -58,16 +58,16 @@ class Job(ABC):
 
         Args:
             network: The model as Fabric wrapped it.
-            batch: as `views` gives it.
+            batch: A batch from `views`.
         """
 
     @abstractmethod
     def evaluate(self, epoch: int, fabric: Fabric) -> dict[str, float]:
-        """The metrics of an epoch, the validation metric among them.
+        """The metrics of an epoch, including the validation metric.
 
         Args:
-            epoch: Just done, from 0.
-            fabric: of this process.
+            epoch: The epoch that has just ended, from 0.
+            fabric: The Fabric of this process.
         """
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Job(ABC):
         """Write the trained weights in their own format.
 
         Args:
-            path: a file or a folder, as the format has it.
+            path: A file or a folder, depending on the format.
         """
 
     @abstractmethod
@@ -95,22 +95,22 @@ class Job(ABC):
         """Load the weights that `write` wrote last.
 
         Args:
-            file: of `Best`.
+            file: The file of `Best`.
         """
 
     def prepare(self, fabric: Fabric) -> None:  # noqa: B027, most jobs need nothing
         """Collect what has to be known about the training data before the first step.
 
         Args:
-            fabric: of this process.
+            fabric: The Fabric of this process.
         """
 
     def probe(self, epoch: int, fabric: Fabric) -> dict[str, float]:
-        """Additional measurements for the epoch's line, in the epochs that the job chooses.
+        """Additional measurements of an epoch, in the epochs that the job chooses.
 
         Args:
-            epoch: Just done, from 0.
-            fabric: of this process.
+            epoch: The epoch that has just ended, from 0.
+            fabric: The Fabric of this process.
         """
         return {}
 
@@ -118,6 +118,6 @@ class Job(ABC):
         """The result of the best epoch, at the end of the training.
 
         Args:
-            fabric: of this process.
+            fabric: The Fabric of this process.
         """
         return {}

@@ -149,9 +149,9 @@ class Child:
 def side_by_side(
     runs: Sequence[Run], jobs: int | None, slurm: SlurmOptions | None, folder: Path
 ) -> Iterator[Run]:
-    """Yield each run once it is complete, under one bar for all and one per active run.
+    """Yield each run once it is complete, with a progress bar for all and one per active run.
 
-    A failure is raised once the runs beside it are complete.
+    A failure is raised once the other active runs are complete.
 
     Args:
         runs: The runs to train.

@@ -25,7 +25,7 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 def adamw(
     named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices only, and separate rates where `rates` says so.
+    """Create AdamW with weight decay for matrices only, and separate rates as `rates` says.
 
     Args:
         named: The trained parameters, with their names.
@@ -113,7 +113,7 @@ def _height(epoch: float, options: TrainOptions) -> float:
 
 
 def batch_statistics(model: nn.Module) -> list[Tensor]:
-    """The running means and variances of all batch norms, which fit the weights of their time only.
+    """The running means and variances of all batch norms, which fit only the weights at that time.
 
     Args:
         model: The model.
@@ -124,7 +124,7 @@ def batch_statistics(model: nn.Module) -> list[Tensor]:
 
 
 class RunningMean:
-    """An exponential mean of the weights and of the batch statistics, for evaluation.
+    """The exponential moving average of the weights and of the batch statistics, for evaluation.
 
     Args:
         weights: The trained weights and the `batch_statistics`.

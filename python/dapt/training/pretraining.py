@@ -75,7 +75,8 @@ class Pretraining(Job):
         return network(batch["points"], batch["hidden"], batch["labels"])
 
     def _hidden(self, points: Tensor, share: transforms.Share) -> Tensor:  # [B, G]
-        """Drawn for the whole batch, so that several processes hide the same patches as one."""
+        """Draw the hidden patches for the whole batch, so that several processes hide the same
+        patches as one."""
         rows, groups = len(points), self.model.backbone.config.num_groups
         chance = torch.rand(rows * share.world_size, groups, generator=share.generator)
         rank = chance[rows * share.rank : rows * (share.rank + 1)].argsort(1).argsort(1)

@@ -1,4 +1,4 @@
-"""What a run shows as it trains: a bar with the time left, a line per epoch, TensorBoard."""
+"""Show the progress of a run: a bar with the time left, a line per epoch, TensorBoard."""
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -17,9 +17,9 @@ class Progress:
     """The output of a run. Only the first process shows anything, and bars need a terminal.
 
     Args:
-        options: Its epochs and loggers are used.
+        options: The options, of which epochs and loggers are used.
         sampler: The sampler whose batches are the steps of an epoch.
-        points_per_step: Points in all clouds of a batch.
+        points_per_step: The number of points in all clouds of a batch.
         fabric: The Fabric of this process.
         folder: The folder of the run.
     """
@@ -107,7 +107,7 @@ SHORT = {"accuracy": "acc", "miou": "mIoU", "instance_miou": "mIoU"}
 
 
 def epoch_line(line: dict, epochs: int, is_best: bool) -> str:
-    """An epoch in at most 80 columns, with numbers aligned across epochs.
+    """Format an epoch in at most 80 columns, with numbers aligned across epochs.
 
     Args:
         line: The line as in metrics.jsonl; the first number of each split is shown.

@@ -29,7 +29,7 @@ def corrupted_scores(
         folder: The folder of the run.
         kinds: The kinds, from `dapt.data.corruptions`.
         split: "test" or "validation".
-        options: Batch size and devices; precision is the run's.
+        options: Batch size and devices; the precision is the run's.
     """
     settings = folder.settings()
     if settings.is_pretraining or is_of_folds(settings):
@@ -61,7 +61,7 @@ def corrupted_scores(
 def kept_scores(
     folder: RunFolder, kinds: Sequence[str], options: TrainOptions
 ) -> dict[str, list[float]]:
-    """The same for the split of the run's result, read from the run folder if already known.
+    """Like `corrupted_scores` for the split of the run's result, but reuse scores in the folder.
 
     Args:
         folder: The folder of a run that is complete.

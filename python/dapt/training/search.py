@@ -12,7 +12,7 @@ from dapt.errors import UsageError
 from dapt.tasks import task_class
 from dapt.training.launching import Run
 
-FIRST_SEED = 1000  # of a search; the seeds of tables are below
+FIRST_SEED = 1000  # of a search; tables use smaller seeds
 
 
 @dataclass(frozen=True)

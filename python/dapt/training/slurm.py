@@ -116,7 +116,7 @@ class Job:
         return self._job.result()
 
     def stop(self) -> None:
-        """Cancel it; it saves its state."""
+        """Cancel it; it saves its state first."""
         self._job.cancel()
 
 
@@ -136,12 +136,12 @@ class Training:
 
     def __call__(self) -> int:
         self.folder.wait()
-        # Lightning would take the job's tasks for its own processes, which it starts itself
+        # Lightning would mistake the job's tasks for its own processes, which it starts itself
         own = threads(self.cores) | {"SLURM_JOB_NAME": "interactive"}
         return run_child([sys.executable, *self.command], own)
 
     def checkpoint(self, *_):
-        """What submitit requeues when the job's time is over."""
+        """Return what submitit requeues when the job runs out of time."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

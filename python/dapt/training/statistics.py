@@ -1,4 +1,4 @@
-"""Whether one method is better than another: paired bootstrap over seeds and clouds, Holm's
+"""Test whether one method is better than another: paired bootstrap over seeds and clouds, Holm's
 correction for several methods, and Friedman's and Nemenyi's tests of ranks over several datasets.
 
 Vocabulary: R seeds, S test clouds, M methods, D datasets.
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a method is from the reference.
+    """The difference between a method and the reference.
 
     Args:
         mean: The mean over the same seeds and clouds; above 0 if the method is better.
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether it is significant at 5 % for all methods of the table together."""
+        """Whether it is significant at 5 %, corrected for the number of methods in the table."""
         return self.p_holm < LEVEL
 
     @property
@@ -52,7 +52,7 @@ class Difference:
 def bootstrap_means(differences: Floats, draws: int = DRAWS, seed: int = 0) -> Floats:
     """Means of `draws` samples of a table, drawn with replacement from its rows and columns.
 
-    The same clouds are drawn for all seeds of a draw, because all seeds see the same clouds.
+    All seeds in a draw share the same clouds, because every seed is tested on the same clouds.
 
     Args:
         differences: [..., R, S].

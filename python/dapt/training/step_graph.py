@@ -22,7 +22,7 @@ Batch = Mapping[str, Tensor]
 
 WARM_UP = 3  # steps: the first creates the optimizer's state, the others must be alike
 OFF = "leave cuda_graph out"
-# the size of their outputs depends on values
+# ops whose output size depends on values
 SIZED_BY_VALUES = ("dapt::unique_cells",)
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 MASKS = (torch.bool, torch.uint8)
