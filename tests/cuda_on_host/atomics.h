@@ -1,5 +1,5 @@
-// Atomics. One thread runs at a time, so plain operations are atomic; the chance to yield before
-// each makes their order as open as on a device, and lets loops that spin on one come to an end.
+// Atomics. Only one thread runs at a time, so plain operations are atomic. Each may yield first, so
+// that their order is as arbitrary as on a device, and loops that spin on one come to an end.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Where threads wait for each other. A thread that waits suspends itself; the last to arrive wakes
-// all, itself included, so that anyone may be the first to go on.
+// Where threads wait for each other. A waiting thread suspends itself; the last to arrive wakes
+// all, including itself, so that any of them may continue first.
 #include <cstring>
 #include <utility>
 
@@ -23,7 +23,7 @@ Thread& wait_at(Waiting waiting, const char* call, const Where& where) {
   return self;
 }
 
-// A barrier of all threads of the cluster or the grid.
+// A barrier for all threads of the cluster or the grid.
 void arrive_at_gang() {
   Gang& gang = *execution.gang;
   if (++gang.arrived < gang.threads) return;
@@ -90,11 +90,11 @@ std::uint64_t warp_collective(const char* name, unsigned mask, std::uint64_t val
       all.value[i] = lanes[i].value;
       all.argument[i] = lanes[i].argument;
     }
-    // What it does for all lanes is not counted as this thread's.
+    // combine() works for all lanes, so its accesses are not counted as this thread's.
     const bool counts = std::exchange(execution.counts_traffic, false);
     combine(all);
     execution.counts_traffic = counts;
-    // Only this one orders memory; the lanes that there are must all take part.
+    // Only this collective orders memory, and only if all existing lanes take part.
     const std::size_t lanes_left = block.threads.size() - self.warp() * 32;
     const unsigned whole = lanes_left < 32 ? (1u << lanes_left) - 1 : 0xffffffff;
     if ((mask & whole) == whole) {
@@ -118,7 +118,7 @@ void yield() {
   Thread& self = *execution.self;
   if (++execution.yields > kMaxYields) fail("spins, like all others that do not wait: livelock");
   self.block->wake(self);
-  self.block->last_warp = execution.random.below(32);  // do not stay with a warp that spins
+  self.block->last_warp = execution.random.below(32);  // do not stay with a spinning warp
   Fiber::suspend();
 }
 

@@ -1,6 +1,5 @@
-// The device that the host plays, and the calls of the CUDA run-time that launchers make. Device
-// memory is plain memory and a stream is in order by nature: everything is done when a call
-// returns.
+// The device that the host plays, and the CUDA run-time calls that launchers make. Device memory is
+// plain memory, and streams are trivially ordered, because everything is done when a call returns.
 #pragma once
 
 #include <cstddef>
@@ -11,16 +10,16 @@ namespace dapt::on_host {
 
 struct DeviceModel {
   int major = 9, minor = 0;
-  int code = 90;  // the compute capability for which the kernels count as compiled
+  int code = 90;  // the compute capability that kernels count as compiled for
   int multiprocessors = 132;
-  std::size_t shared_per_block = 227 * 1024;  // with the opt-in that a launch makes by itself
+  std::size_t shared_per_block = 227 * 1024;  // including the opt-in that a launch makes by itself
   std::size_t shared_per_multiprocessor = 228 * 1024;
   int threads_per_multiprocessor = 2048;
   int blocks_per_multiprocessor = 32;
   int max_cluster = 16;
 };
 
-// The device of all later launches; an H100 at first.
+// Sets the device of all later launches; the default is an H100.
 void set_device(const DeviceModel& model);
 const DeviceModel& device();
 

@@ -18,10 +18,10 @@ FaultsAreFailures::~FaultsAreFailures() {}
 
 static pthread_t launching;
 
-// Runs on the stack of the fiber that caused the fault, which is then left for good.
+// Runs on the stack of the fiber that caused the fault, which is then abandoned.
 static void on_fault(int signal, siginfo_t* info, void*) {
   if (!pthread_equal(launching, pthread_self()) || !Fiber::inside()) {
-    std::signal(signal, SIG_DFL);  // not a kernel's: happens again, with the usual end
+    std::signal(signal, SIG_DFL);  // not a kernel's fault: let it happen again and end the process
     return;
   }
   char reason[64] = "divides an integer by zero";

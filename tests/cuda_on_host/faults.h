@@ -1,12 +1,12 @@
-// A kernel that indexes with garbage, as without a barrier it well may, must not end the process.
+// A kernel that indexes with garbage, as can happen without a barrier, must not end the process.
 #pragma once
 
 #include <csignal>
 
 namespace dapt::on_host {
 
-// While it lives, a bad address or a division by zero in a kernel is a failure of the launch, which
-// run() reports. AddressSanitizer reports more, so in its builds this does nothing.
+// While it lives, run() reports a bad address or a division by zero in a kernel as a failed launch.
+// AddressSanitizer reports more, so in its builds this does nothing.
 class FaultsAreFailures {
  public:
   FaultsAreFailures();

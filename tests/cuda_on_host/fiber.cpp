@@ -5,8 +5,8 @@
 
 #include "cuda_on_host/sanitizer.h"
 
-// dapt_switch_stack(from, to): saves the registers that a call preserves on the present stack, its
-// stack pointer in *from, and continues on the stack `to`.
+// dapt_switch_stack(from, to) saves the callee-saved registers on the current stack and its stack
+// pointer in *from, then continues on the stack `to`.
 #if defined(__x86_64__)
 asm(R"(
 .text
@@ -96,7 +96,7 @@ void Fiber::prepare(std::byte* stack, std::size_t stack_bytes, void (*entry)()) 
   __asan_unpoison_memory_region(stack, stack_bytes);
   *reinterpret_cast<std::uint64_t*>(stack) = kCanary;
 #if defined(__x86_64__)
-  // main() finds the stack as after a call: its return address (none) at 8 modulo 16.
+  // main() finds the stack as after a call, with its return address (none) at 8 modulo 16.
   void** frame = reinterpret_cast<void**>(stack + stack_bytes) - 8;
   for (int i = 0; i < 8; ++i) frame[i] = nullptr;
   frame[6] = reinterpret_cast<void*>(&Fiber::main);
@@ -129,7 +129,7 @@ void Fiber::resume() {
 
 void Fiber::suspend() {
   Fiber* self = running;
-  // A finished fiber passes no place to save its sanitizer stack, which frees it.
+  // A finished fiber passes null instead of its sanitizer stack, which frees that stack.
   __sanitizer_start_switch_fiber(self->finished_ ? nullptr : &self->sanitizer_stack_, caller_stack,
                                  caller_stack_bytes);
 #if defined(__x86_64__) || defined(__aarch64__)

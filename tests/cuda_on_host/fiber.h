@@ -1,4 +1,4 @@
-// A fiber: a function with a stack of its own that runs until it suspends itself.
+// A fiber: a function with its own stack that runs until it suspends itself.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +14,10 @@ class Fiber {
   // Makes the fiber ready to call entry() on the given stack. entry must not throw.
   void prepare(std::byte* stack, std::size_t stack_bytes, void (*entry)());
 
-  // Runs the fiber until it suspends itself or entry() returns. Not to be called by a fiber.
+  // Runs the fiber until it suspends itself or entry() returns. A fiber must not call it.
   void resume();
 
-  // Gives control back to the caller of resume().
+  // Returns control to the caller of resume().
   static void suspend();
 
   // Whether the caller runs on a fiber.

@@ -1,6 +1,5 @@
-// float16 and bfloat16: storage and correctly rounded conversions. Arithmetic is left out, and a
-// conversion has to be written, so that code which would compute in half on a device does not
-// compile.
+// float16 and bfloat16: storage and correctly rounded conversions. There is no arithmetic and no
+// implicit conversion, so code that would compute in half precision on a device does not compile.
 #pragma once
 
 #include <bit>

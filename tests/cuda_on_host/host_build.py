@@ -1,9 +1,9 @@
-"""Builds files of csrc/cuda, or altered copies of them, for the CPU.
+"""Builds files of csrc/cuda, or modified copies of them, for the CPU.
 
     library = ctypes.CDLL(compile_host(["my_kernel.cu", "exports.cpp"]))
 
 Symbols are hidden unless a source exports them. A sanitized library needs a process that starts
-with the sanitizer's run-time: `run_sanitized` is such a Python.
+with the sanitizer's run-time, such as the Python of `run_sanitized`.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ LAYER = sorted(HERE.glob("*.cpp"))
 CACHE = ROOT / "build" / "host"
 
 COMPILER = os.environ.get("CXX", "g++")
-LAUNCHER = os.environ.get("CMAKE_CXX_COMPILER_LAUNCHER", "").split()  # ccache, say
+LAUNCHER = os.environ.get("CMAKE_CXX_COMPILER_LAUNCHER", "").split()  # such as ccache
 FLAGS = [
     "-std=c++20",
     "-O1",
@@ -35,19 +35,20 @@ FLAGS = [
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-# The calls alone: races.cpp answers them. A structure is read and written as a whole, as by nvcc.
+# Only the calls are wanted, which races.cpp implements. Structures are accessed as a whole, as by
+# nvcc.
 WATCH = ["-fsanitize=thread", "-fno-tree-sra"]
 
 
 def compile_host(sources, extra_flags=(), sanitize=False, races=False):
-    """Path of a shared library made of `sources` (.cu, .cpp) and the layer that runs them; with
-    `races` the layer watches each access of a .cu file to shared memory (races.h)."""
+    """Returns the path of a shared library of `sources` (.cu, .cpp) and the layer that runs them;
+    with `races`, the layer watches every access of a .cu file to shared memory (races.h)."""
     objects = compile_objects(sources, extra_flags, sanitize, races)
     return link([objects[source] for source in objects], sanitize)
 
 
 def link(objects, sanitize=False):
-    """Path of a shared library made of `objects`."""
+    """Links `objects` into a shared library and returns its path."""
     library = CACHE / f"{_digest(str(o).encode() for o in objects)}.so"
     with _one_at_a_time():
         if not library.exists():
@@ -58,7 +59,7 @@ def link(objects, sanitize=False):
 
 
 def compile_objects(sources, extra_flags=(), sanitize=False, races=False):
-    """Objects of `sources` and of the layer, by the path of the source."""
+    """Compiles `sources` and the layer; returns the objects by the path of the source."""
     flags = [*FLAGS, *WARNINGS, *(SANITIZE if sanitize else []), *extra_flags]
     watched = WATCH if races else []
     sources = [Path(source).resolve() for source in sources]
@@ -72,18 +73,19 @@ def compile_objects(sources, extra_flags=(), sanitize=False, races=False):
 
 
 def compile_altered(source):
-    """Object of one .cu file in a folder `cuda` of altered copies of csrc/cuda, races watched."""
-    flags = [f"-I{source.parents[1]}", *FLAGS, *WARNINGS, *WATCH]  # found before csrc
+    """Compiles one .cu file of a folder `cuda` with modified copies of csrc/cuda, watching
+    races."""
+    flags = [f"-I{source.parents[1]}", *FLAGS, *WARNINGS, *WATCH]  # searched before csrc
     return _compile(source, flags, {CSRC, HERE, source.parent})
 
 
 def run_sanitized(*arguments):
-    """Runs `python *arguments`, able to load sanitized libraries; returns the finished process."""
+    """Runs a Python that can load sanitized libraries; returns the finished process."""
     environment = {
         **os.environ,
-        # libstdc++ too, because the sanitizer looks for its functions when the process starts.
+        # Also libstdc++, whose functions the sanitizer looks up when the process starts.
         "LD_PRELOAD": " ".join(map(_compiler_library, ("libasan.so", "libstdc++.so"))),
-        "PYTHONMALLOC": "malloc",  # so that it knows where each of Python's blocks ends
+        "PYTHONMALLOC": "malloc",  # so that it knows the bounds of Python's own blocks
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "1",
     }
@@ -98,7 +100,7 @@ def _compiler_library(name):
 
 @contextmanager
 def _one_at_a_time():
-    """Test processes that want the same library: one builds it, the others find it built."""
+    """When several test processes want the same library, one builds it and the others find it."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,7 +118,7 @@ def _compile(source, flags, header_folders):
 
 def _make(path, command):
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    # A compiler needs none of the sanitizer that this process may run under.
+    # The compiler must not run under the sanitizer that this process may use.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = [*command, "-o", str(unfinished)]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment)

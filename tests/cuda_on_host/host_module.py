@@ -1,8 +1,8 @@
-"""`plans` and `on_host`: launch plans, and the CUDA kernels on the CPU, as modules of Python.
+"""`plans` and `on_host`: launch plans, and the CUDA kernels on the CPU, as Python modules.
 
-Built when first imported, with each access to shared memory watched for races; or, with
-DAPT_HOST_SANITIZE=1, under the sanitizers, for `make sanitize`. DAPT_HOST_MODULE names one that is
-built already (mutate.py).
+They are built when first imported, with every access to shared memory watched for races or, with
+DAPT_HOST_SANITIZE=1, under the sanitizers, for `make sanitize`. DAPT_HOST_MODULE names a build to
+use instead (mutate.py).
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ def name_of(dtype):
 
 
 def fields(**given):
-    """Tensors by address, dtypes by name; what is None is left out."""
+    """Tensors by address and dtypes by name; None is omitted."""
     convert = {torch.Tensor: torch.Tensor.data_ptr, torch.dtype: name_of}
     return {
         name: convert.get(type(value), lambda same: same)(value)

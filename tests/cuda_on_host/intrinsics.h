@@ -1,5 +1,5 @@
-// Arithmetic and bit functions of one thread. Compile with -ffp-contract=off: then a multiply and
-// an add round twice, as __fmul_rn and __fadd_rn do, and only __fmaf_rn rounds once.
+// Arithmetic and bit functions of one thread. Compile with -ffp-contract=off, so that a multiply
+// and an add round twice, as __fmul_rn and __fadd_rn do, and only __fmaf_rn rounds once.
 #pragma once
 
 #include <math.h>
@@ -31,7 +31,7 @@ inline double __longlong_as_double(long long a) { return std::bit_cast<double>(a
 
 namespace dapt::on_host {
 
-// What a conversion to an integer gives on a device: saturated, and 0 for NaN.
+// Converts to an integer like a device: saturating, with 0 for NaN.
 template <class T>
 T to_integer(double a) {
   using Limits = std::numeric_limits<T>;
@@ -62,7 +62,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   for (int i = 0; i < 4; ++i) {
     const unsigned choice = selector >> (4 * i) & 0xf;
     unsigned byte = unsigned(bytes >> (8 * (choice & 7))) & 0xff;
-    if (choice & 8) byte = byte & 0x80 ? 0xff : 0;  // its sign, spread
+    if (choice & 8) byte = byte & 0x80 ? 0xff : 0;  // replicate its sign
     result |= byte << (8 * i);
   }
   return result;
@@ -79,7 +79,7 @@ DAPT_MIN_MAX(unsigned long)
 DAPT_MIN_MAX(long long)
 DAPT_MIN_MAX(unsigned long long)
 #undef DAPT_MIN_MAX
-// A NaN loses, as on a device.
+// Ignores a NaN, as on a device.
 inline float min(float a, float b) { return std::fmin(a, b); }
 inline float max(float a, float b) { return std::fmax(a, b); }
 inline double min(double a, double b) { return std::fmin(a, b); }

@@ -46,7 +46,7 @@ void post(void* slot, const void* bytes, std::size_t size, unsigned rank, void* 
                   .size = size,
                   .arrived = arrived,
                   .access = access_now(__builtin_return_address(0))};
-  // Not even the sender's own order holds it back: only who has waited may read it.
+  // Not even the sender's order covers it: only a thread that has waited may read it.
   message.access.thread = Access::kUnordered;
   std::memcpy(message.bytes, bytes, size);
   execution.gang->mail.messages.push_back(message);
@@ -74,7 +74,7 @@ void copy_async(void* shared, const void* global, std::size_t bytes) {
     touch(*self.block, *at, bytes, true, access_now(place));
   note_access(shared, bytes, place, false);
   note_access(global, bytes, place, false);
-  std::memset(shared, 0xff, bytes);  // NaN, and -1, until it is waited for
+  std::memset(shared, 0xff, bytes);  // NaN, and -1, until it has been waited for
   self.copies.push_back({shared, global, bytes, place});
 }
 

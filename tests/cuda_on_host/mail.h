@@ -1,6 +1,6 @@
 // What one thread sends and another sees later: messages to the shared memory of a cluster's
-// blocks, relaxed stores to global memory, copies that a thread waits for. On a device they arrive
-// at some time in some order; here, too. Internal to the layer.
+// blocks, relaxed stores to global memory, and copies that a thread waits for. As on a device, they
+// arrive at some time in some order. Internal to the layer.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ struct Thread;
 
 struct Message {
   Block* to;
-  std::size_t slot, box;  // places in its shared memory
+  std::size_t slot, box;  // offsets in its shared memory
   unsigned char bytes[16];
   std::size_t size;
   void (*arrived)(void* box, int bytes);
@@ -37,9 +37,9 @@ struct Copy {
 
 struct Mail {
   std::vector<Message> messages;
-  std::vector<RelaxedStore> stores;  // those to one address in their order
+  std::vector<RelaxedStore> stores;  // stores to one address stay in order
 
-  // Delivers some of it, or all.
+  // Delivers some of it, or everything.
   void deliver(bool all);
 };
 

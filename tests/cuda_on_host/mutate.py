@@ -1,5 +1,5 @@
-"""Takes one barrier, wait or double buffer at a time out of the CUDA kernels and asks the tests on
-the host whether they notice; fails where they do not.
+"""Removes one barrier, wait or double buffer at a time from the CUDA kernels and checks that the
+tests on the host notice; fails if they do not.
 
     python tests/cuda_on_host/mutate.py            all, over an hour on two busy cores
     python tests/cuda_on_host/mutate.py fps topk   those whose name has one of these words
@@ -22,7 +22,7 @@ from host_module import flags, sources
 
 CUDA = CSRC / "cuda"
 KERNELS, TOKENS = "test_kernels_on_host.py", "test_tokens_on_host.py"
-# file: the unit that is compiled anew, the tests that run
+# file: the unit to recompile, the tests to run
 TESTS = {
     "topk.cuh": ("knn.cu", KERNELS, "knn"),
     "knn.cu": ("knn.cu", KERNELS, "knn"),
@@ -48,11 +48,11 @@ WAIT = re.compile(
     r"[^\n]*\n",
     re.MULTILINE,
 )
-VALUE = re.compile(r"__syncthreads_(?:and|or|count)\b")  # a barrier that is asked for something
-# The bodies of what the kernels wait with, and their doubles on the host.
+VALUE = re.compile(r"__syncthreads_(?:and|or|count)\b")  # a barrier whose result is used
+# The functions with which kernels wait, and their counterparts on the host.
 WRAPPERS = {"async_copy.cuh", "cluster.cuh", "mailbox.cuh"}
 BUFFER = re.compile(r"\[\w+ % 2\]|\b\w+ % 2 \* \w+")
-# file, what stands there, what it becomes, name
+# file, text, replacement, name
 BUFFERS = [
     ("fps.cu", "keys + m % 2 * 32", "keys", "one set of keys in a block"),
     ("fps.cu", "turn % 2 * gridDim.x", "0 * gridDim.x", "one mailbox a block of a grid"),
@@ -65,7 +65,7 @@ BUFFERS = [
 class Mutant(NamedTuple):
     file: str
     name: str
-    text: str  # of the file
+    text: str  # of the changed file
 
 
 def check_that_none_is_left_out() -> None:
@@ -101,7 +101,7 @@ def mutants() -> list[Mutant]:
 
 
 def run_tests(library: Path, tests: str, which: str) -> tuple[bool, str]:
-    """Whether they passed, and the last line that they said."""
+    """Whether they passed, and the last line of their output."""
     environment = {**os.environ, "DAPT_HOST_MODULE": str(library), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / tests]
     try:
@@ -121,7 +121,7 @@ def caught(mutant: Mutant, objects: dict[Path, Path]) -> tuple[bool, str]:
         (Path(folder) / "cuda" / mutant.file).write_text(mutant.text)
         mine = compile_altered(Path(folder) / "cuda" / unit)
     others = [made for path, made in objects.items() if path.name != unit]
-    # Of templates that several units hold the linker takes the first.
+    # Of a template that several units contain, the linker takes the first copy.
     passed, said = run_tests(link([mine, *others]), tests, which)
     return not passed, said
 

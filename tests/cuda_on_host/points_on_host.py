@@ -1,11 +1,11 @@
-"""The ops on points, cells and rows, run on the CPU: tensors in, fresh tensors out."""
+"""Point, cell and row ops run on the CPU: tensors in, new tensors out."""
 
 import torch
 from host_module import fields, on_host
 
 
 def _call(kernel, outputs, *leading, **given):
-    """Runs a kernel; the copies of what is not contiguous live until it has run."""
+    """Runs a kernel; contiguous copies of its inputs live until it is done."""
     held = {
         name: value.contiguous() if isinstance(value, torch.Tensor) else value
         for name, value in given.items()

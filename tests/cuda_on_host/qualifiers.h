@@ -1,4 +1,4 @@
-// The words that CUDA adds to C++.
+// The keywords that CUDA adds to C++.
 #pragma once
 
 #ifndef DAPT_ON_HOST
@@ -14,8 +14,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-// A launch runs on one thread of the operating system, so the thread-local image of this binary
-// holds every static shared variable and nothing that kernels use otherwise. shared_memory.h
-// poisons it for each block, gives each block of a cluster or grid its own copy, and puts it back
-// after the launch.
+// A launch runs on one OS thread, so the thread-local image of this binary contains every static
+// shared variable and nothing else that kernels use. shared_memory.h poisons it for each block,
+// gives each block of a cluster or grid its own copy, and restores it after the launch.
 #define __shared__ static thread_local

@@ -38,13 +38,13 @@ std::string place_in_source(const void* place) {
 }
 
 using Race = std::tuple<const void*, const void*, bool>;
-std::set<Race> races;  // places of the earlier and the later access, whether that writes
+std::set<Race> races;  // places of the earlier and the later access, and whether the latter writes
 
 }  // namespace
 
 const Access* Shadow::touch(std::size_t begin, std::size_t bytes, std::size_t all_bytes, bool write,
                             const Access& now) {
-  // calloc, because most of a large memory is never touched
+  // calloc, because most of a large memory is never touched.
   if (!words_) words_.reset(static_cast<Word*>(std::calloc(all_bytes / 2 + 1, sizeof(Word))));
   const Access* race = nullptr;
   for (std::size_t i = begin / 2; i <= (begin + bytes - 1) / 2; ++i) {
@@ -55,7 +55,7 @@ const Access* Shadow::touch(std::size_t begin, std::size_t bytes, std::size_t al
       for (const Access& read : word.reads)
         if (!ordered(read, now)) race = &read;
       static thread_local Access kept;
-      if (race) race = &(kept = *race);  // it is overwritten below
+      if (race) race = &(kept = *race);  // copied, because the word is overwritten below
       word = {.write = now, .reads = {}};
     } else {
       if (last.place && last.warp() != now.warp())
@@ -99,10 +99,10 @@ std::vector<std::string> take_races() {
 static void touch(const void* address, std::size_t bytes, bool write, const void* place) {
   Thread* const self = execution.self;
   if (!self || !Fiber::inside() || execution.accesses == Accesses::ignored) return;
-  // GCC keeps a byte beside a static variable of class type, __half say, that tells whether it was
-  // made. So bytes of the kernel itself are not watched.
+  // GCC keeps a guard byte beside a static variable of class type, such as __half, that says
+  // whether it was constructed. Therefore single-byte accesses are not watched.
   if (bytes == 1) return;
-  // What an atomic reads it writes, too: that is one request.
+  // An atomic also writes what it reads, but counts as one request.
   const bool atomic = execution.accesses == Accesses::atomic;
   if (write || !atomic) note_access(address, bytes, place, atomic);
   const auto found = self->block->shared.offset_of(address);
@@ -111,7 +111,7 @@ static void touch(const void* address, std::size_t bytes, bool write, const void
 
 }  // namespace dapt::on_host
 
-// What the compiler calls.
+// The functions that the compiler inserts calls to.
 extern "C" {
 #define DAPT_HOOK(name, bytes, write)                                         \
   void __tsan_##name(void* address) {                                         \

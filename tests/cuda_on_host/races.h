@@ -1,10 +1,10 @@
-// Finds threads that touch the same shared memory, one of them to write, with nothing between that
-// orders them. Kernels compiled with -fsanitize=thread call the hooks of races.cpp at each access;
-// without it nothing here runs. Internal to the layer.
+// Finds threads that access the same shared memory, at least one of them writing, with nothing to
+// order the accesses. Kernels compiled with -fsanitize=thread call the hooks of races.cpp at each
+// access; without it, nothing here runs. Internal to the layer.
 //
-// What orders two accesses: the same thread, a barrier of the block, the cluster or the grid,
-// __syncwarp of the whole warp, and mail. Shuffles and votes do not: on a device they move
-// registers and promise nothing of memory. Two atomics need no order.
+// Two accesses are ordered by the same thread, a barrier of the block, the cluster or the grid,
+// __syncwarp of the whole warp, and mail. Shuffles and votes do not order them: on a device they
+// move registers and promise nothing about memory. Two atomics need no order.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,9 @@
 namespace dapt::on_host {
 
 struct Access {
-  const void* place = nullptr;  // in the code; null: there was none
-  std::uint32_t thread = 0;     // of its cluster; kUnordered for what no thread's order holds
+  const void* place = nullptr;  // in the code; null for no access
+  // in its cluster; kUnordered for accesses that no thread's order covers
+  std::uint32_t thread = 0;
   std::uint32_t block_epoch = 0, warp_epoch = 0, gang_epoch = 0, mail_epoch = 0;
   bool atomic = false;
 
@@ -28,11 +29,11 @@ struct Access {
   unsigned warp() const { return thread / 32; }
 };
 
-// Of a block's shared memory, for each two bytes who wrote last, and who has read since: the last
-// reader, and the last of another thread and of another warp than his.
+// Records for every two bytes of a block's shared memory who wrote last and who has read since: the
+// last reader, the last one in another thread, and the last one in another warp.
 class Shadow {
  public:
-  // Where an access comes without order after an earlier one, that one; else null.
+  // Returns the earlier access with which an access races, or null.
   const Access* touch(std::size_t begin, std::size_t bytes, std::size_t all_bytes, bool write,
                       const Access& now);
 
@@ -48,13 +49,13 @@ class Shadow {
 
 struct Block;
 
-// The access of the running thread at this place in the code.
+// The running thread's access at this place in the code.
 Access access_now(const void* place);
 
-// Notes an access to `bytes` bytes at `begin` of a block's shared memory.
+// Records an access to `bytes` bytes at offset `begin` of a block's shared memory.
 void touch(Block& block, std::size_t begin, std::size_t bytes, bool write, const Access& now);
 
-// What was found since the launch began; one line each.
+// The races found since the launch began, one line each.
 std::vector<std::string> take_races();
 
 }  // namespace dapt::on_host

@@ -1,4 +1,4 @@
-// AddressSanitizer's calls, which do nothing in a build without it.
+// AddressSanitizer's functions, which do nothing in a build without it.
 #pragma once
 
 #include <cstddef>

@@ -48,7 +48,7 @@ class Stacks {
   }
   std::span<const std::byte> all() const { return {base_, bytes(count_)}; }
 
-  // Gives back what only a grid of many blocks needed.
+  // Frees what only a grid with many blocks needed.
   void trim() {
     if (count_ <= kKept) return;
     munmap(base_, bytes(count_));
@@ -59,7 +59,7 @@ class Stacks {
  private:
   static constexpr std::size_t kKept = 16 * 1024;
 
-  // One more than asked for: the first may overflow into it until that is noticed.
+  // One more than requested: the first stack may overflow into it until that is noticed.
   static std::size_t bytes(std::size_t count) { return (count + 1) * kStackStride; }
 
   std::byte* base_ = nullptr;
@@ -108,7 +108,7 @@ void prepare(Block& block, std::uint64_t index, std::byte* stack) {
   }
 }
 
-// A block's shared memory begins with its first thread: what others wrote there before is lost.
+// A block's shared memory begins with its first thread; earlier writes by others are lost.
 void enter(Block& block) {
   Gang& gang = *execution.gang;
   if (gang.resident == &block) return;
@@ -198,7 +198,7 @@ std::vector<std::uint32_t> shuffled(std::size_t count) {
   return order;
 }
 
-// Leaves everything as it was before the launch, however that ends.
+// Restores the state from before the launch, however the launch ends.
 class Restore {
  public:
   explicit Restore(std::span<std::byte> image)
@@ -225,7 +225,7 @@ void run(const Launch& launch) {
   static Stacks stacks;
 
   check_limits(launch);
-  take_races();  // of a launch that failed
+  take_races();  // discards those of a failed launch
   const std::span<std::byte> image = static_shared_image();
   const Restore restore(image);
   const FaultsAreFailures guard;

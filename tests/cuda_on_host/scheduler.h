@@ -1,4 +1,4 @@
-// The threads of the blocks that live at once, and who is next. Internal to the layer.
+// The threads of the blocks that live at once, and the choice of the next. Internal to the layer.
 #pragma once
 
 #include <bit>
@@ -56,7 +56,7 @@ struct Thread {
   std::uint64_t cluster_phase = 0;
 
   std::uint32_t mail_epoch = 0;  // turns of mail that it has waited for
-  std::vector<Copy> copies;      // that it has not waited for
+  std::vector<Copy> copies;      // copies that it has not waited for
   std::vector<Touched> touched;  // since its warp last waited together
 
   unsigned warp() const { return index / 32; }
@@ -75,21 +75,21 @@ struct Block {
   SharedMemory shared;
   std::vector<Thread> threads;
   uint3 coordinates{};
-  unsigned rank = 0;  // in its cluster
+  unsigned rank = 0;  // within its cluster
   bool started = false;
   unsigned unfinished = 0;
 
-  std::uint32_t ready[32] = {};    // by warp, its lanes that can go on
+  std::uint32_t ready[32] = {};    // by warp, its lanes that can continue
   std::uint32_t waiting[32] = {};  // by warp, its lanes that wait at a collective
   std::uint32_t ready_warps = 0;
-  bool warp_by_warp = false;  // run each warp as far as it gets, or mix them
+  bool warp_by_warp = false;  // whether to run each warp as far as possible, or to mix warps
   unsigned last_warp = 0;
 
   Barrier barrier;
-  unsigned predicates = 0;  // of the barrier passed last
+  unsigned predicates = 0;  // from the last barrier
 
   Shadow shadow;
-  std::uint32_t epoch = 0, warp_epochs[32] = {};  // barriers passed, of the block and of each warp
+  std::uint32_t epoch = 0, warp_epochs[32] = {};  // barriers passed by the block, and by each warp
 
   void wake(Thread& thread) {
     thread.waiting = Waiting::no;
@@ -115,20 +115,20 @@ struct Gang {
   std::size_t unfinished = 0;  // threads
   Block* resident = nullptr;   // whose static shared variables are in the image
   std::size_t arrived = 0;     // threads, at the barrier of the cluster or the grid
-  std::uint64_t phase = 0;     // how often that was passed
+  std::uint64_t phase = 0;     // how often that barrier was passed
   Mail mail;
 };
 
-// The launch that runs; one at a time.
+// The launch in progress, of which there is only one.
 struct Execution {
   const Launch* launch = nullptr;
   Gang* gang = nullptr;
   Thread* self = nullptr;
   std::exception_ptr failure;
-  unsigned yields = 0;  // since a thread last got anywhere
+  unsigned yields = 0;  // since any thread made progress
   Accesses accesses = Accesses::plain;
   bool counts_traffic = false;
-  std::span<const std::byte> stacks;  // of the threads that live at once
+  std::span<const std::byte> stacks;  // for the threads that live at once
   Random random;
   Counters counters{};
 };
@@ -137,7 +137,7 @@ extern Execution execution;
 std::string text(const uint3& at);
 std::string text(const Where& where);
 
-// Throws what the device would refuse.
+// Throws if the device would refuse the launch.
 void check_limits(const Launch& launch);
 
 [[noreturn]] void fail_in(const Block& block, const std::string& reason);

@@ -11,9 +11,9 @@
 namespace dapt::on_host {
 namespace {
 
-constexpr std::size_t kAlignment = 128;  // what the strictest user of shared memory asks for
+constexpr std::size_t kAlignment = 128;  // the strictest alignment of any user of shared memory
 
-thread_local volatile char image_marker;  // makes sure that the image exists in every thread
+thread_local volatile char image_marker;  // ensures that the image exists in every thread
 
 void fill(std::span<std::byte> bytes, std::uint32_t pattern) {
   for (std::size_t i = 0; i < bytes.size(); i += sizeof pattern)

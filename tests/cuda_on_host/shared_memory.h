@@ -11,36 +11,34 @@
 
 namespace dapt::on_host {
 
-// Where all static shared variables of this binary lie (see __shared__) for the calling thread of
-// the operating system.
+// Where all static shared variables of this binary are (see __shared__), for the calling OS thread.
 std::span<std::byte> static_shared_image();
 
 class SharedMemory {
  public:
-  // Allocates exactly dynamic_bytes, so that AddressSanitizer sees the first byte beyond them.
+  // Allocates exactly dynamic_bytes, so that AddressSanitizer notices the first byte beyond.
   SharedMemory(std::size_t dynamic_bytes, std::span<std::byte> image);
 
   std::byte* dynamic() const { return dynamic_.get(); }
 
-  // All of it, the dynamic bytes first.
+  // The size of all of it; the dynamic bytes come first.
   std::size_t bytes() const { return dynamic_bytes_ + image_.size(); }
-  // The place of an address in it, and back. An address of static variables is right for as long as
-  // this block or another has the image.
+  // Converts between an address in it and an offset. The address of a static variable is valid as
+  // long as this block or another one occupies the image.
   std::optional<std::size_t> offset_of(const void* address) const;
   std::byte* at(std::size_t offset);
 
-  // A block begins, or ends while others live on: all of it holds the pattern. Before and after,
-  // any access to the dynamic bytes is an error where AddressSanitizer watches.
+  // Fills everything with the pattern when a block begins, or ends while others live on. Before and
+  // after that, AddressSanitizer reports any access to the dynamic bytes.
   void begin(std::uint32_t pattern);
   void end(std::uint32_t pattern);
 
-  // Of several blocks that live at once, one at a time has its static variables in the image.
+  // Of several live blocks, one at a time has its static variables in the image.
   void move_in();
   void move_out();
 
   // This block's counterpart of an address in another block's shared memory; null for other
-  // addresses. It stays right for as long as the other block runs, because meanwhile this one does
-  // not.
+  // addresses. It stays valid while the other block runs, because this one does not run meanwhile.
   std::byte* counterpart(const void* address, const SharedMemory& other);
 
  private:

@@ -1,4 +1,4 @@
-// Barriers and warp collectives. `where` is the place of the call: threads that wait at different
+// Barriers and warp collectives. `where` is the place of the call; threads that wait at different
 // places do not meet.
 #pragma once
 
@@ -30,7 +30,7 @@ T from_bits(std::uint64_t bits) {
   return value;
 }
 
-// Every lane gets the value of the lane source(lane, argument, width).
+// Gives every lane the value of lane source(lane, argument, width).
 template <class T, class Source>
 T shuffle(const char* name, unsigned mask, T value, unsigned argument, int width, Source,
           Where where) {
@@ -43,7 +43,7 @@ T shuffle(const char* name, unsigned mask, T value, unsigned argument, int width
       const int width = int(lanes.argument[lane] >> 16);
       const int argument = int(lanes.argument[lane] & 0xffff);
       const int source = Source()(int(lane), argument, width);
-      // A value from a lane outside the mask is undefined: no bit pattern is as good as this one.
+      // The value of a lane outside the mask is undefined; this bit pattern shows up as wrong.
       lanes.result[lane] = lanes.mask >> source & 1 ? lanes.value[source] : 0xfff8dead'fff8dead;
     }
   };
@@ -51,7 +51,7 @@ T shuffle(const char* name, unsigned mask, T value, unsigned argument, int width
   return from_bits<T>(warp_collective(name, mask, to_bits(value), packed, combine, where));
 }
 
-// Folds the values of the mask's lanes into one, which every lane gets.
+// Folds the values of the mask's lanes into one, which every lane receives.
 template <class T, class Fold>
 T reduce(const char* name, unsigned mask, T value, Fold, Where where) {
   const auto combine = [](Lanes& lanes) {
@@ -65,8 +65,8 @@ T reduce(const char* name, unsigned mask, T value, Fold, Where where) {
   return from_bits<T>(warp_collective(name, mask, to_bits(value), 0, combine, where));
 }
 
-// Gives every lane of the mask what each of them holds: out[lane], untouched for lanes outside. For
-// host bodies of wrappers such as mma.
+// Gives every lane of the mask the values of all of them in out[lane], leaving lanes outside the
+// mask untouched. For host bodies of wrappers such as mma.
 template <class T>
   requires std::is_trivially_copyable_v<T>
 void gather_lanes(unsigned mask, const T& own, T (&out)[32], Where where = Where::current()) {
@@ -145,7 +145,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
   return dapt::on_host::shuffle(
       "__shfl_xor_sync", mask, value, unsigned(lane_mask), width,
       [](int lane, int lane_mask, int width) {
-        // A lane may reach into an earlier segment of its warp, not into a later one.
+        // A lane may read from an earlier segment of its warp, but not from a later one.
         const int source = lane ^ lane_mask;
         return source < (lane & ~(width - 1)) + width ? source : lane;
       },

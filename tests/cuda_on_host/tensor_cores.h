@@ -11,7 +11,7 @@
 
 namespace dapt::on_host {
 
-// 16-bit elements lie two in a register, tf32 ones as a float whose last 13 bits are not looked at.
+// Two 16-bit elements share a register; tf32 ones are floats whose last 13 bits are ignored.
 template <class Element>
 float element_of(std::uint32_t word, int i) {
   if constexpr (sizeof(Element) == 4) {
@@ -54,7 +54,7 @@ struct Mma {
   }
 };
 
-// mma.m16n8k16 of 16-bit elements, mma.m16n8k8 of tf32: c += a · b, c0 to c3 in place.
+// mma.m16n8k16 for 16-bit elements, mma.m16n8k8 for tf32: c += a · b, with c0 to c3 in place.
 template <class Element>
 void mma(float& c0, float& c1, float& c2, float& c3, std::uint32_t a0, std::uint32_t a1,
          std::uint32_t a2, std::uint32_t a3, std::uint32_t b0, std::uint32_t b1,
@@ -80,7 +80,7 @@ struct LoadMatrices {
   }
 };
 
-// ldmatrix.m8n8.x4.trans of 16-bit elements: lane i brings row i % 8 of matrix i / 8.
+// ldmatrix.m8n8.x4.trans for 16-bit elements: lane i passes row i % 8 of matrix i / 8.
 inline void load_matrices_transposed(const void* row, std::uint32_t (&words)[4],
                                      Where where = Where::current()) {
   note_access(row, 16, __builtin_return_address(0), false);

@@ -1,4 +1,4 @@
-"""The host layer finds what is wrong with a broken copy of a real kernel."""
+"""The host layer finds the mistake in a broken copy of a real kernel."""
 
 import ctypes
 import shutil
@@ -10,7 +10,7 @@ from host_build import CSRC, compile_altered, compile_host, compile_objects, lin
 
 from dapt_ext import reference
 
-pytestmark = pytest.mark.slow  # each test compiles a kernel anew
+pytestmark = pytest.mark.slow  # each test compiles a kernel
 
 EXPORT = """
 #include <list>
@@ -33,7 +33,7 @@ N, M = 300, 40
 
 
 def broken_copy(folder, old, new):
-    """Sources of an FPS kernel in which `old` became `new`."""
+    """Sources of an FPS kernel in which `old` is replaced by `new`."""
     text = (CSRC / "cuda" / "fps.cu").read_text()
     assert text.count(old) == 1, f"the kernel no longer has one {old!r}"
     (folder / "fps.cu").write_text(text.replace(old, new))
@@ -149,8 +149,8 @@ bool races_in_knn(const float* points, int64_t N, int64_t k, uint64_t seed) {
 
 @pytest.mark.parametrize("missing", [None, 0, 1])
 def test_shuffles_do_not_order_memory(tmp_path, missing):
-    """Between two __syncwarp() there are only votes and shuffles, which every lane waits for here,
-    and which promise nothing of memory on a device."""
+    """Between the two __syncwarp() there are only votes and shuffles, which every lane waits for
+    here, but which promise nothing about memory on a device."""
     folder = tmp_path / "cuda"
     shutil.copytree(CSRC / "cuda", folder)
     parts = (folder / "topk.cuh").read_text().split("    __syncwarp();\n")

@@ -1,4 +1,4 @@
-"""CUDA sources run on a CPU: what is right comes out right, and mistakes do not pass unseen."""
+"""CUDA sources run on a CPU: correct kernels give correct results, and mistakes are noticed."""
 
 import ctypes
 import re
@@ -15,7 +15,8 @@ SEEDS = range(8)
 
 
 class Library:
-    """A test library: its functions take arrays and numbers, and raise what they report."""
+    """A test library: its functions take arrays and numbers, and raise the errors that they
+    report."""
 
     def __init__(self, path):
         self._library = ctypes.CDLL(str(path))
@@ -90,7 +91,7 @@ def cascade_reference(values, steps):
     return flat.reshape(values.shape)
 
 
-# What is right comes out right, in whatever order the threads run.
+# Correct kernels give correct results, in whatever order the threads run.
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -219,7 +220,7 @@ def test_half_and_bfloat16_round_correctly(kernels, random):
         expected = values.astype(np.float16)
     np.testing.assert_array_equal(halves[number], expected.view(np.uint16)[number])
     np.testing.assert_array_equal(from_halves, expected.astype(np.float32))
-    # Of the two bfloat16 around a value, the nearer; of two as near, the even one.
+    # Of the two bfloat16 around a value, the nearer one; in a tie, the even one.
     below = values.view(np.uint32) >> 16
     candidates = np.stack([below, below + 1]).astype(np.uint32)
     with np.errstate(invalid="ignore"):
@@ -244,8 +245,8 @@ def test_arithmetic_to_the_last_bit(kernels, random):
     kernels.run_arithmetic(values, n, floats, ints)
 
     x, y, z, w = values.T
-    # A product of two floats is exact in long double. Its sum with a third is rounded twice, which
-    # differs from once only for one case in thousands of millions.
+    # A product of two floats is exact in long double. Adding a third rounds twice, which differs
+    # from rounding once in only one of billions of cases.
     fused = x.astype(np.longdouble) * y + z
     expected = [fused.astype(np.float32), x * y + z, x - y, x / y, np.sqrt(np.abs(x))]
     expected += [np.fmin(x, w), np.fmax(x, w)]
@@ -323,11 +324,11 @@ def test_a_seed_repeats_its_order(kernels):
     assert (run(3) != run(4)).any()
 
 
-# A mistake does not pass unseen.
+# Mistakes are noticed.
 
 
 def altered(tmp_path, name, old, new):
-    """A library of a copy of one test file in which `old` stands once and became `new`."""
+    """A library of a copy of one test file in which `old`, found exactly once, becomes `new`."""
     text = (KERNELS / name).read_text()
     assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
     for header in ("exports.h", "gangs.cuh"):
@@ -337,7 +338,7 @@ def altered(tmp_path, name, old, new):
 
 
 def seeds_that_notice(library, run, expected):
-    """How many of 16 seeds give another result, or a report."""
+    """How many of 16 seeds give a different result or a report."""
     noticed = 0
     for seed in range(16):
         library.seed(seed)
@@ -349,7 +350,7 @@ def seeds_that_notice(library, run, expected):
 
 
 def line_with(name, start):
-    """The line of a test file that has `start`, such as a call with its numbered comment."""
+    """The line of a test file that contains `start`, such as a call with its numbered comment."""
     return next(line for line in (KERNELS / name).read_text().splitlines() if start in line)
 
 
@@ -424,7 +425,7 @@ def test_a_broken_rule_is_reported(kernels, random, name, report):
     kernel = name.replace("_without_cooperation", "_missed")
     with pytest.raises(RuntimeError, match=rf"^{kernel}, block \(\d, 0, 0\): .*{report}"):
         kernels.run_mistake(name, np.zeros(64, np.int32))
-    test_barriers_and_static_shared_memory(kernels, random, 0)  # the next launch is not disturbed
+    test_barriers_and_static_shared_memory(kernels, random, 0)  # the next launch is unaffected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the CPU in random thread order: the very results of the CPU kernels."""
+"""The CUDA kernels run on the CPU in random thread order give exactly the CPU kernels' results."""
 
 import re
 
@@ -9,11 +9,11 @@ from host_module import SANITIZE, on_host, plans
 
 import dapt_ext
 
-SEED = int(SANITIZE)  # `make sanitize` runs the threads in another order than `make test`
+SEED = int(SANITIZE)  # `make sanitize` and `make test` run the threads in different orders
 
 
 def check(kernel, expected, *args, **options):
-    """Runs a kernel with its threads in random order; results have the bits of `expected`."""
+    """Runs a kernel with threads in random order; results must have the bits of `expected`."""
     on_host.set_seed(SEED)
     results = kernel(*args, **options)
     results = results if isinstance(results, tuple) else (results,)
@@ -47,7 +47,7 @@ def test_fps(make_cloud, N):
 @pytest.mark.parametrize("number", range(len(plans.every_fps(1, 100))))
 def test_fps_by_every_kernel(number):
     points = torch.randn(3, 400, 3)
-    points[0, 100:200] = points[0, 300:]  # some coincident
+    points[0, 100:200] = points[0, 300:]  # some points coincide
     points[1] = (points[1] * 2).round()  # mostly ties
     lengths, starts = torch.tensor([400, 37, 399]), torch.tensor([3, 36, 0])
     plan = plans.every_fps(3, 400)[number]
@@ -62,7 +62,7 @@ def test_fps_by_every_kernel(number):
      ("1024 threads x all ", 2100)],
 )  # fmt: skip
 def test_fps_by_blocks_that_meet_in_global_memory(kernel, N):
-    """Several blocks a cloud, in mailboxes that the next cloud finds as the last one left them."""
+    """Several blocks share a cloud, using mailboxes as the previous cloud has left them."""
     points = torch.randn(2, N, 3).round(decimals=1)
     few = plans.Device(multiprocessors=3, shared_per_block=227 * 1024, max_cluster=1, code=90)
     (plan,) = [
@@ -105,7 +105,7 @@ def test_knn(make_cloud, N, k):
 @pytest.mark.parametrize("k", [1, 4, 5, 32, 33, 64, 128, 200, 256, 512, 513, 700])
 def test_knn_for_any_k(k):
     points = torch.randn(1, 700, 3)
-    points[0, 350:] = points[0, :350]  # each distance twice
+    points[0, 350:] = points[0, :350]  # every distance occurs twice
     check_knn(points[:, :3].contiguous(), points, k)
 
 
@@ -113,7 +113,7 @@ def test_knn_for_any_k(k):
 @pytest.mark.parametrize("N, k", [(1, 1), (33, 33), (90, 40), (300, 150)])
 def test_knn_in_any_dimension(D, N, k):
     points, lengths = torch.randn(2, N, D), torch.tensor([N, k])
-    points[0, N // 2 :] = points[0, : N - N // 2].clone()  # each distance twice
+    points[0, N // 2 :] = points[0, : N - N // 2].clone()  # every distance occurs twice
     queries = torch.randn(2, 5, D)
     expected = dapt_ext.knn(queries, points, k, lengths)
     check(points_on_host.knn, expected, queries, points, k, lengths)
@@ -127,8 +127,8 @@ def test_knn_in_any_dimension_by_several_passes():
 
 @pytest.mark.parametrize("k", [1, 3, 16])
 def test_knn_costs_no_more_for_points_in_one_place(k):
-    """By count of accesses to shared memory: each point is looked at once, and later ones of the
-    same distance are not among the nearest."""
+    """Counts accesses to shared memory: each point is visited once, and later ones at the same
+    distance are not among the nearest."""
     apart, counts = torch.randn(1, 1500, 3), []
     for points in (apart, apart[:, :1].repeat(1, 1500, 1), apart[:, torch.arange(1500) % 7]):
         before = on_host.accesses_watched()
@@ -191,7 +191,8 @@ def test_gather(C):
 
 
 def test_gather_ignores_what_lies_outside():
-    """A device cannot raise, so a row outside is a row of zeros, and memory stays safe."""
+    """A device cannot raise, so an index out of range gives a row of zeros, and memory stays
+    safe."""
     values, idx = torch.ones(1, 4, 3), torch.tensor([[4, -7, 1, 2**40]])
     assert points_on_host.gather(values, idx)[0].sum(-1).tolist() == [0, 0, 3, 0]
 
@@ -223,7 +224,7 @@ def test_interpolate(k, C):
 
 @pytest.mark.skipif(SANITIZE, reason="the sanitizers watch instead")
 def test_each_access_to_shared_memory_is_watched():
-    """By the race detector, which fails the launch: test_broken_kernels.py."""
+    """The race detector sees it; test_broken_kernels.py shows that races fail a launch."""
     before = on_host.accesses_watched()
     points_on_host.knn(torch.zeros(1, 3, 3), torch.zeros(1, 64, 3), 4)
     assert on_host.accesses_watched() - before > 64 * 3 * 3
@@ -247,7 +248,7 @@ def test_nan_stays_in_its_cloud():
 
 
 def test_lengths_out_of_range_stay_in_memory():
-    """Lengths on a device are not looked at, so kernels must survive any."""
+    """Lengths on a device are not checked, so kernels must survive any."""
     points, lengths = torch.randn(3, 50, 3), torch.tensor([-5, 0, 2**40])
     idx, _ = points_on_host.fps(points, 10, lengths)
     assert (idx >= 0).all() and (idx < 50).all()
@@ -275,7 +276,7 @@ def test_grid_cells(make_cloud, N):
 
 
 def test_grid_cells_of_what_is_no_number():
-    """Nor of a point too far away: the others keep their cells."""
+    """A NaN point has no cell, one too far away gets the last; all others keep their cells."""
     points = torch.rand(2, 90, 3)
     expected = torch.ops.dapt.grid_cells(points, 0.2, None)
     points[0, 4, 1], points[0, 7] = torch.nan, torch.inf
@@ -318,7 +319,7 @@ def test_curve_codes(M):
 
 
 def test_cells_out_of_range_stay_in_memory():
-    """Cells on a device are not looked at, so kernels must survive any."""
+    """Cells on a device are not checked, so kernels must survive any."""
     cells, scenes, depths = (torch.randint(-(2**62), 2**62, n) for n in ((40, 3), (40,), (3,)))
     first, inverse, counts, total = points_on_host.unique_cells(cells, scenes)
     assert total == 0 and (inverse == -1).all() and (first == -1).all() and (counts == 0).all()
@@ -340,7 +341,7 @@ def test_plans_are_what_the_workload_wants():
 
 
 def test_code_compiled_for_an_older_gpu_is_launched_as_such():
-    """What the driver compiles from PTX of 8.0 has no clusters on a GPU that does."""
+    """PTX for 8.0 has no clusters, even when the driver compiles it for a GPU that has them."""
     older = plans.Device(multiprocessors=132, shared_per_block=227 * 1024, max_cluster=16, code=80)
     points = torch.randn(1, 8192, 3)
     assert repr(plans.fps(1, 8192)).startswith("cluster")
@@ -352,7 +353,7 @@ def test_code_compiled_for_an_older_gpu_is_launched_as_such():
 
 
 def test_a_kernel_without_the_right_to_launch_is_refused():
-    """The plan of a device that has clusters does not run on one that has none."""
+    """A plan for a device with clusters does not run on one without."""
     tiny = plans.Device(multiprocessors=4, shared_per_block=48 * 1024, max_cluster=1, code=75)
     for N in (100, 5000, 10**6):
         assert not repr(plans.fps(8, N, tiny)).startswith("cluster")

@@ -1,5 +1,5 @@
-"""The CUDA kernels of the ops on tokens, run on the CPU in random thread order: the CPU kernels'
-results to rounding, and the same bits in every order."""
+"""The CUDA kernels of the token ops run on the CPU in random thread order give the CPU kernels'
+results up to rounding, and the same bits in every order."""
 
 import pytest
 import torch
@@ -22,7 +22,8 @@ def sum_dtype(dtype):
 
 
 def run(kernel, outputs, *leading, **given):
-    """Runs a kernel once per seed; gives its outputs, which have the same bits each time."""
+    """Runs a kernel once per seed and returns its outputs, which must have the same bits each
+    time."""
     results = []
     for seed in SEEDS:
         for out in outputs.values():
@@ -38,7 +39,7 @@ def run(kernel, outputs, *leading, **given):
 
 
 def check(actual, expected, tolerance, name="", least=1e-30):
-    """By 2-norm relative to that expected or to `least`, and a NaN only where one is expected."""
+    """Compares by 2-norm, relative to `expected` or to `least`; NaNs must be where expected."""
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, name
     assert torch.equal(actual.isnan(), expected.isnan()), name
     actual, expected = actual.double().nan_to_num(), expected.double().nan_to_num()
@@ -64,7 +65,7 @@ def test_scale_shift_fold(kind, C, D, with_bias):
     )  # fmt: skip
     expected = torch.ops.dapt.scale_shift_fold(*given.values(), scale, shift, dtype)
     assert torch.equal(folded["folded"], expected[0])
-    # a product and a sum may be one on the CPU
+    # the CPU may fuse a product and a sum
     tolerance = {torch.float64: 1e-15, torch.float32: 1e-6}.get(dtype, torch.finfo(dtype).eps)
     check(folded["offset"], expected[1], tolerance)
 
@@ -83,7 +84,7 @@ def test_scale_shift_grad(kind, tokens, C):
     dtype, _ = DTYPES[kind]
     grad, output = torch.randn(2, tokens, C).to(dtype)
     scale, shift = torch.randn(2, C, dtype=sum_dtype(dtype))
-    scale[0], least = -0.0, 0.1  # and about every twelfth of the others is nearer to zero
+    scale[0], least = -0.0, 0.1  # about every twelfth of the others is nearer to zero
     grads = run(
         on_host.scale_shift_grad,
         {"grad_scale": torch.empty_like(scale), "grad_shift": torch.empty_like(shift)},
@@ -91,7 +92,7 @@ def test_scale_shift_grad(kind, tokens, C):
         least_scale=least,
     )  # fmt: skip
     expected = torch.ops.dapt.scale_shift_grad(grad, output, scale, shift, least)
-    # sums in float32 in another order
+    # float32 sums in a different order
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     check(grads["grad_scale"], expected[0], tolerance)
     check(grads["grad_shift"], expected[1], tolerance)
@@ -147,7 +148,7 @@ def test_submanifold_conv_weight_grad(kind, M, C, D):
 
 
 def test_weight_grad_of_many_rows():
-    """In parts of the rows, whose sums are added."""
+    """The sums of several parts of the rows are added up."""
     line = torch.zeros(4500, 3, dtype=torch.long)
     line[:, 2] = torch.arange(4500)
     neighbors = dapt_ext.neighbor_map(line)
@@ -161,7 +162,7 @@ def test_weight_grad_of_many_rows():
 
 
 def test_neighbors_out_of_range_stay_in_memory():
-    """Neighbors on a device are not looked at, so kernels take them for none."""
+    """Neighbors on a device are not checked, so kernels treat invalid ones as absent."""
     x, weight, _, neighbors = make_conv(30, 5, 6, torch.float32)
     wild = neighbors.where(neighbors != 3, 2**40).where(neighbors != 4, -(2**40))
     tame = neighbors.where((neighbors != 3) & (neighbors != 4), -1)
@@ -223,8 +224,8 @@ def test_patch_encoder(kind, B, G, K, D, first, middle, last, C):
     dtype, _ = DTYPES[kind]
     weights = make_encoder(D, first, middle, last, C, dtype)
     patches = torch.randn(B, G, K, D).to(dtype)
-    patches[:, 0, K // 2, D - 1] = torch.nan  # only its own patch's
-    for rows in (0, 16, 64):  # chosen, patches in several parts, several patches at once
+    patches[:, 0, K // 2, D - 1] = torch.nan  # affects only its own patch
+    for rows in (0, 16, 64):  # the default, patches in several parts, several patches at once
         check_encoder(patches, weights, kind, rows)
 
 
@@ -271,7 +272,7 @@ def run_adapter(
     mlp=True, residual=True, path=True, norm=True, scale=True, frozen=(), mixed=False,
     masters=False,
 ):  # fmt: skip
-    """Forward and backward of the kernels against the ops of the CPU."""
+    """Compares the kernels' forward and backward with the CPU's ops."""
     dtype, tolerance = DTYPES[kind]
     tf32 = kind == "tf32"
     given = make_adapter(B, T, C, r, dtype, norm, scale)
@@ -279,7 +280,7 @@ def run_adapter(
     weight_dtype = high if masters else dtype
     given |= {n: given[n].to(weight_dtype) for n in ("down_weight", "up_weight")}
     if masters:
-        given["down_weight"] += 1e-4 * torch.randn(r, C)  # no longer numbers of 16 bits
+        given["down_weight"] += 1e-4 * torch.randn(r, C)  # no longer representable in 16 bits
     other = torch.float32 if mixed else dtype
     given["mlp_out"] = torch.randn(B, T, C).to(other) if mlp else None
     given["residual"] = torch.randn(B, T, C).to(other) if residual else None
@@ -306,7 +307,7 @@ def run_adapter(
         mlp_out=given["mlp_out"], residual=given["residual"],
     )  # fmt: skip
     hidden, stats = made.get("hidden"), made["stats"]
-    live = stats[..., 2:] != 0  # the CPU leaves the hidden row out where nothing comes of it
+    live = stats[..., 2:] != 0  # the CPU skips the hidden row of a token with scale 0
     for (name, mine), theirs in zip(outputs.items(), expected, strict=True):
         if name == "hidden" and not low:
             check(hidden.where(live, 0), theirs.where(live, 0), tolerance, name)
@@ -330,14 +331,15 @@ def run_adapter(
         device, **shared, stats=stats, hidden=hidden, grad_out=grad_out,
         grad_prompt_mean=grad_prompt,
     )  # fmt: skip
-    # The terms of a single number may cancel: it is measured by the same terms times those of z.
+    # A single number, whose terms may cancel, is measured by the same terms times those of z.
     usual = {
         f"{of}_bias": expected[order.index(f"{of}_weight")].double().norm() / C**0.5
         for of in ("scale", "down")
     }
     for name in kept:
         least = max(float(usual.get(name, 0)), 1e-30)
-        slack = 10 if name.startswith("scale") else 4  # one number a token, of C terms that cancel
+        # one number per token, with C terms that cancel
+        slack = 10 if name.startswith("scale") else 4
         check(grads[f"grad_{name}"], expected[order.index(name)], slack * tolerance, name, least)
 
 
@@ -367,7 +369,7 @@ def test_adapter_of_wide_rows(kind, B, T, C, r):
         dict(frozen=("x", "mlp_out", "down_weight", "scale_weight", "up_bias"), norm=False),
         dict(frozen=("x", "norm_weight", "norm_bias", "down_bias", "scale_bias", "down_weight")),
         dict(frozen=PARAMETERS),
-        dict(frozen=("x", *PARAMETERS[:-2]), prompt=False),  # of nothing that needs a weight
+        dict(frozen=("x", *PARAMETERS[:-2]), prompt=False),  # no gradient that needs a weight
         dict(frozen=("x", *PARAMETERS), prompt=False),
     ],
     ids=str,
@@ -378,7 +380,7 @@ def test_adapter_options(kind, options):
 
 @pytest.mark.parametrize("by_cloud", [True, False])
 def test_adapter_of_many_tiles_per_block(by_cloud):
-    """Few multiprocessors: a block sums over several tiles, some across a cloud's end."""
+    """With few multiprocessors, a block sums over several tiles, some across the end of a cloud."""
     run_adapter("float32", 5, 70, 40, 12, device=TINY, prompt=by_cloud, path=by_cloud)
 
 
@@ -394,7 +396,7 @@ def test_adapter_of_many_tiles_per_block(by_cloud):
     ids=str,
 )
 def test_adapter_ends_a_tile_early(options):
-    """Whatever is not wanted, the next tile of the block waits until this one is done with."""
+    """Whatever is omitted, a block's next tile must wait until this one is done."""
     run_adapter("float32", 2, 100, 40, 12, device=TINY, **options)
 
 
@@ -426,7 +428,7 @@ def test_patch_encoder_rounds_float32_weights_itself(kind):
 
 
 def test_adapter_reads_rows_that_are_not_aligned():
-    """x begins in the middle of a vector load."""
+    """x starts in the middle of a vector load."""
     given = make_adapter(1, 3, 64, 8, torch.float32)
     moved = torch.empty(3 * 64 + 1)[1:].view(1, 3, 64).copy_(given["x"])
     results = []
@@ -444,7 +446,7 @@ def test_adapter_reads_rows_that_are_not_aligned():
 @pytest.mark.parametrize("kind", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 1.0])
 def test_dropout_mask_is_that_of_the_cpu(kind, rate):
-    """out - residual is the active row itself where up_weight is the identity, so its zeros are the
+    """If up_weight is the identity, out - residual is the active row itself, so its zeros are the
     mask."""
     dtype, _ = DTYPES[kind]
     T, C = 37, 30
@@ -469,7 +471,7 @@ def test_dropout_mask_is_that_of_the_cpu(kind, rate):
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_code_compiled_for_an_older_gpu_multiplies_what_it_can(kind):
-    """What the driver compiles from PTX of 7.5 has no tensor cores on a GPU that does."""
+    """PTX for 7.5 has no tensor cores, even when the driver compiles it for a GPU that has them."""
     older = plans.Device(multiprocessors=108, shared_per_block=163 * 1024, max_cluster=1, code=75)
     on_host.play_device(older, major=8)
     try:
@@ -515,7 +517,7 @@ def test_an_adapter_for_each_cloud(kind, prompt, norm, scale):
     check(made["out"], expected[0], tolerance)
     if prompt:
         check(made["prompt_mean"], expected[1], tolerance)
-    # Without DAPT_CHECK=1 nobody looks at the numbers; what they ask for stays in memory.
+    # Without DAPT_CHECK=1 the numbers are not checked, but memory stays safe whatever they are.
     wild = torch.tensor([2, -5, 2, 10**12])
     tame = run(on_host.dynamic_adapter, outputs, plans.H100, adapters=wild, **shared)
     assert torch.equal(tame["out"][[0, 2]], made["out"][[0, 2]]) and tame["out"].isfinite().all()

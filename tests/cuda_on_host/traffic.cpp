@@ -18,11 +18,11 @@ constexpr std::uintptr_t kBanks = 32, kWord = 4, kSector = 32;
 
 std::map<const void*, Traffic> by_kernel;
 
-using Request = std::vector<std::pair<unsigned, Touched>>;  // lanes and their accesses, by lane
+using Request = std::vector<std::pair<unsigned, Touched>>;  // accesses, ordered by lane
 
-// A wavefront hands out one word of each bank. Lanes that want 8 bytes are served 16 at a time,
-// those that want 16 bytes 8 at a time. Lanes that want the same word get it together, but atomics
-// take turns.
+// A wavefront delivers one word from each bank. Lanes that access 8 bytes are served 16 at a time,
+// those that access 16 bytes 8 at a time. Lanes that access the same word share it, except that
+// atomics take turns.
 void count_shared(const Request& request, Traffic& sums) {
   const std::uintptr_t widest = std::ranges::max_element(request, {}, [](const auto& one) {
                                   return one.second.bytes;
@@ -50,7 +50,7 @@ bool lies_in(std::span<const std::byte> memory, const void* address) {
   return byte >= memory.data() && byte < memory.data() + memory.size();
 }
 
-// The stack that launches, with the arguments of the kernel.
+// The stack of the launching thread, which holds the kernel's arguments.
 std::span<const std::byte> own_stack() {
   pthread_attr_t attributes;
   void* begin = nullptr;
@@ -84,7 +84,8 @@ std::span<const std::byte> own_binary() {
   return found;
 }
 
-// A thread's own variables, and what the host and the layer have: not the device's memory.
+// Whether an address belongs to a thread's own variables, the host or the layer, and not to device
+// memory.
 bool is_private(const void* address) {
   static const std::span<const std::byte> stack = own_stack(), binary = own_binary();
   return lies_in(execution.stacks, address) || lies_in(stack, address) || lies_in(binary, address);
@@ -126,7 +127,8 @@ void note_access(const void* address, std::size_t bytes, const void* place, bool
 
 void put_together(Block& block, unsigned warp) {
   if (!execution.counts_traffic) return;
-  std::map<std::pair<const void*, unsigned>, Request> requests;  // by place, and how often before
+  // by place, and by how often it was reached before
+  std::map<std::pair<const void*, unsigned>, Request> requests;
   const std::size_t end = std::min<std::size_t>(warp * 32 + 32, block.threads.size());
   for (std::size_t i = warp * 32; i < end; ++i) {
     Thread& thread = block.threads[i];

@@ -1,12 +1,12 @@
 """Memory traffic of every kernel, counted on the host (traffic.h): wavefronts of shared memory and
-those that bank conflicts add, sectors of global memory and those that hold what was asked for.
+those due to bank conflicts, sectors of global memory and those that were needed.
 
     python tests/cuda_on_host/traffic.py          a table
-    python tests/cuda_on_host/traffic.py --json   the same for programs; `make cuda` prints it
+    python tests/cuda_on_host/traffic.py --json   the same for programs, as `make cuda` prints it
 
-Each kernel runs at the sizes that users have, with few clouds: what a warp asks for at once does
-not depend on their number. Requests are those of the host's compiler, which reads a structure of
-four floats at once where nvcc does, but may keep in a register what nvcc loads twice.
+Each kernel runs at the sizes that users have, but with few clouds, because what a warp requests at
+once does not depend on their number. Requests are those of the host's compiler, which reads a
+structure of four floats at once where nvcc does, but may keep in a register what nvcc loads twice.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def of_tokens() -> None:
 
 
 def names() -> dict[int, str]:
-    """Of the functions of the library, by where they begin."""
+    """The names of the library's functions, by their start address."""
     listed = subprocess.run(["nm", LIBRARY], capture_output=True, text=True, check=True).stdout
     parts = (line.split() for line in listed.splitlines() if "kernel" in line)
     return {int(at, 16): name for at, kind, name in parts if kind in "tT"}

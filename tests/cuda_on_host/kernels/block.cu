@@ -1,12 +1,12 @@
-// Kernels whose threads work together within one block, done right. Tests also build copies with
-// one synchronization taken out.
+// Correct kernels whose threads cooperate within one block. Tests also build copies with one
+// synchronization removed.
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "exports.h"
 
 namespace dapt::cuda {
 
-// Parallelize over rows: a block sums one, `rounds` times over.
+// Parallelize over rows: a block sums one row, `rounds` times.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     sum_rows(const int* __restrict__ values, int* __restrict__ sums, int columns, int rounds) {
@@ -17,17 +17,17 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = threadIdx.x; i < columns; i += kThreads) sum += values[blockIdx.x * columns + i];
     sum = warp_sum(sum);
     if (lane_id() == 0) partial[warp_id()] = sum;
-    __syncthreads();  // 1: all partial sums are there
+    __syncthreads();  // 1: all partial sums are written
     if (warp_id() == 0) {
       sum = warp_sum(lane_id() < kThreads / 32 ? partial[lane_id()] : 0);
       if (lane_id() == 0) total = sum;
     }
-    __syncthreads();  // 2: the total is there
+    __syncthreads();  // 2: the total is written
     if (threadIdx.x == kThreads - 1) sums[blockIdx.x] = total - kThreads * round;
   }
 }
 
-// Parallelize over warps: each reverses its 32 values, then swaps neighbors, in shared memory.
+// Parallelize over warps: each reverses its 32 values in shared memory, then swaps neighbors.
 __global__ void reverse_warps(const float* values, float* swapped) {
   DAPT_DYNAMIC_SHARED(float, buffer);
   float* const mine = buffer + warp_id() * 32;
@@ -41,7 +41,7 @@ __global__ void reverse_warps(const float* values, float* swapped) {
   swapped[threadIdx.x] = mine[lane ^ 1];
 }
 
-// Parallelize over all values: a histogram in shared memory, added to the one in global memory.
+// Parallelize over all values: a histogram in shared memory, added to one in global memory.
 __global__ void histogram(const int* values, unsigned* counts, int n, int bins) {
   DAPT_DYNAMIC_SHARED(unsigned, mine);
   for (int i = threadIdx.x; i < bins; i += blockDim.x) mine[i] = 0;
@@ -52,7 +52,7 @@ __global__ void histogram(const int* values, unsigned* counts, int n, int bins) 
   for (int i = threadIdx.x; i < bins; i += blockDim.x) atomicAdd(&counts[i], mine[i]);
 }
 
-// Parallelize over threads: all add to one sum under a lock that they spin on.
+// Parallelize over threads: all add to one sum under a spin lock.
 __global__ void add_under_lock(int* lock, double* sum) {
   while (atomicCAS(lock, 0, 1) != 0) {
   }
@@ -62,7 +62,7 @@ __global__ void add_under_lock(int* lock, double* sum) {
   atomicExch(lock, 0);
 }
 
-// Parallelize over a 3-D grid of 3-D blocks: each thread writes where it is.
+// Parallelize over a 3-D grid of 3-D blocks: each thread writes its coordinates.
 __global__ void coordinates(int* out) {  // [grid, block, 6]
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -71,7 +71,7 @@ __global__ void coordinates(int* out) {  // [grid, block, 6]
   mine[3] = threadIdx.x, mine[4] = threadIdx.y, mine[5] = threadIdx.z;
 }
 
-// One block: how many, whether any and whether all values are positive.
+// One block: counts positive values, and tells whether any and whether all are positive.
 __global__ void count_positive(const int* values, int* results) {
   const int positive = values[threadIdx.x] > 0;
   const int count = __syncthreads_count(positive);
@@ -81,12 +81,12 @@ __global__ void count_positive(const int* values, int* results) {
   mine[0] = count, mine[1] = any, mine[2] = all;
 }
 
-// Each thread writes how many came before it.
+// Each thread writes how many threads came before it.
 __global__ void turns(int* counter, int* turn) {
   turn[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1);
 }
 
-// One thread a block: what shared memory holds before anyone wrote to it.
+// One thread per block: reads shared memory that nobody has written.
 __global__ void read_unwritten(unsigned* words) {
   __shared__ unsigned word;
   words[blockIdx.x] = word;

@@ -1,4 +1,4 @@
-// How a test library offers functions to ctypes: each returns null or the message of its error.
+// How a test library exports functions to ctypes: each returns null or its error message.
 #pragma once
 
 #include <exception>

@@ -1,12 +1,12 @@
-// Blocks that work together: clusters through each other's shared memory, a grid through barriers.
+// Cooperating blocks: clusters via each other's shared memory, a grid via barriers.
 #include "cuda/launch.h"
 #include "exports.h"
 #include "gangs.cuh"
 
 namespace dapt::cuda {
 
-// A cluster passes values round: after `steps` each block has those of the block `steps` before it.
-// Once through a static shared variable, once through dynamic shared memory.
+// A cluster rotates values: after `steps`, each block has the values of the block `steps` before
+// it, once via a static shared variable and once via dynamic shared memory.
 __global__ void rotate(const int* values, int* out, int steps) {  // [blocks, threads], [2, ...]
   __shared__ int inbox[2][64];
   DAPT_DYNAMIC_SHARED(int, dynamic_inbox);
@@ -26,9 +26,9 @@ __global__ void rotate(const int* values, int* out, int steps) {  // [blocks, th
   out[gridDim.x * blockDim.x + place] = dynamic_value;
 }
 
-// A cooperative grid: `steps` times every thread adds its left neighbor's value to its own.
+// A cooperative grid: `steps` times, every thread adds its left neighbor's value to its own.
 __global__ void cascade(int* values, int steps) {
-  __shared__ int kept[32];  // a copy for each block, although all are alive
+  __shared__ int kept[32];  // one copy per block, although all are alive
   const int place = blockIdx.x * blockDim.x + threadIdx.x;
   const int count = gridDim.x * blockDim.x;
   for (int step = 0; step < steps; ++step) {

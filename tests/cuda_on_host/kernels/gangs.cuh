@@ -1,4 +1,4 @@
-// What the tests ask of clusters and cooperative grids beyond csrc/cuda/cluster.cuh.
+// What the tests need of clusters and cooperative grids beyond csrc/cuda/cluster.cuh.
 #pragma once
 
 #include "cuda/cluster.cuh"
@@ -19,7 +19,8 @@ __device__ __forceinline__ unsigned cluster_size() {
 #endif
 }
 
-// Where block `rank` of the cluster has what this block has at `address` in its shared memory.
+// The address in block `rank` of the cluster that corresponds to `address` in this block's shared
+// memory.
 template <class T>
 __device__ __forceinline__ T* map_shared(T* address, unsigned rank) {
 #if __CUDA_ARCH__ >= 900

@@ -1,11 +1,11 @@
-// Every warp collective and the arithmetic of one thread, for comparison with numpy.
+// Every warp collective, and the arithmetic of one thread, to be compared with numpy.
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "exports.h"
 
 namespace dapt::cuda {
 
-// One warp: shuffles with every way to choose a lane; `choice` is per lane for __shfl_sync.
+// One warp: shuffles with every way to choose a lane; `choice` differs by lane for __shfl_sync.
 template <class T>
 __global__ void shuffles(const T* values, const int* choice, int distance, int width, T* out) {
   const unsigned lane = lane_id();
@@ -16,7 +16,7 @@ __global__ void shuffles(const T* values, const int* choice, int distance, int w
   out[96 + lane] = __shfl_xor_sync(kFullWarp, value, distance, width);
 }
 
-// One warp in two parts that go their own ways: the lanes of `mask`, and the others.
+// One warp in two diverged parts: the lanes of `mask`, and the others.
 __global__ void votes(const int* values, unsigned mask, unsigned* out) {  // [11, 32]
   const unsigned lane = lane_id();
   if (!(mask >> lane & 1)) mask = ~mask;
@@ -67,7 +67,7 @@ __global__ void reductions(const long long* values, long long* out) {
   for (int i = 0; i < 6; ++i) out[i * 32 + lane_id()] = results[i];
 }
 
-// Parallelize over n: to half and bfloat16 and back.
+// Parallelize over n: conversions to half and bfloat16 and back.
 __global__ void round_trips(const float* values, int n, unsigned short* halves, float* from_halves,
                             unsigned short* bfloats, float* from_bfloats) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -80,7 +80,7 @@ __global__ void round_trips(const float* values, int n, unsigned short* halves, 
   from_bfloats[i] = __bfloat162float(as_bfloat);
 }
 
-// Parallelize over n: float operations that are promised to the last bit, and bits of integers.
+// Parallelize over n: float operations that must be exact to the last bit, and bit functions.
 __global__ void arithmetic(const float4* values, int n, float* floats, int* ints) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;

@@ -1,4 +1,4 @@
-// Kernels with one mistake each, and the report that each deserves.
+// Kernels with one mistake each, and the report that each should get.
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "exports.h"
@@ -144,7 +144,7 @@ EXPORT const char* run_mistake(const char* name, int* out) {
   return message_of([&] { mistakes.at(name)(); });
 }
 
-// Places of one write each, in arrays of 64, 16 and 8 values.
+// Writes one value each to arrays of 64, 16 and 8 values, at the given indices.
 EXPORT const char* run_writes_at(int* global, int global_index, int shared_index,
                                  int static_index) {
   return message_of([&] {

@@ -1,5 +1,5 @@
-// Ways to walk through memory, and what the layer counts of them. Built with the race hooks, which
-// see each access.
+// Memory access patterns, and what the layer counts for them. Built with the race hooks, which see
+// each access.
 #include "cuda/launch.h"
 #include "cuda/warp.cuh"
 #include "cuda_on_host/traffic.h"
@@ -43,7 +43,7 @@ __global__ void one_word(unsigned* out) {
   if (lane_id() == 0) *out = word;
 }
 
-// One warp: lane i adds up the words of row i, of which some lanes have more.
+// One warp: lane i sums row i; some rows are longer than others.
 __global__ void rows(const float* values, int columns, float* sums) {
   float sum = 0;
   for (int i = 0; i < columns + int(lane_id()) / 16; ++i)
@@ -72,7 +72,8 @@ EXPORT const char* run_pattern(const char* name, int argument, float* values, fl
   });
 }
 
-// Wavefronts, those without a conflict, sectors, those without idle bytes; counts from now on.
+// Returns wavefronts, those without conflicts, sectors, those without idle bytes; restarts
+// counting.
 EXPORT void take_traffic(std::uint64_t* counts) {
   for (const auto& kernel : dapt::on_host::traffic()) {
     counts[0] = kernel.wavefronts, counts[1] = kernel.least_wavefronts;

@@ -1,6 +1,6 @@
-// How an op's struct of arguments is filled from Python, and its launcher run: keyword arguments
-// are its fields by name, arrays by address (0 or left out for null, since numpy lacks bfloat16),
-// dtypes by name.
+// Fills an op's struct of arguments from Python and runs its launcher. Keyword arguments are its
+// fields by name: arrays by address (0 or omitted for null, since numpy lacks bfloat16), dtypes by
+// name.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -26,7 +26,7 @@ inline Real real_named(const std::string& name) {
   throw std::invalid_argument("no dtype " + name);
 }
 
-/// Keyword arguments as the fields of an Args struct; each has to be asked for.
+/// Keyword arguments as the fields of an Args struct; each one must be taken.
 class Fields {
  public:
   explicit Fields(const py::kwargs& given) : left_(py::dict(given)) {}
@@ -61,11 +61,11 @@ class Fields {
   py::dict left_;
 };
 
-/// Within a function that has `fields` and `args`.
+/// For use in a function with `fields` and `args`.
 #define TAKE(field) fields.take(#field, args.field)
 
-/// Calls launch(context) with scratch memory of exactly the size asked for, so that a sanitizer
-/// sees what oversteps it, and filled with garbage.
+/// Calls launch(context) with scratch memory of exactly the requested size, so that a sanitizer
+/// notices overruns, and filled with garbage.
 template <class Launch>
 void with_context(const Launch& launch) {
   std::list<std::vector<char>> memory;
@@ -74,13 +74,13 @@ void with_context(const Launch& launch) {
   launch(context);
 }
 
-/// By the launcher's own plan.
+/// Launches with the launcher's own plan.
 template <class Args>
 void run(const Args& args, void (*launcher)(const Args&, const Context&)) {
   with_context([&](const Context& context) { launcher(args, context); });
 }
 
-/// By the plan, where one is given.
+/// Launches with the given plan, if there is one.
 template <class Args, class Plan>
 void run(const Args& args, const std::optional<Plan>& plan,
          void (*with_plan)(const Args&, const Plan&, const Context&),

@@ -1,5 +1,5 @@
 // A Python module for the tests, without torch:
-//   plans.fps(...)        how a CUDA kernel would be launched for a shape on a device
+//   plans.fps(...)        how a CUDA kernel would be launched for a shape and a device
 //   on_host.fps(...)      the CUDA kernels themselves, run on the CPU
 #include <pybind11/pybind11.h>
 
@@ -25,8 +25,8 @@ void bind_devices(py::module_ m) {
   m.attr("H100") = cuda::kH100;
 }
 
-/// The device that the host plays from now on: a GPU of some compute capability that runs code
-/// which may have been compiled for an older one.
+/// Sets the device that the host plays: a GPU of some compute capability, running code that may
+/// have been compiled for an older one.
 void play_device(const cuda::Device& device, int major) {
   on_host::DeviceModel model;
   model.major = major;

@@ -1,4 +1,4 @@
-// The ops on points, cells and rows: launch plans, and the CUDA kernels on the host.
+// Point, cell and row ops: launch plans, and the CUDA kernels on the host.
 #include "cuda/plan_fps.h"
 #include "cuda/plan_knn.h"
 #include "fields.h"

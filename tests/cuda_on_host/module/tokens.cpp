@@ -1,4 +1,4 @@
-// The ops on tokens: launch plans, and the CUDA kernels on the host.
+// Token ops: launch plans, and the CUDA kernels on the host.
 #include "cuda/plan_adapter.h"
 #include "cuda/plan_encoder.h"
 #include "fields.h"
