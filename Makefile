@@ -33,11 +33,11 @@ setup: $(TESTABLE) $(BUILT)
 
 $(TOOLS): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "make: dapt needs Python 3.10 or later: make PYTHON=python3.12, say" >&2; exit 1; }
+	  { echo "make: dapt needs Python 3.10 or later; try make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
-	  { echo "make: $(PYTHON) has no venv: apt install python3-venv, say" >&2; exit 1; }
+	  { echo "make: $(PYTHON) lacks the module venv; try apt install python3-venv" >&2; exit 1; }
 	@command -v $${CXX:-c++} > /dev/null || \
-	  { echo "make: no C++ compiler: apt install g++, say" >&2; exit 1; }
+	  { echo "make: no C++ compiler found; try apt install g++" >&2; exit 1; }
 	test -x $(PY) && $(PY) -m pip --version > /dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) cmake ninja setuptools torch
 	touch $@

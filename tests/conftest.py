@@ -47,7 +47,7 @@ def on_each_isa(monkeypatch):
 def scans() -> dict[str, torch.Tensor]:
     """Real scans by name, each [1, N, 3]."""
     if not SCANS.exists():
-        pytest.skip("the real scans are not at hand")
+        pytest.skip("the real scans are not available")
     with np.load(SCANS) as file:
         return {name: torch.from_numpy(file[name])[None] for name in file.files}
 

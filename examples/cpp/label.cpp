@@ -15,7 +15,7 @@ torch::Tensor read_cloud(const std::string& path) {
   std::vector<float> numbers;
   for (float number; file >> number;) numbers.push_back(number);
   if (numbers.empty() || numbers.size() % 3 != 0)
-    throw std::runtime_error(path + " must hold three numbers a point");
+    throw std::runtime_error(path + " must contain three numbers per point");
   const torch::Tensor points = torch::tensor(numbers).view({-1, 3});
   const torch::Tensor centered = points - points.mean(0);
   return (centered / centered.norm(2, 1).max()).unsqueeze(0);

@@ -20,7 +20,7 @@ import dapt.hf
 
 SOURCE = os.environ.get("PEFT_SOURCE")
 if not SOURCE:
-    pytest.skip("PEFT_SOURCE names no checkout of PEFT's repository", allow_module_level=True)
+    pytest.skip("PEFT_SOURCE does not name a checkout of PEFT", allow_module_level=True)
 
 
 class Anything(ModuleType):

@@ -55,7 +55,7 @@ def one_at_a_time(model, points, names, *inputs, queries=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_cloud_gets_what_its_adapter_says(small_backbone, kind, backbone):
     if kind == "prefix" and backbone.startswith(("uni3d", "point_gpt")):
-        pytest.skip("for plain attention")
+        pytest.skip("needs plain attention")
     try:
         model = carrying(small_backbone(backbone), KINDS[kind])
     except UsageError as error:

@@ -330,7 +330,7 @@ def test_a_seed_repeats_its_order(kernels):
 def altered(tmp_path, name, old, new):
     """A library of a copy of one test file in which `old`, found exactly once, becomes `new`."""
     text = (KERNELS / name).read_text()
-    assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
+    assert text.count(old) == 1, f"{name} contains {old!r} {text.count(old)} times"
     for header in ("exports.h", "gangs.cuh"):
         shutil.copy(KERNELS / header, tmp_path)
     (tmp_path / name).write_text(text.replace(old, new))

@@ -244,7 +244,7 @@ def test_folder_of_clouds_and_meshes(tmp_path, rng, pattern):
     assert dataset.labels.tolist()[-4:] == [1, 1, 2, 2]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not in this checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not available")
 def test_real_modelnet10(tmp_path):
     path = SHARED / "modelnet10_train.npz"
     dataset = dapt.data.load("npz", {"train": path, "cache": tmp_path}, "train")

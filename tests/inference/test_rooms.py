@@ -109,7 +109,7 @@ def test_a_whole_room_in_bounded_memory():
     """The published size, untrained: every point exactly once, in a few hundred MiB for any
     room."""
     if not SCANS.is_file():
-        pytest.skip("the scans are not beside this checkout")
+        pytest.skip("the real scans are not available")
     command = [sys.executable, "-c", WHOLE_ROOM, str(SCANS), "1.0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -154,7 +154,7 @@ def cut(layout):
     """The first two blocks of a published file, with weights that take no memory."""
     path = GOLDEN / f"layout_{layout}.json"
     if not path.is_file():
-        pytest.skip("the published layouts are not beside this checkout")
+        pytest.skip("the published layouts are not available")
     deep = re.compile(r"(blocks|layers)\.([2-9]|\d\d)\.")
     shapes = json.loads(path.read_text())
     return {
@@ -193,7 +193,7 @@ def test_whole_depth_of_the_published_files():
     for layout, name in FILES.items():
         path = GOLDEN / f"layout_{layout}.json"
         if not path.is_file():
-            pytest.skip("the published layouts are not beside this checkout")
+            pytest.skip("the published layouts are not available")
         state = {k: torch.empty(s, device="meta") for k, s in json.loads(path.read_text()).items()}
         config = dapt.models.backbone_config(name)
         if hasattr(config, "fitted"):

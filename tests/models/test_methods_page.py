@@ -72,4 +72,4 @@ def test_the_page_says_what_happens(small_backbone):
     text = page(small_backbone)
     if os.environ.get("DAPT_WRITE"):
         PAGE.write_text(text)
-    assert PAGE.read_text() == text, "write it anew: DAPT_WRITE=1 pytest " + __file__
+    assert PAGE.read_text() == text, "regenerate it: DAPT_WRITE=1 pytest " + __file__

@@ -61,7 +61,7 @@ def test_names_of_hub_files(monkeypatch):
 PEAK = """
 import resource, sys, dapt
 sizes = dict(depth=4, dim=1024, num_heads=16, encoder_dim=1024)
-dapt.create_backbone("point_mae", "none", depth=1)  # what is loaded but once
+dapt.create_backbone("point_mae", "none", depth=1)  # loads everything that is loaded only once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 network = dapt.create_backbone("point_mae", checkpoint=sys.argv[1], **sizes)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -69,7 +69,7 @@ print(grown / sum(w.nbytes for w in network.state_dict().values()))
 """
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="counts in other units there")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS counts in other units")
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_a_large_network_is_in_memory_once(tmp_path, form):
     """The file has 200 MB of weights, so a second copy would double the memory."""

@@ -40,7 +40,7 @@ def test_a_fourth_more_points_cost_no_step_of_sampling_much_more(series, clouds)
     costs = series["fps", clouds]
     assert costs[-1][0] > 45_000_000
     for (points, before), (_, after) in itertools.pairwise(costs):
-        assert after < 3 * before, f"from {points} points on"
+        assert after < 3 * before, f"a jump beyond {points} points"
     # In the end a step takes at most as many cycles as points, since all multiprocessors share
     # them.
     assert costs[-1][1] < costs[-1][0] * int(clouds)

@@ -254,7 +254,7 @@ class TestModel:
         for mine, cpu in zip(results[1], results[0], strict=True):
             assert (mine - cpu).norm() <= 1e-2 * cpu.norm() + 1e-6
 
-    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
     def test_a_step_waits_for_nothing(self, model):
         model = model.cuda().train()
         points = torch.randn(4, 512, 3, device="cuda")
@@ -266,7 +266,7 @@ class TestModel:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
     def test_inference_as_a_cuda_graph(self, model):
         model = model.cuda().eval()
         points = torch.randn(4, 512, 3, device="cuda")
@@ -280,7 +280,7 @@ class TestModel:
         torch.testing.assert_close(out, expected.flip(0), rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("dtype", ROUNDING)
-    @pytest.mark.skipif(DEVICE != "cuda", reason="is about CUDA")
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
     def test_training_steps_as_one_cuda_graph(self, model, dtype):
         """They equal ordinary steps, including dropout and drop-path: each replay reads a new
         seed."""

@@ -58,7 +58,7 @@ def wheel_of(release):
         except subprocess.TimeoutExpired:
             reason = "pip took more than 5 minutes"
         if not list(folder.glob("*.whl")):
-            pytest.skip(f"the {release} torch is not to be had: {reason.splitlines()[-1]}")
+            pytest.skip(f"the {release} torch cannot be downloaded: {reason.splitlines()[-1]}")
     return next(folder.glob("*.whl"))
 
 

@@ -15,10 +15,12 @@ def test_every_requirement_is_locked_at_a_version_that_it_allows(python):
         if requirement.marker and not requirement.marker.evaluate(here):
             continue
         pin = pins.get(canonicalize_name(requirement.name))
-        assert pin, f"{requirement.name} is not in constraints.txt: make lock"
+        assert pin, f"{requirement.name} is not in constraints.txt: run make lock"
         [version] = pin.specifier
         assert version.operator == "=="
-        assert version.version in requirement.specifier, f"{pin} is not {requirement}: make lock"
+        assert version.version in requirement.specifier, (
+            f"{pin} does not satisfy {requirement}: run make lock"
+        )
 
 
 def test_torch_is_the_one_whose_cpu_build_is_at_hand():

@@ -111,7 +111,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert "dapt_ext/libdapt_cpu.so" in libraries
     assert set(libraries) <= {"dapt_ext/libdapt_cpu.so", "dapt_ext/libdapt_cuda.so"}
     for name, content in contents.items():
-        assert b"site-packages" not in content, f"{name} knows a folder of the build machine"
+        assert b"site-packages" not in content, f"{name} contains a path of the build machine"
         assert b"PyInit" not in content and b"on_host" not in content
 
 

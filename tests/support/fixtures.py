@@ -114,7 +114,7 @@ class Golden:
 @pytest.fixture
 def recipe():
     if not GOLDEN.is_dir():
-        pytest.skip("the golden cases are not beside this checkout")
+        pytest.skip("the golden cases are not available")
     spec = importlib.util.spec_from_file_location("recipe", GOLDEN / "recipe.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -133,7 +133,7 @@ def published_layout():
     def fill(name):
         path = GOLDEN / f"layout_{name}.json"
         if not path.is_file():
-            pytest.skip("the published layouts are not beside this checkout")
+            pytest.skip("the published layouts are not available")
         shapes = json.loads(path.read_text())
         return {
             key: torch.rand(shape) if shape else torch.randint(1000, ())  # counts are integers

@@ -76,7 +76,7 @@ each_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 def attached(backbone, method, task=TASK):
     if str(method).startswith(ONE_SCALE) and len(backbone.stacks) > 1:
-        pytest.skip("for backbones of one scale")
+        pytest.skip("needs a single-scale backbone")
     model = dapt.attach(backbone, FAMILY[method] if isinstance(method, str) else method, task)
     model.prepare([torch.randn(4, 80, 3), torch.randn(3, 80, 3)])
     return model

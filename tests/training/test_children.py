@@ -53,7 +53,7 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="who is alive is read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes are alive")
 @pytest.mark.parametrize("how", ["prctl", "watch"])
 def test_a_child_ends_with_a_parent_that_is_killed(how):
     parent = python("-c", STARTER.format(child=CHILD), how)
@@ -81,7 +81,7 @@ def comparison(tmp_path):
         process.communicate()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="who is alive is read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes are alive")
 @pytest.mark.parametrize(
     "number",
     [

@@ -29,7 +29,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
         ("method: [dapt]\n", "method must be a name"),
         ("data: 2024-99-99\n", "invalid value"),
         ("epochs: " + "9" * 5000, "invalid value"),
-        ("method:\n", "data"),  # an empty section is none; what is missing then is the data
+        ("method:\n", "data"),  # an empty section counts as absent, so only data is missing
         ("seed: 18446744073709551616\n", "seed"),
         ("learning_rate:\n", "learning_rate must have a value"),
         ("a: !!python/object/apply:os.system [x]\n", "not YAML"),

@@ -112,7 +112,7 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
         run("x")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the child processes")
 def test_a_peer_that_is_killed(run, tmp_path):
     """Of two processes on this machine, the survivor says so in one sentence and ends."""
     words = ["--config", str(tmp_path / "x.yaml"), "--data.train", str(tmp_path / "a.npz")]

@@ -73,7 +73,7 @@ def test_a_room_is_labeled_by_its_planes(tmp_path, monkeypatch, capsys):
 def page(tmp_path):
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if find_browser() is None:
-        pytest.skip("no Chromium is found on this machine")
+        pytest.skip("Chromium is not installed")
     rng = np.random.default_rng(0)
     tokens = Tokens("scale", "Adapter scale", rng.random((2, 5)), rng.integers(0, 5, 500))
     path = tmp_path / "page.html"
