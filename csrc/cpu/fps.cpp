@@ -218,8 +218,8 @@ void sample(const Sampling& sampling) {
   }
 }
 
-// Measured: sorting costs as much as 50 plain steps, and a step over buckets as much as a plain one
-// over 1000 points.
+// Measured: sorting costs as much as 50 plain steps, and a step of BucketSearch as much as a plain
+// step over 1000 points.
 bool buckets_pay(int64_t count, int64_t M) {
   return count <= INT32_MAX && count * M > 50 * count + 1000 * M;
 }

@@ -72,7 +72,7 @@ struct Encoder {
     layer.close(row);
   }
 
-  /// Maximum over a patch's points; a NaN wins.
+  /// Maximum over a patch's points; NaN propagates.
   void find_maximum(Rows<Sum>& layer, int64_t patch, Sum* best) const {
     for (int64_t k = 0; k < K; ++k) {
       const Sum* from = layer.read(patch * K + k);

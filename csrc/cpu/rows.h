@@ -62,7 +62,7 @@ inline bool has_bf16_instructions() {
   });
 }
 
-/// float16 or bfloat16 from and to `Sum`.
+/// Convert float16 or bfloat16 to `Sum`, and back.
 template <class Sum>
 [[gnu::noinline]] void convert_from(Real dtype, const void* from, int64_t count, Sum* to) {
   if (dtype == Real::bf16) {

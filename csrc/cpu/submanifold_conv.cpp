@@ -338,7 +338,7 @@ void sum_weight_grad(const SubmanifoldConvWeightGradArgs& a, int64_t first_tap, 
   constexpr int64_t kRows = 512;  // per step
   const int64_t stride = strip.vectors * kLanesOf<T>;
   const T* x = static_cast<const T*>(a.x) + strip.begin;
-  const Buffer<T> collected = make_zeros<T>(kRows * stride);  // of the neighbors
+  const Buffer<T> collected = make_zeros<T>(kRows * stride);  // neighbors' rows
   std::array<const T*, kRows> grad;
   Pairs pairs(kRows, taps);
   std::fill_n(sums, taps * a.D * stride, T(0));

@@ -164,7 +164,7 @@ def test_measures_are_those_of_brute_force():
     "normalize, seen, words",
     [
         (True, ball(256), None),
-        (True, 50 * ball(256), None),  # of no consequence in the unit ball: see below
+        (True, 50 * ball(256), None),  # size does not matter in the unit ball
         (False, ball(256), None),
         (False, 100 * ball(256, seed=1), "100 times as large as the training clouds"),
         (False, 0.1 * ball(256, seed=1), "1/10 as large as the training clouds"),

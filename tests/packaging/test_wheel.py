@@ -135,7 +135,7 @@ def test_an_extra_alone_without_a_compiler(bare, wheel, tmp_path, extra):
     scenario = [folder / "bin" / "python", HERE / "scenarios.py", name]
     printed = call(*scenario, cwd=tmp_path, env=alone)
     assert printed.endswith("as promised\n")
-    command = bare / "bin" / "dapt"  # dapt itself was installed there
+    command = bare / "bin" / "dapt"  # dapt itself is installed there
     assert "train" in call(command, "--help", cwd=tmp_path, env=alone)
 
 
