@@ -1,4 +1,4 @@
-"""Numbers along the axis of a chart: how they are written, and where they stand."""
+"""The axes of charts: how numbers are formatted, and where ticks are."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ Format = Callable[[float], str]
 
 
 def plain_number(value: float) -> str:
-    """A number in few characters: 1234567 -> 1.23 M.
+    """Format a number in few characters: 1234567 -> 1.23 M.
 
     Args:
         value: Any number.
@@ -20,10 +20,10 @@ def plain_number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage.
+    """Format a share as a percentage.
 
     Args:
-        value: From 0 to 1.
+        value: The share, from 0 to 1.
     """
     return f"{100 * value:.3g} %"
 
@@ -34,11 +34,11 @@ class Axis:
 
     Args:
         title: What it measures, with the unit.
-        low: Where it begins; by default where the data begin.
-        high: Where it ends; by default where the data end.
-        log: Whether equal factors have equal lengths.
-        format: How a tick is written.
-        ticks: Where they stand; by default at round numbers.
+        low: Its low end; by default that of the data.
+        high: Its high end; by default that of the data.
+        log: Whether it is logarithmic.
+        format: Formats the label of a tick.
+        ticks: The positions of ticks; by default round numbers.
     """
 
     title: str = ""
@@ -49,11 +49,11 @@ class Axis:
     ticks: Sequence[float] | None = None
 
     def over(self, values: Sequence[float], margin: float) -> "Scale":
-        """The scale that holds the values, with some room at both ends.
+        """Create a scale that contains some values, with a margin at both ends.
 
         Args:
-            values: To be shown.
-            margin: Room at each end, as a share of their range.
+            values: The values to show.
+            margin: The margin at each end, as a share of their range.
         """
         known = [value for value in values if math.isfinite(value)]
         low = min(known, default=0.0) if self.low is None else self.low
@@ -76,12 +76,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where numbers are along an axis.
+    """Maps values to positions along an axis.
 
     Args:
         low: Its low end.
         high: Its high end.
-        log: Whether equal factors are equally far apart.
+        log: Whether it is logarithmic.
     """
 
     low: float
@@ -89,10 +89,10 @@ class Scale:
     log: bool
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high one.
+        """The position of a value: 0 at the low end, 1 at the high end.
 
         Args:
-            value: On the axis.
+            value: The value.
         """
         if self.log:
             value = max(value, 1e-12)
@@ -103,7 +103,7 @@ class Scale:
         """Round numbers along the scale.
 
         Args:
-            most: About how many.
+            most: The approximate number of ticks.
         """
         if not self.log:
             step = _round_step((self.high - self.low) / most)

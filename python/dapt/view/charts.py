@@ -1,4 +1,4 @@
-"""Charts for papers and READMEs, as PNG: direct labels, percent, and nothing that is not data."""
+"""Charts for papers and READMEs, as PNG: direct labels, percentages, and no decoration."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,27 +7,27 @@ from dapt.view.axes import plain_number
 from dapt.view.style import FONTS, INK, LINE, SERIES, SOFT
 
 DPI = 150
-GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # no grid runs through words
+GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # hides the grid behind words
 DASHES = ("-", "--", ":", "-.")  # once the colors are used up
 Panel = tuple[str, Mapping[str, Sequence[tuple[float, float]]]]
 Point = tuple[str, int, float, float]  # method, trained parameters, mean score, its spread
-Speed = tuple[str, str, float, str]  # group, case, times faster, than what
+Speed = tuple[str, str, float, str]  # group, case, speedup, name of the peer
 
 
 def score_against_parameters(points: Sequence[Point], metric: str, caption: str) -> bytes:
-    """Score against trained parameters, as a PNG.
+    """Plot scores against trained parameters, as a PNG.
 
     Args:
-        points: One for each method.
-        metric: What the score is called.
-        caption: Stands above the chart.
+        points: One point per method.
+        metric: The name of the score.
+        caption: The text above the chart.
     """
     figure, axes = _figure(7.2, 4.6, caption)
     axes.set_xscale("log")
     counts = [trained for _, trained, *_ in points]
     axes.set_xlim(min(counts) / 1.6, max(counts) * 1.6)
     edges = [100 * (score + side * spread) for *_, score, spread in points for side in (-1, 1)]
-    space = max(0.1 * (max(edges) - min(edges)), 1.0)  # small differences look small
+    space = max(0.1 * (max(edges) - min(edges)), 1.0)  # so that small differences look small
     axes.set_ylim(min(edges) - space, max(edges) + space)
     ordered = sorted(points, key=lambda point: point[2])
     for i, (_, trained, score, spread) in enumerate(ordered):
@@ -47,8 +47,8 @@ def score_against_parameters(points: Sequence[Point], metric: str, caption: str)
 
 
 def _label_dots(axes, ordered: Sequence[Point]) -> None:
-    """Each method's name and score beside its dot; where it would lie over another one a little
-    higher or lower, and tied to the dot by a line."""
+    """Write each method's name and score beside its dot. Labels that would overlap are moved up or
+    down and connected to their dots by lines."""
     axes.figure.canvas.draw()
     point = axes.figure.dpi / 72
     inside, gap = axes.get_window_extent(), 11 * point
@@ -86,12 +86,12 @@ def _label_dots(axes, ordered: Sequence[Point]) -> None:
 
 
 def corruption_curves(found: Mapping[str, Mapping[str, dict]], metric: str, caption: str) -> bytes:
-    """Score against severity, a panel for each kind of corruption, as a PNG.
+    """Plot scores against severity, with a panel per kind of corruption, as a PNG.
 
     Args:
-        found: By methods and kinds the `mean` and `std` of severities 0 to 5.
-        metric: What the score is called.
-        caption: Stands above the chart.
+        found: By method and kind, the `mean` and `std` at severities 0 to 5.
+        metric: The name of the score.
+        caption: The text above the chart.
     """
     kinds = list(next(iter(found.values())))
     panels = [
@@ -104,13 +104,13 @@ def corruption_curves(found: Mapping[str, Mapping[str, dict]], metric: str, capt
 def curves_of_methods(
     panels: Sequence[Panel], across: str, metric: str, caption: str, log: bool = False
 ) -> bytes:
-    """Curves of methods in panels that share their axes and colors, as a PNG.
+    """Plot curves of methods in panels that share their axes and colors, as a PNG.
 
     Args:
-        panels: The title of each and its curves by methods, as (x, share) from left to right.
-        across: What is on the horizontal axis.
-        metric: What the score is called.
-        caption: Stands above the chart.
+        panels: The title of each panel and its curves by method, as (x, share) from left to right.
+        across: The label of the horizontal axis.
+        metric: The name of the score.
+        caption: The text above the chart.
         log: Whether the horizontal axis is logarithmic.
     """
     from matplotlib import rc_context
@@ -139,11 +139,11 @@ def curves_of_methods(
 
 
 def speedups(rows: Sequence[Speed], caption: str) -> bytes:
-    """How many times faster each case is than the best peer, as a PNG.
+    """Plot how many times faster each case is than the best peer, as a PNG.
 
     Args:
-        rows: From the top down; a group has a color.
-        caption: Stands above the chart.
+        rows: The cases, from top to bottom; each group has a color.
+        caption: The text above the chart.
     """
     figure, axes = _figure(9, 0.9 + 0.24 * len(rows), caption)
     groups = list(dict.fromkeys(group for group, *_ in rows))
@@ -185,7 +185,7 @@ def _figure(width: float, height: float, caption: str):
 
 
 def _plain(axes):
-    """Axes without what is not data."""
+    """Remove decoration from axes."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.grid(axis="y", color=LINE)

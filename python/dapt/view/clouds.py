@@ -1,8 +1,8 @@
-"""Clouds as a page carries them: a header that JSON can hold, and bytes.
+"""Clouds as embedded in a page: a JSON header, and bytes.
 
-Positions are whole numbers on a grid of 65,535 steps along the longest side, values are 16 bits
-from their least to their largest. Points come in random order, so that the first k of them are a
-fair picture of the cloud. Vocabulary: N points, T tokens, L blocks of the network.
+Coordinates are integers on a grid of 65,535 steps along the longest side; values have 16 bits from
+their smallest to their largest. Points are in random order, so the first k of them represent the
+whole cloud. Vocabulary: N points, T tokens, L blocks of the network.
 """
 
 import base64
@@ -20,17 +20,17 @@ STEPS = 65535
 
 
 class Block:
-    """Arrays one behind another, each at a multiple of four bytes."""
+    """Concatenated arrays, each aligned to four bytes."""
 
     def __init__(self):
         self.content = bytearray()
         self.entries: list[dict] = []
 
     def add(self, name: str, values: np.ndarray) -> str:
-        """Append an array; gives its name.
+        """Append an array and return its name.
 
         Args:
-            name: Under which the page finds it.
+            name: The name by which the page finds it.
             values: Numbers of any shape.
         """
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
@@ -41,17 +41,17 @@ class Block:
         return name
 
     def text(self) -> str:
-        """The bytes as text that a page can hold."""
+        """The bytes in base64."""
         return base64.b64encode(zlib.compress(self.content, 7)).decode()
 
 
 @dataclass(frozen=True)
 class Channel(ABC):
-    """Something by which points can be colored.
+    """Values by which points can be colored.
 
     Args:
-        key: Its name in the page, none twice in a cloud.
-        title: What the reader sees.
+        key: Its name in the page, unique within a cloud.
+        title: The title that the reader sees.
         note: A sentence under the legend.
     """
 
@@ -61,19 +61,19 @@ class Channel(ABC):
 
     @abstractmethod
     def pack(self, block: Block, order: np.ndarray) -> dict:
-        """Put the values into the block; gives what describes them.
+        """Add the values to the block and return their description.
 
         Args:
             block: The block of the cloud.
-            order: The order of the points, [N].
+            order: The order of the points [N].
         """
 
     def header(self, block: Block, order: np.ndarray) -> dict:
-        """What the page is told of the channel.
+        """Add the values to the block and return the channel's header for the page.
 
         Args:
             block: The block of the cloud.
-            order: The order of the points, [N].
+            order: The order of the points [N].
         """
         head = {"key": self.key, "title": self.title, **self.pack(block, order)}
         return head | ({"note": self.note} if self.note else {})
@@ -84,7 +84,7 @@ class Colors(Channel):
     """The file's own colors.
 
     Args:
-        rgb: [N, 3], uint8.
+        rgb: The colors, uint8 [N, 3].
     """
 
     rgb: np.ndarray
@@ -95,10 +95,10 @@ class Colors(Channel):
 
 @dataclass(frozen=True)
 class Normals(Channel):
-    """Directions, of any length.
+    """Normals of any length.
 
     Args:
-        normals: [N, 3].
+        normals: The normals [N, 3].
     """
 
     normals: np.ndarray
@@ -114,7 +114,7 @@ class Classes(Channel):
     """A class for each point.
 
     Args:
-        classes: [N], from 0, rows of the table of names.
+        classes: The class of each point, a row of the table of names [N].
         names: The key of one of the page's tables of names.
     """
 
@@ -132,10 +132,10 @@ class Values(Channel):
     """A number for each point.
 
     Args:
-        values: [N].
-        map: One of the maps of `style`.
-        range: The numbers at the ends of the map; by default the least and the largest value.
-        percent: Whether they are shares.
+        values: The values [N].
+        map: The name of a color map in `style`.
+        range: The values at the ends of the map; by default the smallest and the largest value.
+        percent: Whether the values are shares.
     """
 
     values: np.ndarray
@@ -154,9 +154,9 @@ class Tokens(Channel):
     """A number for each token and block.
 
     Args:
-        values: [L, T].
-        token: [N], the token to which each point belongs.
-        map: One of the maps of `style`.
+        values: The values [L, T].
+        token: The token to which each point belongs [N].
+        map: The name of a color map in `style`.
     """
 
     values: np.ndarray
@@ -164,7 +164,7 @@ class Tokens(Channel):
     map: str = "scale"
 
     def pack(self, block: Block, order: np.ndarray) -> dict:
-        # one stray token of many would leave all others in the same color
+        # a single outlier would give all other tokens the same color
         high = float(np.quantile(self.values, 0.995)) if self.values.size else 1.0
         levels, low, high = _levels(self.values, (min(float(self.values.min(initial=0)), 0), high))
         if not any(entry["name"] == "token" for entry in block.entries):
@@ -190,12 +190,12 @@ def _levels(
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a cloud as a whole.
+    """What is known about a cloud as a whole.
 
     Args:
-        lines: Pairs of what and which.
-        probabilities: Pairs of class and share, the most probable first.
-        verdict: right or wrong, where both the truth and the model's answer are known.
+        lines: Pairs of a name and a value.
+        probabilities: Pairs of a class and its probability, most probable first.
+        verdict: "right" or "wrong" if both the true class and the model's answer are known.
     """
 
     lines: Sequence[tuple[str, str]] = ()
@@ -209,10 +209,10 @@ class Cloud:
 
     Args:
         name: Its title.
-        points: [N, 3], in the file's own coordinates.
-        channels: By what it can be colored, beside its height.
-        up: The axis that points up.
-        facts: What is known of it.
+        points: The points in the file's coordinates [N, 3].
+        channels: The channels by which it can be colored, in addition to its height.
+        up: The vertical axis.
+        facts: What is known about the cloud.
         first: The key of the channel that is shown first.
     """
 
@@ -253,11 +253,11 @@ class Cloud:
 
 
 def spacing(points: np.ndarray, samples: int = 2000) -> float:
-    """The usual distance of a point to its nearest neighbors.
+    """The typical distance of a point to its nearest neighbors.
 
     Args:
         points: [N, 3].
-        samples: About how many points are measured.
+        samples: The approximate number of points to measure.
     """
     if len(points) < 2:
         return 1.0

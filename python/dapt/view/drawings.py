@@ -1,7 +1,7 @@
-"""Drawings without axes, as SVG that takes its colors from the page: light, dark and print.
+"""Drawings without axes, as SVG whose colors come from the page, for light, dark and print.
 
-The classes `s0` to `s9` are the colors of series. Nothing is styled by attributes that the page
-forbids.
+The classes `s0` to `s9` are the colors of series. Style attributes, which the page forbids, are not
+used.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dapt.view.axes import percent, plain_number
 from dapt.view.page import text
 
-SERIES = 10  # colors, then the first one again
-LETTER = 6.1  # width of a letter at 11 pixels, about
+SERIES = 10  # number of colors, after which they repeat
+LETTER = 6.1  # approximate width of a letter at 11 pixels
 
 
 def drawing(title: str, width: float, height: float, marks: str) -> str:
-    """An SVG element around marks.
+    """Wrap marks in an SVG element.
 
     Args:
-        title: For those who do not see it.
-        width: Pixels.
-        height: Pixels.
-        marks: SVG.
+        title: The description for screen readers.
+        width: The width in pixels.
+        height: The height in pixels.
+        marks: The SVG markup of the marks.
     """
     return (
         f'<svg class="chart" role="img" aria-label="{text(title)}" viewBox="0 0 {width:.0f} '
@@ -30,12 +30,12 @@ def drawing(title: str, width: float, height: float, marks: str) -> str:
 
 
 def letters(kind: str, x: float, y: float, words: str) -> str:
-    """Words at a place.
+    """Place text in a drawing.
 
     Args:
-        kind: Their classes.
-        x: Pixels.
-        y: Pixels.
+        kind: Its CSS classes.
+        x: The horizontal position in pixels.
+        y: The vertical position in pixels.
         words: Any text.
     """
     x, y = (f"{at:.1f}" if isinstance(at, float) else at for at in (x, y))
@@ -45,13 +45,13 @@ def letters(kind: str, x: float, y: float, words: str) -> str:
 def bars(
     title: str, rows: Sequence[tuple[str, float, int, str]], unit: str, width: int = 560
 ) -> str:
-    """Horizontal bars, each with its name and its value written out.
+    """Draw horizontal bars, each with its name and its value.
 
     Args:
-        title: What they show, for those who do not see it.
-        rows: Name, value, series, and a remark in parentheses or nothing.
-        unit: Behind each value.
-        width: Pixels.
+        title: The description for screen readers.
+        rows: For each bar its name, value, series, and a remark in parentheses or an empty string.
+        unit: The unit after each value.
+        width: The width in pixels.
     """
     longest = max((len(name) for name, *_ in rows), default=0)
     left = min(14 + LETTER * longest, 0.4 * width)
@@ -72,12 +72,12 @@ def bars(
 
 
 def heatmap(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """A confusion matrix, each row shaded by its shares.
+    """Draw a confusion matrix in which each row is shaded by its shares.
 
     Args:
-        title: What it shows, for those who do not see it.
-        names: The names of the classes, of rows and of columns.
-        counts: Rows are the truth, columns the predictions.
+        title: The description for screen readers.
+        names: The names of the classes, for both rows and columns.
+        counts: The counts; rows are the truth, columns the predictions.
     """
     n = len(names)
     cell = max(14, min(34, 560 // max(n, 1)))
@@ -121,13 +121,13 @@ def heatmap(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -
 def scatter(
     title: str, points: Sequence[tuple[float, float]], classes: Sequence[int], size: int = 300
 ) -> str:
-    """Points without axes, a color for each class: the page colors `c0`, `c1` and so on.
+    """Draw points without axes, with a color per class that the page assigns.
 
     Args:
-        title: For those who do not see it.
-        points: (x, y) of each.
-        classes: The number of each.
-        size: The size of the square drawing, in pixels.
+        title: The description for screen readers.
+        points: The (x, y) of each point.
+        classes: The class of each point.
+        size: The size of the square drawing in pixels.
     """
     xs, ys = [x for x, _ in points], [y for _, y in points]
     wide, high = (max(v, default=1) - min(v, default=0) for v in (xs, ys))
@@ -147,10 +147,10 @@ def scatter(
 
 
 def shortened(name: str, most: int = 22) -> str:
-    """A name, cut off where it is too long.
+    """Shorten a name that is too long.
 
     Args:
-        name: To be shown.
-        most: Characters.
+        name: The name.
+        most: The largest number of characters.
     """
     return name if len(name) <= most else name[: most - 1] + "…"

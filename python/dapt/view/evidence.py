@@ -1,6 +1,6 @@
-"""What a run's model does on its data, beyond the score: gathered in one pass, and kept.
+"""How a run's model behaves on its data, beyond the score: gathered in one pass, and stored.
 
-Vocabulary: S samples of the split, C classes or labels of points, L blocks.
+Vocabulary: S samples in the split, C classes or point labels, L blocks.
 """
 
 import hashlib
@@ -26,25 +26,29 @@ from dapt.runs.processes import launch
 from dapt.tasks.metrics import confusion_matrix
 from dapt.view.insight import Watch
 
-BINS = 15  # of the confidence
-EMBEDDED = 600  # clouds whose features are kept
+BINS = 15  # number of confidence bins
+EMBEDDED = 600  # number of clouds whose features are kept
 KEPT = "evidence.npz"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Numbers of one pass over a split.
+    """The measurements of one pass over a split.
 
     Args:
-        confusion: int64 [C, C], truth by prediction, of clouds or of points.
-        calibration: float64 [BINS, 3]: how many, how many of them right, the sum of confidences.
-        truth: int64 [S], the class of each sample.
-        predicted: int64 [S], that of the model's answer; -1 where it labels points.
-        right: float32 [S], 1 or 0; where the model labels points the share of them.
-        confidence: float32 [S], probability of the answer; of points the mean.
-        features: float32 [E, D], what the head reads of the first E samples; D = 0 where unknown.
-        scale_mean: float64 [L], mean of the dynamic adapters' scales; L = 0 without any.
-        scale_share: float64 [L], the share of tokens that the adapters touch at all.
+        confusion: Counts of clouds or points, truth by prediction, int64 [C, C].
+        calibration: For each bin the number of predictions, of right ones, and the sum of
+            confidences, float64 [BINS, 3].
+        truth: The class of each sample, int64 [S].
+        predicted: The predicted class, int64 [S]; -1 if the model labels points.
+        right: 1 for a right prediction, otherwise 0; the share of right points if the model labels
+            points; float32 [S].
+        confidence: The probability of the prediction, or its mean over points, float32 [S].
+        features: The features that the head reads for the first E samples, float32 [E, D]; D = 0 if
+            unknown.
+        scale_mean: The mean scale of the dynamic adapters in each block, float64 [L]; L = 0 without
+            any.
+        scale_share: The share of tokens that the adapters change, float64 [L].
     """
 
     confusion: np.ndarray
@@ -64,11 +68,11 @@ class Evidence:
 
 
 def dataset_of(folder: RunFolder, limit: int | None) -> tuple[str, PointDataset]:
-    """(name, samples) of the split that scores a run: test, or validation where there is no test.
+    """(name, samples) of the split that scores a run: test, or validation if there is no test.
 
     Args:
         folder: The folder of the run.
-        limit: Most samples, spread evenly; all by default.
+        limit: The largest number of samples, evenly spread; all by default.
     """
     _, validation, test = load_splits(folder.settings())
     split, dataset = ("test", test) if test is not None else ("validation", validation)
@@ -79,13 +83,12 @@ def dataset_of(folder: RunFolder, limit: int | None) -> tuple[str, PointDataset]
 
 
 def gather(folder: RunFolder, dataset: PointDataset, split: str) -> Evidence:
-    """The evidence that an earlier report left in the run folder, or else that of a new pass of the
-    model.
+    """Load the evidence that an earlier report stored in the run folder, or measure it.
 
     Args:
         folder: The folder of the run.
-        dataset: What the model looks at.
-        split: The name of that split.
+        dataset: The samples to measure.
+        split: The name of their split.
     """
     path = folder.path / KEPT
     about = _fingerprint(folder, dataset, split)
@@ -101,7 +104,7 @@ def gather(folder: RunFolder, dataset: PointDataset, split: str) -> Evidence:
 
 
 def _fingerprint(folder: RunFolder, dataset: PointDataset, split: str) -> str:
-    """Of the adapter and of what it is shown."""
+    """A fingerprint of the adapter and the data."""
     digest = hashlib.sha256((folder.adapter / "adapter_model.safetensors").read_bytes())
     digest.update(f"{split} {len(dataset)} 1".encode() + dataset.labels.tobytes())
     return digest.hexdigest()
@@ -113,7 +116,7 @@ def _read(path: Path, about: str) -> Evidence | None:
             if str(file["about"]) != about:
                 return None
             return Evidence(**{field.name: file[field.name] for field in fields(Evidence)})
-    except Exception:  # of another version, or damaged: it is made anew
+    except Exception:  # from another version, or damaged: it is measured again
         return None
 
 
@@ -121,13 +124,13 @@ def _read(path: Path, about: str) -> Evidence | None:
 def measure(
     model: AdaptedModel, dataset: PointDataset, num_points: int | None, fabric: Fabric
 ) -> Evidence:
-    """One pass of the model over all samples.
+    """Measure one pass of the model over all samples.
 
     Args:
-        model: a trained one.
-        dataset: What it looks at.
-        num_points: The number of points of each cloud that the network sees; None for all.
-        fabric: For device and precision.
+        model: A trained model.
+        dataset: The samples.
+        num_points: The number of points per cloud that the network reads; None for all.
+        fabric: The Fabric that provides device and precision.
     """
     task = model.adapter.task
     model.to(fabric.device).eval()
@@ -147,11 +150,11 @@ def measure(
 def _answers(
     model: AdaptedModel, logs: Tensor, batch: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(truth, prediction, its probability), each [B] or, of points, [B, N]."""
+    """(truth, prediction, its probability), each [B], or [B, N] for points."""
     task = model.adapter.task
     truth = batch["part_labels"] if task.labels_points else batch["labels"]
     chances = logs.exp()
-    if task.name == "part_segmentation":  # of an object's own parts
+    if task.name == "part_segmentation":  # only the parts of an object's category
         own = task.own_parts(logs.device)[batch["labels"]][:, None]  # [B, 1, C]
         chances = chances.masked_fill(~own, 0)
         chances = chances / chances.sum(-1, keepdim=True).clamp_min(1e-30)
@@ -160,7 +163,7 @@ def _answers(
 
 
 def _pooled(model: AdaptedModel, watch: Watch) -> Tensor:  # [B, D]
-    """What the head of whole clouds reads; of points the mean of the patches."""
+    """The features that a head for whole clouds reads; the mean over patches for other heads."""
     pool = getattr(model.head, "pool", None)
     pooled = watch.features.patches.mean(1) if pool is None else pool(watch.features)
     return pooled.float().cpu()
@@ -175,7 +178,7 @@ class _Counts:
         self.calibration = torch.zeros(BINS, 3, dtype=torch.float64)
         self.samples: list[tuple[Tensor, ...]] = []
         self.features: list[Tensor] = []
-        self.scales = torch.zeros(3, 0, dtype=torch.float64)  # sum, tokens touched, all: [3, L]
+        self.scales = torch.zeros(3, 0, dtype=torch.float64)  # sum, changed tokens, all: [3, L]
 
     def add(self, truth: Tensor, predicted: Tensor, confidence: Tensor, classes: Tensor) -> None:
         known, right = truth != IGNORED, predicted == truth
@@ -220,10 +223,13 @@ class _Counts:
 
 
 def embedding(features: np.ndarray) -> tuple[str, np.ndarray]:
-    """(how, [E, 2]): by t-SNE where scikit-learn is installed, else by principal components.
+    """Embed features in two dimensions, by t-SNE if scikit-learn is installed, otherwise by PCA.
 
     Args:
         features: [E, C].
+
+    Returns:
+        The name of the method, and the embedding [E, 2].
     """
     features = features - features.mean(0)
     features = features / max(features.std(), 1e-12)

@@ -1,4 +1,4 @@
-"""All that a report tells of some runs: gathered first, written afterwards."""
+"""Gather everything that a report says about some runs, before it is written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,30 +19,30 @@ from dapt.view.portrayal import Names, Portrayal
 from dapt.view.records import Group, Record, comparable, grouped, read_records
 from dapt.view.subjects import of_rows
 
-COUNTED_BATCH = 8  # clouds, for the memory of methods side by side
+COUNTED_BATCH = 8  # clouds per batch when comparing the memory of methods
 SIDE_BY_SIDE = ("full", "dapt", "reversible")  # figure 2c of the paper
-GALLERY = 12  # clouds, half of them wrong where there are so many
+GALLERY = 12  # clouds, half of them wrong if there are enough
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Findings:
-    """What is known of the runs.
+    """What is known about the runs.
 
     Args:
-        groups: The best first.
+        groups: The groups of runs, best first.
         metric: The score that they have in common.
-        evidence: By the names of the groups whose model could look at its data.
-        class_names: The names of the clouds or points that the models tell apart.
-        split: Which data the evidence is of.
-        samples: How many samples the models looked at.
-        of_samples: How many the split has.
-        memory: (method, bytes kept for the backward, whether it was trained), of one batch.
-        gallery: Clouds with what the model of a group says.
-        names: Tables of names of the gallery.
+        evidence: The evidence by group name, for groups whose model could run on its data.
+        class_names: The names of the classes or point labels.
+        split: The split that the evidence is from.
+        samples: The number of samples in the evidence.
+        of_samples: The number of samples in the split.
+        memory: (method, bytes kept for the backward, whether it was trained), for one batch.
+        gallery: Clouds with the predictions of a model.
+        names: The tables of names for the gallery.
         shown: The group whose model the gallery shows.
-        notes: What could not be found out, and why.
+        notes: What could not be determined, and why.
     """
 
     groups: Sequence[Group]
@@ -60,11 +60,11 @@ class Findings:
 
     @property
     def is_of_points(self) -> bool:
-        """Whether labels of points were scored."""
+        """Whether the score is about labels of points."""
         return self.metric.endswith("miou")
 
     def series(self, group: Group) -> int:
-        """The number of a group's color in all charts.
+        """The index of a group's color in all charts.
 
         Args:
             group: One of `groups`.
@@ -73,13 +73,13 @@ class Findings:
 
 
 def find(paths: Sequence[Path], limit: int | None, look: bool, say: Say) -> Findings:
-    """Read the runs, and let their models look at their data.
+    """Read the runs, and run their models on their data.
 
     Args:
-        paths: Run folders, or folders that hold runs.
-        limit: Most samples for the models to look at; all by default.
-        look: Whether they look at all.
-        say: Is told what takes its time.
+        paths: Run folders, or folders that contain runs.
+        limit: The largest number of samples per model; all by default.
+        look: Whether models are run at all.
+        say: Called with a description of each step that takes time.
     """
     records = read_records(paths)
     findings = Findings(grouped(records), comparable(records))
@@ -109,14 +109,14 @@ def _look(findings: Findings, group: Group, limit: int | None, say: Say) -> None
 
 
 def _shown_run(group: Group) -> Record:
-    """The run of a group that stands for it: the first seed, and of folds the first."""
+    """The run that represents a group: its first seed, and the first fold if there are folds."""
     record = group.complete[0]
     fold = record.folder.path / "fold_0"
     return Record.read(fold) if (fold / "config.yaml").is_file() else record
 
 
 def _count_memory(findings: Findings, say: Say) -> None:
-    """Bytes kept for the backward on one batch, of the runs' methods and the paper's."""
+    """Count the bytes kept for the backward of one batch, for the runs' and the paper's methods."""
     trained = [group for group in findings.groups if group.complete and group.first.settings.method]
     if not trained:
         return
@@ -140,12 +140,12 @@ def _count_memory(findings: Findings, say: Say) -> None:
                 batch_size=COUNTED_BATCH,
             )
         except DaptError:
-            continue  # the method and this backbone do not go together
+            continue  # the method does not work on this backbone
         findings.memory.append((name, cost["saved_activation_bytes"], is_trained))
 
 
 def _fill_gallery(findings: Findings, limit: int | None, say: Say) -> None:
-    """Right and wrong answers of the best model, if possible of one with dynamic adapters."""
+    """Show right and wrong answers of the best model, preferably one with dynamic adapters."""
     looked = [group for group in findings.groups if group.name in findings.evidence]
     if not looked:
         return
@@ -167,13 +167,13 @@ def _fill_gallery(findings: Findings, limit: int | None, say: Say) -> None:
 
 
 def chosen(evidence: Evidence) -> list[int]:
-    """Samples for the gallery: half of them wrong, the surest first; half right, of different
-    classes.
+    """Choose samples for the gallery: half of them wrong, most confident first; half right, from
+    different classes.
 
     Args:
         evidence: The evidence of a model.
     """
-    if (evidence.predicted < 0).all():  # of points: from the worst to the best
+    if (evidence.predicted < 0).all():  # labels of points: from the worst to the best
         order = np.argsort(evidence.right, kind="stable")
         places = np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)
         return order[np.unique(places)].tolist()
@@ -186,7 +186,7 @@ def chosen(evidence: Evidence) -> list[int]:
 
 
 def _varied(rows: Sequence[int], classes: np.ndarray) -> list[int]:
-    """One of each class, then a second one of each, and so on."""
+    """Order rows so that one of each class comes first, then a second one of each, and so on."""
     turn: dict[int, int] = {}
     turns = []
     for row in rows:
@@ -199,7 +199,7 @@ def _varied(rows: Sequence[int], classes: np.ndarray) -> list[int]:
 def _said_by_others(
     findings: Findings, looked: Sequence[Group], shown: Group, dataset: PointDataset, row: int
 ) -> list[tuple[str, str]]:
-    """What the other models say of the same sample."""
+    """The predictions of the other models for the same sample."""
     lines = []
     for group in looked:
         evidence = findings.evidence[group.name]

@@ -1,7 +1,7 @@
-"""What a model makes of a cloud: its answer, and what happens at its tokens on the way.
+"""A model's view of a cloud: its prediction, and what happens at its tokens.
 
-Vocabulary: N points, L blocks, T tokens of all patches that the cloud was seen in, G patches of
-one pass, C channels.
+Vocabulary: N points, L blocks, T tokens in all passes over the cloud, G patches in one pass,
+C channels.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from dapt.models.blocks import Attention
 
 
 class Watch:
-    """While the context lasts, keeps what the passes through a model leave at its patches.
+    """A context that records what the passes through a model compute at its patches.
 
-    Of a network with one stack of blocks; of others the features alone. Not for a model that
-    another thread uses meanwhile: its passes are seen, too.
+    For a network with several stacks of blocks, only features are recorded. Passes that other
+    threads make through the same model are recorded, too.
 
     Args:
-        model: a trained one.
+        model: A trained model.
     """
 
     def __init__(self, model: AdaptedModel):
@@ -65,7 +65,7 @@ class Watch:
         self._scales.append(adapter.scale(adapter.norm(tokens)).relu()[..., 0])
 
     def _keep_attention(self, num_heads: int, _: nn.Module, __: tuple, qkv: Tensor) -> None:
-        """How much the class token takes of each token, the mean over the heads."""
+        """Record the attention of the class token to each token, averaged over the heads."""
         B, tokens, width = qkv.shape
         query, key, _ = qkv.view(B, tokens, 3, num_heads, -1).unbind(2)
         logits = torch.einsum("bhd,bthd->bht", query[:, 0], key) * query.shape[-1] ** -0.5
@@ -73,7 +73,7 @@ class Watch:
 
     @property
     def centers(self) -> Tensor:  # [B, G, 3]
-        """Of the patches in the last pass."""
+        """The centers of the patches in the last pass."""
         return self.features.centers
 
     def take_scales(self) -> Tensor | None:
@@ -95,11 +95,10 @@ class Watch:
 
 @torch.no_grad()
 def token_scales(model: AdaptedModel, points: Tensor) -> Tensor:  # [B, N, 3] -> [L, B, N]
-    """The dynamic adapter's scale at each point and block, [L, B, N]: that of the nearest patch's
-    token.
+    """The dynamic adapters' scale at each point and block [L, B, N], from the nearest patch.
 
     Args:
-        model: With dynamic adapters in a plain transformer.
+        model: A plain transformer with dynamic adapters.
         points: [B, N, 3].
     """
     was_training = model.training
@@ -119,15 +118,15 @@ def token_scales(model: AdaptedModel, points: Tensor) -> Tensor:  # [B, N, 3] ->
 
 @dataclass
 class Insight:
-    """What a model makes of one cloud.
+    """A model's view of one cloud.
 
     Args:
-        token: int64 [N], the token whose patch is the nearest to each point.
-        scales: float32 [L, T], the dynamic adapters' scales.
-        attention: float32 [L, T], the share of its attention that the class token gives.
-        probabilities: float32 [classes], of the cloud as a whole.
-        labels: int64 [N].
-        confidence: float32 [N], the probability of the label.
+        token: The token whose patch is nearest to each point, int64 [N].
+        scales: The dynamic adapters' scales, float32 [L, T].
+        attention: The class token's attention to each token, as shares, float32 [L, T].
+        probabilities: The class probabilities of the whole cloud, float32 [classes].
+        labels: The predicted label of each point, int64 [N].
+        confidence: The probability of each point's label, float32 [N].
     """
 
     token: np.ndarray
@@ -142,14 +141,14 @@ class Insight:
 def look_at_cloud(
     model: AdaptedModel, points: np.ndarray, num_points: int, normalize: bool, *inputs: Tensor
 ) -> Insight:
-    """Of an upright cloud [N, 3]: a label for the whole of it, or for each of its points.
+    """Predict a label for an upright cloud [N, 3], or for each of its points.
 
     Args:
-        model: What looks.
-        points: At least `num_points`.
-        num_points: What the network sees of them.
-        normalize: Whether it is used to clouds in the unit ball.
-        inputs: What the head asks for beside the points, each [1].
+        model: The model.
+        points: At least `num_points` points.
+        num_points: The number of points that the network reads.
+        normalize: Whether the cloud is scaled to the unit ball.
+        inputs: Further inputs of the head, each [1].
     """
     check_cloud("the cloud", points, num_points)
     model.eval()
@@ -170,7 +169,7 @@ def look_at_cloud(
 
 
 def _of_points(model: AdaptedModel, chances: np.ndarray, *inputs: Tensor) -> Insight:
-    """From the probabilities [N, labels]; parts are those that the category has."""
+    """Choose labels by the probabilities [N, labels], among the parts that the category has."""
     task = model.adapter.task
     if inputs:
         own = task.own_parts(torch.device("cpu"))[int(inputs[0])].numpy()
@@ -181,7 +180,7 @@ def _of_points(model: AdaptedModel, chances: np.ndarray, *inputs: Tensor) -> Ins
 
 @dataclass
 class _Blocks:
-    """The tokens of all blocks of a room; a point belongs to the block whose middle is nearest."""
+    """The tokens of all blocks of a room; a point belongs to the block with the nearest center."""
 
     points: np.ndarray
     up: str
@@ -229,18 +228,18 @@ def look_at_room(
     where: str = "the room",
     after_block: Callable[[np.ndarray], None] = lambda index: None,
 ) -> Insight:
-    """What a model makes of a scene of any size, which it sees block by block.
+    """Predict the labels of a scene of any size, block by block.
 
     Args:
-        model: One that labels points.
+        model: A model that labels points.
         points: [N, 3].
-        num_points: The number of points of a block that the network sees at a time.
+        num_points: The number of points per block that the network reads.
         normalize: Whether each block is scaled to the unit ball.
-        block: Side of a square block, in the scene's unit.
-        stride: The step between two squares.
-        up: The axis that points up.
-        where: What errors call the scene.
-        after_block: Is given the indices of a block's points once it is done.
+        block: The side of a square block, in the scene's unit.
+        stride: The distance from one block to the next.
+        up: The vertical axis.
+        where: The name of the scene in errors.
+        after_block: Called with the indices of a block's points after each block.
     """
     with Watch(model) as watch:
         blocks = _Blocks(points, up, normalize, watch)

@@ -1,4 +1,4 @@
-"""A run's model as it is shown: which of its settings apply to a cloud, and what it makes of it."""
+"""Apply a run's model to the clouds that are shown, with the settings of the run."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from dapt.view.subjects import Subject
 
 @dataclass(frozen=True)
 class Observer:
-    """A run's model, and how it is used to see clouds.
+    """A run's model, and how it is applied to clouds.
 
     Args:
         model: The trained model.
         settings: The settings of the run.
-        category: That of the objects, where their parts are labeled and the files do not say it.
-        block: Side of a scene's blocks; by default the run's.
-        stride: Distance between blocks; by default half a block.
-        up: The axis that points up in files; by default the run's.
+        category: The category of the objects, for part segmentation, if files do not name it.
+        block: The side of a scene's blocks; by default that of the run.
+        stride: The distance from one block to the next; by default half a block.
+        up: The vertical axis in files; by default that of the run.
     """
 
     model: AdaptedModel
@@ -38,15 +38,15 @@ class Observer:
         return self.model.adapter.task.name == "semantic_segmentation"
 
     def up_of_files(self) -> str:
-        """The axis that points up in files."""
+        """The vertical axis in files."""
         return self.up or self.settings.data.get("up", "z" if self.is_for_rooms else "y")
 
     def look(self, subject: Subject, is_sample: bool = False) -> Insight:
-        """What the model makes of a subject.
+        """Run the model on a subject.
 
         Args:
-            subject: a cloud or a room.
-            is_sample: Whether it comes from a dataset and so is already normalized and cut.
+            subject: A cloud or a room.
+            is_sample: Whether it comes from a dataset and is therefore already normalized and cut.
         """
         num_points = self.settings.training.num_points
         normalize = bool(self.settings.data.get("normalize", True)) and not is_sample

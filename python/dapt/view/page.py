@@ -1,7 +1,7 @@
-"""One HTML file that holds all it needs and asks the network for nothing.
+"""A self-contained HTML file that requests nothing from the network.
 
-Its Content-Security-Policy forbids requests of any kind and runs the scripts written here alone;
-what files and datasets say reaches the page as JSON or escaped, never as markup.
+Its Content-Security-Policy forbids requests of any kind and runs only the scripts written here.
+Text from files and datasets reaches the page as JSON or escaped, never as markup.
 """
 
 import base64
@@ -34,15 +34,15 @@ def self_contained(
     content: dict,
     blocks: Sequence[str] = (),
 ) -> str:
-    """The page as text.
+    """Assemble the page.
 
     Args:
         title: The title of the window.
-        body: Markup, in which everything foreign is escaped.
-        styles: Names of the style sheets among the assets.
-        scripts: Names of the scripts among the assets; they share one scope, in this order.
-        content: What the scripts read as JSON.
-        blocks: Bytes of clouds, in base64.
+        body: The markup, in which all foreign text is escaped.
+        styles: The names of style sheets among the assets.
+        scripts: The names of scripts among the assets, which share one scope, in this order.
+        content: The content that the scripts read as JSON.
+        blocks: The bytes of clouds, in base64.
     """
     style = "\n".join(map(asset, styles))
     script = '"use strict";\n' + "\n".join(map(asset, scripts))
@@ -78,13 +78,13 @@ def _digest(text: str) -> str:
 
 
 def _json(content: dict) -> str:
-    """JSON that no parser of HTML takes for markup."""
+    """JSON that an HTML parser cannot mistake for markup."""
     text = json.dumps(_visible(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _visible(content):
-    """The same with every text visible."""
+    """Make invisible characters in all strings visible."""
     if isinstance(content, str):
         return shown(content)
     if isinstance(content, Mapping):
@@ -93,9 +93,9 @@ def _visible(content):
 
 
 def text(words: object) -> str:
-    """Anything as text of a page, safe in an element and in an attribute.
+    """Escape anything as text, safe in an element and in an attribute.
 
     Args:
-        words: Shown by `str`, cut where it is long.
+        words: The value to show, by `str`; long text is shortened.
     """
     return html.escape(shown(words))

@@ -1,4 +1,4 @@
-"""Pictures for papers and READMEs, in one style: what a model sees, and contact sheets."""
+"""Pictures for papers and READMEs in one style: a model's view of clouds, and contact sheets."""
 
 import io
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def portrait(
     predicted: Sequence[Sequence[tuple[str, float]]],
     truth: Sequence[str],
 ) -> None:
-    """What the project does at a glance: scans, their token scales through the blocks, answers.
+    """Draw the project at a glance: scans, their token scales in some blocks, and predictions.
 
     Args:
-        path: A .png or a .webp.
-        points: A scan a row, each [N, 3], y up.
+        path: The .png or .webp file.
+        points: One scan [N, 3] per row, with y up.
         scales: The scales of each scan [L, N].
-        predicted: Of each scan its most probable classes with their probabilities.
+        predicted: The most probable classes of each scan with their probabilities.
         truth: The class of each scan.
     """
     from matplotlib import rc_context
@@ -65,12 +65,13 @@ def portrait(
 def draw_sheet(
     path: str | Path, clouds: Sequence[tuple[str, np.ndarray, np.ndarray]], columns: int = 10
 ) -> None:
-    """A contact sheet.
+    """Draw a contact sheet.
 
     Args:
-        path: A .png or a .webp.
-        clouds: Title, points [N, 3] with y up, and a class for each point, -1 for none.
-        columns: Clouds in a row.
+        path: The .png or .webp file.
+        clouds: For each cloud its title, points [N, 3] with y up, and a class per point, -1 for
+            none.
+        columns: The number of clouds per row.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def _show(axes, cloud: np.ndarray, colors: np.ndarray, pixels: int = 260) -> Non
 
 
 def _answers(axes, answers: Sequence[tuple[str, float]], truth: str) -> None:
-    """Bars of the most probable classes; the true one stands out."""
+    """Draw bars for the most probable classes and highlight the true one."""
     axes.set(xlim=(0, 1), ylim=(len(answers) + 0.1, -0.9))
     axes.set_axis_off()
     for i, (name, share) in enumerate(answers):
@@ -115,7 +116,7 @@ def _answers(axes, answers: Sequence[tuple[str, float]], truth: str) -> None:
 
 
 def _legend(figure, top: float, first_block, answers) -> None:
-    """What the colors mean, each under its columns."""
+    """Explain the colors under their columns."""
     high = figure.get_figheight()
     left = first_block.get_position(original=True).x0
     y = 0.25 / high

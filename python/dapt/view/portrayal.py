@@ -1,4 +1,4 @@
-"""Subjects, and what a model makes of them, as the clouds of a page."""
+"""Turn subjects and a model's view of them into the clouds of a page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from dapt.view.insight import Insight
 from dapt.view.style import RIGHT, UNLABELED, WRONG, hex_of
 from dapt.view.subjects import Subject
 
-PROBABLE = 5  # classes that are listed with their probability
+PROBABLE = 5  # number of classes listed with their probability
 Names = dict[str, list[tuple[str, str]]]
 OUTCOME = [("right", RIGHT), ("wrong", WRONG), ("no label", UNLABELED)]
 
@@ -19,28 +19,28 @@ class Portrayal:
     """Turns subjects and insights into the clouds of one page, and collects its tables of names.
 
     Args:
-        label_names: What the model tells apart, in its order.
-        max_points: Larger clouds are thinned at random to this many.
+        label_names: The names of the model's labels, in order.
+        max_points: Larger clouds are reduced at random to this number of points.
     """
 
     def __init__(self, label_names: Sequence[str] = (), max_points: int = 500_000):
         self.max_points = max_points
         self._labels = list(label_names)
-        self._extra: dict[str, int] = {}  # further labels of files
+        self._extra: dict[str, int] = {}  # labels that occur only in files
 
     def names(self) -> Names:
-        """The tables of names and colors that the channels point to."""
+        """The tables of names and colors that the channels refer to."""
         entries = [*self._labels, *self._extra]
         colors = [hex_of(color) for color in palette(len(entries))]
         table = list(zip(entries, colors, strict=True))
         return {"labels": [("unlabeled", UNLABELED), *table], "outcome": OUTCOME}
 
     def cloud(self, subject: Subject, insight: Insight | None = None) -> Cloud:
-        """A subject as the page shows it.
+        """Turn a subject into a cloud of the page.
 
         Args:
-            subject: What is shown.
-            insight: What a model makes of it, if one has seen it.
+            subject: The subject.
+            insight: A model's view of it, if there is one.
         """
         keep = slice(None)
         if len(subject.points) > self.max_points:
@@ -109,7 +109,7 @@ class Portrayal:
         return channels
 
     def _outcome(self, subject: Subject, insight: Insight | None) -> np.ndarray | None:
-        """Each point's place in OUTCOME; None where the file has none of the model's labels."""
+        """The index of each point in OUTCOME; None if the file has none of the model's labels."""
         labels = subject.attributes.labels
         if insight is None or insight.labels is None or labels is None:
             return None
@@ -119,7 +119,7 @@ class Portrayal:
         return np.where(known, wrong, 2) if known.any() else None
 
     def _numbered(self, labels: np.ndarray, label_names: Mapping[int, str]) -> np.ndarray:
-        """Places in the table of labels; points without a label get the first one."""
+        """Indices in the table of labels; points without a label get the first one."""
         numbers = np.zeros(len(labels), np.int64)
         for label in np.unique(labels):
             if label >= 0:
@@ -137,7 +137,7 @@ class Portrayal:
 
 
 def _first(channels: Sequence[Channel]) -> str | None:
-    """The channel that tells the most, of those there are."""
+    """The most informative of the available channels."""
     present = {channel.key for channel in channels}
     wanted = ("predicted", "scale", "rgb", "label")
     return next((key for key in wanted if key in present), None)

@@ -1,4 +1,4 @@
-"""Runs as their folders tell them, and the groups that a comparison sees: one for each setting."""
+"""Runs as read from their folders, and groups of runs that differ only in their seed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from dapt.runs.folder import RunFolder
 from dapt.runs.settings import Settings
 from dapt.runs.trees import flatten
 
-DEPTH = 3  # folders below the one that was named in which runs are looked for
+DEPTH = 3  # levels of subfolders in which runs are searched for
 COSTS = {
     "trainable_parameters": max,
     "total_parameters": max,
@@ -28,10 +28,10 @@ class Record:
     """One run.
 
     Args:
-        folder: Where it lies.
-        settings: What it was begun with.
-        lines: Of metrics.jsonl, an epoch each.
-        result: What came out; None while it is not complete.
+        folder: The run folder.
+        settings: The settings of the run.
+        lines: The lines of metrics.jsonl, one per epoch.
+        result: The result; None if the run is not complete.
     """
 
     folder: RunFolder
@@ -41,7 +41,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        """From a run folder.
+        """Read a run folder.
 
         Args:
             path: The run folder.
@@ -56,7 +56,7 @@ class Record:
 
     @property
     def method(self) -> str:
-        """Its name."""
+        """The name of the method."""
         return self.settings.method.name if self.settings.method else "pretrain"
 
     @property
@@ -66,17 +66,17 @@ class Record:
 
     @property
     def score(self) -> float | None:
-        """By the metric of its task."""
+        """The score of the run, by the metric of its task."""
         return None if self.metric is None else self.result.get(self.metric)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Args:
-        name: The method, and where two groups have the same one, what sets them apart.
-        records: At least one.
+        name: The method, and the settings that distinguish it from other groups of the same method.
+        records: The runs, at least one.
     """
 
     name: str
@@ -84,16 +84,16 @@ class Group:
 
     @property
     def first(self) -> Record:
-        """The run that stands for what all have in common."""
+        """The run that represents what all have in common."""
         return self.records[0]
 
     @cached_property
     def complete(self) -> list[Record]:
-        """Those that have a result."""
+        """The runs that have a result."""
         return [record for record in self.records if record.result is not None]
 
     def mean(self, key: str) -> float | None:
-        """The mean of a number over the complete runs; None where none has it.
+        """The mean of a number over the complete runs; None if no run has it.
 
         Args:
             key: The key of the number in a run's result.
@@ -102,7 +102,7 @@ class Group:
         return fmean(known) if known else None
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation over seeds; of a single run, the one over its folds, if it has any.
+        """The standard deviation over seeds; for a single run, that over its folds, if any.
 
         Args:
             key: The key of the number in a run's result.
@@ -111,16 +111,16 @@ class Group:
         return stdev(known) if len(known) > 1 else self.mean(f"{key}_std")
 
     def cost(self, key: str) -> float | None:
-        """One number for what the runs took; None where it is not known.
+        """A single number for the cost of the runs; None if it is unknown.
 
         Args:
-            key: of `COSTS`.
+            key: A key of `COSTS`.
         """
         known = [r.result[key] for r in self.complete if r.result.get(key) is not None]
         return COSTS[key](known) if known else None
 
     def curve(self, key: str) -> list[tuple[int, float, float, float]]:
-        """(epoch, mean, least, most) over the runs, for the epochs that have the number.
+        """(epoch, mean, minimum, maximum) over the runs, for the epochs that have the number.
 
         Args:
             key: The key of the number in a line of metrics.
@@ -134,10 +134,10 @@ class Group:
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
-    """The runs in these folders, in their order.
+    """Read the runs in some folders, in order.
 
     Args:
-        paths: Each is a run folder or holds some, as a comparison does.
+        paths: Run folders, or folders that contain runs, such as that of a comparison.
     """
     found: dict[Path, Record] = {}
     for path in paths:
@@ -151,7 +151,7 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
 
 
 def _run_folders(path: Path, depth: int):
-    """Runs at or below a path; the folds of a run are a part of it."""
+    """Find the runs at or below a path; the folds of a run are part of it."""
     if (path / "config.yaml").is_file():
         yield path
     elif depth and path.is_dir():
@@ -161,10 +161,10 @@ def _run_folders(path: Path, depth: int):
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """Runs that differ only in their seed together; the best group first.
+    """Group runs that differ only in their seed, best group first.
 
     Args:
-        records: of runs with the same score.
+        records: Runs with the same metric.
     """
     groups: dict[str, list[Record]] = {}
     kept: dict[str, dict] = {}
@@ -198,10 +198,10 @@ def _name(key: str, groups: dict[str, list[Record]], kept: dict[str, dict]) -> s
 
 
 def comparable(records: Sequence[Record]) -> str:
-    """The metric that all complete runs share; an error where they have different ones.
+    """The metric that all complete runs share; an error if they have different ones.
 
     Args:
-        records: of any runs.
+        records: Any runs.
     """
     metrics = {record.metric for record in records if record.metric is not None}
     if len(metrics) > 1:

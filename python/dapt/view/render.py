@@ -1,4 +1,4 @@
-"""Clouds drawn in software: balls in perspective, shaded by depth as in the viewer, with alpha."""
+"""Render clouds in software: balls in perspective, shaded by depth as in the viewer, with alpha."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from dapt.view.clouds import spacing
 
-FINER = 3  # pixels of the drawing to one of the picture, in each direction
+FINER = 3  # supersampling factor in each direction
 RINGS = ((1, 0.5), (2, 0.3), (4, 0.2))  # reach in pixels of the picture, and weight
-DARKEST = 0.02  # the deepest step that counts, in powers of two of the distance
+DARKEST = 0.02  # largest depth step that counts, in powers of two of the distance
 
 
 @dataclass(frozen=True)
 class Camera:
-    """From where a cloud is seen; y is up.
+    """The position from which a cloud is seen; y is up.
 
     Args:
-        azimuth: Degrees around the vertical axis; 0 looks at the front.
-        elevation: Degrees above the horizon.
-        distance: In radii of the cloud.
+        azimuth: The angle around the vertical axis in degrees; 0 shows the front.
+        elevation: The angle above the horizon in degrees.
+        distance: The distance in radii of the cloud.
         zoom: The zoom of the picture.
     """
 
@@ -44,16 +44,16 @@ def render(
     size: float = 1.25,
     shading: float = 1.0,
 ) -> np.ndarray:
-    """uint8 [height, width, 4], transparent where there is no point.
+    """Render a cloud as RGBA, uint8 [height, width, 4], transparent where there is no point.
 
     Args:
-        points: [N, 3], y up.
-        colors: uint8 [N, 3].
-        width: Pixels.
-        height: Pixels.
-        camera: From where.
-        size: Diameter of a point, in distances to its neighbors.
-        shading: Strength of the eye-dome lighting; 0 for none.
+        points: The points [N, 3], with y up.
+        colors: The colors, uint8 [N, 3].
+        width: The width in pixels.
+        height: The height in pixels.
+        camera: The position from which the cloud is seen.
+        size: The diameter of a point, relative to the distance between neighbors.
+        shading: The strength of eye-dome lighting; 0 for none.
     """
     w, h = width * FINER, height * FINER
     color, distance = _splat(np.asarray(points, np.float64), colors, w, h, camera, size)
@@ -71,13 +71,13 @@ def render(
 def _splat(
     points: np.ndarray, colors: np.ndarray, w: int, h: int, camera: Camera, size: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(colors [h, w, 3], distances [h, w], infinite where nothing is)"""
+    """(colors [h, w, 3], distances [h, w], infinite where there is no point)"""
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
     centered = points - (low + high) / 2
     radius = max(np.percentile(np.linalg.norm(centered, axis=1), 99.5), 1e-12)
     right, up, toward = (centered / radius @ camera.axes().T).T
     away = camera.distance - toward
-    # as large as it fits, in the middle of the picture
+    # as large as possible, in the middle of the picture
     x, y = right / away, up / away
     bounds = [np.percentile(axis, [0.3, 99.7]) for axis in (x, y)]
     spans = [max(np.ptp(bound), 1e-9) for bound in bounds]
@@ -99,7 +99,7 @@ def _splat(
                 continue
             place = row[inside] * w + column[inside]
             near = away[inside] - ball * (1 - off[inside])
-            order = np.argsort(-near, kind="stable")  # the nearest is written last
+            order = np.argsort(-near, kind="stable")  # the nearest point is written last
             place, near = place[order], near[order]
             closer = near < distance[place]
             distance[place[closer]] = near[closer]
@@ -108,7 +108,7 @@ def _splat(
 
 
 def _depth_steps(depth: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """How far each pixel lies behind those around it, [h, w]."""
+    """How far each pixel is behind those around it [h, w]."""
     total = np.zeros(depth.shape)
     filled = np.where(shown, depth, np.inf)
     for reach, weight in RINGS:

@@ -1,4 +1,4 @@
-"""The report of runs: one page, and its tables for papers and READMEs."""
+"""A report on runs: one page, and its tables for papers and READMEs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ STYLES = ("base.css", "viewer.css", "report.css")
 
 @dataclass(frozen=True)
 class Report:
-    """A report that is not yet written.
+    """A report that has not been written yet.
 
     Args:
-        findings: What it tells.
-        sections: How.
+        findings: The findings of the runs.
+        sections: The sections of the page.
     """
 
     findings: Findings
@@ -38,20 +38,20 @@ class Report:
         look: bool = True,
         say: Callable[[str], None] = lambda what: None,
     ) -> "Report":
-        """The report of runs.
+        """Create a report on runs.
 
         Args:
-            paths: Run folders, or folders that hold runs.
-            limit: Most samples for each model to look at; all by default.
-            look: Whether the models look at their data at all.
-            say: Is told what takes its time.
+            paths: Run folders, or folders that contain runs.
+            limit: The largest number of samples per model; all by default.
+            look: Whether models are run on their data at all.
+            say: Called with a description of each step that takes time.
         """
         findings = find(paths, limit, look, say)
         return cls(findings, all_sections(findings))
 
     @property
     def title(self) -> str:
-        """What the page calls itself."""
+        """The title of the page."""
         first = self.findings.groups[0].first.settings
         names = [group.name for group in self.findings.groups]
         what = names[0] if len(names) == 1 else f"{len(names)} ways to adapt it"
@@ -83,7 +83,7 @@ class Report:
         return self_contained(self.title, markup, STYLES, SCRIPTS, content, blocks)
 
     def _tiles(self) -> str:
-        """The few numbers that one asks for first."""
+        """The most important numbers."""
         group, metric = self.findings.groups[0], self.findings.metric
         score, trained = group.mean(metric), group.cost("trainable_parameters")
         total, kept = group.cost("total_parameters"), group.cost("saved_activation_bytes")
@@ -108,20 +108,20 @@ class Report:
         )
 
     def markdown(self) -> str:
-        """The tables as a README has them."""
+        """The tables as Markdown, for a README."""
         return "\n".join(table.markdown() for section in self.sections for table in section.tables)
 
     def latex(self) -> str:
-        """The tables as a paper has them."""
+        """The tables as LaTeX, for a paper."""
         return "\n".join(table.latex() for section in self.sections for table in section.tables)
 
     def write(self, out: Path, markdown: bool = False, latex: bool = False) -> list[Path]:
-        """Write the page, and the tables beside it; gives the paths.
+        """Write the page, and optionally its tables beside it, and return the paths.
 
         Args:
-            out: Of the page.
-            markdown: Whether the tables are written as Markdown, too.
-            latex: Whether they are written as LaTeX, too.
+            out: The path of the page.
+            markdown: Whether to write the tables as Markdown, too.
+            latex: Whether to write the tables as LaTeX, too.
         """
         written = {out: self.page()}
         if markdown:

@@ -1,4 +1,4 @@
-"""A page served on this machine, to whoever asks from this machine."""
+"""Serve a page on this machine, to this machine only."""
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,11 +8,11 @@ LOOPBACK = "127.0.0.1"
 
 
 def server(page: bytes, port: int) -> ThreadingHTTPServer:
-    """A server that hands out one page at / and nothing else; not yet started.
+    """Create a server, not yet started, that serves a single page at /.
 
     Args:
-        page: An HTML document.
-        port: 0 for any free one.
+        page: The HTML document.
+        port: The port; 0 for any free one.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ def server(page: bytes, port: int) -> ThreadingHTTPServer:
                 self.wfile.write(page)
 
         def _is_local(self) -> bool:
-            """A name of another machine that points here is some web page's trick."""
+            """Whether the request names this machine; another name suggests DNS rebinding."""
             host = self.headers.get("Host", "").rpartition(":")[0]
             return host in (LOOPBACK, "localhost")
 
@@ -49,8 +49,8 @@ def serve(page: bytes, port: int) -> None:
     """Serve a page until Ctrl-C.
 
     Args:
-        page: HTML.
-        port: 0 for any free one.
+        page: The HTML document.
+        port: The port; 0 for any free one.
     """
     with server(page, port) as running:
         print(f"http://{LOOPBACK}:{running.server_port}/ until Ctrl-C", flush=True)

@@ -1,9 +1,9 @@
-"""Colors of pictures, charts and pages: one place for all of them."""
+"""The colors of pictures, charts and pages."""
 
 import numpy as np
 
-# Stops of equal distance. Each runs from dark to light and can be read on a light and on a dark
-# ground; `scale` begins in a gray that says "left alone".
+# Equally spaced stops. Each map runs from dark to light and is legible on both light and dark
+# backgrounds; `scale` begins in gray, which means "unchanged".
 MAPS = {
     "height": ["#2a3f7e", "#2d6a96", "#2f918f", "#58b27c", "#a5cd6a", "#f0dd6c"],
     "scale": ["#8d909b", "#7f6aa8", "#b0559c", "#dc5a78", "#f2844f", "#f9b53c", "#fbdf6b"],
@@ -18,11 +18,11 @@ RIGHT, WRONG = "#2a9d8f", "#d1495b"
 
 
 def ramp(name: str, values: np.ndarray) -> np.ndarray:
-    """Colors [..., 3] uint8 of values on a map.
+    """Map values to colors, uint8 [..., 3].
 
     Args:
-        name: of one of `MAPS`.
-        values: [...], from 0 to 1.
+        name: A name in `MAPS`.
+        values: Values from 0 to 1 [...].
     """
     stops = np.array([_rgb(stop) for stop in MAPS[name]], np.float64)  # [stops, 3]
     at = np.clip(np.nan_to_num(values), 0, 1) * (len(stops) - 1)
@@ -33,10 +33,10 @@ def ramp(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def hex_of(color: np.ndarray) -> str:
-    """A color as CSS writes it.
+    """Format a color for CSS.
 
     Args:
-        color: [3], from 0 to 255.
+        color: Red, green and blue from 0 to 255 [3].
     """
     return "#" + "".join(f"{int(channel):02x}" for channel in color)
 

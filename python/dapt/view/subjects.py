@@ -1,4 +1,4 @@
-"""What is looked at: clouds of files or of a dataset, before a model has seen them."""
+"""The clouds to show: from files or from a dataset, without a model's view of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,14 +23,14 @@ from dapt.errors import DataError, listed, reading
 
 @dataclass(frozen=True)
 class Subject:
-    """A cloud before a model has seen it.
+    """A cloud to show.
 
     Args:
-        name: What the page calls it.
-        points: float64 [N, 3], in the file's coordinates.
-        attributes: What else the file says of the points.
+        name: Its name on the page.
+        points: The points in the file's coordinates, float64 [N, 3].
+        attributes: What else the file says about the points.
         truth: The name of its class, if known.
-        up: The axis that points up.
+        up: The vertical axis.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Subject:
 
 
 def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
-    """The subjects in a file of points: one, or as many as an .npz file has clouds.
+    """Read the subjects in a file: one, or all clouds of an .npz file.
 
     Args:
         path: The file.
-        up: The axis that points up; found from the points by default.
+        up: The vertical axis; guessed from the points by default.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -59,22 +59,22 @@ def of_file(path: str | Path, up: str | None = None) -> Iterator[Subject]:
 
 
 def of_dataset(dataset: PointDataset, limit: int) -> Iterator[Subject]:
-    """Samples of a dataset, spread evenly over it.
+    """Take evenly spread samples from a dataset.
 
     Args:
-        dataset: of any kind.
-        limit: Most samples.
+        dataset: The dataset.
+        limit: The largest number of samples.
     """
     count = min(limit, len(dataset))
     yield from of_rows(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int))
 
 
 def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
-    """Samples of a dataset by their numbers; their points are upright.
+    """Take samples from a dataset by index; their points are upright.
 
     Args:
-        dataset: of any kind.
-        rows: Numbers of samples.
+        dataset: The dataset.
+        rows: The indices of the samples.
     """
     names = dict(enumerate(dataset.part_names))
     for row in rows:
@@ -88,8 +88,8 @@ def of_rows(dataset: PointDataset, rows: Sequence[int]) -> Iterator[Subject]:
 
 
 def probable_up(points: np.ndarray) -> str:
-    """The axis that probably points up: z for what is wide and flat along z, as scans of the ground
-    are; otherwise y, as in most datasets.
+    """Guess the vertical axis: z for points that are wide and flat along z, such as scans of the
+    ground; otherwise y, as in most datasets.
 
     Args:
         points: [N, 3].

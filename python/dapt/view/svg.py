@@ -1,4 +1,4 @@
-"""Charts over two axes, as SVG: made of marks in the unit of their data, with grid and labels."""
+"""Charts with two axes, as SVG, with grid and labels; marks are given in data coordinates."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from dapt.view.page import text
 
 @dataclass
 class Line:
-    """A curve of a chart.
+    """A curve in a chart.
 
     Args:
-        label: In the legend.
-        points: x and y.
-        series: Number of its color.
-        dashed: Whether it is drawn in dashes.
+        label: Its label in the legend.
+        points: The (x, y) of its points.
+        series: The index of its color.
+        dashed: Whether it is dashed.
         marks: Whether its points are marked.
-        band: x, low and high of a shade behind it.
+        band: The (x, low, high) of a shaded band behind it.
     """
 
     label: str
@@ -27,20 +27,20 @@ class Line:
     series: int
     dashed: bool = False
     marks: bool = False
-    band: Sequence[tuple[float, float, float]] = ()  # x, low, high
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass
 class Dot:
-    """A point of a chart with its spread.
+    """A point in a chart with its spread.
 
     Args:
-        label: Beside it.
-        x: Where it is.
-        y: Likewise.
-        spread: Half the length of its bar.
-        series: Number of its color.
-        note: What is told of it on hovering.
+        label: The label beside it.
+        x: The horizontal coordinate.
+        y: The vertical coordinate.
+        spread: Half the length of its error bar.
+        series: The index of its color.
+        note: The text shown on hovering.
     """
 
     label: str
@@ -56,16 +56,16 @@ class Chart:
     """Lines and dots over two axes.
 
     Args:
-        title: What it shows, for those who do not see it.
+        title: The description for screen readers.
         x: The horizontal axis.
         y: The vertical axis.
-        width: Pixels; the page may show it smaller.
-        height: Pixels.
-        direct: Whether lines are named at their right ends.
-        lines: Drawn over the axes.
-        dots: Likewise, each with its name.
+        width: The width in pixels; the page may show the chart smaller.
+        height: The height in pixels.
+        direct: Whether lines are labeled at their right ends.
+        lines: The curves.
+        dots: The points, each with its label.
         diagonal: Whether a dashed line runs from corner to corner.
-        bars: (from x, to x, height) of each bar, behind the lines.
+        bars: The (from x, to x, height) of each bar, drawn behind the lines.
     """
 
     title: str
@@ -77,7 +77,7 @@ class Chart:
     lines: list[Line] = field(default_factory=list)
     dots: list[Dot] = field(default_factory=list)
     diagonal: bool = False
-    bars: Sequence[tuple[float, float, float]] = ()  # from x, to x, height
+    bars: Sequence[tuple[float, float, float]] = ()
 
     def svg(self) -> str:
         """The chart as an SVG element."""
@@ -192,13 +192,13 @@ class Chart:
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places, moved as little as it takes to keep them apart and within bounds.
+    """Move ascending positions just enough to keep them apart and within bounds.
 
     Args:
-        places: In ascending order.
-        gap: Least distance between two.
-        low: lower bound.
-        high: Upper bound.
+        places: The positions, in ascending order.
+        gap: The smallest distance between two.
+        low: The lower bound.
+        high: The upper bound.
     """
     moved = list(places)
     for i in range(1, len(moved)):

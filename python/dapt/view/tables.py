@@ -1,4 +1,4 @@
-"""A table, once, for a page, for a README and for a paper."""
+"""Tables that can be written for a page, for a README and for a paper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from dapt.view.page import text
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds.
+    """A column of a table.
 
     Args:
         title: Its heading.
-        kind: How its cells are written: shares as percent, counts in full, numbers rounded.
+        kind: The format of its cells: shares as percentages, counts in full, numbers rounded.
         better: Which end is marked as the best.
-        unit: Behind the heading.
-        digits: Behind the point.
+        unit: The unit after the heading.
+        digits: The number of decimals.
     """
 
     title: str
@@ -33,12 +33,12 @@ class Column:
         return f"{self.title}, {unit}" if unit else self.title
 
     def write(self, value: object, spread: float | None, plus_minus: str = " ± ") -> str:
-        """A cell as text.
+        """Format a cell.
 
         Args:
-            value: None where it is not known.
-            spread: Standard deviation, if there is one.
-            plus_minus: Between the two.
+            value: The value; None if it is unknown.
+            spread: The standard deviation, if there is one.
+            plus_minus: The sign between the two.
         """
         if value is None:
             return "–"
@@ -61,12 +61,12 @@ class Table:
     """Rows of cells: texts, numbers, pairs of a number and its spread, or None.
 
     Args:
-        name: For links and labels.
-        caption: A line that says what it is.
-        columns: One for each cell of a row.
-        rows: The cells.
-        compare_rows: Whether the best is sought in each row, among the columns that have a better
-            end; else in each of these columns.
+        name: The name for links and labels.
+        caption: A line that describes the table.
+        columns: The columns.
+        rows: The cells of each row.
+        compare_rows: Whether the best value is marked in each row, among the columns that have a
+            better end, rather than in each of these columns.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Table:
     compare_rows: bool = False
 
     def best(self) -> set[tuple[int, int]]:
-        """(row, column) of the cells that are marked, with all that look the same."""
+        """(row, column) of the cells marked as best, including all that look the same."""
         scored = [j for j, column in enumerate(self.columns) if column.better]
         lines = [[(i, j) for i in range(len(self.rows))] for j in scored]
         if self.compare_rows:
@@ -97,7 +97,7 @@ class Table:
         """All cells as text.
 
         Args:
-            plus_minus: Between a value and its spread.
+            plus_minus: The sign between a value and its spread.
         """
         return [
             [
@@ -111,7 +111,7 @@ class Table:
         """The table as HTML.
 
         Args:
-            bars: Numbers of the columns of shares that are drawn as bars, too.
+            bars: The indices of columns of shares that are also drawn as bars.
         """
         heads = "".join(
             f'<th scope="col" class="{"" if column.kind == "text" else "number"}">'
@@ -142,7 +142,7 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """The table in Markdown, the best values bold."""
+        """The table as Markdown, with the best values in bold."""
         marks = ["---" if column.kind == "text" else "---:" for column in self.columns]
         best = self.best()
         lines = [[_for_markdown(column.heading) for column in self.columns], marks]
@@ -153,7 +153,7 @@ class Table:
         return f"{_for_markdown(self.caption)}\n\n{table}"
 
     def latex(self) -> str:
-        """For the packages booktabs and, in the preamble of most papers, inputenc with utf8."""
+        """The table as LaTeX, which needs the packages booktabs and inputenc with utf8."""
         shape = "".join("l" if column.kind == "text" else "r" for column in self.columns)
         best = self.best()
         heads = " & ".join(_for_latex(column.heading) for column in self.columns)

@@ -10,11 +10,11 @@ Names = Mapping[str, Sequence[tuple[str, str]]]  # tables of (name, color)
 
 
 def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
-    """What the scripts of the viewer read: the page's JSON, and the packed blocks of the clouds.
+    """The input of the viewer's scripts: the page's JSON, and the packed blocks of the clouds.
 
     Args:
-        clouds: To be shown.
-        names: Tables of names and colors that channels refer to.
+        clouds: The clouds to show.
+        names: The tables of names and colors that channels refer to.
     """
     packed = [cloud.pack() for cloud in clouds]
     tables = {
@@ -26,11 +26,11 @@ def content_of(clouds: Sequence[Cloud], names: Names) -> tuple[dict, list[str]]:
 
 
 def viewer_page(clouds: Sequence[Cloud], names: Names) -> str:
-    """The whole page that shows clouds.
+    """Assemble the page that shows clouds.
 
     Args:
-        clouds: At least one.
-        names: Tables of names and colors that channels refer to.
+        clouds: The clouds to show, at least one.
+        names: The tables of names and colors that channels refer to.
     """
     content, blocks = content_of(clouds, names)
     title = f"{clouds[0].name} – dapt view"

@@ -1,4 +1,4 @@
-"""The sections of a report: what each of them says of the findings, as markup."""
+"""The sections of a report: each turns the findings into markup."""
 
 from dapt.view.findings import Findings
 from dapt.view.sections import errors, inside, scores, settings

@@ -1,4 +1,4 @@
-"""Where the methods err: by class, from class to class, and on corrupted clouds."""
+"""The errors of the methods: by class, between classes, and on corrupted clouds."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -22,7 +22,7 @@ from dapt.view.sections.parts import (
 from dapt.view.svg import Line
 from dapt.view.tables import Column, Table
 
-MOST_NAMED = 40  # classes, in a confusion matrix
+MOST_NAMED = 40  # largest number of classes in a confusion matrix
 
 
 def _classes(findings: Findings) -> Section | None:
@@ -59,7 +59,7 @@ def _classes(findings: Findings) -> Section | None:
 
 
 def _confusion(findings: Findings) -> Section | None:
-    """Which classes are taken for which."""
+    """Which classes are confused."""
     names = findings.class_names
     if not findings.evidence or not 2 <= len(names) <= MOST_NAMED:
         return None
@@ -79,7 +79,7 @@ def _confusion(findings: Findings) -> Section | None:
 
 
 def _looked_at(findings: Findings) -> str:
-    """How much of the split was looked at."""
+    """How much of the split was evaluated, in words."""
     some = f"{findings.samples:,}"
     if findings.samples < findings.of_samples:
         some += f" of {findings.of_samples:,}"
@@ -87,7 +87,7 @@ def _looked_at(findings: Findings) -> str:
 
 
 def _tabs(key: str, panels: Sequence[tuple[str, str]]) -> str:
-    """Panels of which the page shows one at a time; on paper all of them."""
+    """Panels of which the page shows one at a time, and print shows all."""
     if len(panels) < 2:
         return "".join(body for _, body in panels)
     inner = "".join(
@@ -98,7 +98,7 @@ def _tabs(key: str, panels: Sequence[tuple[str, str]]) -> str:
 
 
 def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """The pairs that are confused most, in words."""
+    """The most frequent confusions, in words."""
     pairs = [
         (count, names[i], names[j])
         for i, row in enumerate(counts)
@@ -113,7 +113,7 @@ def _confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def _corrupted(findings: Findings) -> Section | None:
-    """Curves of the score over the severity of what happens to the clouds."""
+    """Curves of the score over the severity of corruptions."""
     lines: dict[str, list[Line]] = {}
     for group in findings.groups:
         runs = [record.folder.read_corruptions() for record in group.records]

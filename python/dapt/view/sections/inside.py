@@ -1,4 +1,4 @@
-"""What goes on inside a model: how sure it is, what its adapters do, what its head reads."""
+"""Inside a model: how confident it is, what its adapters do, what its head reads."""
 
 from dapt.view.axes import Axis, percent
 from dapt.view.drawings import scatter
@@ -19,7 +19,7 @@ from dapt.view.svg import Chart, Line
 
 
 def _calibration(findings: Findings) -> Section | None:
-    """How often predictions are right, by how sure they are."""
+    """How often predictions are right, by their confidence."""
     if not findings.evidence:
         return None
     figures = []
@@ -84,7 +84,7 @@ def _scales(findings: Findings) -> Section | None:
 
 
 def _density(findings: Findings) -> Section | None:
-    """The share of active units in each block, where a method counts it."""
+    """The share of active units in each block, if a method counts it."""
     lines = []
     for group in findings.groups:
         for record in group.complete[:1]:
@@ -134,7 +134,7 @@ def _features(findings: Findings) -> Section | None:
 
 
 def _gallery(findings: Findings) -> Section | None:
-    """Samples in 3D, with what the model says of them."""
+    """Samples in 3D, with the model's predictions."""
     if not findings.gallery:
         return None
     said = f"What {findings.shown} says of samples of the {findings.split} split: "

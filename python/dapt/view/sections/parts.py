@@ -1,4 +1,4 @@
-"""What sections are made of: the markup around their drawings, and words that several need."""
+"""Building blocks of sections: the markup around drawings, and phrases that several need."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from dapt.view.tables import Table
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what stands under it, and the tables that papers and READMEs take from it.
+    """A section of a report: a heading, its body, and its tables for papers and READMEs.
 
     Args:
-        key: Its place on the page.
+        key: The HTML id of the section.
         title: The heading.
-        body: HTML under it.
-        tables: Those that the Markdown and LaTeX files take.
+        body: The HTML under it.
+        tables: The tables to include in the Markdown and LaTeX files.
     """
 
     key: str
@@ -32,56 +32,56 @@ def words(metric: str) -> str:
     """A metric's name in words.
 
     Args:
-        metric: "mean_class_accuracy", say.
+        metric: The metric, such as "mean_class_accuracy".
     """
     return metric.replace("_", " ").replace("miou", "mIoU")
 
 
 def figure(drawing: str, caption: str, kind: str = "") -> str:
-    """A drawing above its caption.
+    """Put a caption under a drawing.
 
     Args:
-        drawing: SVG.
-        caption: What to read from it.
-        kind: Its class on the page.
+        drawing: The SVG markup.
+        caption: How to read the drawing.
+        kind: Its CSS class.
     """
     return f'<figure class="{kind}">{drawing}<figcaption>{text(caption)}</figcaption></figure>'
 
 
 def titled(drawing: str, title: str) -> str:
-    """A drawing below its title.
+    """Put a title above a drawing.
 
     Args:
-        drawing: SVG.
+        drawing: The SVG markup.
         title: What it shows.
     """
     return f"<figure><figcaption><b>{text(title)}</b></figcaption>{drawing}</figure>"
 
 
 def curves(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
-    """A chart of lines below its title.
+    """Draw a titled chart of curves.
 
     Args:
         title: What it shows.
         x: The horizontal axis.
         y: The vertical axis.
-        lines: One for each method.
+        lines: The curves, one per method.
     """
     return titled(Chart(title, x, y, lines=list(lines)).svg(), title)
 
 
 def grid(figures: Sequence[str], kind: str = "") -> str:
-    """Figures side by side, as many as there is room for.
+    """Arrange figures side by side, as many as fit.
 
     Args:
-        figures: HTML of each.
-        kind: Its class on the page.
+        figures: The HTML of each figure.
+        kind: The CSS class of the grid.
     """
     return f'<div class="figures {kind}">{"".join(figures)}</div>'
 
 
 def paragraph(said: str) -> str:
-    """A paragraph; nothing where nothing is said.
+    """Make a paragraph; empty for an empty text.
 
     Args:
         said: Plain text.
@@ -90,7 +90,7 @@ def paragraph(said: str) -> str:
 
 
 def conditions(findings: Findings) -> str:
-    """What was trained, on what and for how long.
+    """Describe what was trained, on which data and for how long.
 
     Args:
         findings: The findings of the runs.
@@ -106,7 +106,7 @@ def conditions(findings: Findings) -> str:
 
 
 def with_evidence(findings: Findings) -> Iterator[Group]:
-    """The methods whose predictions were looked at.
+    """Yield the groups whose models were evaluated.
 
     Args:
         findings: The findings of the runs.

@@ -118,7 +118,7 @@ def _learning(findings: Findings) -> Section | None:
 
 
 def _trade_off(findings: Findings) -> Section | None:
-    """Score against trained parameters, of several methods."""
+    """Scores of several methods against trained parameters."""
     dots = []
     for group in findings.groups:
         score, trained = group.mean(findings.metric), group.cost("trainable_parameters")

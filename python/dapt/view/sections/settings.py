@@ -11,7 +11,7 @@ from dapt.view.tables import Column, Table
 
 
 def _settings(findings: Findings) -> Section:
-    """What was run: what differs, the rest, versions, and the command to repeat it."""
+    """The settings that differ, all others, versions, and the command to repeat each run."""
     flat = {
         group.name: flatten(group.first.settings.tree()) | {"runs": len(group.records)}
         for group in findings.groups
