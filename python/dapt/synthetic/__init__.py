@@ -1,9 +1,9 @@
 """The built-in world: families of procedural objects, clean or as a depth camera sees them.
 
-families/   how each kind of object is built out of the surfaces of shapes.py
-scan.py     what a scan of it looks like
+families/   builds each kind of object from the surfaces in shapes.py
+scan.py     simulates scans of objects
 dataset.py  the dataset `synthetic`
-grammars/   many more kinds of object for pre-training, a function for many of them
+grammars/   many more kinds of object for pre-training; each function builds many kinds
 wide.py     the dataset `synthetic_wide`
 """
 

@@ -1,4 +1,4 @@
-"""The built-in dataset: objects made on the fly, from nothing but a seed and an index."""
+"""The built-in dataset: each object is generated on the fly from a seed and an index."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dapt.synthetic.shapes import centered, sample, turn
 
 # ScanObjectNN's classes
 SCAN = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
-# families with three or more parts that are worth telling apart
+# families with three or more parts that are worth distinguishing
 PARTS = (
     "airplane bed bicycle bottle car chair desk fan guitar person plant quadruped sink table_lamp "
     "teapot toilet"
@@ -28,10 +28,10 @@ SETS = {
     "pretraining": sorted(set(FAMILIES) - set(SCAN)),
     "parts": PARTS,
 }
-KEPT_BYTES = 256 << 20  # a set whose clouds take no more is kept in memory once it is made
+KEPT_BYTES = 256 << 20  # a split of at most this size is kept in memory once generated
 
 
-BOUNDS = (  # of the numbers among the options
+BOUNDS = (  # of the numeric options
     ("train_size", 1, 2**31),
     ("test_size", 0, 2**31),
     ("num_points", 1, 2**22),
@@ -45,15 +45,16 @@ class Synthetic:
     """Procedural objects of many families; nothing is downloaded or stored.
 
     Args:
-        families: Scan (the 15 classes of ScanObjectNN), pretraining (the other families), parts
-            (families for part segmentation), all, or names with commas between them.
-        domain: Clean (CAD-like, upright), scan (what a depth camera sees of it) or mixed.
-        variant: of a scan: only (the object alone), bg (with background) or hardest (its box is
-            shifted, turned and scaled too).
-        train_size: Clouds of the training split.
-        test_size: Clouds of the test split; no test split with 0.
-        num_points: Points of each cloud.
-        seed: Another seed is another set of objects.
+        families: The families: scan (the 15 classes of ScanObjectNN), pretraining (the other
+            families), parts (families for part segmentation), all, or names separated by commas.
+        domain: The kind of clouds: clean (CAD-like, upright), scan (as a depth camera sees the
+            object) or mixed.
+        variant: The variant of scans: only (the object alone), bg (with background) or hardest (the
+            box around the object is also shifted, turned and scaled).
+        train_size: Number of clouds in the training split.
+        test_size: Number of clouds in the test split; 0 for no test split.
+        num_points: Points per cloud.
+        seed: The seed of all objects; another seed gives other objects.
     """
 
     families: str = "scan"
@@ -83,11 +84,11 @@ class Synthetic:
 
     @property
     def test(self) -> int | None:
-        """How many test clouds there are; None for no test split."""
+        """The number of test clouds; None for no test split."""
         return self.test_size or None
 
     def names(self) -> list[str]:
-        """The families that the set is made of."""
+        """The names of the families in the dataset."""
         names = self.SETS.get(self.families) or [n.strip() for n in self.families.split(",")]
         for name in names:
             if name not in self.FAMILIES:
@@ -98,7 +99,7 @@ class Synthetic:
         return names
 
     def load(self, split: str) -> "SyntheticDataset":
-        """A split of it.
+        """Load a split.
 
         Args:
             split: "train" or "test".
@@ -109,16 +110,16 @@ class Synthetic:
 
 
 class SyntheticDataset(PointDataset):
-    """Cloud i is a function of (seed, split, i) alone: of no order, batch or process.
+    """Generated clouds. Cloud i depends only on (seed, split, i), not on order, batch or process.
 
-    Parts are numbered over all classes, and a clean set has them as `part_labels`.
+    Parts are numbered across all classes; clean clouds have them as `part_labels`.
 
     Args:
-        options: Which clouds.
+        options: The options of the dataset.
         split: "train" or "test".
     """
 
-    digested = 4  # the others follow from the options
+    digested = 4  # a few suffice: clouds are determined by the options
 
     def __init__(self, options: Synthetic, split: str):
         self.options, self.split = options, split
@@ -162,7 +163,7 @@ class SyntheticDataset(PointDataset):
         return self._kept[index]
 
     def make(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points [N, 3] in the unit ball and the part label of each [N], -1 for the background.
+        """Generate points [N, 3] in the unit ball and their part labels [N], -1 for background.
 
         Args:
             index: The index of the cloud.
@@ -174,7 +175,7 @@ class SyntheticDataset(PointDataset):
         return unit_ball(points).astype(np.float32), part_labels
 
     def rng(self, index: int) -> np.random.Generator:
-        """What everything about a cloud is drawn from.
+        """The random generator of everything about a cloud.
 
         Args:
             index: The index of the cloud.
@@ -185,11 +186,11 @@ class SyntheticDataset(PointDataset):
     def points(
         self, triangles: np.ndarray, parts: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Points [N, 3] of an object and the part that each belongs to [N].
+        """Sample points [N, 3] of an object and the part of each [N].
 
         Args:
-            triangles: [T, 3, 3], within the unit ball.
-            parts: [T].
+            triangles: The triangles of the object, within the unit ball [T, 3, 3].
+            parts: The part of each triangle [T].
             rng: The random generator of the cloud.
         """
         options = self.options

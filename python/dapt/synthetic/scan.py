@@ -1,7 +1,7 @@
-"""What a depth camera makes of an object in a room: ScanObjectNN's difficulties.
+"""Simulate how a depth camera sees an object in a room, with the difficulties of ScanObjectNN.
 
-The camera sees one side, and what stands in front hides what is behind. The floor, a wall and
-neighbors come into the picture, parts are missing, and every point is a little off.
+The camera sees one side, and objects in front hide what is behind. The floor, a wall and neighbors
+are in view, parts are missing, and every point is slightly off.
 """
 
 import math
@@ -13,25 +13,25 @@ from dapt.synthetic.shapes import Dice, bounds, box, sample, turn
 
 Array = np.ndarray
 
-PIXELS = 48  # of the depth image's side, coarse enough that points in front close it
-SLACK = 0.08  # of the scene's radius: the depth of a slanted surface within one pixel
-SURPLUS = 3  # points sampled for each one that is wanted: half are hidden, others are cropped
-BACKGROUND = -1  # the part of a point that is not the object's
+PIXELS = 48  # per side of the depth image, coarse enough that points in front leave no gaps
+SLACK = 0.08  # relative to the scene's radius: the depth of a slanted surface within one pixel
+SURPLUS = 3  # points sampled per point needed: half are hidden, others are cropped
+BACKGROUND = -1  # the part label of points that do not belong to the object
 
 _NEIGHBORS = ("box", "chair", "cabinet", "table", "bin", "bag", "shelf", "plant", "stool", "sofa")
 
 
 def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple[Array, Array]:
-    """Points of a scan of the object, [count, 3], and the part to which each belongs.
+    """Simulate a scan of an object: points [count, 3], and the part of each.
 
     Args:
-        triangles: The triangles of the object, [T, 3, 3].
-        parts: The parts of each triangle, [T].
-        variant: "only" leaves the object's own points; "bg" keeps what else is in its box;
-            "hardest" shifts, turns and scales the box first, so that it cuts the object and holds
-            more of the rest.
-        count: How many points.
-        rng: From which all is drawn.
+        triangles: The triangles of the object [T, 3, 3].
+        parts: The part of each triangle [T].
+        variant: "only" keeps the object's own points; "bg" keeps everything in its box; "hardest"
+            first shifts, turns and scales the box, so it cuts the object and contains more
+            background.
+        count: The number of points.
+        rng: The random generator.
     """
     dice = Dice(rng)
     scene, owner = triangles, parts
@@ -51,13 +51,13 @@ def scan(triangles: Array, parts: Array, variant: str, count: int, rng) -> tuple
 
 
 def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
-    """Rows of `count` points, out of seen ones of which at least two in five are the object's."""
+    """Choose `count` of the visible points, at least two in five of them the object's."""
     mine = np.flatnonzero(seen & (owner != BACKGROUND))
-    if len(mine) < count // 16:  # the box or a failure of the sensor left almost nothing
+    if len(mine) < count // 16:  # the box or missing parts left almost nothing
         mine = np.flatnonzero(inside & (owner != BACKGROUND))
     if len(mine) == 0:
         mine = np.flatnonzero(owner != BACKGROUND)
-    if len(mine) == 0:  # of very few points none may be its own
+    if len(mine) == 0:  # possible if there are very few points
         mine = np.arange(len(owner))
     others = rng.permutation(np.flatnonzero(seen & (owner == BACKGROUND)))[: len(mine) * 3 // 2]
     found = rng.permutation(np.concatenate([mine, others]))[:count]
@@ -65,7 +65,7 @@ def _choose(seen: Array, inside: Array, owner: Array, count: int, rng) -> Array:
 
 
 def _background(low: Array, high: Array, dice: Dice) -> Array:
-    """Floor, perhaps a wall behind, perhaps neighbors, around an object between two corners."""
+    """A floor, perhaps a wall behind, perhaps neighbors, around an object's bounding box."""
     size, middle = high - low, (low + high) / 2
     reach = float(size.max())
     floor = (size[0] + 0.5 * reach, 0.02, size[2] + 0.5 * reach)
@@ -86,7 +86,7 @@ def _background(low: Array, high: Array, dice: Dice) -> Array:
 
 
 def _crop(triangles: Array, variant: str, dice: Dice) -> tuple[Array, Array, float]:
-    """Middle, size and heading of the box that is cut out of the scene."""
+    """Center, size and heading of the box that is cut out of the scene."""
     low, high = bounds(triangles)
     size, middle, heading = (high - low) + 0.04, (low + high) / 2, 0.0
     if variant == "bg":
@@ -108,7 +108,7 @@ def _inside(points: Array, middle: Array, size: Array, heading: float) -> Array:
 
 
 def _visible(points: Array, dice: Dice) -> Array:
-    """Of the points in front in at least one of a few depth images, taken while walking past."""
+    """Which points are in front in at least one of a few depth images, taken while walking past."""
     first, step = dice(-70, 70), dice(20, 70)
     height = dice(10, 40)
     seen = np.zeros(len(points), dtype=bool)
@@ -118,7 +118,7 @@ def _visible(points: Array, dice: Dice) -> Array:
 
 
 def _in_front(points: Array, heading: float, height: float) -> Array:
-    """Depth-buffered perspective view from a heading and a height, both in degrees."""
+    """Which points are in front in a perspective view from a heading and a height, in degrees."""
     a, e = math.radians(heading), math.radians(height)
     back = np.array([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
     right = np.array([math.cos(a), 0.0, -math.sin(a)])
@@ -136,7 +136,7 @@ def _in_front(points: Array, heading: float, height: float) -> Array:
 
 
 def _dropped(points: Array, size: Array, dice: Dice) -> Array:
-    """Where the sensor failed: a few balls of points."""
+    """Which points are missing because the sensor failed, in a few balls."""
     gone = np.zeros(len(points), dtype=bool)
     radius = float(np.linalg.norm(size)) / 2
     for _ in range(dice.count(0, 3)):

@@ -1,7 +1,7 @@
 """Surfaces to build objects from: every function returns triangles [T, 3, 3]; y is up.
 
-Lengths are in units of about the object's size. What stands on something is placed by the middle
-of its bottom, what hangs or turns by its middle.
+Lengths are relative to the approximate size of the object. Shapes that stand on something are
+placed by the center of their bottom, shapes that hang or turn by their center.
 """
 
 import math
@@ -14,10 +14,11 @@ _AXES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 
 
 class Dice:
-    """Short words for the choices that make one object unlike the next.
+    """Concise random choices, which make each object different. Calling it draws a number from low
+    to high.
 
     Args:
-        rng: From which all is drawn.
+        rng: The random generator.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -27,24 +28,24 @@ class Dice:
         return low + (high - low) * self.rng.random()
 
     def chance(self, probability: float) -> bool:
-        """True with a probability.
+        """Return True with a given probability.
 
         Args:
-            probability: From 0 to 1.
+            probability: The probability, from 0 to 1.
         """
         return self.rng.random() < probability
 
     def count(self, low: int, high: int) -> int:
-        """A whole number.
+        """Draw an integer.
 
         Args:
-            low: The least.
-            high: The largest.
+            low: The smallest value.
+            high: The largest value.
         """
         return low + int((high + 1 - low) * self.rng.random())
 
     def pick(self, *options):
-        """One of the options."""
+        """Choose one of the options."""
         return options[int(len(options) * self.rng.random())]
 
 
@@ -55,7 +56,7 @@ def sheet(grid: Array) -> Array:
     """A surface through a grid of points.
 
     Args:
-        grid: [U, V, 3].
+        grid: The points [U, V, 3].
     """
     a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
     return np.stack([a, b, c, a, c, d], 2).reshape(-1, 3, 3)
@@ -74,10 +75,10 @@ def box(width: float, height: float, depth: float, at=ORIGIN, top: float = 1.0) 
     """A box that stands on the ground.
 
     Args:
-        width: Along x.
-        height: Along y.
-        depth: Along z.
-        at: The middle of its foot.
+        width: The size along x.
+        height: The size along y.
+        depth: The size along z.
+        at: The center of its bottom.
         top: The size of the upper face relative to the lower one.
     """
     shape = _UNIT_BOX * (width, height, depth)
@@ -95,11 +96,11 @@ _CIRCLES = {segments: _circle(segments) for segments in range(3, 33)}
 
 
 def lathe(profile, at=ORIGIN, segments: int = 16) -> Array:
-    """Turns a line about a vertical.
+    """A surface of revolution about a vertical axis.
 
     Args:
-        profile: (radius, height) of each of its points.
-        at: Where the vertical stands.
+        profile: The (radius, height) of each point of the outline.
+        at: The position of the axis.
         segments: The number of segments in a full turn.
     """
     line = np.asarray(profile, dtype=float)  # [P, 2]
@@ -116,8 +117,8 @@ def cylinder(radius: float, height: float, at=ORIGIN, top: float = 1.0, segments
 
     Args:
         radius: The radius of the lower face.
-        height: Along y.
-        at: The middle of its foot.
+        height: The size along y.
+        at: The center of its bottom.
         top: The upper radius relative to the lower one.
         segments: The number of segments in a full turn.
     """
@@ -129,15 +130,15 @@ def tube(path, radius, segments: int = 6) -> Array:
     """A surface around a line, with closed ends.
 
     Args:
-        path: [P, 3].
-        radius: One, or one for each point.
+        path: The points of the line [P, 3].
+        radius: One radius, or one per point.
         segments: The number of segments in a full turn.
     """
     path = np.asarray(path, dtype=float)
     along = np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-12
     aside = np.zeros(3)
-    aside[np.abs(along).sum(0).argmin()] = 1  # an axis that the line hardly follows
+    aside[np.abs(along).sum(0).argmin()] = 1  # the axis that the line follows least
     u = np.cross(along, aside)
     u /= np.linalg.norm(u, axis=1, keepdims=True) + 1e-12
     v = np.cross(along, u)
@@ -152,10 +153,10 @@ def rod(start, end, radius: float, end_radius: float | None = None, segments: in
     """A straight tube between two points.
 
     Args:
-        start: One of them.
-        end: The other.
-        radius: At the start.
-        end_radius: At the end; the same by default.
+        start: The first point.
+        end: The second point.
+        radius: The radius at the start.
+        end_radius: The radius at the end; the same by default.
         segments: The number of segments in a full turn.
     """
     radii = (radius, radius if end_radius is None else end_radius)
@@ -190,12 +191,12 @@ def ball(rx: float, ry: float, rz: float, at=ORIGIN) -> Array:
 
 
 def slab(outline, thickness: float, at=ORIGIN) -> Array:
-    """A plate across z, of any outline that is seen whole from its middle.
+    """A plate perpendicular to z, with any outline that is star-shaped about its center.
 
     Args:
-        outline: [P, 2], in the x-y plane.
-        thickness: Along z.
-        at: Its middle.
+        outline: The outline in the x-y plane [P, 2].
+        thickness: The size along z.
+        at: Its center.
     """
     line = np.asarray(outline, dtype=float)
     line = np.concatenate([line, line[:1]])
@@ -212,10 +213,10 @@ def cushion(width: float, height: float, depth: float, at=ORIGIN, roundness: flo
     """A soft box: thick in the middle, thin along the seams.
 
     Args:
-        width: Along x.
-        height: Along y.
-        depth: Along z.
-        at: The middle of its foot.
+        width: The size along x.
+        height: The size along y.
+        depth: The size along z.
+        at: The center of its bottom.
         roundness: How full it is.
     """
     u = np.linspace(-1, 1, 9)
@@ -233,26 +234,26 @@ def cushion(width: float, height: float, depth: float, at=ORIGIN, roundness: flo
 
 
 def arc(radius: float, start: float, end: float, points: int = 9, squash: float = 1.0) -> Array:
-    """A part of a circle, [points, 2].
+    """An arc of a circle [points, 2].
 
     Args:
         radius: The radius of the circle.
-        start: Its angle in degrees.
-        end: Likewise.
-        points: How many.
-        squash: The second coordinate's factor.
+        start: The start angle in degrees.
+        end: The end angle in degrees.
+        points: The number of points.
+        squash: A factor for the second coordinate.
     """
     angle = np.radians(np.linspace(start, end, points))
     return np.stack([radius * np.cos(angle), radius * squash * np.sin(angle)], 1)
 
 
 def in_plane(line: Array, plane: str, at=ORIGIN) -> Array:
-    """A flat line set into space.
+    """Place a flat line in space.
 
     Args:
-        line: [P, 2].
+        line: The points of the line [P, 2].
         plane: "xy", "zy" or "xz".
-        at: Where its origin comes to lie.
+        at: The position of its origin.
     """
     points = np.zeros((len(line), 3))
     points[:, ["xyz".index(axis) for axis in plane]] = line
@@ -263,27 +264,27 @@ def in_plane(line: Array, plane: str, at=ORIGIN) -> Array:
 
 
 def join(*surfaces: Array) -> Array:
-    """Several surfaces as one."""
+    """Join several surfaces into one."""
     return np.concatenate(surfaces)
 
 
 def shift(surface: Array, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Array:
-    """The surface, moved.
+    """Move a surface.
 
     Args:
-        surface: Triangles, [T, 3, 3].
-        x, y, z: By how much.
+        surface: Triangles [T, 3, 3].
+        x, y, z: The shift along each axis.
     """
     return surface + (x, y, z)
 
 
 def turn(surface: Array, axis: str, degrees: float) -> Array:
-    """The surface, turned about an axis through the origin.
+    """Rotate a surface about an axis through the origin.
 
     Args:
-        surface: Triangles, [T, 3, 3].
+        surface: Triangles [T, 3, 3].
         axis: "x", "y" or "z".
-        degrees: How far.
+        degrees: The angle in degrees.
     """
     a, b = _AXES[axis]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -294,11 +295,11 @@ def turn(surface: Array, axis: str, degrees: float) -> Array:
 
 
 def mirror(surface: Array, *axes: str) -> Array:
-    """The surface and its mirror images: with two axes, four of them.
+    """A surface with its mirror images: two copies with one axis, four with two.
 
     Args:
-        surface: Triangles, [T, 3, 3].
-        axes: "x", "y" or "z", each.
+        surface: Triangles [T, 3, 3].
+        axes: The axes, each "x", "y" or "z".
     """
     for axis in axes:
         image = surface.copy()
@@ -308,23 +309,23 @@ def mirror(surface: Array, *axes: str) -> Array:
 
 
 def around(surface: Array, count: int, axis: str = "y", start: float = 0.0) -> Array:
-    """Copies of a surface, turned evenly about an axis.
+    """Copies of a surface at equal angles about an axis.
 
     Args:
-        surface: Triangles, [T, 3, 3].
-        count: The number of them.
+        surface: Triangles [T, 3, 3].
+        count: The number of copies.
         axis: "x", "y" or "z".
-        start: The first one's angle in degrees.
+        start: The angle of the first copy in degrees.
     """
     return join(*(turn(surface, axis, start + 360 * i / count) for i in range(count)))
 
 
 def copies(surface: Array, places) -> Array:
-    """The surface at each of the places.
+    """Copies of a surface at several positions.
 
     Args:
-        surface: Triangles, [T, 3, 3].
-        places: [P, 3].
+        surface: Triangles [T, 3, 3].
+        places: The positions [P, 3].
     """
     return (surface[None] + np.asarray(places, dtype=float)[:, None, None]).reshape(-1, 3, 3)
 
@@ -333,7 +334,7 @@ def copies(surface: Array, places) -> Array:
 
 
 def bounds(points: Array) -> tuple[Array, Array]:
-    """The lower and the upper corner of the points' box.
+    """The lower and the upper corner of the points' bounding box.
 
     Args:
         points: [..., 3].
@@ -343,7 +344,7 @@ def bounds(points: Array) -> tuple[Array, Array]:
 
 
 def centered(triangles: Array) -> Array:
-    """The surface with its box's middle at the origin and the box's diagonal 2 long.
+    """Center a surface's bounding box at the origin and scale its diagonal to length 2.
 
     Args:
         triangles: [T, 3, 3].
@@ -353,12 +354,12 @@ def centered(triangles: Array) -> Array:
 
 
 def sample(triangles: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Points evenly by area, [count, 3], and the triangle on which each of them lies.
+    """Sample points uniformly by area [count, 3], with the triangle of each.
 
     Args:
         triangles: [T, 3, 3].
-        count: The number of them.
-        rng: From which they are drawn.
+        count: The number of points.
+        rng: The random generator.
     """
     origin = triangles[:, 0]
     u, v = triangles[:, 1] - origin, triangles[:, 2] - origin

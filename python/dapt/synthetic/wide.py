@@ -1,4 +1,4 @@
-"""The wider built-in world, to pre-train on: more kinds, bent and twisted, in any pose."""
+"""The wider built-in world for pre-training: more kinds of object, deformed and in any pose."""
 
 import math
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ _VARIANTS = ("only", "bg", "hardest")
 @register("synthetic_wide")
 @dataclass(kw_only=True)
 class Wide(Synthetic):
-    """The wider built-in world: no kind that the scan task asks for, in any pose.
+    """The wider built-in world, in any pose and without the classes of the scan task.
 
     Args:
-        families: Wide (all that there are) or names with commas between them.
-        domain: Clean, scan (what a depth camera sees) or mixed.
-        variant: of a scan: only, bg, hardest, or any for one of them drawn for each cloud.
-        pose: upright, any, or mixed: half upright, a quarter leaning by up to 40 degrees, and a
-            quarter in any pose.
-        train_size: Clouds of the training split.
-        test_size: Clouds of the test split; no test split with 0.
-        num_points: Points of each cloud.
-        seed: Another seed is another set of objects.
+        families: The families: wide for all of them, or names separated by commas.
+        domain: The kind of clouds: clean, scan (as a depth camera sees the object) or mixed.
+        variant: The variant of scans: only, bg, hardest, or any to draw one of them for each cloud.
+        pose: The pose of objects: upright, any, or mixed (half upright, a quarter leaning by up to
+            40 degrees, and a quarter in any pose).
+        train_size: Number of clouds in the training split.
+        test_size: Number of clouds in the test split; 0 for no test split.
+        num_points: Points per cloud.
+        seed: The seed of all objects; another seed gives other objects.
     """
 
     families: str = "wide"
@@ -51,20 +51,20 @@ class Wide(Synthetic):
             raise UsageError(f"pose must be upright, any or mixed, got {self.pose!r}")
 
     def load(self, split: str) -> "WideDataset":
-        """A split of it.
+        """Load a split.
 
         Args:
             split: "train" or "test".
         """
-        super().load(split)  # says whether there is such a split
+        super().load(split)  # checks that there is such a split
         return WideDataset(self, split)
 
 
 class WideDataset(SyntheticDataset):
-    """Cloud i is a function of (seed, split, i) alone.
+    """Generated clouds. Cloud i depends only on (seed, split, i).
 
     Args:
-        options: Which clouds.
+        options: The options of the dataset.
         split: "train" or "test".
     """
 
@@ -83,11 +83,11 @@ class WideDataset(SyntheticDataset):
 
 
 def warp(triangles: np.ndarray, dice: Dice) -> np.ndarray:
-    """Stretched, and half of the time tapered, twisted or bent along the vertical.
+    """Stretch an object and, half of the time, taper, twist or bend it along the vertical.
 
     Args:
-        triangles: [T, 3, 3], within the unit ball.
-        dice: What it is drawn from.
+        triangles: The triangles of the object, within the unit ball [T, 3, 3].
+        dice: The source of random numbers.
     """
     points = triangles * np.exp([dice(-0.25, 0.25), dice(-0.25, 0.25), dice(-0.25, 0.25)])
     if dice.chance(0.5):
@@ -102,7 +102,7 @@ def warp(triangles: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _pose(pose: str, dice: Dice) -> np.ndarray:  # [3, 3]
-    """A rotation to be multiplied by from the right."""
+    """A rotation matrix to multiply from the right."""
     lot = {"upright": 0.0, "any": 1.0, "mixed": dice(0, 1)}[pose]
     if lot < 0.5:
         return np.eye(3)

@@ -1,4 +1,4 @@
-"""What is built outdoors."""
+"""Buildings and outdoor structures."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What lives and grows; it looks toward +z."""
+"""Animals, people and plants, facing +z."""
 
 import numpy as np
 

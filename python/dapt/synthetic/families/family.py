@@ -1,4 +1,4 @@
-"""What a family is, and the list of them that its decorator fills."""
+"""The class of families, and the decorator that registers them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Family:
 
     Args:
         name: The name of the class.
-        parts: Names of its parts.
-        build: Yields the surfaces of one object, each with its part.
+        parts: The names of its parts.
+        build: A function that yields (part, surface) for the surfaces of one object.
     """
 
     name: str
@@ -25,10 +25,10 @@ class Family:
     build: Callable[[Dice], Iterator[tuple[str, np.ndarray]]]
 
     def surfaces(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """One object: its triangles [T, 3, 3] and the part of each [T].
+        """Build one object: its triangles [T, 3, 3] and the part of each [T].
 
         Args:
-            rng: What the object's shape is drawn from.
+            rng: The random generator of the object.
         """
         dice = Dice(rng)
         pieces = list(self.build(dice))
@@ -38,10 +38,14 @@ class Family:
 
 
 def family(*parts: str):
-    """Decorator: the function builds the family of its name out of these parts."""
+    """Decorator that registers a function as the builder of the family of its name.
+
+    Args:
+        parts: The names of the parts that it yields.
+    """
 
     def add(build):
-        name = build.__name__.rstrip("_")  # bin_ and box_ are the names of others
+        name = build.__name__.rstrip("_")  # bin_ and box_ avoid names that are taken
         FAMILIES[name] = Family(name, parts, build)
         return build
 

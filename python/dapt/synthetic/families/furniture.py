@@ -1,4 +1,4 @@
-"""What stands in rooms."""
+"""Furniture."""
 
 import numpy as np
 
@@ -27,10 +27,10 @@ def four_legs(r, width, depth, height, spread=None):
 
     Args:
         r: The dice.
-        width: Along x.
-        depth: Along z.
-        height: Along y.
-        spread: The spread of the feet, relative to the tops; at random by default.
+        width: The size along x.
+        depth: The size along z.
+        height: The size along y.
+        spread: The spread of the feet relative to the tops; random by default.
     """
     thick = r(0.02, 0.05)
     x, z = width / 2 - thick, depth / 2 - thick
@@ -48,7 +48,7 @@ def pedestal(r, height, reach):
     Args:
         r: The dice.
         height: The height of the column.
-        reach: Of the foot.
+        reach: The radius of the foot.
     """
     column = cylinder(r(0.025, 0.06), height)
     if r.chance(0.5):

@@ -1,4 +1,4 @@
-"""Smaller things of a household."""
+"""Smaller household objects."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What fits a hand; upright, the grip below."""
+"""Tools and other handheld objects, upright with the grip at the bottom."""
 
 import numpy as np
 
@@ -22,12 +22,12 @@ from dapt.synthetic.shapes import (
 
 
 def grip(r, length, radius):
-    """The handle of a tool, by which a hand holds it.
+    """The handle of a tool.
 
     Args:
         r: The dice.
-        length: Along y.
-        radius: About.
+        length: The size along y.
+        radius: The approximate radius.
     """
     middle = r(0.85, 1.3)
     line = [(0, 0), (radius, 0.02), (radius * middle, length * 0.5), (radius * 0.8, length)]

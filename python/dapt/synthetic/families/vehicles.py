@@ -1,4 +1,4 @@
-"""What drives, flies or floats; the nose toward +z."""
+"""Vehicles on land, in the air and on water, with the nose toward +z."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def wheel(radius, width, at):
     Args:
         radius: The radius of the tire.
         width: The width of the tire.
-        at: (x, z) of its middle.
+        at: The (x, z) of its center.
     """
     rim = [
         (0, -0.3),
@@ -46,11 +46,11 @@ def wheel(radius, width, at):
 
 
 def along_z(outline, width):
-    """A side view, made a solid.
+    """Extrude a side view to a solid.
 
     Args:
-        outline: [P, 2], of (z, y).
-        width: Along x.
+        outline: The (z, y) of the outline [P, 2].
+        width: The size along x.
     """
     return turn(slab(np.asarray(outline) * (-1, 1), width), "y", 90)
 

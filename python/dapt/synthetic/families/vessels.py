@@ -1,4 +1,4 @@
-"""What holds something: mostly turned shapes, open above."""
+"""Vessels and containers: mostly surfaces of revolution, open at the top."""
 
 import numpy as np
 
@@ -20,11 +20,11 @@ from dapt.synthetic.shapes import (
 
 
 def hollow(outline, wall=0.03):
-    """The line of a vessel's outside, bottom to rim, followed by that of its inside.
+    """The outline of a vessel's outside from bottom to rim, followed by that of its inside.
 
     Args:
-        outline: [P, 2], (radius, height) of the outside, from the bottom up.
-        wall: Its thickness.
+        outline: The (radius, height) of the outside, from the bottom up [P, 2].
+        wall: The thickness of the wall.
     """
     outside = np.asarray(outline, dtype=float)
     bottom = outside[0, 1]
@@ -36,11 +36,11 @@ def handle(x, low, high, reach, thick=0.03):
     """A loop at the side.
 
     Args:
-        x: Where it begins, beside the axis.
-        low: Its lower end.
-        high: Its upper end.
-        reach: How far it stands out.
-        thick: Radius of the bow.
+        x: The distance of its ends from the axis.
+        low: The height of its lower end.
+        high: The height of its upper end.
+        reach: How far it extends outward.
+        thick: The radius of the loop's cross-section.
     """
     bow = arc(1, -90, 90, 9) * (reach, (high - low) / 2)
     return tube(in_plane(bow, "xy", (x, (low + high) / 2, 0)), thick)
@@ -51,8 +51,8 @@ def curve(r, radii, height):
 
     Args:
         r: The dice.
-        radii: At even heights.
-        height: The height of the whole.
+        radii: The radii at equally spaced heights.
+        height: The total height.
     """
     knots = np.linspace(0, 1, len(radii))
     at = np.linspace(0, 1, 12)

@@ -1,4 +1,4 @@
-"""Generative grammars: one function for a way of building, many kinds by its traits."""
+"""Generative grammars: each function builds many kinds of object, which differ in their traits."""
 
 from dapt.synthetic.grammars import (
     beasts,

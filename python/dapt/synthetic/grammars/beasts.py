@@ -1,4 +1,4 @@
-"""What moves by itself: four legs, wings or fins."""
+"""Animals: with four legs, wings or fins."""
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def beast(
     thick=None,
     sprawl=0.1,
 ):
-    """Four legs."""
+    """An animal with four legs."""
     length, hip = r(0.8, 1.1), legs + girth
     z = np.linspace(-0.5, 0.5, 7) * length
     waist = girth * (0.85 + 0.15 * np.cos(np.linspace(-3, 3, 7))) * (1, 0.95, 1, 1, 1, 1.05, 0.8)
@@ -206,7 +206,7 @@ def beast(
     beetle=dict(wings="folded", neck=0.0, legs=(0.15, 0.25), beak=0.05, pairs=3),
 )
 def winged(r, wings, neck, legs, beak, span=0.5, slim=1.0, pairs=1):
-    """Two wings, folded or spread."""
+    """An animal with wings, folded or spread."""
     length, girth = r(0.3, 0.45), r(0.12, 0.2) * slim
     yield "body", turn(ball(girth, girth * r(0.8, 1.1), length), "x", r(-30, 5))
     top = np.array([0, girth * 0.5 + neck * r(0.6, 1.0), length * 0.8 + neck * 0.3])
@@ -269,7 +269,7 @@ def winged(r, wings, neck, legs, beak, span=0.5, slim=1.0, pairs=1):
     ray=dict(high=(0.06, 0.1), thin=(4.0, 6.0), fork=0.05, dorsal=0.03),
 )
 def swimmer(r, high, thin, fork, dorsal=0.12, flat=False, wiggle=0.03, coils=1.0):
-    """A spine that tapers at both ends, with fins."""
+    """An animal with fins, along a spine that tapers at both ends."""
     t = np.linspace(0, 1, 14)
     girth = high * np.clip(np.sin(np.pi * t ** r(0.5, 0.8)), 0.1, None)
     spine = np.stack([wiggle * np.sin(2 * np.pi * coils * t + r(0, 6.28)), 0 * t, 0.6 - 1.2 * t], 1)

@@ -1,4 +1,4 @@
-"""Masses with roofs and windows."""
+"""Buildings: masses with roofs and windows."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from dapt.synthetic.shapes import (
 
 
 def roof(style, width, depth, rise, y, over=1.1):
-    """On a rectangle at a height: flat, gable, hip, shed, dome or spire."""
+    """A roof over a rectangle at a height: flat, gable, hip, shed, dome or spire."""
     wide, deep = width * over, depth * over
     if style == "gable":
         return slab([(-wide / 2, y), (wide / 2, y), (0, y + rise)], deep)
@@ -38,7 +38,7 @@ def roof(style, width, depth, rise, y, over=1.1):
 
 
 def openings(r, width, height, depth, y, rows, columns, size=0.45, proud=0.015):
-    """Window surrounds in a grid on all four sides of a mass, a little proud of its walls."""
+    """Window surrounds in a grid on all four sides of a mass, slightly in front of its walls."""
     pieces = []
     for across, out, axis in ((width, depth, 0), (depth, width, 90)):
         step_x, step_y = across / columns, height / rows
@@ -137,7 +137,7 @@ def masses(
     stilts=0.0,
     round_=False,
 ):
-    """A main mass, its roof and windows, and what is added to it."""
+    """A building: a main mass with its roof, windows and additions."""
     style = top if isinstance(top, str) else r.pick(*top)
     storey = r(0.25, 0.4) if floors < 5 else r(0.15, 0.22)
     height, ground = floors * storey * (1.4 if floors == 1 else 1), stilts

@@ -1,4 +1,4 @@
-"""Boxes with a front: appliances, devices, what one sits on."""
+"""Boxes with a front: appliances, devices, seats."""
 
 import numpy as np
 
@@ -149,7 +149,7 @@ def cases(
     back=0.0,
     soft=False,
 ):
-    """A box with a front: doors, dials, keys, and what it stands on."""
+    """A box with doors, dials or keys on its front, and what it stands on."""
     front, y = deep / 2 + 0.008, legs
     if soft:
         yield "case", cushion(wide, high, deep, (0, y, 0), roundness=r(2, 5))

@@ -20,12 +20,12 @@ from dapt.synthetic.shapes import (
 
 
 def row(count, pitch):
-    """Even places about the middle."""
+    """Equally spaced positions, centered at 0."""
     return (np.arange(count) - (count - 1) / 2) * pitch
 
 
 def coil(radius, height, turns, thick):
-    """A wire around the vertical."""
+    """A wire wound around a vertical axis."""
     t = np.linspace(0, 1, 10 * turns + 1)
     way = 2 * np.pi * turns * t
     return tube(np.stack([radius * np.cos(way), height * t, radius * np.sin(way)], 1), thick, 5)
@@ -48,7 +48,7 @@ def coil(radius, height, turns, thick):
 def packages(
     r, pins, pitch, wide, style, quad=False, tall=None, tab=False, levers=False, digits=False
 ):
-    """A block of plastic with rows of pins."""
+    """A plastic package with rows of pins."""
     long = pins * pitch + 0.04
     wide = wide or long
     tall = tall or r(0.1, 0.2)
@@ -145,7 +145,7 @@ def packages(
 def leaded(
     r, long, girth, style, band=False, groove=False, standing=False, oval=1.0, leads=2, brim=False
 ):
-    """A body on wires: two along its axis, or all from below."""
+    """A part with wire leads: two along its axis, or all at the bottom."""
     wire = r(0.012, 0.025)
     if style in ("dogbone", "barrel", "brick"):
         if style == "brick":
@@ -302,7 +302,7 @@ def leaded(
     potentiometer=dict(rows=1, columns=3, pitch=0.18, style="knob", tall=(0.15, 0.25)),
 )
 def connectors(r, rows, columns, pitch, style, tall=None, wall=False):
-    """Contacts in a grid, in a body of their kind."""
+    """A connector: contacts in a grid, in a housing."""
     long, wide, tall = columns * pitch + 0.03, rows * pitch + 0.03, tall or r(0.1, 0.14)
     grid = [(x, 0, z) for x in row(rows, pitch) for z in row(columns, pitch)]
     pin, below, above = 0.025, r(0.12, 0.3), r(0.25, 0.5)
@@ -444,7 +444,7 @@ _FOR_BOARDS = (
     expansion_card=dict(long=(1.0, 1.4), wide=(0.4, 0.6), count=(4, 8), upright=True),
 )
 def boards(r, long, wide, count, upright=False):
-    """A circuit board with other kinds of part on it."""
+    """A circuit board with other kinds of parts on it."""
 
     board = [box(wide, 0.03, long, (0, -0.03, 0))]
     hole = lathe([(0.03, -0.04), (0.05, -0.04), (0.05, 0.015), (0.03, 0.015)], segments=8)

@@ -1,4 +1,4 @@
-"""What flies."""
+"""Aircraft."""
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def flyers(
     gondola=False,
     cross=False,
 ):
-    """A body along z with what holds it in the air."""
+    """A body along z, with wings, rotors or whatever else keeps it in the air."""
     z = np.linspace(-1, 1, 13)
     shape = (
         girth

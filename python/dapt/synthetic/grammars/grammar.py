@@ -1,4 +1,4 @@
-"""What a grammar is: one function that builds many kinds of object, each by traits of its own."""
+"""The decorator for grammars: functions that each build many kinds of object by their traits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ KINDS: dict[str, Family] = {}
 
 @dataclass(frozen=True)
 class _Grown:
-    """Builds one kind: the grammar with the traits of an object drawn anew."""
+    """Builds one kind of object: calls the grammar with newly drawn traits for each object."""
 
     grammar: Callable[..., Iterator[tuple[str, np.ndarray]]]
     traits: dict
@@ -34,13 +34,13 @@ def _draw(dice: Dice, trait):
 
 
 def grammar(*parts: str, **kinds: dict):
-    """Decorator: the function builds objects out of these parts, of each of these kinds.
+    """Decorator that registers a function as the builder of several kinds of object.
 
     Args:
-        parts: Names of the parts that the function yields.
-        kinds: The traits of each kind, which the function takes by name. Of (low, high) a number
-            between is drawn for each object, a whole one of two whole numbers; of a tuple of those
-            each; of a list one is picked; anything else stands as it is.
+        parts: The names of the parts that the function yields.
+        kinds: The traits of each kind, passed to the function by name. For each object, a number
+            is drawn from a range (low, high), an integer if both ends are integers; a tuple of
+            ranges draws from each; a list picks one of its items; other values are constant.
     """
 
     def add(build):

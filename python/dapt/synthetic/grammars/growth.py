@@ -1,4 +1,4 @@
-"""What grows: trees that branch, trees of whorls, fronds from one point, stones."""
+"""Plants and stones: trees that branch, trees with whorls, fronds from one point."""
 
 import numpy as np
 
@@ -10,14 +10,14 @@ UP = np.array([0.0, 1.0, 0.0])
 
 
 def direction(r, lift, heading=None):
-    """A unit vector at an angle above the horizon, in degrees."""
+    """A unit vector at an angle above the horizon in degrees."""
     turn = r(0, 2 * np.pi) if heading is None else heading
     lift = np.radians(lift)
     return np.array([np.cos(lift) * np.cos(turn), np.sin(lift), np.cos(lift) * np.sin(turn)])
 
 
 def ribbon(line, width, across=None):
-    """A thin surface along a line [P, 3]; a width for each of its points."""
+    """A thin surface along a line [P, 3], with a width at each point."""
     line = np.asarray(line, dtype=float)
     if across is None:
         across = np.cross(line[-1] - line[0], UP)
@@ -27,7 +27,7 @@ def ribbon(line, width, across=None):
 
 
 def leaves(r, middle, spread, count, size):
-    """Small quads, turned at random, in a cloud around a point."""
+    """Small, randomly turned quads around a point."""
     places = middle + spread * r.rng.standard_normal((count, 1, 3))
     sides = r.rng.standard_normal((2, count, 1, 3))
     sides *= size / np.linalg.norm(sides, axis=-1, keepdims=True)
@@ -79,7 +79,7 @@ def branching(
     flat=0.8,
     weep=0.0,
 ):
-    """A trunk that forks again and again; leaves as quads, or as clumps, at the ends."""
+    """A trunk that forks repeatedly, with leaves as quads or clumps at the ends."""
     thick = thick or r(0.03, 0.08)
 
     def branch(start, way, length, radius, left):
@@ -120,7 +120,7 @@ def branching(
     ),
 )
 def whorled(r, whorls, droop, slim, style, bare=None):
-    """A straight trunk with something around it at every level."""
+    """A straight trunk with branches or leaves around it at every level."""
     height, bare = r(1.2, 1.8), bare or r(0.05, 0.2)
     yield "wood", cylinder(r(0.03, 0.06), height * 0.9, top=0.3, segments=8)
     low = bare * height
@@ -271,7 +271,7 @@ _SPHERE = _sphere()
     pebble=dict(cuts=0, waves=(0.0, 0.06), high=(0.3, 1.0)),
 )
 def stone(r, cuts, waves, high, count=1, soft=0.02):
-    """Balls cut by planes and made uneven by waves; several lean on each other."""
+    """Balls cut by planes and made uneven by waves; several may lean on each other."""
     for i in range(count):
         radius = np.ones(_SPHERE.shape[:2])
         if cuts:

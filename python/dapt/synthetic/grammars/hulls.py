@@ -1,4 +1,4 @@
-"""What floats."""
+"""Ships and boats."""
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def hulls(
     logs=0,
     sub=False,
 ):
-    """A hull and what stands on its deck; the bow is toward +z."""
+    """A hull and what stands on its deck, with the bow toward +z."""
     z = np.linspace(-1, 1, 13)
     if logs:
         yield (

@@ -1,4 +1,4 @@
-"""What has a shaft and a head: tools, weapons."""
+"""Tools and weapons with a shaft and a head."""
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def implements(
     fat=False,
     stock=False,
 ):
-    """A shaft to hold and a head that does something, one above the other."""
+    """A shaft with a head above it."""
     thick = r(0.03, 0.05) if fat else r(0.014, 0.025)
     if head != "jaws":
         yield (

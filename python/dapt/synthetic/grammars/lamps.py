@@ -1,4 +1,4 @@
-"""What gives light."""
+"""Lamps."""
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def lamps(
     bar=0,
     low=None,
 ):
-    """A base, a stem and what gives light; those that hang are built standing on the ceiling."""
+    """A base, a stem and a light; hanging lamps are built upside down."""
     flip = (1, -1, 1) if hanging else (1, 1, 1)
     top = np.array([0.0, tall, 0.0])
     yield "base", lathe([(0, 0), (base, 0), (base, 0.03), (base * 0.3, 0.06), (0.02, 0.08)]) * flip

@@ -1,4 +1,4 @@
-"""Parts of machines, and simple solids put together by a rule."""
+"""Machine parts, and simple solids assembled by a rule."""
 
 import numpy as np
 
@@ -43,7 +43,7 @@ from dapt.synthetic.shapes import (
     key=dict(style="key", size=(0.12, 0.2), count=(2, 5)),
 )
 def mechanics(r, style, size, count):
-    """Parts of machines, most of them of a count of equal pieces around an axis."""
+    """A machine part, in most styles with a number of equal pieces around an axis."""
     high = size * r(0.2, 0.6)
     ring = lathe(
         [(size * 0.4, 0), (size, 0), (size, high), (size * 0.4, high), (size * 0.4, 0)], segments=24
@@ -237,7 +237,7 @@ def mechanics(r, style, size, count):
 
 
 def primitive(r, scale):
-    """Any simple solid of about a size."""
+    """A random simple solid of a given approximate size."""
     a, b, c = (scale * r(0.3, 1.0) for _ in range(3))
     solid = r.pick(
         box(a, b, c, top=r(0.3, 1.0)),
@@ -271,7 +271,7 @@ def primitive(r, scale):
     shrinking=dict(rule="shrink", count=(4, 7)),
 )
 def assemblies(r, rule, count, fold=1):
-    """Simple solids put together by a rule, which is what its kind tells."""
+    """Simple solids assembled by the rule that defines the kind."""
     core = primitive(r, 1.0)
     if rule in ("mirror", "four", "around"):
         yield "core", mirror(core, "x") if rule == "mirror" else core * (0.6, 1, 0.6)

@@ -1,4 +1,4 @@
-"""Columns, steps and what stands on them."""
+"""Monuments: columns, steps and what stands on them."""
 
 import numpy as np
 

@@ -158,7 +158,7 @@ def motors(
     spoiler=False,
     wheels_out=False,
 ):
-    """A side view drawn across, on wheels or tracks."""
+    """An extruded side view on wheels or tracks."""
     low, belt, radius = r(0.1, 0.16), r(0.2, 0.3), r(0.14, 0.19)
     start, end = cab
     rake, back = (0.02, 0.0) if steep else (r(0.05, 0.12), r(0.0, 0.1))
@@ -234,6 +234,6 @@ def motors(
 
 
 def sheet_of(line, width):
-    """A line in the zy plane, swept across."""
+    """A line in the zy plane, extruded along x."""
     edge = in_plane(np.asarray(line), "zy")
     return sheet(np.stack([edge - (width / 2, 0, 0), edge + (width / 2, 0, 0)]))

@@ -1,4 +1,4 @@
-"""People with what they wear and carry."""
+"""People, with what they wear and carry."""
 
 import numpy as np
 
@@ -205,7 +205,7 @@ def headgear(
     horns=0.0,
     peak=0.0,
 ):
-    """What covers a head, without the head."""
+    """A helmet or hat without a head."""
     t = np.linspace(0, np.pi / 2, 8)
     power = r(0.8, 1.2)
     line = np.stack([np.cos(t) ** power, high * np.sin(t)], 1)

@@ -1,4 +1,4 @@
-"""Walls, gates and towers, and what is framed in a wall."""
+"""Walls, gates and towers, and doors and windows."""
 
 import numpy as np
 
@@ -197,7 +197,7 @@ def framed(
     leaves=1,
     ribs=False,
 ):
-    """A frame and what fills it, one leaf or several on hinges."""
+    """A frame with one or several leaves on hinges."""
     bar = molding or r(0.04, 0.08)
     deep = bar * r(0.6, 1.4)
     if spokes:

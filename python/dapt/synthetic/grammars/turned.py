@@ -1,4 +1,4 @@
-"""Vessels, turned about their axis."""
+"""Vessels that are surfaces of revolution."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from dapt.synthetic.shapes import (
 
 
 def profile(radii, height, points=14):
-    """A smooth outline through radii at even heights."""
+    """A smooth outline through radii at equally spaced heights."""
     at = np.linspace(0, 1, points)
     knots = np.linspace(0, 1, len(radii))
     blend = np.exp(-(((at[:, None] - knots) * len(radii)) ** 2))
@@ -98,7 +98,7 @@ def turned(
     feet=False,
     sides=18,
 ):
-    """A vessel turned about its axis."""
+    """A vessel: a surface of revolution with handles, a spout or other additions."""
     line = profile(radii, high)
     radii = line[:, 0]
     wide = (stretch, 1, 1)

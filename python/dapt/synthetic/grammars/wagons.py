@@ -1,4 +1,4 @@
-"""What is drawn or pushed, and engines of war."""
+"""Wagons and carts, and siege engines."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from dapt.synthetic.shapes import (
 
 
 def spoked(radius, thick, at, spokes):
-    """A wheel of wood: rim, hub, spokes; `at` is its middle across and along."""
+    """A wooden wheel with rim, hub and spokes; `at` is the (x, z) of its center."""
     rim = tube(in_plane(arc(radius, 0, 360, 17), "zy"), thick, 5)
     hub = turn(cylinder(radius * 0.2, thick * 4, (0, -thick * 2, 0), segments=8), "z", 90)
     spoke = around(rod((0, 0, 0), (0, radius, 0), thick * 0.5, segments=4), spokes, "x")
@@ -138,7 +138,7 @@ def wagons(
     load=0,
     closed=False,
 ):
-    """A bed on one axle or two, drawn or pushed."""
+    """A bed on one or two axles, pulled or pushed."""
     spokes, thick = r.count(6, 12), r(0.018, 0.035)
     spots = [0.0] if axles == 1 else [-long * 0.35, long * 0.35]
     if narrow:
@@ -284,7 +284,7 @@ def engines(
     gun=0.0,
     hook=False,
 ):
-    """A frame of timber, and the arm that it swings."""
+    """A siege engine: a timber frame with its arm, ram or gun."""
     beam, radius = r(0.025, 0.05), r(0.12, 0.2) if gun == 0 else r(0.25, 0.35)
     y = radius if wheeled else beam
     yield "frame", mirror(box(beam * 2, beam * 2, long, (wide / 2, y, 0)), "x")
