@@ -67,10 +67,12 @@ def _folder(word: str) -> Path:
 def _explain(path: Path) -> None:
     from dapt.adapters import adapter_files
     from dapt.adapters.description import describe, lines
+    from dapt.runs import provenance
     from dapt.runs.folder import RunFolder
 
     within = path / "adapter"
     folder = path if (path / adapter_files.CONFIG).is_file() or not within.is_dir() else within
     description = describe(folder)
     load = description.pop("load it")
-    print(lines(description | RunFolder(folder.parent).provenance() | {"load it": load}))
+    of_run = provenance.description(RunFolder(folder.parent))
+    print(lines(description | of_run | {"load it": load}))

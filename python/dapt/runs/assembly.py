@@ -15,6 +15,7 @@ from dapt.methods import method_class
 from dapt.models import create_backbone
 from dapt.models.pretrained import RANDOM
 from dapt.runs.folder import RunFolder
+from dapt.runs.provenance import provenance_of
 from dapt.runs.settings import Section, Settings
 from dapt.tasks import FewShot, Task
 
@@ -93,7 +94,7 @@ def restore_model(folder: RunFolder) -> TrainedModel:
     """
     settings = _settings_of_model(folder)
     model = load_adapter(folder.adapter, _restored_backbone(settings))
-    model.fallback, model.provenance = _fallback(settings), folder.card()
+    model.fallback, model.provenance = _fallback(settings), provenance_of(folder)
     return model
 
 

@@ -1,17 +1,17 @@
-"""A run folder: what a run writes, so that it can be killed at any moment and resume.
+"""The folder of a run, with everything it needs to resume after being killed at any moment.
 
-config.yaml            the settings, complete
+config.yaml            the complete settings
 metrics.jsonl          one line per epoch
-adapter/               the best epoch's adapter; backbone.safetensors for a pre-training
-last.ckpt              to resume from; previous.ckpt is the one before, with previous_adapter/
+adapter/               the adapter of the best epoch; backbone.safetensors for a pre-training
+last.ckpt              the checkpoint to resume from
+previous.ckpt          the checkpoint before it, whose best weights are in previous_adapter/
 .lock                  held by the process that trains here
-result.json            the result, when the run is complete
+result.json            the result, once the run is complete
 corruptions.json       scores on corrupted clouds, if a comparison asked for them
 clouds.npy             the contribution of each cloud to the score, 1 if correct
 tensorboard/           events
 """
 
-import dataclasses
 import io
 import json
 import logging
@@ -20,7 +20,6 @@ import platform
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +27,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from dapt.adapters import adapter_files
-from dapt.adapters.hub import Provenance
-from dapt.data.file_dataset import FileDataset
 from dapt.errors import DaptError, UsageError
 from dapt.files import remove, remove_leftovers, sync_folder, write_atomically, writing
-from dapt.runs.options import TrainOptions
-from dapt.runs.paths import absolute, found
+from dapt.runs.paths import absolute
+from dapt.runs.resuming import check_same
 from dapt.runs.settings import Settings, settings_in
-from dapt.runs.trees import dump, flatten, plain, read_yaml
+from dapt.runs.trees import dump, plain
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-SCORES = ("accuracy", "miou")  # what the names of scores end in
 
 
 class RunFolder:
@@ -48,7 +44,7 @@ class RunFolder:
 
     Args:
         path: The folder; `begin` creates it.
-        flags: Settings that replace those of the run for the reader.
+        flags: Settings that replace those of the run when it is read.
     """
 
     def __init__(self, path: str | Path, flags: Sequence[str] = ()):
@@ -70,7 +66,7 @@ class RunFolder:
         """Keep other processes from training here; the system releases a dead process's lock.
 
         Args:
-            patience: Seconds to wait for another process to end.
+            patience: The seconds to wait for another process to end.
         """
         lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.holder"
         is_new = not self.path.exists()
@@ -97,13 +93,13 @@ class RunFolder:
                 self._leave_nothing()
 
     def wait(self) -> None:
-        """Give another process a minute to end: a stopped one is still saving its state."""
+        """Give another process a minute to end, in case it was stopped and is saving its state."""
         if self.path.exists():
             with self.locked(patience=60):
                 pass
 
     def _clean(self) -> None:
-        """Remove half-written files of a killed run."""
+        """Remove the half-written files of a killed run."""
         with writing(self.path):
             remove(self.fresh)
             written = (self.config, self.result, self.fresh, self.adapter, self.backbone)
@@ -113,7 +109,7 @@ class RunFolder:
             remove_leftovers(self.adapter, *adapter_files.NAMES)
 
     def _is_begun(self) -> bool:
-        """Whether there is anything to resume: a run without a step does not claim the folder."""
+        """Whether there is anything to resume; a run without a step does not claim the folder."""
         files = (self.last, self.previous, self.result, self.adapter, self.backbone)
         return any(path.exists() for path in (*files, *self.path.glob("fold_*")))
 
@@ -129,7 +125,7 @@ class RunFolder:
             self.path.rmdir()
 
     def begin(self, settings: Settings) -> None:
-        """Claim the folder for a run, or check that the run in it can resume.
+        """Claim the folder for a new run, or check that the run in it can resume.
 
         Args:
             settings: The settings of the run.
@@ -141,94 +137,19 @@ class RunFolder:
                     f"{self.path} already holds a run: add --resume to continue it, "
                     "or choose another --out"
                 )
-            self.check_same(settings)
+            check_same(self.config, settings)
         tree = absolute(settings.but(resume=False).tree())
         write_atomically(self.config, dump(tree).encode())
 
-    def check_same(self, settings: Settings) -> None:
-        """Refuse other settings than the run has, except those that do not change its result.
-
-        Args:
-            settings: The settings to resume with.
-        """
-        before, now = (found(tree, self.path) for tree in (read_yaml(self.config), settings.tree()))
-        before, now = _defaults(settings.training) | flatten(before), flatten(now)
-        for key in sorted(before.keys() | now.keys()):
-            if key in settings.training.FREE or before.get(key) == now.get(key):
-                continue
-            if key == "epochs":
-                self._check_longer(settings, int(before[key]))
-                continue
-            raise UsageError(
-                f"the run in {self.path} has {key}={before.get(key)}, not {now.get(key)}: "
-                "a run resumes with its own settings; to change them, choose another --out"
-            )
-
-    def _check_longer(self, settings: Settings, before: int) -> None:
-        """More epochs continue a run only if its learning rate does not decay."""
-        training = settings.training
-        if training.epochs > before and training.min_learning_rate == training.learning_rate:
-            return
-        raise UsageError(
-            f"the run in {self.path} has epochs={before}, not {training.epochs}: its learning rate "
-            f"decays over {before} epochs, so {training.epochs} need another --out; only a run "
-            "with min_learning_rate equal to learning_rate can be extended"
-        )
-
     def settings(self) -> Settings:
-        """The run's settings, with the paths of files that moved with it."""
+        """The settings of the run; the paths of files that moved with it are updated."""
         return settings_in(self.path, self.flags)
-
-    def provenance(self) -> dict[str, str]:
-        """The data and scores of the run, as far as recorded; empty if there is no run."""
-        told = {}
-        if self.config.is_file():
-            data = read_yaml(self.config).get("data")
-            if isinstance(data, dict):
-                fields = {k: v for k, v in data.items() if v is not None and k != "name"}
-                listed = ", ".join(f"{key}={value}" for key, value in fields.items())
-                told["data"] = f"{data.get('name')}: {listed}"
-        score = self._score()
-        return told | ({"score": score} if score else {})
-
-    def _score(self) -> str | None:
-        """The score in the result; None if there is no complete one."""
-        known = self._result()
-        if known is None:
-            return None
-        name = known["metric"]
-        return f"{name} {known[name]:.4f} on the {known['split']} split, seed {known['seed']}"
-
-    def _result(self) -> dict | None:
-        """The result; None if there is no complete one."""
-        try:
-            result = json.loads(self.result.read_text())
-            float(result[result["metric"]]), result["split"], result["seed"]
-            return result
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def card(self) -> Provenance:
-        """The run's data and scores for publication, without paths on this machine."""
-        data = self.settings().data
-        files = [Path(data.get(key)).name for key in FileDataset.PATHS if data.get(key)]
-        told = f"{data.name} ({', '.join(files)})" if files else data.name
-        result = self._result()
-        if result is None:
-            return Provenance(told)
-        first = result["metric"]
-        scores = {
-            key: value
-            for key, value in result.items()
-            if isinstance(value, float) and key.endswith(SCORES) and "validation" not in key
-        }
-        return Provenance(told, {first: float(result[first])} | scores, result["split"])
 
     def append_metrics(self, line: Mapping) -> None:
         """Append an epoch's line; it is on disk when this returns.
 
         Args:
-            line: Numbers by their names.
+            line: Numbers by name.
         """
         with writing(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -236,16 +157,16 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def restore_metrics(self, state: Mapping | None) -> None:
-        """Restore the metrics to those at the checkpoint, whatever is in the file.
+        """Restore metrics.jsonl to its content at a checkpoint.
 
         Args:
-            state: The state of the checkpoint; None starts from the beginning.
+            state: The state of the checkpoint; None for the start of the run.
         """
         if state is None:
             before = ""
         elif "metrics" in state:
             before = state["metrics"]
-        else:  # old checkpoints that recorded only the length
+        else:  # an older version recorded only the length
             before = self._metrics_text()[: state["metrics_length"]]
         if before != self._metrics_text():
             write_atomically(self.metrics, before.encode())
@@ -257,7 +178,7 @@ class RunFolder:
         """Write result.json.
 
         Args:
-            result: Numbers by their names.
+            result: Numbers by name.
         """
         write_atomically(self.result, (json.dumps(plain(result), indent=2) + "\n").encode())
 
@@ -282,7 +203,7 @@ class RunFolder:
         """Write corruptions.json.
 
         Args:
-            scores: By kind, the scores at severities 0 to 5.
+            scores: The scores at severities 0 to 5, by kind of corruption.
             about: The digest of the scored weights.
         """
         text = json.dumps({"about": about, "scores": scores}, indent=2) + "\n"
@@ -292,7 +213,7 @@ class RunFolder:
         """Read corruptions.json; empty if it is missing.
 
         Args:
-            about: The digest that the scored weights must have; None for any.
+            about: The digest of the weights whose scores are wanted; None for any.
         """
         try:
             kept = json.loads(self.corruptions.read_text())
@@ -303,10 +224,10 @@ class RunFolder:
             return {}
 
     def save(self, state: Mapping) -> None:
-        """Write a checkpoint, and keep the previous one.
+        """Write a checkpoint and keep the previous one.
 
         Args:
-            state: What `torch.save` takes.
+            state: Anything that `torch.save` accepts.
         """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "metrics": self._metrics_text(), **state}, buffer)
@@ -332,20 +253,14 @@ class RunFolder:
         return None
 
 
-def _defaults(training: TrainOptions) -> dict:
-    """What older runs did before an option existed."""
-    fields = dataclasses.fields(training)
-    return {each.name: each.default for each in fields if each.default is not MISSING}
-
-
 def _read_checkpoint(path: Path) -> dict | None:
-    """Read a checkpoint; None if a checksum in torch's zip archive is wrong."""
+    """Read a checkpoint; None if it is damaged, as the checksums in torch's zip archive show."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file may raise anything
+    except Exception:  # a damaged file may raise any error
         return None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         return None

@@ -21,6 +21,7 @@ from dapt.files import writing
 from dapt.progress import Bar
 from dapt.runs.children import on_signals, run_child, start_child, threads
 from dapt.runs.folder import RunFolder
+from dapt.runs.resuming import check_same
 from dapt.runs.settings import Settings
 from dapt.training.folds import fold_folders, is_of_folds
 from dapt.training.slurm import Queue, SlurmOptions
@@ -61,7 +62,8 @@ class Run:
         known, asked = self.folder.settings().training, self.settings.training
         precision = known.precision if asked.precision == "auto" else asked.precision
         num_points = asked.num_points or known.num_points
-        self.folder.check_same(self.settings.but(num_points=num_points, precision=precision))
+        settings = self.settings.but(num_points=num_points, precision=precision)
+        check_same(self.folder.config, settings)
         return json.loads(self.folder.result.read_text())
 
 
