@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def load_run(folder: "str | os.PathLike") -> "TrainedModel":
-    """Load the trained model of a run folder; its `predict` takes clouds as they are in files.
+    """Load the trained model of a run folder; its `predict` accepts raw clouds and files.
 
     Args:
         folder: The folder given to `dapt train --out`.

@@ -159,7 +159,7 @@ def test_shapenet(tmp_path):
 def test_folder(tmp_path):
     objects = tmp_path / "objects"
     options = {"train": objects, "num_points": 4}
-    refused("folder", options, "train", "is not there", objects)
+    refused("folder", options, "train", "does not exist", objects)
     objects.mkdir()
     refused("folder", options, "train", "has no folders", objects)
     (objects / "cup").mkdir()

@@ -208,7 +208,7 @@ def test_mesh_opens_no_other_file(tmp_path):
         ("a.pcd", b"", "header lacks"),
         ("b.pcd", b"FIELDS x y\nSIZE 4 4\nTYPE F F\nPOINTS 1\nDATA ascii\n1 2\n", "header lacks"),
         ("c.pcd", pcd_header(range(9), "binary") + bytes(20), "cannot read .*c.pcd"),
-        ("d.pcd", pcd_header(range(9), "ascii") + b"1 2 3\n", "promises 9 points and 1"),
+        ("d.pcd", pcd_header(range(9), "ascii") + b"1 2 3\n", "promises 9 points, but it has 1"),
         ("e.pcd", pcd_header(range(9), "zip"), "'zip'"),
         (
             "f.pcd",

@@ -105,7 +105,7 @@ def test_an_npz_bomb_is_not_unpacked(tmp_path):
     "content, message",
     [
         (header((2**40, 3)) + bytes(36), "promises"),
-        (header((3, 3)) + bytes(40), "promises 36 bytes of numbers and 40"),
+        (header((3, 3)) + bytes(40), "promises 36 bytes of numbers, but it has 40"),
         (header((3, 3)) + bytes(32), "promises"),
         (header((-1, 3)) + bytes(36), "promises|shape"),
         (header((3, 3), "|O") + bytes(72), "allow_pickle"),
@@ -181,9 +181,9 @@ def las(count=3, tables=0, records=3):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.ply", PLY.format(4, 2) + TRIANGLES + "3 0 1 2\n", "promises 6 lines and 5"),
-        ("a.ply", PLY.format(3, 2) + TRIANGLES + FACES, "promises 5 lines and 6"),
-        ("a.ply", PLY.format(4, 0) + TRIANGLES[:-6], "promises 4 lines and 3"),
+        ("a.ply", PLY.format(4, 2) + TRIANGLES + "3 0 1 2\n", "promises 6 lines, but it has 5"),
+        ("a.ply", PLY.format(3, 2) + TRIANGLES + FACES, "promises 5 lines, but it has 6"),
+        ("a.ply", PLY.format(4, 0) + TRIANGLES[:-6], "promises 4 lines, but it has 3"),
         ("a.ply", PLY.format(4, 1) + TRIANGLES + "3 0 1 9\n", "corner"),
         ("a.ply", PLY.format(4, 1).replace("ascii", "binary_little_endian") + "x", "do not fit"),
         ("a.ply", PLY.format(10**12, 0) + TRIANGLES, "promises"),
@@ -193,12 +193,12 @@ def las(count=3, tables=0, records=3):
         ("a.off", "OFF\n4 1 0\n" + TRIANGLES + "3 0 1\n", "lacks corners"),
         ("a.off", "OFF\n99999999999 1 0\n" + TRIANGLES, "promises"),
         ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n", "corner|index|out of bounds"),
-        ("a.pcd", PCD.format(2, "binary") + "x" * 36, "promises 2 points and 3"),
-        ("a.pcd", PCD.format(2, "ascii") + "1 2 3\n1 2 3\n4 5 6\n", "promises 2 points and 3"),
-        ("a.pcd", PCD.format(1, "ascii") + "1 2 3 4\n", "promises 3 numbers a line, got 4"),
+        ("a.pcd", PCD.format(2, "binary") + "x" * 36, "promises 2 points, but it has 3"),
+        ("a.pcd", PCD.format(2, "ascii") + "1 2 3\n1 2 3\n4 5 6\n", "promises 2 points, but"),
+        ("a.pcd", PCD.format(1, "ascii") + "1 2 3 4\n", "promises 3 numbers per line, got 4"),
         ("a.pcd", PCD.format(-1, "binary"), "below 0"),
         ("a.pcd", PCD.replace("COUNT 1", "COUNT 2").format(1, "binary") + "x" * 16, "COUNT"),
-        ("a.las", las(count=4_000_000_000), "promises 4000000000 points and 3"),
+        ("a.las", las(count=4_000_000_000), "promises 4000000000 points, but it has 3"),
         ("a.las", las(tables=4_000_000_000), "promises 4000000000 tables"),
         ("a.las", las()[:100], "no las header"),
     ],
@@ -241,7 +241,7 @@ def test_names_and_labels_that_are_none(tmp_path):
     np.savez(path, points=clouds, labels=np.array([0, 1, 2**64 - 1], np.uint64))
     refused("at most 2", dapt.data.load, "npz", {"train": path}, "train")
     np.savez(path, points=clouds, labels=labels, class_names=np.array(["a", "b", "a"]))
-    refused("'a' is there twice", dapt.data.load, "npz", {"train": path}, "train")
+    refused("'a' occurs twice", dapt.data.load, "npz", {"train": path}, "train")
     np.savez(path, points=clouds, labels=labels, class_names=np.array([b"\xff", b"b", b"c"]))
     assert dapt.data.load("npz", {"train": path}, "train").class_names == ["\ufffd", "b", "c"]
 

@@ -230,7 +230,7 @@ def test_clouds_of_different_lengths_lie_one_after_another(tmp_path, last):
     [
         ({"offsets": [1, 40]}, "offsets of .* must begin with 0"),
         ({"offsets": [0, 40, 40, 216]}, "no cloud is empty"),
-        ({"offsets": [0, 300]}, "grow to the 216 points"),
+        ({"offsets": [0, 300]}, "increase to the 216 points"),
         ({"offsets": [[0]]}, "must begin with 0"),
         ({"labels": [0, 1]}, "labels of .* must be .6., one for each cloud"),
         ({"part_labels": [0, 1]}, "part_labels"),

@@ -231,7 +231,7 @@ def test_labels_of_no_probability_are_refused(small_backbone, rng):
     model = model_of(small_backbone)
     with torch.no_grad():
         next(model.adapter.head.parameters()).fill_(torch.nan)
-    with pytest.raises(DataError, match="attic gets no probabilities that are numbers"):
+    with pytest.raises(DataError, match="probabilities of attic are not numbers"):
         label_room(model, rng.random((300, 3)) * [2, 2, 1], 64, where="attic")
 
 

@@ -233,7 +233,7 @@ def test_an_adapter_remembers(small_backbone, tmp_path):
     [
         ({"weights": "int3"}, "weights must be one of float, int8, int4, nf4, got 'int3'"),
         ({"sparsity": 1.0}, "sparsity must be at least 0 and below 1, got 1.0"),
-        ({"two_of_four": True, "sparsity": 0.3}, "two_of_four is a sparsity of 0.5"),
+        ({"two_of_four": True, "sparsity": 0.3}, "two_of_four means a sparsity of 0.5"),
     ],
 )
 def test_settings_are_checked(fields, message):

@@ -244,7 +244,7 @@ def test_empty_batches_and_scenes():
         ({"up": "w"}, "up must be x, y or z, got 'w'"),
         ({"depths": (1, 2)}, "depths must have a value for each of the 3 scales"),
         ({"num_heads": (1, 2, 5)}, "num_heads must divide dims .* got 5 for 36"),
-        ({"rope_base": 10.0, "num_heads": (1, 3, 3)}, "heads of a multiple of 6, got 3 for 24"),
+        ({"rope_base": 10.0, "num_heads": (1, 3, 3)}, "width is a multiple of 6, got 3 for 24"),
         ({"curves": ("z", "peano")}, "curves must be names of z, z-trans"),
         ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
     ],

@@ -138,7 +138,7 @@ REFUSED = {
     "needs a GPU": {},
     "takes one process, and this run has 2": {"processes": 2},
     "accumulate is 3": {"accumulate": 3},
-    "schedule one_cycle moves it": {"schedule": "one_cycle"},
+    "one_cycle changes it": {"schedule": "one_cycle"},
     "compile exclude each other": {"compile": True},
 }
 
@@ -206,7 +206,7 @@ def test_steps_that_differ_are_refused(graphs):
     graph = step_graph.StepGraph(step, torch.device("cpu"))
     for _ in range(step_graph.WARM_UP):
         graph({"points": VALUES})
-    with pytest.raises(DaptError, match=r"not alike, one has aten::mul\(.*1\) where the next has"):
+    with pytest.raises(DaptError, match=r"differ: one has aten::mul\(.*1\) where the next has"):
         graph({"points": VALUES})
 
 

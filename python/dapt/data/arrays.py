@@ -57,7 +57,7 @@ def _array(file, size: int) -> np.ndarray:
         raise ValueError("it holds Python objects, which are refused (allow_pickle=False)")
     wanted, found = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or wanted != found:
-        raise ValueError(f"its header promises {wanted:,} bytes of numbers and {found:,} are there")
+        raise ValueError(f"its header promises {wanted:,} bytes of numbers, but it has {found:,}")
     content = bytearray(wanted)
     view, filled = memoryview(content), 0
     while filled < wanted and (count := file.readinto(view[filled:])):
@@ -134,12 +134,12 @@ class H5(Mapping):
         if not isinstance(found, self._dataset):
             raise DataError(f"its {name!r} is not an array")
         if found.is_virtual or found.external:
-            raise DataError(f"its {name!r} lies in other files, which is refused")
+            raise DataError(f"its {name!r} is stored in other files, which is refused")
         if found.shape is None or found.dtype.kind not in NUMBERS + "O" or _refers(found.dtype):
             raise DataError(f"its {name!r} holds neither numbers nor names")
         stored = found.id.get_storage_size()
         if found.chunks is None and stored < found.nbytes or found.nbytes and not stored:
-            raise DataError(f"its {name!r} promises {found.nbytes:,} bytes and has {stored:,}")
+            raise DataError(f"its {name!r} promises {found.nbytes:,} bytes, but has {stored:,}")
         check_expansion(f"its {name!r}", stored, found.nbytes)
         return found
 

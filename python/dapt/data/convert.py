@@ -143,7 +143,7 @@ def _checked_parts(sample: Sample, count: int, num_parts: int) -> np.ndarray:
     if len(bad):
         raise DataError(
             f"{sample.where} has part label {parts[bad[0]]} at point {bad[0]}, and part labels "
-            f"go from 0 to {num_parts - 1}; ignore_label names one that means none"
+            f"go from 0 to {num_parts - 1}; set ignore_label for a label that means none"
         )
     return parts.astype(np.int64)
 

@@ -67,7 +67,7 @@ class Folder(FileDataset):
         """The files of each class, in order."""
         base, inner = self._base(split)
         if not base.is_dir():
-            raise DataError(f"cannot read the folder {base}: it is not there")
+            raise DataError(f"cannot read the folder {base}: it does not exist")
         classes = {}
         for folder in sorted(base.iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):

@@ -25,7 +25,7 @@ def read_geometry(path: Path):
         geometry = geometry.to_mesh()
     vertices, faces = np.asarray(geometry.vertices), getattr(geometry, "faces", ())
     if promised not in (None, len(vertices)):
-        raise ValueError(f"its header promises {promised} points, but {len(vertices)} are there")
+        raise ValueError(f"its header promises {promised} points, but it has {len(vertices)}")
     if len(faces) == 0:
         return vertices
     if np.min(faces) < 0 or np.max(faces) >= len(vertices):
@@ -68,8 +68,7 @@ def _check_rows(lines: list[bytes], counts: dict[str, int], properties: dict) ->
     rows = [len(line.split()) for line in lines]
     if len(rows) < sum(counts.values()) or any(rows[sum(counts.values()) :]):
         raise ValueError(
-            f"its header promises {sum(counts.values())} lines and {np.count_nonzero(rows)} "
-            "are there"
+            f"its header promises {sum(counts.values())} lines, but it has {np.count_nonzero(rows)}"
         )
     start = 0
     for name, count in counts.items():
@@ -90,8 +89,8 @@ def _check_off(content: bytes) -> int:
     points, faces = counts
     if len(lines) - 1 != points + faces:
         raise ValueError(
-            f"its header promises {points} points and {faces} faces, and {len(lines) - 1} lines "
-            "are there"
+            f"its header promises {points} points and {faces} faces, but it has {len(lines) - 1} "
+            "lines for them"
         )
     for number, line in enumerate(lines[1 + points :]):
         words = line.split()

@@ -52,7 +52,7 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise DataError(f"{what} must differ, and {name!r:.60} is there twice")
+            raise DataError(f"{what} must differ, but {name!r:.60} occurs twice")
         seen.add(name)
 
 

@@ -92,7 +92,7 @@ def check_header(path: Path) -> None:
         return
     if count * record > size - offset:
         found = (size - offset) // record
-        raise ValueError(f"its header promises {count} points and {found} are there")
+        raise ValueError(f"its header promises {count} points, but it has {found}")
 
 
 def _check_tables(path: Path, begin: int, count: int, size: int) -> None:

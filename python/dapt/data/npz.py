@@ -212,8 +212,8 @@ def bounds_of(offsets: np.ndarray, total: int, where: str) -> list[tuple[int, in
         offsets = np.append(offsets, total)
     if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or (np.diff(offsets) < 1).any():
         raise DataError(
-            f"{where} must begin with 0 and grow to the {total} points, one for where each cloud "
-            f"begins: no cloud is empty, got {offsets.ravel()[:4].tolist()} ..."
+            f"{where} must begin with 0 and increase to the {total} points, one for the start of "
+            f"each cloud: no cloud is empty, got {offsets.ravel()[:4].tolist()} ..."
         )
     return list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
 

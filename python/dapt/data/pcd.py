@@ -40,7 +40,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     elif kind == "binary":
         if not 0 <= len(body) - count * record.itemsize < record.itemsize:
             raise ValueError(
-                f"its header promises {count} points and {len(body) // record.itemsize} are there"
+                f"its header promises {count} points, but it has {len(body) // record.itemsize}"
             )
         columns = np.frombuffer(body, record, count)
     elif kind == "binary_compressed":
@@ -49,7 +49,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"its DATA is {kind!r}, not ascii, binary or binary_compressed")
     found = len(columns["x"])
     if found != count:
-        raise ValueError(f"its header promises {count} points and {found} are there")
+        raise ValueError(f"its header promises {count} points, but it has {found}")
     kept = slice(None)
     if int(header.get("HEIGHT", ["1"])[0]) > 1:
         kept = ~np.isnan([columns[axis] for axis in "xyz"]).all(0)
@@ -91,7 +91,7 @@ def _ascii(body: bytes, record: np.dtype) -> dict[str, np.ndarray]:
     start, columns = 0, {}
     width = sum(int(np.prod(record[name].shape)) for name in record.names)
     if table.shape[1] != width:
-        raise ValueError(f"its header promises {width} numbers a line, got {table.shape[1]}")
+        raise ValueError(f"its header promises {width} numbers per line, got {table.shape[1]}")
     for name in record.names:
         columns[name] = table[:, start]
         start += int(np.prod(record[name].shape))

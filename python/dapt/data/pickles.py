@@ -116,13 +116,13 @@ class _Unpickler(pickle._Unpickler):
     def _spend(self, cost: int) -> None:
         self.left -= cost
         if self.left < 0:
-            raise pickle.UnpicklingError("it unfolds to far more than it holds")
+            raise pickle.UnpicklingError("it expands to far more than its size")
 
     # what the allowed names stand for
 
     def _encode(self, text, encoding) -> bytes:
         if encoding != "latin1":
-            raise pickle.UnpicklingError("text of another encoding than latin1 refused")
+            raise pickle.UnpicklingError("text in an encoding other than latin1 refused")
         self._spend(len(text))
         return text.encode("latin1")
 
@@ -191,7 +191,7 @@ class _Unpickler(pickle._Unpickler):
     def _long_put(self):
         (place,) = struct.unpack("<I", self.read(4))
         if place > self.size:
-            raise pickle.UnpicklingError(f"it numbers its {place}th object and is not as long")
+            raise pickle.UnpicklingError(f"it numbers an object {place}, beyond its own size")
         self.memo[place] = self.stack[-1]
 
     dispatch |= {

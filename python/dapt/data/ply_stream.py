@@ -36,7 +36,7 @@ class PlyStream:
             promised = self.count * self._dtype.itemsize
             if size != promised:
                 raise ValueError(
-                    f"its header promises {promised} bytes of points and {size} are there"
+                    f"its header promises {promised} bytes of points, but it has {size}"
                 )
         self.names = [name for name in self._types if name not in ("x", "y", "z")]
 

@@ -165,8 +165,8 @@ def survey(
         found += len(piece.places)
     if found != stream.count:
         raise DataError(
-            f"cannot read {stream.path}: its header promises {stream.count} points and {found} "
-            "are there"
+            f"cannot read {stream.path}: its header promises {stream.count} points, but it has "
+            f"{found}"
         )
     scale = color_scale(least, most)
     told = Told(colors if scale else (), normals, scale or 1.0, channels)

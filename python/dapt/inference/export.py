@@ -125,7 +125,7 @@ def _pt2(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> byt
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise UsageError(
-            'pt2 needs a C++ compiler, and there is none: install g++, say, or use format "onnx"'
+            'pt2 needs a C++ compiler: install one, such as g++, or use format "onnx"'
         ) from None
     with tempfile.TemporaryDirectory() as folder:
         made = torch._inductor.aoti_compile_and_package(

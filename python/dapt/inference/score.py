@@ -61,8 +61,8 @@ def check_probabilities(where: str, values: np.ndarray) -> None:
     """
     if np.isnan(values).any():
         raise DataError(
-            f"{where} gets no probabilities that are numbers: its coordinates are too large for "
-            "the network, or the model's weights are damaged"
+            f"the probabilities of {where} are not numbers: its coordinates are too large for the "
+            "network, or the model's weights are damaged"
         )
 
 

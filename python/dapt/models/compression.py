@@ -56,7 +56,7 @@ class Storage:
         if not 0 <= self.sparsity < 1:
             raise UsageError(f"sparsity must be at least 0 and below 1, got {self.sparsity}")
         if self.two_of_four and self.sparsity not in (0, 0.5):
-            raise UsageError(f"two_of_four is a sparsity of 0.5, got sparsity={self.sparsity}")
+            raise UsageError(f"two_of_four means a sparsity of 0.5, got sparsity={self.sparsity}")
 
     @property
     def compressed(self) -> str | None:

@@ -124,8 +124,8 @@ def _encoder_of(theirs: nn.Module) -> PatchEncoder:
     first, second = ([_linear(layer) for layer in half.lins] for half in halves)
     if first[0].in_features != 3 or len(first) != 2 or len(second) != 2:
         raise UsageError(
-            "the patch encoder must read coordinates only, in two layers and two, got "
-            f"{first[0].in_features} channels in {len(first)} layers and {len(second)}"
+            "the patch encoder must read coordinates only, with two layers in each half, got "
+            f"{first[0].in_features} channels with {len(first)} and {len(second)} layers"
         )
     widths = (first[0].out_features, first[1].out_features, second[0].out_features)
     with torch.device("meta"):  # every layer of this shell is replaced

@@ -34,11 +34,11 @@ def _m2ae(norm: str) -> tuple[tuple[str, str], ...]:
 
 _HEAD = (
     r"(blocks\.)?(cls_head_finetune|label_conv|propagation_\d|convs\d|bns\d)\.",
-    "head of the task that it was fine-tuned for",
+    "head of the fine-tuning task",
 )
 _DECODER = (
     r"mask_token|decoder_|MAE_decoder(_\w+)?\.|increase_dim(_\w+)?\.",
-    "decoder of the pre-training",
+    "pre-training decoder",
 )
 _NO_CLASS_TOKEN = {name: "its pre-training has no class token" for name in ("cls_token", "cls_pos")}
 
@@ -123,7 +123,7 @@ def _recon_pp_renames(prefix: str) -> tuple[tuple[str, str], ...]:
 
 _GPT_UNUSED = (
     r"(GPT_Transformer\.)?(generator_blocks|blocks\.increase_dim|norm)\.",
-    "generator of the pre-training, and layers that nothing reads",
+    "pre-training generator, and unused layers",
 )
 
 # More specific layouts come first: the first match wins.
@@ -134,7 +134,7 @@ LAYOUTS = (
         marks=(r"blocks\.blocks\.0\.Adapter_MLP\.",),
         renames=plain_renames(""),
         others=(
-            (r"(.*\.)?(Adapter_MLP|tfts_)", "adapter: dapt.load_release opens the whole model"),
+            (r"(.*\.)?(Adapter_MLP|tfts_)", "adapter: dapt.load_release loads the whole model"),
             _HEAD,
         ),
     ),
@@ -145,9 +145,9 @@ LAYOUTS = (
         renames=plain_renames("transformer_q."),
         reasons=(
             (r"transformer_k\.", "momentum copy of the network"),
-            (r"dvae\.", "tokenizer of the pre-training"),
-            (r"queue", "memory queue of the pre-training"),
-            (r"transformer_q\.(lm_head|cls_head|mask_token)", "heads of the pre-training"),
+            (r"dvae\.", "pre-training tokenizer"),
+            (r"queue", "pre-training memory queue"),
+            (r"transformer_q\.(lm_head|cls_head|mask_token)", "pre-training heads"),
         ),
     ),
     Layout(
@@ -155,7 +155,7 @@ LAYOUTS = (
         network="act",
         marks=(r"ACT_encoder\.",),
         renames=plain_renames("ACT_encoder."),
-        reasons=((r"(?!ACT_encoder\.)", "decoder and teacher of the pre-training"),),
+        reasons=((r"(?!ACT_encoder\.)", "pre-training decoder and teacher"),),
     ),
     Layout(
         title="ReCon pre-training",
@@ -194,7 +194,7 @@ LAYOUTS = (
         like=_has_square_positions("MAE_encoder."),
         renames=plain_renames("MAE_encoder."),
         reasons=(
-            (r"MAE_encoder\.mask_pos_token|pred_pos_proj\.", "decoder of the pre-training"),
+            (r"MAE_encoder\.mask_pos_token|pred_pos_proj\.", "pre-training decoder"),
             _DECODER,
         ),
         fresh=_NO_CLASS_TOKEN,
@@ -222,7 +222,7 @@ LAYOUTS = (
         renames=_m2ae(norm="h_encoder.encoder_norms.2"),
         reasons=(
             (r"h_encoder\.encoder_norms\.[01]\.", "norms that only the decoder reads"),
-            (r"mask_token|h_decoder|decoder_|token_prop|rec_head", "decoder of the pre-training"),
+            (r"mask_token|h_decoder|decoder_|token_prop|rec_head", "pre-training decoder"),
         ),
     ),
     Layout(
@@ -255,8 +255,8 @@ LAYOUTS = (
         marks=(r"model\.encoder\.blocks\.local_blocks\.",),
         renames=_recon_pp_renames("model."),
         reasons=(
-            (r"model\.decoder|model\.norm\.", "decoder of the pre-training"),
-            (r"(img|text)_proj\.", "layers to the space of images and text"),
+            (r"model\.decoder|model\.norm\.", "pre-training decoder"),
+            (r"(img|text)_proj\.", "projections to the space of images and text"),
         ),
         fresh={"cls_token": "its pre-training has no class token"},
     ),
@@ -265,7 +265,7 @@ LAYOUTS = (
         network="recon_pp_*",
         marks=(r"encoder\.blocks\.local_blocks\.",),
         renames=_recon_pp_renames(""),
-        reasons=((r"decoder\.", "decoder of the pre-training"),),
+        reasons=((r"decoder\.", "pre-training decoder"),),
         others=(_HEAD,),
     ),
     Layout(
@@ -289,13 +289,13 @@ LAYOUTS = (
         reasons=(
             (
                 r"point_encoder\.visual\.(cls_token|pos_embed|patch_embed|head)",
-                "parts of the image network that points do not use",
+                "unused parts of the image network",
             ),
             (
                 r"point_encoder\.trans2embed",
-                "layer to the space of images and text: embed=True keeps it",
+                "projection to the space of images and text: embed=True keeps it",
             ),
-            (r"logit_scale", "temperature of the pre-training"),
+            (r"logit_scale", "pre-training temperature"),
         ),
     ),
     Layout(
@@ -304,7 +304,7 @@ LAYOUTS = (
         marks=(r"embedding\.stem\.linear\.", r"enc\.enc0\.block0\.cpe\.0\."),
         renames=_PTV3_RENAMES,
         reasons=(
-            (r"embedding\.mask_token$", "what hidden cells were in the pre-training"),
+            (r"embedding\.mask_token$", "pre-training token of hidden cells"),
             (
                 r"dec\.|seg_head\.|cls_head\.",
                 "decoder and head of a task",
@@ -332,7 +332,7 @@ LAYOUTS = (
         network="point_mae",
         marks=(r"backbone\.tokenizer\.", r"(decoder|classify)\."),
         renames=((r"^", "backbone."),),
-        reasons=((r"(?!backbone\.)", "decoder or head of the pre-training"),),
+        reasons=((r"(?!backbone\.)", "pre-training decoder or head"),),
         fresh=_NO_CLASS_TOKEN,
     ),
     Layout(

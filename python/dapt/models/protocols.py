@@ -100,7 +100,7 @@ class Backbone(Protocol):
 
     @property
     def tokenizers(self) -> Sequence[Tokenizer]:
-        """One a scale."""
+        """One per scale."""
 
     @property
     def stacks(self) -> Sequence[BlockStack]:

@@ -83,7 +83,7 @@ class Ptv3Config(Storage):
         for dim, heads in zip(self.dims, self.num_heads, strict=True):
             if heads < 1 or dim % (heads * unit):
                 raise UsageError(
-                    f"num_heads must divide dims into heads of a multiple of {unit}, "
+                    f"num_heads must divide dims into heads whose width is a multiple of {unit}, "
                     f"got {heads} for {dim}"
                 )
         unknown = [curve for curve in self.curves if curve not in dapt_ext.CURVES]

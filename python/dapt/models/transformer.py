@@ -130,7 +130,7 @@ class PointTransformerConfig(TransformerSize):
         check_at_least(self, in_channels=3)
         check_choice(self, positions=("mlp", "sincos"))
         if self.positions == "sincos" and self.dim % 6:
-            raise UsageError(f"positions='sincos' needs a dim that 6 divides, got {self.dim}")
+            raise UsageError(f"positions='sincos' needs a dim divisible by 6, got {self.dim}")
 
     def build(self) -> "PointTransformer":
         """Build the network with fresh weights."""

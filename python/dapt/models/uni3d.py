@@ -77,7 +77,7 @@ class Uni3d(PointTransformer):
         """
         if self.embedding is None:
             raise UsageError(
-                "the layer to the shared space was not kept: create it with embed=True"
+                "the projection to the shared space was not kept: create uni3d with embed=True"
             )
         return self.embedding(self(points).cls)
 

@@ -51,7 +51,8 @@ class WeightFile(State):
         self._read = 0
         if not self._tensors:
             raise DaptError(
-                f"{source} holds no weights: wanted tensors by name, bare or 'base_model'"
+                f"{source} contains no weights: it must hold tensors by name, possibly under one "
+                f"of {', '.join(_WRAPPERS)}"
             )
 
     def __getitem__(self, name: str) -> Tensor:

@@ -53,7 +53,7 @@ def found(tree: Tree, folder: Path) -> Tree:
 @cache
 def _say(gone: Path, taken: Path) -> None:
     """Log it once, however often a config is read."""
-    log.info("%s is gone: using %s, beside the run", gone, taken)
+    log.info("%s no longer exists: using %s, beside the run", gone, taken)
 
 
 def _places(path: Path, home: str | None, folder: Path) -> Iterator[Path]:

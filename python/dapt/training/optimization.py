@@ -38,7 +38,9 @@ def adamw(
     for word in options.rates:
         if not any(word in name for name, _ in named):
             there = listed(sorted({name.rpartition(".")[0] for name, _ in named}), most=8)
-            raise UsageError(f"rates: no trained weight has a name with {word!r}; there is {there}")
+            raise UsageError(
+                f"rates: no trained weight has a name with {word!r}; their names are {there}"
+            )
     groups = [
         {"params": weights, "weight_decay": options.weight_decay if decay else 0.0, "rate": rate}
         for (decay, rate), weights in members.items()

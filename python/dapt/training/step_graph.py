@@ -46,7 +46,7 @@ def check_graph(options: TrainOptions, device: torch.device, processes: int) -> 
             f"cuda_graph updates after each batch, and accumulate is {options.accumulate}: {OFF}"
         )
     if options.schedule == "one_cycle":
-        raise UsageError(f"cuda_graph keeps the momentum, and schedule one_cycle moves it: {OFF}")
+        raise UsageError(f"cuda_graph fixes the momentum, but one_cycle changes it: {OFF}")
     if options.compile:
         raise UsageError("cuda_graph and compile exclude each other: leave one of them out")
 
@@ -128,8 +128,8 @@ class StepGraph:
         pairs = zip([*one, "the end"], [*other, "the end"], strict=False)
         before, after = next((a, b) for a, b in pairs if a != b)
         raise DaptError(
-            f"the steps of this method are not alike, one has {before} where the next has {after}, "
-            f"so they cannot be one CUDA graph: {OFF}"
+            f"the steps of this method differ: one has {before} where the next has {after}, so "
+            f"they cannot be one CUDA graph: {OFF}"
         )
 
 

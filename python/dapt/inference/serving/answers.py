@@ -27,7 +27,7 @@ def check_answer(kind: str, labels_points: bool) -> None:
         labels_points: Whether the adapter labels points.
     """
     if kind != "json" and not labels_points:
-        raise Refused(422, f"this adapter labels whole clouds, whose answer is json and no {kind}")
+        raise Refused(422, f"this adapter labels whole clouds: ask for json, not {kind}")
 
 
 def written(name: str, labeled: Sequence[Labeled], kind: str) -> bytes:

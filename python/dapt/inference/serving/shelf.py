@@ -100,7 +100,7 @@ class Shelf:
         """
         served = self._served
         if not name and len(served) != 1:
-            raise Refused(422, f"say which adapter: {listed(served) or 'none is loaded'}")
+            raise Refused(422, f"name an adapter: {listed(served) or 'none is loaded'}")
         found = served.get(name) if name else next(iter(served.values()))
         if found is None:
             there = listed(served) or "none"
