@@ -15,31 +15,24 @@ from typing import NoReturn
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
 
 from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
 from dapt.errors import DaptError, Interrupted, UsageError
-from dapt.models.pretrained import RANDOM
 from dapt.runs.children import on_signals
 from dapt.runs.folder import RunFolder
-from dapt.runs.memory import CountSaved, peak_memory
+from dapt.runs.memory import peak_memory
 from dapt.runs.processes import any_process, choose_precision, launch, synchronize_batch_norms
 from dapt.runs.settings import Settings
 from dapt.training.adaptation import Adaptation
+from dapt.training.announcement import announce
 from dapt.training.folds import is_of_folds, train_folds
 from dapt.training.job import Batch, Job
-from dapt.training.optimization import (
-    RunningMean,
-    adamw,
-    batch_statistics,
-    learning_rate,
-    load_optimizer,
-    set_schedule,
-)
+from dapt.training.optimization import learning_rate
 from dapt.training.pretraining import Pretraining
 from dapt.training.progress import Progress
-from dapt.training.step_graph import StepGraph, check_graph, check_keeps_activations
+from dapt.training.step_graph import check_graph
+from dapt.training.updates import Updates
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +65,7 @@ def train(settings: Settings) -> dict:
 
 
 def _precision(settings: Settings, folder: RunFolder) -> str:
-    """The meaning of `auto` on this machine, or on the machine where the run began."""
+    """The precision that `auto` stands for on this machine, or on the one where the run began."""
     options = settings.training
     if options.precision != "auto":
         return options.precision
@@ -107,50 +100,36 @@ class Trainer:
         if fabric.world_size > 1:
             synchronize_batch_norms(job.model)
         job.model.to(fabric.device)
-        self.named = job.parameters()
-        self.weights = [weight for _, weight in self.named]
-        self.optimizer = adamw(self.named, options, fabric.device)
-        averaged = [*self.weights, *batch_statistics(job.model)]
-        self.mean = RunningMean(averaged, options.ema) if options.ema else None
+        self.updates = Updates(job, options, fabric, len(self.sampler))
+        self.weights = self.updates.weights
 
         self.epoch = 0
-        self.totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)  # loss, steps
         self.best: dict[str, float] = {}
         self.best_by_test: float | None = None
         self.spent = {"steps": 0, "seconds": 0.0}
-        self.activation_bytes = 0
         self.inputs = job.inputs()
         self.weights_of_best = job.best(folder)
         self.best_digest: str | None = None  # of the file with the best epoch's weights
         self.stop_asked = False
-        self.graph: StepGraph | None = None
-        if options.cuda_graph:
-            check_keeps_activations(job.model)
 
     def run(self) -> dict:
         """Train to the end, or until asked to stop; return the result."""
         if self.options.resume:
             self._go_on()
         self.job.prepare(self.fabric)
-        self.job.model.train()
-        module = torch.compile(self.job.model) if self.options.compile else self.job.model
-        self.network = self.fabric.setup_module(module)
-        if self.options.cuda_graph:
-            self.graph = StepGraph(self._whole_step, self.fabric.device)
-        self._announce()
-        with Progress(self.options, self.sampler, self._sees(), self.fabric, self.folder) as bar:
-            with on_signals(self._ask_to_stop):
-                while self.epoch < self.options.epochs and not self._is_patience_spent():
-                    self._run_epoch(bar)
+        self.updates.begin()
+        announce(self.job, self.settings, self.fabric, self._trained())
+        points = self._points_per_step()
+        bar = Progress(self.options, self.sampler, points, self.fabric, self.folder)
+        with bar, on_signals(self._ask_to_stop):
+            while self.epoch < self.options.epochs and not self._is_patience_spent():
+                self._run_epoch(bar)
         return self._finish()
 
     def _fitting_batch(self) -> int:
-        """The batch size, or the size of a data set that does not fill one batch."""
-        asked, clouds, processes = (
-            self.options.batch_size,
-            len(self.job.train),
-            self.fabric.world_size,
-        )
+        """The batch size, or a smaller one if the clouds do not fill a batch."""
+        asked, clouds = self.options.batch_size, len(self.job.train)
+        processes = self.fabric.world_size
         if clouds >= asked or clouds < processes:
             return asked
         fitting = clouds - clouds % processes
@@ -159,31 +138,11 @@ class Trainer:
         )
         return fitting
 
-    def _announce(self) -> None:
-        """Log what trains on which data before the training starts."""
-        job, device, method = self.job, self.fabric.device, self.settings.method
-        splits = {"train": job.train, "validation": job.validation, "test": job.test}
-        sizes = (f"{name} {len(split):,}" for name, split in splits.items() if split)
-        classes = f", {job.train.num_classes} classes" if method else ""
-        log.info("data: %s clouds, %s points%s", ", ".join(sizes), f"{job.num_points:,}", classes)
-        processes = f" x {self.fabric.world_size}" if self.fabric.world_size > 1 else ""
-        where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else _name_of(device)
-        precision = self.options.precision
-        log.info("machine: %s%s, %s, precision %s", device.type, processes, where, precision)
-        trained = sum(weight.numel() for weight in self.weights)
-        total = sum(weight.numel() for weight in job.model.parameters())
-        what = f"{method.name} on {self.settings.backbone.name}" if method else "all weights"
-        share = f"{trained / total:.2%}"
-        log.info("%s: trains %s of %s parameters (%s)", what, f"{trained:,}", f"{total:,}", share)
-        if method and self.settings.backbone.get("checkpoint") == RANDOM:
-            whole = trained == total
-            log.warning(
-                "the backbone has random weights, %s",
-                "and all of them train: from scratch" if whole else "and most of them stay frozen",
-            )
+    def _trained(self) -> int:
+        """The number of parameters that train."""
+        return sum(weight.numel() for weight in self.weights)
 
-    def _sees(self) -> int:
-        """The points per step."""
+    def _points_per_step(self) -> int:
         return self.batch_size * self.job.num_points
 
     def _ask_to_stop(self, _: int) -> None:
@@ -202,7 +161,7 @@ class Trainer:
             self._step(epoch * len(self.sampler) + step, batch)
             self.spent["steps"] += 1
             self.spent["seconds"] += time.monotonic() - begun
-            bar.advance(self.totals)
+            bar.advance(self.updates.totals)
             if step + 1 < len(self.sampler) and self._agreement_due(step):
                 due = time.monotonic() - saved_at > self.options.checkpoint_seconds
                 stop = any_process(self.fabric, self.stop_asked)
@@ -220,51 +179,16 @@ class Trainer:
         return self.fabric.world_size == 1 or (step + 1) % AGREE_EVERY == 0
 
     def _may_save(self, step: int) -> bool:
-        """Whether this is between two updates: a checkpoint does not contain partial gradients."""
+        """Whether a step completed an update; a checkpoint does not contain partial gradients."""
         return (step + 1) % self.options.accumulate == 0
 
-    def _step(self, step: int, batch: dict[str, Tensor]) -> None:
-        options = self.options
+    def _step(self, step: int, batch: Batch) -> None:
         share = self._seed(step)
         batch = {key: values.to(self.fabric.device) for key, values in batch.items()}
-        batch = self.job.views(batch, share)
-        set_schedule(self.optimizer, step / len(self.sampler), options)
-        if self.graph is not None:
-            self.graph(batch)
-            return
-        in_epoch = step % len(self.sampler)
-        first = in_epoch - in_epoch % options.accumulate
-        together = min(options.accumulate, len(self.sampler) - first)
-        complete = in_epoch + 1 == first + together
-        with self.fabric.no_backward_sync(self.network, enabled=not complete):
-            self._differentiate(batch, together)
-        if complete:
-            self._update()
-
-    def _whole_step(self, batch: Batch) -> None:
-        self._differentiate(batch, together=1)
-        self._update()
-
-    def _differentiate(self, batch: Batch, together: int) -> None:
-        """Compute the gradients of one of the batches that form an update."""
-        count = nullcontext() if self.activation_bytes else CountSaved(self.job.model)
-        with count:
-            loss = self.job.loss(self.network, batch)
-        if isinstance(count, CountSaved):
-            self.activation_bytes = count.bytes
-        self.fabric.backward(loss / together)
-        self.totals += torch.stack([loss.detach().double(), torch.ones_like(self.totals[0])])
-
-    def _update(self) -> None:
-        if self.options.clip_norm:
-            nn.utils.clip_grad_norm_(self.weights, self.options.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.mean:
-            self.mean.update()
+        self.updates.step(step, self.job.views(batch, share))
 
     def _seed(self, step: int) -> Share:
-        """Seed this step: the network, and the transforms, which use one seed on all ranks."""
+        """Seed the network, and the transforms, which use the same seed in all processes."""
         seeds = np.random.SeedSequence([self.options.seed, step]).generate_state(2, np.uint64)
         shared, own = (int(seed) >> 1 for seed in seeds)
         torch.manual_seed(own + self.fabric.global_rank)
@@ -272,10 +196,10 @@ class Trainer:
         return Share(generator, self.fabric.global_rank, self.fabric.world_size)
 
     def _end_epoch(self, epoch: int, steps: int, seconds: float, bar: Progress) -> None:
-        loss = self._mean_loss()
+        loss, mean = self._mean_loss(), self.updates.mean
         self._check_finite()
-        if self.mean:
-            self.mean.swap()
+        if mean:
+            mean.swap()
         line = {"epoch": epoch, "step": (epoch + 1) * len(self.sampler), "train_loss": loss}
         if (epoch + 1) % self.options.evaluate_every == 0 or epoch + 1 == self.options.epochs:
             line |= self.job.evaluate(epoch, self.fabric)
@@ -283,29 +207,29 @@ class Trainer:
         last = ((epoch + 1) * len(self.sampler) - 1) / len(self.sampler)
         line["learning_rate"] = learning_rate(last, self.options)
         line["seconds"] = round(seconds, 3)
-        line["points_per_second"] = round(steps * self._sees() / max(seconds, 1e-9))
+        line["points_per_second"] = round(steps * self._points_per_step() / max(seconds, 1e-9))
         if self._is_better(line):
             self.best = line
             if self.fabric.is_global_zero:
                 self.best_digest = self.weights_of_best.stage(self.job.write)
-        if self.mean:
-            self.mean.swap()
+        if mean:
+            mean.swap()
         by_test = line.get(self.job.test_metric)
         if by_test is not None:
             self.best_by_test = max(self.best_by_test or 0.0, by_test)
         if self.fabric.is_global_zero:
             self.folder.append_metrics(line)
         bar.end_epoch(line, is_best=self.best is line)
-        self.totals.zero_()
+        self.updates.totals.zero_()
 
     def _mean_loss(self) -> float:
-        total, steps = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum").tolist()
+        total, steps = self.updates.summed_totals().tolist()
         if not math.isfinite(total):
             self._give_up("the loss is")
         return total / max(steps, 1)
 
     def _check_finite(self) -> None:
-        """Check the weights: if the last step diverged, its loss does not show it."""
+        """Check the weights; the loss of the last step does not show that its update diverged."""
         state = self.job.state().values()
         if not all(value.isfinite().all() for value in state if value.is_floating_point()):
             self._give_up("weights are")
@@ -336,9 +260,7 @@ class Trainer:
         self.epoch = epoch
         self.sampler.set_position(epoch, step)
         self._check_finite()
-        totals = (
-            self.fabric.all_reduce(self.totals.clone(), reduce_op="sum") / self.fabric.world_size
-        )
+        state = self.updates.state()
         if not self.fabric.is_global_zero:
             return
         self.folder.save(
@@ -346,13 +268,10 @@ class Trainer:
                 "epoch": epoch,
                 "step": step,
                 "model": dict(self.job.state()),
-                "optimizer": self.optimizer.state_dict(),
-                "mean": self.mean.mean if self.mean else [],
-                "totals": totals.cpu(),
+                **state,
                 "best": self.best,
                 "best_by_test": self.best_by_test,
                 "spent": self.spent,
-                "activation_bytes": self.activation_bytes,
                 "inputs": self.inputs,
                 "best_digest": self.best_digest,
             }
@@ -370,18 +289,14 @@ class Trainer:
         if self.fabric.is_global_zero:
             self._check_best(self.weights_of_best.restore(self.best_digest))
         self.job.load_state(state["model"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        if self.mean:
-            self.mean.load(state["mean"])
-        self.totals.copy_(state["totals"])
+        self.updates.load_state(state)
         self.epoch, self.best = state["epoch"], state["best"]
         self.best_by_test, self.spent = state["best_by_test"], state["spent"]
-        self.activation_bytes = state["activation_bytes"]
         self.sampler.set_position(state["epoch"], state["step"])
         log.info("resuming from epoch %d, step %d", state["epoch"], state["step"])
 
     def _check_inputs(self, before: dict[str, str]) -> None:
-        """Check that the run resumes with the same data and backbone."""
+        """Check that the run resumes with the data and backbone that it began with."""
         for what, digest in self.inputs.items():
             if before.get(what, digest) != digest:
                 raise UsageError(
@@ -390,7 +305,7 @@ class Trainer:
                 )
 
     def _check_best(self, is_whole: bool) -> None:
-        """Check that the best epoch's weights are those that this run wrote."""
+        """Check that the weights of the best epoch are those that this run wrote."""
         if not is_whole:
             raise DaptError(
                 f"{self.weights_of_best.file}, the weights of the best epoch, is damaged or "
@@ -405,10 +320,9 @@ class Trainer:
     def _finish(self) -> dict:
         if self.fabric.is_global_zero:
             self._check_best(self.weights_of_best.is_whole(self.best_digest))
-        self.fabric.barrier()  # the first process has put them in place
+        self.fabric.barrier()  # until the first process has published the weights
         self.job.load_best(self.weights_of_best.file)
         method = self.settings.method
-        trained = sum(weight.numel() for weight in self.weights)
         result = self.job.final(self.fabric) | {
             "method": "pretrain" if method is None else method.name,
             "best_epoch": self.best["epoch"],
@@ -418,9 +332,9 @@ class Trainer:
             metric = self.job.test_metric.removeprefix("test_")
             result[f"{metric}_of_best_epoch_by_test"] = self.best_by_test
         result |= {
-            "trainable_parameters": trained,
+            "trainable_parameters": self._trained(),
             "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),
-            "saved_activation_bytes": self.activation_bytes,
+            "saved_activation_bytes": self.updates.activation_bytes,
             "peak_memory_bytes": peak_memory(self.fabric.device),
             "seconds_per_step": self.spent["seconds"] / max(self.spent["steps"], 1),
             "epochs": self.epoch,
@@ -432,10 +346,6 @@ class Trainer:
                 self.folder.write_clouds(self.job.clouds)
             self.folder.write_result(result)
         return result
-
-
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def versions() -> dict[str, str]:
