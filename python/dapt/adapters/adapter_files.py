@@ -204,7 +204,7 @@ def check_backbone(folder: str | os.PathLike, wanted: BackboneRecord, got: Backb
     Args:
         folder: The folder of the adapter, for the error.
         wanted: The backbone of its training.
-        got: The backbone at hand.
+        got: The backbone that was given.
     """
     if wanted.kind != got.kind:
         raise DaptError(f"{folder} is an adapter for a {wanted.kind}, the backbone is a {got.kind}")

@@ -75,7 +75,7 @@ def _places(home: Path, chosen: Path | None) -> list[Path]:
 
 def _is_writable(folder: Path) -> bool:
     existing = folder if folder.is_dir() else folder.parent
-    # check the mode, too: it does not stop root, but says to leave the folder alone
+    # check the mode, too: it does not stop root, but it marks the folder as read-only
     return os.access(existing, os.W_OK) and bool(existing.stat().st_mode & 0o222)
 
 
@@ -183,7 +183,7 @@ def _write_record(folder: Path, record: dict) -> None:
 def _checksum(path: Path) -> str:
     """The checksum of a file's content."""
     digest = hashlib.sha256()
-    if path.is_dir():  # a source whose names count
+    if path.is_dir():  # a folder counts by the names in it
         digest.update(repr(sorted(os.listdir(path))).encode())
         return digest.hexdigest()
     with open(path, "rb") as file:

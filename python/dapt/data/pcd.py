@@ -7,7 +7,7 @@ import numpy as np
 
 from dapt.data.arrays import check_expansion
 
-MOST_EXPANSION = 20  # of compressed points
+MOST_EXPANSION = 20  # for compressed points
 
 
 def read_pcd(path: Path) -> np.ndarray:

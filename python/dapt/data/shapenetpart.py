@@ -90,7 +90,7 @@ class ShapeNetPart(FileDataset):
     def _samples(self, shapes: list[Path], category_of: dict[str, int]) -> Iterator[Sample]:
         for path in shapes:
             with reading(path), warnings.catch_warnings():
-                warnings.simplefilter("error")  # an empty file is one
+                warnings.simplefilter("error")  # an empty file only causes a warning
                 table = np.loadtxt(path, ndmin=2)
             if table.shape[1] != 7:
                 raise DataError(

@@ -17,7 +17,7 @@ from dapt.data.channels import COLUMNS, lacks
 from dapt.data.clouds import check_finite
 from dapt.errors import DataError
 
-PIECE = 2**20  # points that are read at a time
+PIECE = 2**20  # points read at a time
 
 Answers = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # labels and confidences of a piece
 

@@ -164,7 +164,7 @@ class SparseInput(nn.Module):
     """A Linear that multiplies only the active units if there are few, at inference on a CPU.
 
     Args:
-        dense: a frozen Linear.
+        dense: A frozen Linear.
     """
 
     def __init__(self, dense: nn.Module):

@@ -117,7 +117,7 @@ class PromptNetwork(nn.Module):
     Args:
         dim: C, the width of the tokens.
         edge_convs: The number of convolutions; with 0 the prompt is made directly from the tokens.
-        neighbors: k, of each token in a graph.
+        neighbors: k, the number of neighbors of each token in a graph.
     """
 
     def __init__(self, dim: int, edge_convs: int, neighbors: int):
@@ -142,7 +142,7 @@ class EdgeConvolution(nn.Module):
 
     Args:
         dim: C, the width of the tokens.
-        neighbors: k, of each token.
+        neighbors: k, the number of neighbors of each token.
     """
 
     def __init__(self, dim: int, neighbors: int):

@@ -24,7 +24,7 @@ class Method:
     name: ClassVar[str]
     builds_on: ClassVar[Sequence[str]] = ()  # names that may follow this one and a colon
     packs: ClassVar[bool] = False  # supports backbones that keep all clouds' tokens in one row
-    mixes: ClassVar[bool] = False  # clouds of one batch change each other, be it by a rounding
+    mixes: ClassVar[bool] = False  # clouds of one batch affect each other, if only by rounding
 
     def __post_init__(self):
         pass
@@ -138,7 +138,7 @@ class Method:
         """
         return module.folded() if hasattr(module, "folded") else None
 
-    def __reduce__(self):  # the classes of `over` are made on the fly: pickled by their names
+    def __reduce__(self):  # pickles by name, because the classes of `over` are made on the fly
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return _rebuild, (self.name, fields)
 

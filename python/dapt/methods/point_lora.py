@@ -36,7 +36,7 @@ class PointLora(Method):
     """LoRA of queries, keys, values and projection, with a shared bottleneck beside each.
 
     Args:
-        rank: r of the low-rank updates.
+        rank: r, the rank of the low-rank updates.
         alpha: The updates are scaled by alpha / rank; not in the released code.
         bottleneck: Hidden units of the shared bottlenecks.
         groups: Patches per scale.
@@ -114,7 +114,7 @@ class PointLora(Method):
         scales = []
         for grouping in zip(self.groups, self.sizes, strict=True):
             if grouping == ordinary:
-                scales.append(None)  # the backbone's own patches are these
+                scales.append(None)  # these are the backbone's own patches
                 continue
             groups = backbone.tokenizer.group(points, *grouping)
             tokens = backbone.tokenizer.encode(groups.patches)
@@ -210,7 +210,7 @@ class PointLoraStack(FrozenStack):
         for adapter in self.adapters.values():
             nn.init.trunc_normal_(adapter.down.weight, std=0.02)
             nn.init.trunc_normal_(adapter.up.weight, std=0.02)
-        self.loss: Tensor | None = None  # of the latest pass, if gradients are enabled
+        self.loss: Tensor | None = None  # set by each pass with gradients
 
     def taken_loss(self) -> Tensor | None:
         """Take the loss of the choice; a second call returns None."""
@@ -243,7 +243,7 @@ class PointLoraStack(FrozenStack):
             p = self.choice(x)
             likeliest, index = p.topk(count, 1)
             chosen = dapt_ext.gather(x, index)
-            if not self.published:  # unchanged values, but with a gradient to the choice
+            if not self.published:  # the same values, but with a gradient to the choice
                 chosen = chosen * (1 + likeliest - likeliest.detach())[..., None]
             tokens.append(chosen)
             positions.append(dapt_ext.gather(at, index))

@@ -16,7 +16,7 @@ class Replacements:
             name: The name of its child, parameter or buffer.
             substitute: The replacement.
         """
-        getattr(parent, name)  # there has to be one
+        getattr(parent, name)  # raises if there is none
         setattr(parent, name, substitute)
 
     def add(self, parent: nn.Module, name: str, module: nn.Module) -> None:

@@ -138,7 +138,7 @@ def _settings_of_model(folder: RunFolder) -> Settings:
 
 
 def _restored_backbone(settings: Settings) -> nn.Module:
-    torch.manual_seed(settings.training.seed)  # which one without a checkpoint is a matter of
+    torch.manual_seed(settings.training.seed)  # determines a backbone without a checkpoint
     return build_backbone(settings.backbone)
 
 

@@ -211,6 +211,6 @@ def model_sections(path: Path | None, names: Mapping[str, str]) -> dict[str, Sec
     except ArgumentError as error:
         raise UsageError(str(error)) from None
     found = {name: Section.of(complete[name]) for name in sections}
-    if found["backbone"].get("checkpoint") is None:  # what is counted does not depend on weights
+    if found["backbone"].get("checkpoint") is None:  # the counts do not depend on weights
         found["backbone"] = found["backbone"].but(checkpoint=RANDOM)
     return found

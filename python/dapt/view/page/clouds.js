@@ -1,4 +1,4 @@
-// Clouds as the page carries them: a JSON of what there is, and a block of deflated bytes for each.
+// Clouds embedded in the page: a JSON header, and a block of deflated bytes for each.
 
 const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i1: Int8Array, f4: Float32Array };
 
@@ -14,10 +14,10 @@ class Cloud {
   constructor(header, blockId) {
     Object.assign(this, header); // name, count, origin, step, up, spacing, facts, arrays, channels
     this.blockId = blockId;
-    this.hidden = {}; // of each table of names, the classes that are switched off
+    this.hidden = {}; // the hidden classes of each table of names
   }
 
-  // The arrays, unpacked once; positions turned so that y is up, around the middle of the cloud.
+  // Unpack the arrays once; positions are turned so that y is up, and centered.
   async load() {
     if (this.data) return this;
     const buffer = await inflate(document.getElementById(this.blockId).textContent);
@@ -35,7 +35,7 @@ class Cloud {
     return this;
   }
 
-  // Where a point lies in the file's own coordinates.
+  // The position of a point in the file's own coordinates.
   coordinates(i) {
     return [0, 1, 2].map((axis) => this.origin[axis] + this.step * this.data.positions[3 * i + axis]);
   }
@@ -44,7 +44,7 @@ class Cloud {
     return this.channels.find((channel) => channel.key === key);
   }
 
-  // The numbers behind a channel of scalars; one of tokens has a row for each block.
+  // The value of a point in a scalar channel; a channel of tokens has a row for each block.
   value(channel, i, block = 0) {
     if (channel.kind === "height") return this.coordinates(i)["xyz".indexOf(this.up)];
     const { low, high } = channel;

@@ -1,10 +1,10 @@
-// From values to colors. Maps and palettes come with the page: see style.py.
+// From values to colors. Maps and palettes are embedded in the page; see style.py.
 
 function parseHex(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
-// 256 colors [768] between the stops of a map.
+// Interpolates the stops of a map to 256 colors [768].
 function ramp(stops) {
   const colors = stops.map(parseHex);
   const table = new Uint8Array(256 * 3);
@@ -18,7 +18,7 @@ function ramp(stops) {
   return table;
 }
 
-// RGBA of every point, 0 in the last byte where it is hidden.
+// RGBA of every point; alpha is 0 for hidden points.
 function colorize(cloud, channel, block, page, rgba) {
   const n = cloud.count;
   paint[channel.kind](cloud, channel, block, page, rgba);
@@ -80,7 +80,7 @@ function put(rgba, i, table, level) {
   rgba[4 * i + 2] = table[at + 2];
 }
 
-// How many of the visible points fall into each of `bins` steps of a channel's range.
+// The histogram of a channel over the visible points.
 function histogram(cloud, channel, block, bins = 48) {
   const counts = new Array(bins).fill(0);
   const step = Math.max(1, Math.floor(cloud.count / 20000));

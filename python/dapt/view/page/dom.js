@@ -1,4 +1,4 @@
-// Elements from tags, properties and children; text stays text, whatever it holds.
+// Elements from tags, properties and children; text is never parsed as markup.
 
 const SVG_TAGS = new Set(["svg", "rect", "path", "circle", "line", "title", "polyline"]);
 
@@ -22,7 +22,7 @@ function percent(share, digits = 0) {
   return `${(100 * share).toFixed(digits)} %`;
 }
 
-// A number as a reader wants it: four digits that tell something.
+// A number with four significant digits.
 function brief(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);

@@ -1,4 +1,4 @@
-// Cards of clouds: one stage draws all of them, one after another, into their own canvases.
+// Cards of clouds: a single stage draws all of them, one after another, into their canvases.
 
 class Gallery {
   constructor(container, page) {
@@ -75,7 +75,7 @@ class Gallery {
 
 let closerViewer;
 
-// The viewer over the page, with all clouds of the gallery.
+// The viewer in a dialog over the page, with all clouds of the gallery.
 function closer(page, number) {
   const dialog = document.getElementById("closer");
   dialog.showModal();

@@ -1,8 +1,8 @@
 // One canvas with one cloud in it: camera, points as discs, eye-dome lighting, picking.
 //
-// Nothing is drawn unless something changed. Points come in random order, so that the first k of
-// them are a fair picture of all: while the camera moves on a slow machine fewer are drawn, on fewer
-// pixels, and the whole cloud again when it rests.
+// Nothing is drawn unless something changed. Points are in random order, so the first k of them
+// represent the whole cloud: while the camera moves on a slow machine, fewer points are drawn on
+// fewer pixels, and the whole cloud is drawn again when the camera rests.
 
 const POINT_VERTEX = `
   attribute vec4 rgba;
@@ -29,7 +29,7 @@ const SCREEN_VERTEX = `
   varying vec2 at;
   void main() { at = uv; gl_Position = vec4(position.xy, 0.0, 1.0); }`;
 
-// Eye-dome lighting (Boucheny 2009): a pixel is darkened by how far it lies behind its neighbors.
+// Eye-dome lighting (Boucheny 2009): a pixel is darkened by how far it is behind its neighbors.
 const SCREEN_FRAGMENT = `
   uniform sampler2D colors, depths;
   uniform vec2 texel;
@@ -113,7 +113,7 @@ class Stage {
     this.scene = new THREE.Scene();
   }
 
-  // positions [3 N], rgba [4 N]; spacing: the usual distance of neighbors.
+  // positions [3 N], rgba [4 N]; spacing: the typical distance between neighbors.
   show(positions, rgba, spacing, keepCamera = false) {
     if (this.points) {
       this.scene.remove(this.points);
@@ -146,7 +146,7 @@ class Stage {
     this.touch(false);
   }
 
-  // From a direction in degrees, so that nearly all points are in sight; strays may be out of it.
+  // Look from a direction in degrees, with nearly all points in view, except for outliers.
   look(azimuth = 35, elevation = this.slant) {
     const [a, e] = [azimuth, elevation].map((degrees) => (degrees * Math.PI) / 180);
     const toward = new THREE.Vector3(
@@ -170,16 +170,16 @@ class Stage {
     this.touch();
   }
 
-  // A number of each of some thousand points, in ascending order.
+  // Measure a few thousand points; returns the sorted values.
   sample(measure) {
     const positions = this.points.geometry.attributes.position.array;
-    const count = Math.min(4000, positions.length / 3); // points come in random order
+    const count = Math.min(4000, positions.length / 3); // points are in random order
     const values = new Float64Array(count);
     for (let i = 0; i < count; i++) values[i] = measure(positions.subarray(3 * i, 3 * i + 3));
     return values.sort();
   }
 
-  // By degrees around the target, as the arrow keys do.
+  // Turn the camera around the target by some degrees, as the arrow keys do.
   turn(azimuth, elevation) {
     const offset = this.camera.position.clone().sub(this.controls.target);
     const away = offset.length();
@@ -206,7 +206,7 @@ class Stage {
     this.touch(false);
   }
 
-  // Something changed: draw in the next frame, and at rest once more in full.
+  // Draw in the next frame because something changed, and again in full when at rest.
   touch(moving = true) {
     if (moving) this.movedAt = performance.now();
     if (this.waiting) return;
@@ -226,7 +226,7 @@ class Stage {
     }
   }
 
-  // Less detail while frames take long, more when they are quick.
+  // Reduce the detail while frames are slow, and raise it when they are fast.
   pace(now) {
     if (this.lastFrame !== undefined) {
       const took = now - this.lastFrame;
@@ -273,7 +273,7 @@ class Stage {
     this.listeners.forEach((listen) => listen());
   }
 
-  // Finer than the screen at rest, on a machine that has been seen to keep up.
+  // Supersample at rest on a machine that has been fast enough so far.
   pixelRatio(area, detail) {
     const screen = window.devicePixelRatio || 1;
     const finest = this.usual < 25 && this.detail === 1 ? Math.max(2, screen) : screen;
@@ -308,7 +308,7 @@ class Stage {
     return best;
   }
 
-  // Where on the canvas a point is.
+  // The position of a point on the canvas.
   place(i) {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const p = new THREE.Vector3().fromArray(this.points.geometry.attributes.position.array, 3 * i);

@@ -1,4 +1,4 @@
-// The viewer: a stage, and a panel that says and changes what it shows.
+// The viewer: a stage, and a panel that shows and changes its settings.
 
 class Viewer {
   constructor(container, page, first = 0) {
@@ -88,14 +88,14 @@ class Viewer {
     return Math.min(this.blocks[key] ?? this.strongest(this.channel), (blocks ?? 1) - 1);
   }
 
-  // The cloud stands in the middle of what the panel leaves free.
+  // Center the cloud in the area beside the panel.
   fit() {
     const covers = this.panel.offsetWidth < this.canvas.clientWidth * 0.7 && !this.panel.hidden;
     this.stage.inset = covers ? this.panel.offsetWidth : 0;
     this.stage.resize();
   }
 
-  // Where a channel of tokens has the most to show, until another block is chosen.
+  // The block with the largest mean in a channel of tokens, shown until another one is chosen.
   strongest({ means }) {
     return means ? means.indexOf(Math.max(...means)) : 0;
   }
@@ -351,7 +351,7 @@ class Viewer {
   }
 }
 
-// Calls `step` again and again while its button is pressed.
+// Calls `step` repeatedly while its button is pressed.
 class Player {
   constructor(step, button) {
     this.step = step;
