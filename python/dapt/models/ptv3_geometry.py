@@ -60,8 +60,9 @@ class Cells:
         """Merge cells into cells of twice the size.
 
         Returns:
-            The coarse cells, sorted by scene, x, y and z; the cells in each of them, int64 [P, 8],
-            -1 for none; and the coarse cell around each cell, int64 [M].
+            The coarse cells, sorted by scene, x, y and z.
+            The cells in each coarse cell, int64 [P, 8]; -1 for none.
+            The coarse cell around each cell, int64 [M].
         """
         halves = self.places // 2
         first, around, counts = dapt_ext.unique_cells(halves, self.scenes)
@@ -138,8 +139,9 @@ def _cut(
     is filled with cells from the end of the one before.
 
     Returns:
-        For each slot the position of its cell along the curve [S]; for each position its slot [M];
-        and the shapes of the patches.
+        The position of each slot's cell along the curve [S].
+        The slot of each position [M].
+        The shapes of the patches.
     """
     starts = [sum(sizes[:scene]) for scene in range(len(sizes))]
     large = [scene for scene, size in enumerate(sizes) if size > patch_size]
