@@ -5,6 +5,7 @@ Skipped without a GPU. `DAPT_TEST_DEVICE=cpu` runs the tests themselves on the C
 """
 
 import copy
+import logging
 import os
 from unittest import mock
 
@@ -279,29 +280,66 @@ class TestModel:
             graph.replay()
         torch.testing.assert_close(out, expected.flip(0), rtol=1e-4, atol=1e-5)
 
+    @staticmethod
+    def trained(model, dtype=torch.float32, between=lambda: None, **options):
+        """The weights after eight steps with dropout and drop-path, each with its own seed; with
+        options, by a `StepGraph`."""
+        step_graph = pytest.importorskip("dapt.training.step_graph")
+        own = copy.deepcopy(model).cuda().train()
+        weights = [weight for _, weight in own.own_parameters()]
+        optimizer = torch.optim.AdamW(weights, 1e-3, fused=True, capturable=bool(options))
+
+        def step(batch):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                loss = own(batch["points"]).square().mean()
+            loss.backward()
+            between()
+            optimizer.step()
+
+        run = step_graph.StepGraph(step, torch.device("cuda"), **options) if options else step
+        for i in range(8):
+            torch.manual_seed(i)
+            run({"points": torch.randn(4, 512, 3, device="cuda")})
+        return [weight.detach().cpu() for weight in weights]
+
     @pytest.mark.parametrize("dtype", ROUNDING)
     @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
     def test_training_steps_as_one_cuda_graph(self, model, dtype):
-        """They equal ordinary steps, including dropout and drop-path: each replay reads a new
-        seed."""
-        step_graph = pytest.importorskip("dapt.training.step_graph")
-        ends = []
-        for graphed in (False, True):
-            own = copy.deepcopy(model).cuda().train()
-            weights = [weight for _, weight in own.own_parameters()]
-            optimizer = torch.optim.AdamW(weights, 1e-3, fused=True, capturable=graphed)
+        """Each replay reads a new seed."""
+        ordinary = self.trained(model, dtype)
+        graph = self.trained(model, dtype, required=True)
+        torch.testing.assert_close(graph, ordinary, rtol=1e-4, atol=1e-5)
 
-            def step(batch, own=own, optimizer=optimizer):
-                with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-                    loss = own(batch["points"]).square().mean()
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
+    def test_a_capture_that_breaks_leaves_nothing_behind(self, model, caplog):
+        """Neither in the stream nor in the memory nor in the random numbers."""
+        caplog.set_level(logging.INFO)
+        ordinary = self.trained(model)
+        without = self.trained(model, between=torch.cuda.synchronize, required=False)
+        assert "cuda_graph off: the step cannot be one CUDA graph" in caplog.text
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+        torch.testing.assert_close(without, ordinary, rtol=1e-4, atol=1e-5)
+        graph = self.trained(model, required=True)
+        torch.testing.assert_close(graph, ordinary, rtol=1e-4, atol=1e-5)
 
-            run = step_graph.StepGraph(step, torch.device("cuda")) if graphed else step
-            for i in range(8):
-                torch.manual_seed(i)
-                run({"points": torch.randn(4, 512, 3, device="cuda")})
-            ends.append([weight.detach().cpu() for weight in weights])
-        for ordinary, graph in zip(*ends, strict=True):
-            torch.testing.assert_close(graph, ordinary, rtol=1e-4, atol=1e-5)
+    @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
+    def test_a_run_takes_a_cuda_graph_by_itself(self, tmp_path, caplog):
+        weights = [trained_by_command(tmp_path / graph, graph) for graph in ("auto", "off")]
+        said = [message for message in caplog.messages if "cuda_graph" in message]
+        assert len(said) == 1 and said[0].startswith("cuda_graph on"), said
+        torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+def trained_by_command(out, graph):
+    """The adapter after two epochs of `dapt train` on synthetic scans."""
+    cli = pytest.importorskip("dapt.cli")
+    from safetensors.torch import load_file
+
+    sizes = {"train_size": 64, "test_size": 16, "num_points": 256}
+    flags = ["--config", "synthetic", "--epochs", "2", "--batch_size", "8", "--num_workers", "0"]
+    flags += [word for name, size in sizes.items() for word in (f"--data.{name}", str(size))]
+    flags += ["--method", "dapt", "--method.drop_path", "0.2", "--method.dropout", "0.1"]
+    flags += ["--precision", "fp32", "--cuda_graph", graph, "--out", str(out)]
+    assert cli.main(["train", *flags]) == 0
+    return load_file(out / "adapter" / "adapter_model.safetensors")

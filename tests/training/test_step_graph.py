@@ -2,15 +2,20 @@
 memory, and ends like the ordinary loop, bit for bit."""
 
 import copy
+import itertools
+import logging
 
 import pytest
 import torch
 
 import dapt_ext
 from dapt.errors import DaptError, UsageError
+from dapt.runs import settings
 from dapt.runs.options import TrainOptions
 from dapt.training import loop, step_graph
+from dapt.training.adaptation import Adaptation
 from dapt.training.optimization import adamw, set_schedule
+from dapt.training.updates import Updates
 from support.methods import (
     LABELS,
     TASK,
@@ -44,14 +49,15 @@ def graphs(monkeypatch):
         return replay
 
     monkeypatch.setattr(step_graph, "capture", capture)
-    monkeypatch.setattr(loop, "check_graph", lambda *_: None)
+    for module in (loop, step_graph):
+        monkeypatch.setattr(module, "check_graph", lambda *_: None)
     return replayed
 
 
 def steps_of(model, graph, count=7):
     """Weights after some steps, each with its own seed, and the losses."""
-    options = TrainOptions(out="x", cuda_graph=graph, learning_rate=1e-2)
-    optimizer = adamw(model.own_parameters(), options, torch.device("cpu"))
+    options = TrainOptions(out="x", learning_rate=1e-2)
+    optimizer = adamw(model.own_parameters(), options, torch.device("cpu"), capturable=graph)
     weights = [weight for _, weight in model.own_parameters()]
     losses = torch.zeros(())
 
@@ -101,8 +107,9 @@ RUNS = {
 
 @pytest.mark.parametrize("fields", RUNS.values(), ids=RUNS)
 def test_a_run_is_the_same(run, graphs, fields):
-    ordinary, _ = run("ordinary", **fields)
-    folder, code = run("graph", "--cuda_graph", "true", **fields)
+    ordinary, _ = run("ordinary", "--cuda_graph", "off", **fields)
+    assert not graphs
+    folder, code = run("graph", **fields)
     assert code == 0 and graphs
     if "command" in fields:
         assert lines(folder) == lines(ordinary)
@@ -114,8 +121,8 @@ def test_a_run_is_the_same(run, graphs, fields):
 def test_part_segmentation(run, graphs, tmp_path):
     task = {"name": "part_segmentation"}
     flags = ["--data.train", str(labeled(tmp_path / "parts.npz"))]
-    ordinary, _ = run("ordinary", *flags, task=task)
-    folder, code = run("graph", *flags, "--cuda_graph", "true", task=task)
+    ordinary, _ = run("ordinary", *flags, "--cuda_graph", "off", task=task)
+    folder, code = run("graph", *flags, "--cuda_graph", "on", task=task)
     assert code == 0 and graphs
     assert_same_run(folder, ordinary)
 
@@ -124,13 +131,92 @@ def test_part_segmentation(run, graphs, tmp_path):
 def test_killed_and_resumed_is_uninterrupted(run, graphs, monkeypatch, first, then):
     """A run may switch the graph on or off when it resumes."""
     fields = {"checkpoint_seconds": 0.0}
-    whole, _ = run("whole", **fields)
+    whole, _ = run("whole", "--cuda_graph", "off", **fields)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 4)
         run("parts", "--cuda_graph", str(first).lower(), **fields)
     graphs.clear()
     folder, code = run("parts", "--resume", "--cuda_graph", str(then).lower(), **fields)
     assert code == 0 and bool(graphs) == then
+    assert_same_run(whole, folder)
+
+
+def waits(monkeypatch):
+    """Lets each loss look at a value on the host."""
+    loss = Adaptation.loss
+
+    def looking(self, network, batch):
+        value = loss(self, network, batch)
+        assert value.item() > 0
+        return value
+
+    monkeypatch.setattr(Adaptation, "loss", looking)
+
+
+def changes(monkeypatch):
+    """Gives each step a factor of its own, which a graph would repeat."""
+    loss, factors = Adaptation.loss, itertools.count(1)
+    monkeypatch.setattr(Adaptation, "loss", lambda *given: loss(*given) * next(factors))
+
+
+def breaks(monkeypatch):
+    """Lets the capture fail halfway, after random numbers and with gradients."""
+
+    def capture(step):
+        with monkeypatch.context() as patch:
+            patch.setattr(Updates, "_differentiate", half)
+            step()
+
+    def half(updates, batch, together):
+        for weight in updates.weights:
+            weight.grad = torch.rand_like(weight)
+        raise RuntimeError("CUDA error: not permitted\nCUDA kernel errors might be reported later")
+
+    monkeypatch.setattr(step_graph, "capture", capture)
+
+
+OBSTACLES = {
+    waits: "aten::_local_scalar_dense waits for values, which a CUDA graph cannot do",
+    changes: "the steps of this method differ: one has aten::mul(float32[], 2) where",
+    breaks: "the step cannot be one CUDA graph (CUDA error: not permitted)",
+}
+by_obstacle = pytest.mark.parametrize(
+    "obstacle, why", OBSTACLES.items(), ids=[obstacle.__name__ for obstacle in OBSTACLES]
+)
+
+
+@by_obstacle
+def test_auto_goes_on_without_a_graph(run, graphs, monkeypatch, caplog, obstacle, why):
+    with monkeypatch.context() as patch:
+        obstacle(patch)
+        ordinary, _ = run("ordinary", "--cuda_graph", "off")
+    caplog.clear()
+    obstacle(monkeypatch)
+    folder, code = run("auto")
+    assert code == 0 and not graphs
+    assert_same_run(folder, ordinary)
+    said = [message for message in caplog.messages if "cuda_graph" in message]
+    assert said[0] == "cuda_graph on: one launch per step, if the first 3 steps allow it"
+    assert len(said) == 2 and said[1].startswith(f"cuda_graph off: {why}")
+
+
+@by_obstacle
+def test_on_requires_a_graph(run, graphs, monkeypatch, capsys, obstacle, why):
+    obstacle(monkeypatch)
+    assert run("on", "--cuda_graph", "on")[1] == 1
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_resumed_without_a_graph_is_uninterrupted(run, graphs, monkeypatch):
+    """The steps until the obstacle count, and so does what a run does in the steps after it."""
+    waits(monkeypatch)
+    fields = {"checkpoint_seconds": 0.0}
+    whole, _ = run("whole", "--cuda_graph", "off", **fields)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        run("parts", **fields)
+    folder, code = run("parts", "--resume", **fields)
+    assert code == 0
     assert_same_run(whole, folder)
 
 
@@ -148,10 +234,34 @@ def test_runs_that_cannot_be_a_graph(sentence):
     fields = dict(REFUSED[sentence])
     device = torch.device("cuda" if fields else "cpu")
     processes = fields.pop("processes", 1)
-    options = TrainOptions(out="x", cuda_graph=True, **fields)
     with pytest.raises(UsageError, match=sentence):
-        step_graph.check_graph(options, device, processes)
-    step_graph.check_graph(TrainOptions(out="x", cuda_graph=True), torch.device("cuda"), 1)
+        options = TrainOptions(out="x", cuda_graph="on", **fields)
+        step_graph.takes_graph(options, device, processes, torch.nn.Identity())
+    options = TrainOptions(out="x", **fields)
+    assert not step_graph.takes_graph(options, device, processes, torch.nn.Identity())
+
+
+@pytest.mark.parametrize("value, takes", [("auto", True), ("on", True), ("off", False)])
+def test_one_gpu_takes_a_graph(value, takes):
+    options = TrainOptions(out="x", cuda_graph=value)
+    assert step_graph.takes_graph(options, torch.device("cuda"), 1, torch.nn.Identity()) == takes
+
+
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_true_and_false_mean_on_and_off(run, tmp_path, word):
+    """YAML makes them of on and off, too."""
+    assert TrainOptions(out="x", cuda_graph=word == "on").cuda_graph == word
+    config = tmp_path / "graph.yaml"
+    for text in (word, str(word == "on").lower()):
+        config.write_text(f"cuda_graph: {text}")
+        for flags in ([f"--config={config}"], ["--cuda_graph", text]):
+            required = ["--data.train=x.npz", "--backbone.checkpoint=none", "--out=x"]
+            assert settings.parse("dapt", flags + required).training.cuda_graph == word
+
+
+def test_without_a_gpu_nothing_is_said(run, caplog):
+    assert run("x")[1] == 0
+    assert not any("cuda_graph" in message for message in caplog.messages)
 
 
 def test_without_a_gpu_is_one_sentence(run, capsys):
@@ -166,6 +276,10 @@ def test_without_a_gpu_is_one_sentence(run, capsys):
 def test_low_memory_is_one_sentence(run, graphs, capsys):
     assert run("x", "--cuda_graph", "true", "--method.memory", "low")[1] == 2
     assert "memory=low" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_auto_keeps_low_memory(run, graphs):
+    assert run("x", "--method.memory", "low")[1] == 0 and not graphs
 
 
 VALUES = torch.tensor([3.0, -1.0, 2.0])
@@ -183,31 +297,18 @@ WAITS = {
 
 
 @pytest.mark.parametrize("what", WAITS)
-def test_what_waits_for_values_is_refused(what):
-    with step_graph.Watch(), pytest.raises(DaptError, match="waits for values"):
+def test_what_waits_for_values_is_found(what):
+    with step_graph.Watch() as watch:
         WAITS[what]()
+    assert watch.waits
 
 
-def test_what_a_graph_repeats_is_not_refused():
+def test_what_a_graph_repeats_is_none_of_it():
     with step_graph.Watch() as watch:
         VALUES[torch.tensor([2, 0])]
         torch.randint(2**63 - 1, ())
         VALUES.clone().bernoulli_(0.3).where(VALUES > 0, 0.0)
-    assert len(watch.calls) > 4
-
-
-def test_steps_that_differ_are_refused(graphs):
-    """For example because of random numbers from Python, which a graph would repeat."""
-    factors = iter(range(9))
-
-    def step(batch):
-        batch["points"] * next(factors)
-
-    graph = step_graph.StepGraph(step, torch.device("cpu"))
-    for _ in range(step_graph.WARM_UP):
-        graph({"points": VALUES})
-    with pytest.raises(DaptError, match=r"differ: one has aten::mul\(.*1\) where the next has"):
-        graph({"points": VALUES})
+    assert len(watch.calls) > 4 and watch.waits is None
 
 
 def test_batches_of_another_shape_are_refused(graphs):
@@ -215,6 +316,21 @@ def test_batches_of_another_shape_are_refused(graphs):
     graph({"points": VALUES})
     with pytest.raises(DaptError, match=r"points is \[2\] after \[3\]"):
         graph({"points": VALUES[:2]})
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_auto_takes_batches_of_any_shape(graphs, caplog, at):
+    caplog.set_level(logging.INFO)
+    sizes, seen = [3] * 7, []
+    sizes[at] = 2
+    graph = step_graph.StepGraph(
+        lambda batch: seen.append(len(batch["points"])), torch.device("cpu"), required=False
+    )
+    for size in sizes:
+        graph({"points": VALUES[:size]})
+    assert seen == sizes
+    (said,) = caplog.messages
+    assert "batches of one shape, points is [2] after [3]" in said
 
 
 def test_a_batch_is_read_where_the_first_one_lay(graphs):

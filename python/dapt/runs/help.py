@@ -25,6 +25,8 @@ class SettingsHelp(DefaultHelpFormatter):
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
         kind = self._get_type_str(action) or ""
+        if choices := re.search(r"Literal\[(.*?)\]", kind):  # besides other types
+            return "{" + re.sub("[' ]", "", choices[1]) + "}"
         words = [re.sub(r"^<class '(.*)'>$", r"\1", word) for word in kind.split(" | ")]
         return next((_WORDS[word] for word in words if word in _WORDS), "VALUE")
 

@@ -51,7 +51,8 @@ class TrainOptions:
         compile: Compile the network with torch.compile.
         cuda_graph: Replay the training step as one CUDA graph: the same result, without the time
             that a CPU takes to launch a thousand kernels. For one GPU, and methods whose steps are
-            all alike; others are refused with an error message.
+            all alike. auto takes ordinary steps where there can be no graph, which with on is an
+            error; true and false mean on and off.
         accelerator: auto, cpu or cuda.
         devices: Number of processes to start on this machine; torchrun overrides it.
         num_workers: Processes that load data, for datasets that compute their clouds.
@@ -86,7 +87,7 @@ class TrainOptions:
     ema: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
-    cuda_graph: bool = False
+    cuda_graph: Literal["auto", "on", "off"] | bool = "auto"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     num_workers: int = 0
@@ -107,6 +108,8 @@ class TrainOptions:
             if getattr(self, field.name) is None and "None" not in str(field.type):
                 raise UsageError(f"{field.name} must have a value, got none")
         object.__setattr__(self, "out", Path(self.out))
+        if isinstance(self.cuda_graph, bool):  # which YAML also makes of on and off
+            object.__setattr__(self, "cuda_graph", "on" if self.cuda_graph else "off")
         check_at_least(self, epochs=1, batch_size=1, accumulate=1, devices=1, evaluate_every=1)
         check_at_least(self, seed=0, clip_norm=0, warmup_epochs=0, weight_decay=0, ema=0)
         check_at_least(self, patience=0, num_workers=0, min_learning_rate=0, test_every=0)

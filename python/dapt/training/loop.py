@@ -53,7 +53,7 @@ def train(settings: Settings) -> dict:
     folder = RunFolder(settings.training.out)
     settings = settings.but(precision=_precision(settings, folder))
     fabric = launch(settings.training)
-    if settings.training.cuda_graph:
+    if settings.training.cuda_graph == "on":
         check_graph(settings.training, fabric.device, fabric.world_size)
     job = Pretraining(settings) if settings.is_pretraining else Adaptation(settings)
     settings = settings.but(num_points=job.num_points)

@@ -23,14 +23,19 @@ def decays(name: str, weight: nn.Parameter) -> bool:
 
 
 def adamw(
-    named: Sequence[tuple[str, nn.Parameter]], options: TrainOptions, device: torch.device
+    named: Sequence[tuple[str, nn.Parameter]],
+    options: TrainOptions,
+    device: torch.device,
+    *,
+    capturable: bool = False,
 ) -> torch.optim.AdamW:
     """Create AdamW with weight decay for matrices only, and separate rates as `rates` says.
 
     Args:
         named: The trained parameters, with their names.
         options: The options of the optimizer.
-        device: On CUDA the rates are tensors on the device, as graphs need them.
+        device: The device of the parameters.
+        capturable: Whether a CUDA graph can contain the update; the rates are tensors then.
     """
     members: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in sorted(named, key=lambda pair: not decays(*pair)):
@@ -45,11 +50,9 @@ def adamw(
         {"params": weights, "weight_decay": options.weight_decay if decay else 0.0, "rate": rate}
         for (decay, rate), weights in members.items()
     ]
-    for group in groups if options.cuda_graph else ():
+    for group in groups if capturable else ():
         group["lr"] = torch.tensor(options.learning_rate, device=device)
-    return torch.optim.AdamW(
-        groups, lr=options.learning_rate, fused=True, capturable=options.cuda_graph
-    )
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True, capturable=capturable)
 
 
 def _rate(name: str, options: TrainOptions) -> float:

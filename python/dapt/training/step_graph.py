@@ -3,12 +3,14 @@
 A graph repeats what was launched when it was captured, on the same memory and with the same
 Python values. Batches are therefore copied to the memory of the first one, and what changes from
 step to step (the learning rate, torch's seed) is read from the device. A step may neither look at
-values nor draw numbers on the host; a few eager steps before the capture check this.
+values nor draw numbers on the host; a few eager steps before the capture check this. Where a step
+cannot be a graph, `cuda_graph: on` is an error, and `auto` goes on with ordinary steps.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from dapt.errors import DaptError, UsageError
 from dapt.runs.options import TrainOptions
 
 Batch = Mapping[str, Tensor]
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps: the first creates the optimizer's state, the others must be alike
 OFF = "leave cuda_graph out"
@@ -29,11 +32,36 @@ MASKS = (torch.bool, torch.uint8)
 COPIES = ("aten::_to_copy", "aten::copy_")
 
 
+def takes_graph(
+    options: TrainOptions, device: torch.device, processes: int, model: torch.nn.Module
+) -> bool:
+    """Whether the steps of a run become one graph, which `cuda_graph: on` requires.
+
+    Args:
+        options: The options of the run, `cuda_graph` among them.
+        device: The device of the training.
+        processes: The number of processes that train together.
+        model: The model that trains.
+    """
+    if options.cuda_graph == "off":
+        return False
+    try:
+        check_graph(options, device, processes)
+        check_keeps_activations(model)
+    except UsageError:
+        if options.cuda_graph == "on":
+            raise
+        return False
+    if options.cuda_graph == "auto":
+        log.info("cuda_graph on: one launch per step, if the first %d steps allow it", WARM_UP)
+    return True
+
+
 def check_graph(options: TrainOptions, device: torch.device, processes: int) -> None:
     """Check that the steps of a run with these options can be one graph.
 
     Args:
-        options: The options of the run, `cuda_graph` among them.
+        options: The options of the run.
         device: The device of the training.
         processes: The number of processes that train together.
     """
@@ -68,46 +96,81 @@ class StepGraph:
     """A step that runs eagerly for `WARM_UP` batches, and as one graph from then on.
 
     Args:
-        step: Reads a batch and updates the weights; returns nothing.
+        step: Reads a batch and updates the weights, whatever gradients they have; returns nothing.
         device: The device of the training.
+        required: Whether it is an error if the step cannot be one graph. Otherwise all steps run
+            eagerly then, with the same result.
     """
 
-    def __init__(self, step: Callable[[Batch], None], device: torch.device):
-        self.step, self.device = step, device
+    def __init__(
+        self, step: Callable[[Batch], None], device: torch.device, *, required: bool = True
+    ):
+        self.step, self.device, self.required = step, device, required
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.batch: dict[str, Tensor] = {}  # the memory that every batch is copied to
         self.seen: list[list[str]] = []  # what each warm-up step launched
         self.replay: Callable[[], None] | None = None
+        self.gave_up = False
 
     def __call__(self, batch: Batch) -> None:
         """Run one step.
 
         Args:
-            batch: A batch with the shapes of the first one.
+            batch: The batch.
         """
-        self._place(batch)
-        if len(self.seen) < WARM_UP:
-            watch = Watch()
-            with self._beside(), watch:
-                self.step(self.batch)
-            self.seen.append(watch.calls)
-            return
-        if self.replay is None:
-            self._check_alike(*self.seen[-2:])
-            self.replay = capture(lambda: self.step(self.batch))
-        self.replay()
+        if not self.gave_up:
+            self._place(batch)
+        if not self.gave_up and self.replay is None and len(self.seen) == WARM_UP:
+            self._capture()
+        if self.gave_up:
+            self.step(batch)
+        elif self.replay is not None:
+            self.replay()
+        else:
+            self._watch()
 
     def _place(self, batch: Batch) -> None:
         if not self.batch:
             self.batch = {name: values.clone() for name, values in batch.items()}
-            return
         for name, values in self.batch.items():
             if values.shape != batch[name].shape:
-                raise DaptError(
-                    f"cuda_graph needs batches of one shape: {name} is {list(batch[name].shape)} "
-                    f"after {list(values.shape)}; {OFF}"
+                self._give_up(
+                    f"a CUDA graph needs batches of one shape, {name} is "
+                    f"{list(batch[name].shape)} after {list(values.shape)}"
                 )
+                return
             values.copy_(batch[name])
+
+    def _watch(self) -> None:
+        with self._beside(), Watch() as watch:
+            self.step(self.batch)
+        self.seen.append(watch.calls)
+        if watch.waits:
+            self._give_up(f"{watch.waits} waits for values, which a CUDA graph cannot do")
+
+    def _capture(self) -> None:
+        obstacle = _difference(*self.seen[-2:])
+        if obstacle is None:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    self.replay = capture(lambda: self.step(self.batch))
+            except RuntimeError as error:
+                if self.required and isinstance(error, torch.OutOfMemoryError):
+                    raise
+                cause = str(error.__context__ or error)  # the end of a broken capture also fails
+                reason = cause.partition("\n")[0]
+                obstacle = f"the step cannot be one CUDA graph ({reason})"
+        if obstacle:
+            self._give_up(obstacle)
+
+    def _give_up(self, obstacle: str) -> None:
+        if self.required:
+            raise DaptError(f"{obstacle}: {OFF}")
+        log.info("cuda_graph off: %s; the training goes on without", obstacle)
+        self.gave_up, self.replay = True, None
+        self.batch.clear()
+        self.seen.clear()
+        torch.cuda.empty_cache()  # of the separate stream and of the graph
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
@@ -122,47 +185,61 @@ class StepGraph:
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def _check_alike(self, one: list[str], other: list[str]) -> None:
-        if one == other:
-            return
-        pairs = zip([*one, "the end"], [*other, "the end"], strict=False)
-        before, after = next((a, b) for a, b in pairs if a != b)
-        raise DaptError(
-            f"the steps of this method differ: one has {before} where the next has {after}, so "
-            f"they cannot be one CUDA graph: {OFF}"
-        )
+
+def _difference(one: list[str], other: list[str]) -> str | None:
+    if one == other:
+        return None
+    pairs = zip([*one, "the end"], [*other, "the end"], strict=False)
+    before, after = next((a, b) for a, b in pairs if a != b)
+    return (
+        f"the steps of this method differ: one has {before} where the next has {after}, so they "
+        "cannot be one CUDA graph"
+    )
 
 
 def capture(step: Callable[[], None]) -> Callable[[], None]:
     """Capture a step that has run before, and return a function that replays it.
 
     Args:
-        step: The step to capture.
+        step: The step to capture. If this fails, torch can go on as before.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    stream, device = torch.cuda.current_stream(), torch.cuda.current_device()
+    generator = torch.cuda.default_generators[device]
+    random = generator.clone_state()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool):
             step()
-    except torch.OutOfMemoryError:
+    except RuntimeError:
+        # If the capture breaks, torch.cuda.graph stays in its stream and its memory pool, and up to
+        # torch 2.12 the generator waits for the end of the capture.
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(random)
+        with suppress(RuntimeError):  # where the capture did end, reset() releases the pool
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+        graph.reset()
+        _broken.append(graph)
         raise
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise DaptError(f"the step cannot be one CUDA graph ({reason}): {OFF}") from error
     return graph.replay
 
 
+_broken: list[torch.cuda.CUDAGraph] = []  # torch's allocator of pinned memory points to them
+
+
 class Watch(TorchDispatchMode):
-    """Records what a step launches, and refuses what a graph cannot repeat."""
+    """Records what a step launches, and the first op that waits for values of the device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.waits: str | None = None
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function.name().split(".")[0]
         if _looks_at_values(function, name, args) or _leaves_device(name, args, result):
-            raise DaptError(f"{name} waits for values, which a CUDA graph cannot do: {OFF}")
+            self.waits = self.waits or name
         leaves = tree_leaves((args, kwargs))
         self.calls.append(f"{name}({', '.join(map(_described, leaves))})")
         return result

@@ -17,7 +17,7 @@ from dapt.training.optimization import (
     load_optimizer,
     set_schedule,
 )
-from dapt.training.step_graph import StepGraph, check_keeps_activations
+from dapt.training.step_graph import StepGraph, takes_graph
 
 
 class Updates:
@@ -35,22 +35,22 @@ class Updates:
         self.steps_per_epoch = steps_per_epoch
         named = job.parameters()
         self.weights = [weight for _, weight in named]
-        self.optimizer = adamw(named, options, fabric.device)
+        self.graph: StepGraph | None = None
+        if takes_graph(options, fabric.device, fabric.world_size, job.model):
+            required = options.cuda_graph == "on"
+            self.graph = StepGraph(self._whole_update, fabric.device, required=required)
+        capturable = self.graph is not None
+        self.optimizer = adamw(named, options, fabric.device, capturable=capturable)
         averaged = [*self.weights, *batch_statistics(job.model)]
         self.mean = RunningMean(averaged, options.ema) if options.ema else None
         self.totals = torch.zeros(2, dtype=torch.float64, device=fabric.device)  # loss, steps
         self.activation_bytes = 0  # kept for the backward pass of a step
-        self.graph: StepGraph | None = None
-        if options.cuda_graph:
-            check_keeps_activations(job.model)
 
     def begin(self) -> None:
         """Make the network that trains, once the job is prepared and its state is loaded."""
         self.job.model.train()
         module = torch.compile(self.job.model) if self.options.compile else self.job.model
         self.network = self.fabric.setup_module(module)
-        if self.options.cuda_graph:
-            self.graph = StepGraph(self._whole_update, self.fabric.device)
 
     def step(self, number: int, batch: Batch) -> None:
         """Add the gradients of a batch; if it is the last of those that belong together, update
@@ -102,6 +102,7 @@ class Updates:
         self.activation_bytes = state["activation_bytes"]
 
     def _whole_update(self, batch: Batch) -> None:
+        self.optimizer.zero_grad()  # a capture that failed leaves gradients behind
         self._differentiate(batch, together=1)
         self._update()
 
