@@ -17,7 +17,9 @@ def submanifold_conv(x: Tensor, weight: Tensor, bias: Tensor | None, neighbors: 
         out[m] = bias + sum over a, b, c of weight[:, a, b, c] · x[cell m + (a - 1, b - 1, c - 1)]
 
     Empty cells count as zeros. The order of all sums is fixed, forward and backward, so runs repeat
-    to the last bit, whatever the number of threads.
+    to the last bit, whatever the number of threads. On CUDA, torch multiplies gathered
+    neighborhoods if there are many channels, in or out; those products repeat, and follow torch's
+    tf32 setting at the time, as a linear layer's do.
 
     Args:
         x: [M, C], any floating dtype and strides; follows autocast as a linear layer does.

@@ -138,7 +138,13 @@ def near(mine, cpu, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("M, C, D", [(900, 18, 33), (9000, 64, 64), (300, 512, 512)])
+@pytest.mark.parametrize(
+    "M, C, D",
+    [
+        (900, 18, 33), (9000, 64, 64), (5000, 96, 96), (700, 7, 130), (2000, 128, 65),
+        (300, 512, 512), (12_000, 512, 96),
+    ],
+)  # fmt: skip
 def test_submanifold_conv(M, C, D, dtype):
     cells = torch.randint(round(2 * M ** (1 / 3)), (M, 3))
     neighbors = dapt_ext.neighbor_map(cells[dapt_ext.unique_cells(cells)[0]])
@@ -146,6 +152,41 @@ def test_submanifold_conv(M, C, D, dtype):
     run = gradients(dapt_ext.submanifold_conv)
     arguments = x.to(dtype), weight.to(dtype), torch.randn(D).to(dtype), neighbors
     near(on_device(run, *arguments), run(*arguments), ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("gather_from", ["1", "1000"])
+def test_submanifold_conv_either_way(monkeypatch, gather_from, dtype):
+    monkeypatch.setenv("DAPT_GATHER_FROM", gather_from)
+    test_submanifold_conv(700, 40, 90, dtype)
+    test_submanifold_conv(700, 90, 40, dtype)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
+def test_a_wide_submanifold_conv_waits_for_nothing_and_can_be_captured():
+    neighbors = dapt_ext.neighbor_map(torch.cartesian_prod(*[torch.arange(9)] * 3)).cuda()
+    x, weight = torch.randn(729, 128).cuda(), torch.randn(160, 3, 3, 3, 128).cuda()
+    slopes = torch.randn(729, 160).cuda()
+
+    def step():
+        inputs = [x.detach().requires_grad_(), weight.detach().requires_grad_()]
+        out = dapt_ext.submanifold_conv(*inputs, None, neighbors)
+        return out.detach(), *torch.autograd.grad(out, inputs, slopes)
+
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    x.normal_()
+    graph.replay()
+    for mine, ordinary in zip(captured, step(), strict=True):
+        torch.testing.assert_close(mine, ordinary, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

@@ -19,6 +19,18 @@ def make(M, C, D, side=9, dtype=torch.float32):
     return x.to(dtype), weight.to(dtype), bias.to(dtype), neighbors
 
 
+@pytest.fixture
+def gathered(monkeypatch):
+    """Neighborhoods are gathered and multiplied by torch, as wide ones are on CUDA."""
+    monkeypatch.setenv("DAPT_GATHER_FROM", "1")
+
+
+@pytest.fixture(params=["our kernel", "gathered"])
+def either_way(request):
+    if request.param == "gathered":
+        request.getfixturevalue("gathered")
+
+
 def in_float64(x, weight, bias, neighbors):
     """out, and the gradients of x and weight for the incoming gradient out.cos()."""
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
@@ -50,6 +62,33 @@ def test_against_float64(on_each_isa, dtype, M, C, D):
         torch.testing.assert_close(mine.double(), grad_weight, **close)
 
 
+# The widest are gathered in two parts: of the rows for the output or the gradient of x, of the taps
+# for that of the weight.
+@pytest.mark.parametrize("M, C, D", [*SIZES, (3300, 520, 2), (3300, 2, 520)])
+def test_gathered_against_float64(gathered, M, C, D):
+    x, weight, bias, neighbors = make(M, C, D, side=9 if M < 3300 else 20, dtype=torch.float64)
+    assert M < 3300 or 27 * 520 * 8 * len(neighbors) > 2**28
+    out, grad_x, grad_weight = in_float64(x, weight, bias, neighbors)
+    grad = out.cos()
+    close = {"rtol": 1e-12, "atol": 1e-11}  # as above
+    mine = ops.submanifold_conv(x, weight, bias, neighbors)
+    torch.testing.assert_close(mine, out, **close)
+    mine = ops.submanifold_conv_input_grad(grad, weight, neighbors)
+    torch.testing.assert_close(mine, grad_x, **close)
+    mine = ops.submanifold_conv_weight_grad(grad, x, neighbors)
+    torch.testing.assert_close(mine, grad_weight, **close)
+
+
+def test_gathered_where_no_cell_has_neighbors(gathered):
+    x, weight, bias, _ = make(40, 4, 6)
+    neighbors = torch.full((len(x), 27), -1)
+    assert torch.equal(submanifold_conv(x, weight, bias, neighbors), bias.expand(len(x), 6))
+    assert (submanifold_conv(x, weight, None, neighbors) == 0).all()
+    grad = torch.randn(len(x), 6)
+    assert (ops.submanifold_conv_input_grad(grad, weight, neighbors) == 0).all()
+    assert (ops.submanifold_conv_weight_grad(grad, x, neighbors) == 0).all()
+
+
 def test_many_rows_of_few_channels():
     """There are so many rows that the sums of a weight's gradient are split into parts."""
     x, weight, _, neighbors = make(40_000, 4, 5, side=40)
@@ -62,7 +101,7 @@ def test_many_rows_of_few_channels():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halves_are_summed_in_float32(dtype):
+def test_halves_are_summed_in_float32(either_way, dtype):
     x, weight, bias, neighbors = make(300, 20, 12, dtype=dtype)
     out, _, grad_weight = in_float64(x, weight, bias, neighbors)
     mine = submanifold_conv(x, weight, bias, neighbors)
@@ -74,7 +113,7 @@ def test_halves_are_summed_in_float32(dtype):
     torch.testing.assert_close(mine.double(), grad_weight, rtol=4 * eps, atol=20 * eps)
 
 
-def test_strides_and_no_bias():
+def test_strides_and_no_bias(either_way):
     x, weight, bias, neighbors = make(200, 6, 8)
     plain = submanifold_conv(x, weight, bias, neighbors)
     strided = submanifold_conv(
@@ -86,14 +125,14 @@ def test_strides_and_no_bias():
     torch.testing.assert_close(plain, without + bias)
 
 
-def test_one_cell_sees_only_the_center_of_the_kernel():
+def test_one_cell_sees_only_the_center_of_the_kernel(either_way):
     x, weight = torch.randn(1, 5), torch.randn(7, 3, 3, 3, 5)
     neighbors = neighbor_map(torch.tensor([[3, 4, 5]]))
     out = submanifold_conv(x, weight, None, neighbors)
     torch.testing.assert_close(out, x @ weight[:, 1, 1, 1].T)
 
 
-def test_equals_a_dense_convolution():
+def test_equals_a_dense_convolution(either_way):
     cells = torch.cartesian_prod(*[torch.arange(5)] * 3)
     x, weight, bias = torch.randn(125, 3), torch.randn(4, 3, 3, 3, 3), torch.randn(4)
     mine = submanifold_conv(x, weight, bias, neighbor_map(cells))
@@ -102,7 +141,7 @@ def test_equals_a_dense_convolution():
     torch.testing.assert_close(mine, dense[0].flatten(1).T, rtol=1e-5, atol=1e-5)
 
 
-def test_a_nan_reaches_its_neighbors_alone():
+def test_a_nan_reaches_its_neighbors_alone(either_way):
     x, weight, bias, neighbors = make(300, 6, 8)
     x[7, 2] = torch.nan
     out = submanifold_conv(x, weight, bias, neighbors)
@@ -128,7 +167,7 @@ def test_results_do_not_depend_on_threads():
         assert all(map(torch.equal, results[0], other))
 
 
-def test_gradients():
+def test_gradients(either_way):
     x, weight, bias, neighbors = make(25, 2, 3, side=4, dtype=torch.float64)
     inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
     assert gradcheck(lambda *inputs: submanifold_conv(*inputs, neighbors), inputs)
@@ -144,7 +183,7 @@ def test_a_frozen_convolution_keeps_no_input():
     assert x.shape not in kept and x.grad is not None
 
 
-def test_autocast():
+def test_autocast(either_way):
     x, weight, bias, neighbors = make(60, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         out = submanifold_conv(x, weight, bias, neighbors)
@@ -152,9 +191,12 @@ def test_autocast():
     torch.testing.assert_close(
         out.float(), submanifold_conv(x, weight, bias, neighbors), atol=0.05, rtol=0.05
     )
+    plain = ops.submanifold_conv(x, weight, bias, neighbors)
+    with torch.autocast("cpu", torch.bfloat16):  # which the op leaves to its caller
+        assert torch.equal(ops.submanifold_conv(x, weight, bias, neighbors), plain)
 
 
-def test_empty():
+def test_empty(either_way):
     weight, neighbors = torch.randn(5, 3, 3, 3, 4), torch.zeros(0, 27).long()
     assert submanifold_conv(torch.randn(0, 4), weight, None, neighbors).shape == (0, 5)
     grad = ops.submanifold_conv_weight_grad(torch.randn(0, 5), torch.randn(0, 4), neighbors)
@@ -166,7 +208,7 @@ def test_empty():
     assert torch.equal(out, bias.expand(len(neighbors), 5))
 
 
-def test_opcheck_and_compile(fresh_compiler):
+def test_opcheck_and_compile(either_way, fresh_compiler):
     x, weight, bias, neighbors = make(40, 4, 6)
     grad = torch.randn(len(x), 6, requires_grad=True)
     x, weight, bias = (tensor.requires_grad_() for tensor in (x, weight, bias))
