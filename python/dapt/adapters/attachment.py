@@ -1,14 +1,19 @@
 """One adapter on a backbone."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dapt.adapters import adapter_files
+from dapt.adapters.adapter_files import BackboneRecord
+from dapt.adapters.bounds import within
 from dapt.data.preprocessing import Preprocessing
 from dapt.errors import DaptError, UsageError, check_sizes
 from dapt.methods.method import Method
@@ -73,6 +78,43 @@ class Attachment:
         head = task.build_head(network, method.head_tokens_for(network))
         device = next(backbone.parameters()).device
         return cls(name, method, task, network.to(device), head.to(device), fixed)
+
+    @classmethod
+    def saved(cls, folder: str | os.PathLike, backbone: nn.Module, name: str) -> "Attachment":
+        """Make the adapter that `save` wrote.
+
+        Args:
+            folder: The folder of its files.
+            backbone: The network that it was trained on, left unchanged.
+            name: The name under which the model carries it.
+        """
+        file = adapter_files.read(folder)
+        record = BackboneRecord.of(backbone, file.method.owns)
+        wanted = file.backbone.completed(backbone)
+        adapter_files.check_backbone(folder, wanted=wanted, got=record)
+        tensors = [*file.state.values(), *backbone.state_dict().values()]
+        with within(tensors, str(Path(folder) / adapter_files.CONFIG)):
+            adapter = cls.on(backbone, name, file.method, file.task)
+        adapter = replace(adapter, preprocessing=file.preprocessing)
+        adapter.load_own_state(file.state)
+        return adapter
+
+    def save(
+        self,
+        folder: str | os.PathLike,
+        backbone: nn.Module,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """Write the adapter's two files.
+
+        Args:
+            folder: The folder to write.
+            backbone: The network that it was trained on.
+            preprocessing: How its training clouds were prepared; by default, as far as known.
+        """
+        record = BackboneRecord.of(backbone, self.method.owns)
+        known = self.preprocessing if preprocessing is None else preprocessing
+        adapter_files.write(folder, self.method, self.task, record, self.own_state(), known)
 
     def __call__(self, points: Tensor, *inputs: Tensor, queries: Tensor | None = None) -> Tensor:
         """Logits of the clouds [B, N, 3]; the rest is as in `AdaptedModel.forward`."""

@@ -1,4 +1,4 @@
-"""A backbone with adapters, which can be run, trained, switched, counted and saved."""
+"""A backbone with adapters: run, train, switch, count and save them."""
 
 import dataclasses
 import os
@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dapt.adapters import adapter_files, hub
-from dapt.adapters.adapter_files import BackboneRecord
+from dapt.adapters import hub
 from dapt.adapters.attachment import Attachment
-from dapt.adapters.bounds import within
+from dapt.adapters.batches import batches_of
 from dapt.adapters.hub import Provenance
 from dapt.adapters.mixture import Mixtures, chosen, named
 from dapt.data import PointDataset
@@ -26,18 +25,16 @@ from dapt.models import Features, count_parameters
 from dapt.models.protocols import Backbone, missing
 from dapt.tasks import Task
 
-PREPARED_AT_ONCE = 32  # clouds per batch that `prepare` makes
-
 _carrying = weakref.WeakSet()  # the backbones of all AdaptedModels
-_changing = threading.RLock()  # held while a model's table of adapters is changed
+_changing = threading.RLock()  # held while a model's table of adapters changes
 
 
 class AdaptedModel(nn.Module):
     """A frozen backbone and its adapters, of which one is active.
 
-    Every entry of the model's state either belongs to the active adapter, and trains, is saved and
-    is counted, or to the pre-trained network; `owns` tells which. What a method computed without a
-    gradient is saved, too, but does not train.
+    Every entry of the model's state belongs either to the active adapter or to the pre-trained
+    network; `owns` tells which. The entries of the adapter train, and are saved and counted. Those
+    that a method computed without a gradient are also saved, but do not train.
 
     The original backbone is never changed: `model.backbone` is the active adapter's network, which
     shares its tensors. A call uses the adapter that is active when it starts, so adapters may be
@@ -87,25 +84,25 @@ class AdaptedModel(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Compute the logits with the active adapter, or with one adapter per cloud.
 
-        This is the raw network: prepare clouds as in training (up axis, scale, number of points),
-            or
-        use `predict` of `dapt.load_run` and `dapt.load_adapter`, which does so.
+        This is the network itself: prepare clouds as in training (up axis, scale, number of
+        points). The models from `dapt.load_run` and `dapt.load_adapter` have a method `predict`
+        that does so.
 
-        Clouds whose adapters are of the same kind, such as DAPT of one rank, share a pass through
-        the frozen layers; each further kind takes one more pass. Such a call computes no gradients.
+        With one adapter per cloud, no gradients are computed. Clouds whose adapters are of the same
+        kind, such as DAPT of the same rank, share a pass through the frozen layers; each further
+        kind takes another pass.
 
         Args:
             points: [B, N, 3], or with the channels that the backbone reads.
             inputs: Further inputs of the task's head.
-            queries: [B, M, 3], the points to label, if they differ from those that the network
-                sees.
-            adapters: The name of each cloud's adapter, or one of `model.adapters` itself, which may
-                have been deleted meanwhile. None for a cloud without an adapter, which gets the
-                pre-trained network's tokens, pooled as its own heads read them.
+            queries: [B, M, 3], the points to label, if they are not those that the network reads.
+            adapters: The adapter of each cloud: its name, or a value of `model.adapters`, which
+                may have been deleted since. None stands for the pre-trained network, whose output
+                is its tokens, pooled as its own heads read them.
 
         Returns:
-            Logits [B, classes] or [B, N, labels]. With `adapters`, a list of B tensors if the
-            outputs of the clouds differ in size.
+            Logits [B, classes] or [B, N, labels]. With `adapters`, a list of B tensors if their
+            sizes differ or a cloud has no adapter.
         """
         if adapters is None:
             return self.adapter(points, *inputs, queries=queries)
@@ -123,7 +120,7 @@ class AdaptedModel(nn.Module):
         """Run the adapted network up to the head.
 
         Args:
-            points: [B, N, 3], or as many channels as the backbone reads.
+            points: [B, N, 3], or with the channels that the backbone reads.
         """
         return self.adapter.features(points)
 
@@ -134,18 +131,18 @@ class AdaptedModel(nn.Module):
             clouds: A tensor [S, N, 3], a dataset, or batches, each [B, N, 3] or a dictionary with
                 such `points`.
         """
-        self.adapter.method.prepare(self.adapter.network, _batches(clouds))
+        self.adapter.method.prepare(self.adapter.network, batches_of(clouds))
 
     def extra_loss(self) -> Tensor | None:
-        """The method's term of the loss, for the latest forward pass."""
+        """The method's term of the loss for the latest forward pass; None if it has none."""
         return self.adapter.method.extra_loss(self.adapter.network)
 
     def meters(self) -> dict[str, float]:
-        """The method's own measurements since the last reading."""
+        """The method's own measurements since they were last read."""
         return self.adapter.method.meters(self.adapter.network)
 
     def train(self, mode: bool = True) -> "AdaptedModel":
-        """Set the mode; frozen batch norms, or a fully frozen backbone, stay in eval mode."""
+        """Set the mode; frozen batch norms, or an entirely frozen backbone, stay in eval mode."""
         self.training = mode
         for adapter in self.adapters.values():
             if adapter is self._active or adapter.head.training != mode:
@@ -162,7 +159,7 @@ class AdaptedModel(nn.Module):
 
     @property
     def active(self) -> str | None:
-        """The active adapter's name."""
+        """The name of the active adapter; None if there is none."""
         active = self._active
         return None if active is None else active.name
 
@@ -180,7 +177,7 @@ class AdaptedModel(nn.Module):
         return self.adapter.owns(entry)
 
     def trains(self, entry: str) -> bool:
-        """Whether training changes a parameter of the model.
+        """Whether training changes an entry of the model's state.
 
         Args:
             entry: Its name in the model's `state_dict`.
@@ -199,7 +196,7 @@ class AdaptedModel(nn.Module):
         """Load what `own_state` returned; nothing is loaded unless everything fits.
 
         Args:
-            state: The tensors, as from `own_state`.
+            state: The tensors that `own_state` returned.
         """
         self.adapter.load_own_state(state)
 
@@ -214,11 +211,11 @@ class AdaptedModel(nn.Module):
         print(f"trainable: {trained:,} of {total:,} parameters ({trained / total:.2%})")
 
     def add_adapter(self, name: str, method: Method, task: Task) -> None:
-        """Attach one more adapter and make it the active one.
+        """Attach another adapter and make it the active one.
 
         Args:
             name: Its name in this model.
-            method: How the backbone is adapted.
+            method: The method that adapts the backbone.
             task: The task that it solves.
         """
         self._refuse_if_merged("carry another adapter")
@@ -228,7 +225,7 @@ class AdaptedModel(nn.Module):
         self._enter(Attachment.on(self._pretrained[0], name, method, task))
 
     def set_adapter(self, name: str) -> None:
-        """Make another adapter the active one; nothing is copied.
+        """Make an adapter the active one; nothing is copied.
 
         Args:
             name: The name of the adapter.
@@ -240,7 +237,7 @@ class AdaptedModel(nn.Module):
 
     @contextmanager
     def pretrained(self) -> Iterator[nn.Module]:
-        """Give the original pre-trained network, in eval mode; the adapters stay attached."""
+        """Give access to the pre-trained network, in eval mode; the adapters stay attached."""
         self._refuse_if_merged("show its pre-trained network")
         yield self._pretrained[0]
 
@@ -269,14 +266,11 @@ class AdaptedModel(nn.Module):
             folder: The folder to write.
             name: The name of the adapter; None for the active one.
             preprocessing: How its training clouds were prepared; by default, as recorded in the
-                file it came from.
+                file that it was loaded from.
         """
         self._refuse_if_merged("be saved")
         adapter = self.adapter if name is None else self._named(name)
-        record = BackboneRecord.of(self._pretrained[0], adapter.method.owns)
-        known = adapter.preprocessing if preprocessing is None else preprocessing
-        state = adapter.own_state()
-        adapter_files.write(folder, adapter.method, adapter.task, record, state, known)
+        adapter.save(folder, self._pretrained[0], preprocessing)
 
     def load_adapter(
         self,
@@ -299,16 +293,7 @@ class AdaptedModel(nn.Module):
         self._refuse_if_merged("carry another adapter")
         if not replace:
             self._refuse_if_carried(name)
-        file, backbone = adapter_files.read(folder), self._pretrained[0]
-        record = BackboneRecord.of(backbone, file.method.owns)
-        wanted = file.backbone.completed(backbone)
-        adapter_files.check_backbone(folder, wanted=wanted, got=record)
-        tensors = [*file.state.values(), *backbone.state_dict().values()]
-        with within(tensors, str(Path(folder) / adapter_files.CONFIG)):
-            adapter = Attachment.on(backbone, name, file.method, file.task)
-        adapter = dataclasses.replace(adapter, preprocessing=file.preprocessing)
-        adapter.load_own_state(file.state)
-        self._enter(adapter, replace, activate)
+        self._enter(Attachment.saved(folder, self._pretrained[0], name), replace, activate)
 
     @classmethod
     def from_hub(
@@ -323,29 +308,28 @@ class AdaptedModel(nn.Module):
     ) -> "AdaptedModel":
         """Load an adapter from a hub, on its backbone.
 
-        Two files are read, JSON and safetensors, both from one commit, which `model.adapter.source`
-        records. If `revision` is not that commit, a warning names it.
+        Two files are read, JSON and safetensors, both from the same commit, which
+        `model.adapter.source` records. If `revision` is not that commit, a warning names it.
 
         Args:
             repository: "owner/repository".
             revision: A commit, a tag or a branch; the newest by default.
-            backbone: The pre-trained network; by default it is built as the adapter's file says.
+            backbone: The pre-trained network; by default, it is built as the adapter's file says.
             checkpoint: The backbone's weights, as for `create_backbone`; not needed for shipped
                 weights.
             name: The adapter's name in the model.
-            token: Of the hub, for private repositories; by default that of its login.
+            token: The access token for a private repository; by default that of the hub's login.
         """
         fetched = hub.fetch(repository, revision, token)
         if backbone is None:
             backbone = hub.backbone_for(fetched, checkpoint)
         model = cls(backbone)
         try:
-            model.load_adapter(fetched.folder, name)
+            adapter = Attachment.saved(fetched.folder, backbone, name)
+            model._enter(dataclasses.replace(adapter, source=fetched.source))
         except BaseException:
             model.detach()
             raise
-        pinned = dataclasses.replace(model.adapter, source=fetched.source)
-        model._enter(pinned, replace=True)
         return model
 
     def push_to_hub(
@@ -361,30 +345,30 @@ class AdaptedModel(nn.Module):
         private: bool = False,
         token: str | None = None,
     ) -> str:
-        """Push an adapter's two files and a card that explains it; return the commit.
+        """Push an adapter's two files and a card that describes it; return the commit.
 
-        A model from `dapt.load_run` knows its data and metrics itself.
+        A model from `dapt.load_run` knows its data and metrics.
 
         Args:
             repository: "owner/repository"; created if it does not exist.
             name: The name of the adapter; None for the active one.
-            license: The license of the adapter, by the hub's names: "mit", say.
-            data: What it was trained on, in a few words.
-            metrics: Its scores, by name.
+            license: The license of the adapter in the hub's notation, such as "mit".
+            data: The data that it was trained on, in a few words.
+            metrics: Its scores by name.
             preprocessing: As in `save_adapter`.
             revision: The branch; the main one by default.
-            private: Whether to make a new repository private.
-            token: Of the hub; by default that of its login.
+            private: Whether a new repository is private.
+            token: The hub's access token; by default that of the hub's login.
         """
         known = self.provenance
         if data is not None:
             known = dataclasses.replace(known, data=data)
         if metrics is not None:
             known = dataclasses.replace(known, metrics=dict(metrics), split=None)
-        report = getattr(self._pretrained[0], "load_report", None) if self._pretrained else None
-        of_weights = None if report is None else report.license
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder, name, preprocessing)
+            report = getattr(self._pretrained[0], "load_report", None)
+            of_weights = None if report is None else report.license
             card = hub.card(repository, Path(folder), known, license, of_weights)
             where = {"revision": revision, "private": private, "token": token}
             return hub.push(repository, Path(folder), card, **where)
@@ -424,7 +408,7 @@ class AdaptedModel(nn.Module):
                 self._activate(adapter)
 
     def _activate(self, adapter: Attachment | None) -> None:
-        """Activate an adapter. Calls read only `_active`; the other two are the model's state."""
+        """Activate an adapter. Calls read only `_active`; the others make up the state."""
         with _changing:
             self._active = adapter
             self.backbone = self._pretrained[0] if adapter is None else adapter.network
@@ -463,18 +447,3 @@ class AdaptedModel(nn.Module):
 def _check_kind(argument: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
         raise UsageError(f"{argument} must be the settings of one, as {example}, got {value!r}")
-
-
-def _batches(clouds: Tensor | PointDataset | Iterable[Tensor]) -> Iterator[Tensor]:
-    """The clouds in batches [B, N, 3]."""
-    if isinstance(clouds, Tensor):
-        if clouds.ndim != 3:
-            raise UsageError(f"clouds must be [S, N, 3], got {list(clouds.shape)}")
-        yield from clouds.split(PREPARED_AT_ONCE)
-    elif isinstance(clouds, PointDataset):
-        for begin in range(0, len(clouds), PREPARED_AT_ONCE):
-            rows = range(begin, min(begin + PREPARED_AT_ONCE, len(clouds)))
-            yield clouds.batch(rows)["points"]
-    else:
-        for batch in clouds:
-            yield batch["points"] if isinstance(batch, Mapping) else batch
