@@ -21,12 +21,12 @@ from dapt.models.drop_path import drop_path_factor
 from dapt.models.tokenizer import NearOrigin, near_origin_of
 from dapt.models.transformer import Features
 
-SHAPE_SHARE = 0.5  # weight of the shape feature in prompts and adapters
+SHAPE_SHARE = 0.5  # the weight of the shape feature in prompts and adapters
 ADAPTER_SCALE = 0.7
 CENTER_SHARE = 0.3
 SPREAD_SHARE = 0.3
-SPREAD_FROM = 64  # centers whose values reach a token
-RELEASED_DEPTH = 6  # blocks whose adapters see the shape in the released code
+SPREAD_FROM = 64  # the number of centers from which a patch interpolates
+RELEASED_DEPTH = 6  # the number of blocks whose adapters read the shape in the released code
 
 Propagation = Literal[
     "permutation_after_attention",
@@ -43,20 +43,21 @@ class GaPrompt(Method):
 
     Args:
         prompts: P, tokens that precede the patches in a block and are dropped after it.
-        prompt_depth: Number of blocks with prompts.
-        point_prompts: Points added to every cloud; 5 on the hardest scans and ModelNet40, 10 on
-            the easier scans.
-        point_spread: Half width of the cube in which they start, times `factor`.
-        factor: The factor by which they are multiplied.
-        perturbation: The size of the shifts; published 0.8, 0.2 and 0.1 on the hardest, background
-            and object-only scans, 0.05 on ModelNet40.
+        prompt_depth: The number of blocks with prompts.
+        point_prompts: The number of points added to every cloud; 5 on the hardest scans and
+            ModelNet40, 10 on the easier scans.
+        point_spread: Half the side of the cube in which the added points start, before they are
+            multiplied by `factor`.
+        factor: The factor of the added points.
+        perturbation: The size of the shifts; as published, 0.8, 0.2 and 0.1 on the hardest,
+            background and object-only scans, and 0.05 on ModelNet40.
         propagation: Whether the values of a neighborhood are spread before or after the attention,
             and whether prompts are permuted in among the patches or replace the last of them.
-        rank: Hidden units of the adapters.
-        interpolate_from: Coarse centers that a point's shift is interpolated from.
+        rank: The number of hidden units of the adapters.
+        interpolate_from: The number of coarse centers that a point's shift is interpolated from.
         dropout: The dropout rate of prompts and adapters.
-        published: As released: with prompts, the neighbor lookup reads as many rows too early as
-            there are prompts, and parameters that never get a gradient exist.
+        published: Whether to repeat what the released code does: with P prompts, it looks up
+            neighbors P rows too early, and it has parameters that never get a gradient.
     """
 
     mixes: ClassVar[bool] = True
@@ -109,7 +110,7 @@ class GaPrompt(Method):
     def features(self, backbone: nn.Module, points: Tensor, levels: Sequence[int]) -> Features:
         geometry = backbone.geometry
         moved, shape = geometry(points[..., :3])
-        if points.shape[2] > 3:  # other channels stay; added points get the cloud's mean
+        if points.shape[2] > 3:  # further channels are kept; added points get the cloud's mean
             others = points[..., 3:]
             mean = others.mean(1, keepdim=True).expand(-1, moved.shape[1] - points.shape[1], -1)
             moved = torch.cat([moved, torch.cat([others, mean], 1)], 2)
@@ -119,10 +120,10 @@ class GaPrompt(Method):
 
 
 class Geometry(nn.Module):
-    """Turns points into shifted and added points, and a feature of their shape.
+    """Shifts the points of a cloud, adds points to it, and computes a feature of its shape.
 
     Args:
-        tokenizer: The backbone's tokenizer, whose numbers of groups and neighbors are used.
+        tokenizer: The backbone's tokenizer, for its numbers of groups and neighbors.
         dim: C, the width of the shape feature.
         config: The settings of the method.
     """
@@ -152,11 +153,11 @@ class Geometry(nn.Module):
 
 
 class Neighborhoods(NamedTuple):
-    """Coarse centers among the group centers, and the patches around them; shared by all blocks.
+    """Coarse centers among the group centers, and the patches around them; the same in all blocks.
 
     Args:
-        centers: [B, G, 3], of the patches.
-        groups: [B, M] coarse centers, [B, M, K] patches around each.
+        centers: The centers of the patches [B, G, 3].
+        groups: The M coarse centers, and the indices [B, M, K] of the patches around each.
     """
 
     centers: Tensor  # [B, G, 3]
@@ -169,7 +170,7 @@ class GaPromptStack(FrozenStack):
     Args:
         frozen: The backbone's blocks.
         config: The settings of the method.
-        neighbors: K, patches around a coarse center.
+        neighbors: K, the number of patches around a coarse center.
         near_origin: The rule of the backbone's tokenizer for points near the origin.
     """
 
@@ -257,7 +258,7 @@ class GaPromptStack(FrozenStack):
             offset = num_prompts - self.rows_too_early
         around = neighborhood_max(rows, groups.patch_idx + offset)  # [B, M, C]
         own = dapt_ext.gather(rows, groups.center_idx + offset)
-        # a neighborhood is added to itself, with or without drop-path
+        # the published network adds a neighborhood to itself, subject to drop-path
         factor = drop_path_factor(around.flatten(0, 1), block.drop_path, self.training)
         twice = 2 if factor is None else (1 + factor).view(*around.shape[:2], 1)
         seen = adapter.norm((twice * around).flatten(0, 1)).unflatten(0, around.shape[:2])
