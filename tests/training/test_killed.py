@@ -59,9 +59,9 @@ def count_steps(monkeypatch, die_after: int, observe: Callable = lambda: None) -
 @pytest.fixture
 def rising(monkeypatch):
     """Makes each epoch better than the one before, so that each saves an adapter."""
-    from dapt.training.loop import Trainer
+    from dapt.training.best_epoch import BestEpoch
 
-    monkeypatch.setattr(Trainer, "_is_better", lambda self, line: "validation_accuracy" in line)
+    monkeypatch.setattr(BestEpoch, "_is_better", lambda self, line: "validation_accuracy" in line)
 
 
 def adapter_or_none(folder):

@@ -26,6 +26,7 @@ from dapt.runs.processes import any_process, choose_precision, launch, synchroni
 from dapt.runs.settings import Settings
 from dapt.training.adaptation import Adaptation
 from dapt.training.announcement import announce
+from dapt.training.best_epoch import BestEpoch
 from dapt.training.folds import is_of_folds, train_folds
 from dapt.training.job import Batch, Job
 from dapt.training.optimization import learning_rate
@@ -104,18 +105,15 @@ class Trainer:
         self.weights = self.updates.weights
 
         self.epoch = 0
-        self.best: dict[str, float] = {}
-        self.best_by_test: float | None = None
         self.spent = {"steps": 0, "seconds": 0.0}
         self.inputs = job.inputs()
-        self.weights_of_best = job.best(folder)
-        self.best_digest: str | None = None  # of the file with the best epoch's weights
+        self.best = BestEpoch(job, folder, writes=fabric.is_global_zero)
         self.stop_asked = False
 
     def run(self) -> dict:
         """Train to the end, or until asked to stop; return the result."""
         if self.options.resume:
-            self._go_on()
+            self._resume()
         self.job.prepare(self.fabric)
         self.updates.begin()
         announce(self.job, self.settings, self.fabric, self._trained())
@@ -208,18 +206,14 @@ class Trainer:
         line["learning_rate"] = learning_rate(last, self.options)
         line["seconds"] = round(seconds, 3)
         line["points_per_second"] = round(steps * self._points_per_step() / max(seconds, 1e-9))
-        if self._is_better(line):
-            self.best = line
-            if self.fabric.is_global_zero:
-                self.best_digest = self.weights_of_best.stage(self.job.write)
+        if math.isnan(line.get(self.job.metric, 0.0)):
+            self._give_up(f"the {self.job.metric.replace('_', ' ')} is")
+        self.best.consider(line)
         if mean:
             mean.swap()
-        by_test = line.get(self.job.test_metric)
-        if by_test is not None:
-            self.best_by_test = max(self.best_by_test or 0.0, by_test)
         if self.fabric.is_global_zero:
             self.folder.append_metrics(line)
-        bar.end_epoch(line, is_best=self.best is line)
+        bar.end_epoch(line, is_best=self.best.line is line)
         self.updates.totals.zero_()
 
     def _mean_loss(self) -> float:
@@ -241,20 +235,9 @@ class Trainer:
             f"{self.folder.path}"
         )
 
-    def _is_better(self, line: dict) -> bool:
-        if self.job.metric not in line:  # an epoch without an evaluation
-            return False
-        now = line[self.job.metric]
-        if math.isnan(now):
-            self._give_up(f"the {self.job.metric.replace('_', ' ')} is")
-        if not self.best:
-            return True
-        before = self.best[self.job.metric]
-        return now > before if self.job.higher_is_better else now < before
-
     def _is_patience_spent(self) -> bool:
-        patience = self.options.patience
-        return bool(patience and self.best and self.epoch - 1 - self.best["epoch"] >= patience)
+        patience, best = self.options.patience, self.best.line
+        return bool(patience and best and self.epoch - 1 - best["epoch"] >= patience)
 
     def _save(self, epoch: int, step: int) -> None:
         self.epoch = epoch
@@ -269,29 +252,24 @@ class Trainer:
                 "step": step,
                 "model": dict(self.job.state()),
                 **state,
-                "best": self.best,
-                "best_by_test": self.best_by_test,
+                **self.best.state(),
                 "spent": self.spent,
                 "inputs": self.inputs,
-                "best_digest": self.best_digest,
             }
         )
-        self.weights_of_best.publish()
+        self.best.weights.publish()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         state = self.folder.load()
         if self.fabric.is_global_zero:
             self.folder.restore_metrics(state)
         if state is None:
             return
         self._check_inputs(state.get("inputs", {}))
-        self.best_digest = state.get("best_digest")
-        if self.fabric.is_global_zero:
-            self._check_best(self.weights_of_best.restore(self.best_digest))
+        self.best.load_state(state)
         self.job.load_state(state["model"])
         self.updates.load_state(state)
-        self.epoch, self.best = state["epoch"], state["best"]
-        self.best_by_test, self.spent = state["best_by_test"], state["spent"]
+        self.epoch, self.spent = state["epoch"], state["spent"]
         self.sampler.set_position(state["epoch"], state["step"])
         log.info("resuming from epoch %d, step %d", state["epoch"], state["step"])
 
@@ -304,34 +282,20 @@ class Trainer:
                     "put the old one back, or start anew with another --out"
                 )
 
-    def _check_best(self, is_whole: bool) -> None:
-        """Check that the weights of the best epoch are those that this run wrote."""
-        if not is_whole:
-            raise DaptError(
-                f"{self.weights_of_best.file}, the weights of the best epoch, is damaged or "
-                "missing: put it back, or start anew with another --out"
-            )
-
     def _leave(self) -> None:
         raise Interrupted(
             f"stopped and saved: the same command with --resume continues {self.folder.path}"
         )
 
     def _finish(self) -> dict:
-        if self.fabric.is_global_zero:
-            self._check_best(self.weights_of_best.is_whole(self.best_digest))
+        self.best.check()
         self.fabric.barrier()  # until the first process has published the weights
-        self.job.load_best(self.weights_of_best.file)
+        self.job.load_best(self.best.weights.file)
         method = self.settings.method
-        result = self.job.final(self.fabric) | {
+        result = {
+            **self.job.final(self.fabric),
             "method": "pretrain" if method is None else method.name,
-            "best_epoch": self.best["epoch"],
-            self.job.metric: self.best[self.job.metric],
-        }
-        if self.best_by_test is not None:
-            metric = self.job.test_metric.removeprefix("test_")
-            result[f"{metric}_of_best_epoch_by_test"] = self.best_by_test
-        result |= {
+            **self.best.result(),
             "trainable_parameters": self._trained(),
             "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),
             "saved_activation_bytes": self.updates.activation_bytes,
