@@ -156,8 +156,8 @@ class DaptLayer(nn.Module, BaseTunerLayer):
         if len(names) != len(points) or not set(names) <= self.plans.keys():
             raise ValueError(
                 f"adapter_names must name one of {listed(self.plans)} for each of the "
-                f"{len(points)} clouds, got {list(names)} (without an adapter there are no "
-                "prompts, so __base__ is not for a batch)"
+                f"{len(points)} clouds, got {list(names)} (__base__ cannot be part of a batch, "
+                "because it has no prompts)"
             )
         rows, outputs = [], []
         for name in dict.fromkeys(names):

@@ -177,7 +177,7 @@ class AdaptedModel(nn.Module):
         return self.adapter.owns(entry)
 
     def trains(self, entry: str) -> bool:
-        """Whether training changes an entry of the model's state.
+        """Whether a parameter of the model trains.
 
         Args:
             entry: Its name in the model's `state_dict`.
