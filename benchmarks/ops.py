@@ -47,6 +47,7 @@ def clouds(B: int, N: int, device: str) -> Tensor:
 
 def agreement(points: Tensor, idx: Tensor) -> float:
     """Share of the samples that ours also takes from the same first point."""
+    idx = idx.long()
     ours = dapt_ext.farthest_point_sample(points, idx.shape[1], start=idx[:, 0].contiguous())
     both = [torch.isin(a, b).float().mean() for a, b in zip(ours, idx, strict=True)]
     return float(torch.stack(both).mean())

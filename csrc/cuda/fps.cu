@@ -6,8 +6,9 @@
 // and what counts is how long one step takes: a thread keeps its points and their distances in
 // registers, so that a step reads no memory but the new sample's place, and looks for its own
 // farthest point as it goes. A candidate is one 64-bit number (distance above, index below), so a
-// warp finds its best in two instructions, and ties fall to the lowest index by themselves. Then
-// the warps have to agree:
+// warp finds its best in two instructions, and ties fall to the lowest index by themselves. The
+// chosen points lie at distance 0 of themselves, so they are left out only in steps that find
+// nothing farther. Then the warps have to agree:
 //   block    a cloud in one block: candidates meet in shared memory, one barrier a step
 //   cluster  a cloud in up to 16 blocks of a cluster: candidates are mailed, with the place of the
 //            point, into the shared memory of the others (mailbox.cuh)
@@ -34,6 +35,9 @@ using Candidate = long long;
 constexpr Candidate kNone = -1;
 constexpr float kTaken = -1.0f;
 
+// It is nearer to no point than any other.
+__device__ __forceinline__ float3 nowhere() { return make_float3(NAN, NAN, NAN); }
+
 __device__ __forceinline__ Candidate make_candidate(float distance, unsigned index) {
   return static_cast<Candidate>(__float_as_int(distance)) << 32 | ~index;
 }
@@ -57,6 +61,11 @@ struct Sampling {
   }
   __device__ unsigned chosen(Candidate farthest) const {
     return farthest >= 0 ? ~static_cast<unsigned>(farthest) : start;
+  }
+  // Whether `farthest` may have been chosen before: no point is away from the chosen ones, or the
+  // last one was (NaN, which is away from itself).
+  __device__ static bool may_repeat(Candidate farthest, unsigned last) {
+    return static_cast<int>(farthest >> 32) <= 0 || ~static_cast<unsigned>(farthest) == last;
   }
   __device__ void write(unsigned m, unsigned n) const {
     idx[m] = n;
@@ -111,10 +120,13 @@ struct RegisterSlice {
 
   float x[kPoints], y[kPoints], z[kPoints];
   float nearest[kPoints];  // squared distance to the chosen set, or kTaken
+  unsigned taken;          // a bit for each point that was chosen
   unsigned first;
 
   // Takes the points of the block `rank` of those that share a cloud.
   __device__ __forceinline__ void load(const Sampling& sampling, unsigned rank) {
+    static_assert(kPoints <= 32);
+    taken = 0;
     first = rank * kPerBlock + warp_id() * 32 * kPoints + lane_id();
 #pragma unroll
     for (int p = 0; p < kPoints; ++p) {
@@ -126,37 +138,59 @@ struct RegisterSlice {
   }
 
   // out[0] is the first point of the block.
-  __device__ __forceinline__ void copy_to(float* out, const Sampling& sampling) const {
+  template <class Place>
+  __device__ __forceinline__ void copy_to(Place* out, const Sampling& sampling) const {
 #pragma unroll
     for (int p = 0; p < kPoints; ++p) {
       const unsigned n = first + 32 * p;
       if (n < sampling.N) {
-        float* const to = out + 3 * (n % kPerBlock);
-        to[0] = x[p], to[1] = y[p], to[2] = z[p];
+        Place& to = out[n % kPerBlock];
+        to.x = x[p], to.y = y[p], to.z = z[p];
       }
     }
   }
 
-  // Point n is not chosen again.
+  // Point n was chosen.
   __device__ __forceinline__ void take(unsigned n) {
     const unsigned offset = n - first;
-    if (offset < 32 * kPoints) {  // in one warp only
-#pragma unroll
-      for (int p = 0; p < kPoints; ++p) nearest[p] = offset == 32u * p ? kTaken : nearest[p];
-    }
+    if (offset < 32 * kPoints && offset % 32 == 0) taken |= 1u << offset / 32;
   }
 
-  // Adds `at` to the chosen set; returns the farthest point.
-  __device__ __forceinline__ Candidate add(float3 at) {
-    float farthest = kTaken;
-    int slot = 0;
+  // The chosen points are no candidates any more.
+  __device__ __forceinline__ void hide_taken() {
 #pragma unroll
-    for (int p = 0; p < kPoints; ++p) {
+    for (int p = 0; p < kPoints; ++p) nearest[p] = taken >> p & 1 ? kTaken : nearest[p];
+  }
+
+  // Adds `at` to the chosen set; returns the farthest point, which may have been chosen before if
+  // its distance is 0.
+  __device__ __forceinline__ Candidate add(float3 at) {
+#pragma unroll
+    for (int p = 0; p < kPoints; ++p)
       nearest[p] = fminf(nearest[p], squared_distance(x[p], y[p], z[p], at.x, at.y, at.z));
-      slot = nearest[p] > farthest ? p : slot;
-      farthest = fmaxf(nearest[p], farthest);
+    float farthest[kPoints];
+    int slot[kPoints];
+    farthest[0] = nearest[0], slot[0] = 0;
+    if constexpr (kThreads <=
+                  256) {  // where registers allow, no comparison waits for all before it
+#pragma unroll
+      for (int p = 1; p < kPoints; ++p) farthest[p] = nearest[p], slot[p] = p;
+#pragma unroll
+      for (int width = 1; width < kPoints; width *= 2) {
+#pragma unroll
+        for (int p = 0; p + width < kPoints; p += 2 * width) {
+          slot[p] = farthest[p + width] > farthest[p] ? slot[p + width] : slot[p];
+          farthest[p] = fmaxf(farthest[p], farthest[p + width]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int p = 1; p < kPoints; ++p) {
+        slot[0] = nearest[p] > farthest[0] ? p : slot[0];
+        farthest[0] = fmaxf(farthest[0], nearest[p]);
+      }
     }
-    return make_candidate(farthest, first + 32 * slot);
+    return make_candidate(farthest[0], first + 32 * slot[0]);
   }
 };
 
@@ -194,32 +228,64 @@ struct StreamedSlice {
     }
     return make_candidate(farthest, index);
   }
+
+  __device__ __forceinline__ void hide_taken() {}  // they are hidden as they are taken
 };
+
+// Adds the point `last`, which is at `at`, to the chosen set; returns what all threads agree on as
+// the farthest of the others.
+template <class Slice, class Agree>
+__device__ __forceinline__ Candidate farthest_after(unsigned last, float3 at, Slice& slice,
+                                                    const Agree& agree) {
+  slice.take(last);
+  for (bool again = false;; again = true) {
+    const Candidate best = agree(slice.add(at));
+    if (again || !Sampling::may_repeat(best, last)) return best;
+    slice.hide_taken();
+    at = nowhere();
+  }
+}
+
+// The best of the candidates of the warps: slots without a warp hold kNone. A few are read by every
+// thread faster than a warp reduces them.
+template <int kWarps>
+__device__ __forceinline__ Candidate farthest_of(const Candidate* of_warps) {
+  if constexpr (kWarps > 4) return warp_max(of_warps[lane_id()]);
+  Candidate best = of_warps[0];
+#pragma unroll
+  for (int warp = 1; warp < kWarps; ++warp) best = Max()(best, of_warps[warp]);
+  return best;
+}
 
 template <int kThreads, int kPoints>
 __global__ void __launch_bounds__(kThreads) fps_block_kernel(const FpsArgs a) {
   // Parallel over B by blocks, over N by their threads.
+  using Place = std::conditional_t<kThreads * kPoints <= kMostPadded, float4, float3>;
   DAPT_DYNAMIC_SHARED(Candidate, keys);                       // [2, 32], by warp
-  float* const points = reinterpret_cast<float*>(keys + 64);  // [N, 3]
+  Place* const points = reinterpret_cast<Place*>(keys + 64);  // [N]
   const Sampling sampling = sampling_of(a, blockIdx.x);
   RegisterSlice<kThreads, kPoints> slice;
   slice.load(sampling, 0);
   slice.copy_to(points, sampling);
   if (threadIdx.x < 64) keys[threadIdx.x] = kNone;
   __syncthreads();
+  unsigned turn = 0;
+  const auto agree = [&](Candidate of_thread) {
+    const Candidate of_warp = warp_max(of_thread);
+    // Two sets of keys: a warp that is a turn ahead does not overwrite what others still read.
+    Candidate* const of_turn = keys + turn % 2 * 32;
+    ++turn;
+    if (lane_id() == 0) of_turn[warp_id()] = of_warp;
+    __syncthreads();
+    return farthest_of<kThreads / 32>(of_turn);
+  };
   Chosen<kThreads> chosen;
   unsigned last = sampling.start;
   for (unsigned m = 0;; ++m) {
-    const float3 at = {points[3 * last], points[3 * last + 1], points[3 * last + 2]};
+    const Place at = points[last];
     chosen.put(sampling, m, last);
     if (m + 1 == sampling.M) return;
-    slice.take(last);
-    const Candidate of_warp = warp_max(slice.add(at));
-    // Two sets of keys: a warp that is a step ahead does not overwrite what others still read.
-    Candidate* const of_step = keys + m % 2 * 32;
-    if (lane_id() == 0) of_step[warp_id()] = of_warp;
-    __syncthreads();
-    last = sampling.chosen(warp_max(of_step[lane_id()]));
+    last = sampling.chosen(farthest_after(last, {at.x, at.y, at.z}, slice, agree));
   }
 }
 
@@ -230,7 +296,7 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
   // With at most 32 warps in a cluster each sends its own key, else the block sends one.
   constexpr bool kWarpSends = kWarps * kBlocks <= 32;
   constexpr int kSlots = kWarpSends ? kWarps * kBlocks : kBlocks;
-  DAPT_DYNAMIC_SHARED(float, points);  // [kThreads * kPoints, 3], those of this block
+  DAPT_DYNAMIC_SHARED(float3, points);  // [kThreads * kPoints], those of this block
   __shared__ Candidate keys[kWarps];
   // Two of each: a block that is a step ahead does not overwrite what others still read. The order
   // of the slots is that of their indices.
@@ -244,16 +310,12 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
   slice.copy_to(points, sampling);
   if (threadIdx.x < 2) mail[threadIdx.x].init();
   cluster_sync();
-  Chosen<kThreads> chosen;
-  unsigned last = sampling.start;
-  float3 at = sampling.point(last);
-  for (unsigned m = 0;; ++m) {
-    if (rank == 0) chosen.put(sampling, m, last);
-    if (m + 1 == sampling.M) return;
-    Mailbox& box = mail[m % 2];
+  unsigned turn = 0;
+  float4 found;  // the place of the one that was agreed on
+  const auto agree = [&](Candidate best) {
+    Mailbox& box = mail[turn % 2];
     if (threadIdx.x == 0) box.expect(kSlots * (sizeof(int) + sizeof(float4)));
-    slice.take(last);
-    Candidate best = warp_max(slice.add(at));
+    best = warp_max(best);
     if (!kWarpSends) {
       if (lane_id() == 0) keys[warp_id()] = best;
       __syncthreads();
@@ -262,17 +324,26 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
     if ((kWarpSends || warp_id() == 0) && lane_id() < kBlocks) {
       const unsigned slot = kWarpSends ? rank * kWarps + warp_id() : rank;
       const unsigned n = sampling.chosen(best);
-      const float* const p = points + 3 * (n % slice.kPerBlock);
-      box.send(&distance[m % 2][slot], static_cast<int>(best >> 32), lane_id());
-      box.send(&place[m % 2][slot], make_float4(p[0], p[1], p[2], __uint_as_float(n)), lane_id());
+      const float3 p = points[n % slice.kPerBlock];
+      box.send(&distance[turn % 2][slot], static_cast<int>(best >> 32), lane_id());
+      box.send(&place[turn % 2][slot], make_float4(p.x, p.y, p.z, __uint_as_float(n)), lane_id());
     }
-    box.wait(m / 2 % 2);
-    const int mine = lane_id() < kSlots ? distance[m % 2][lane_id()] : -1;
+    box.wait(turn / 2 % 2);
+    const int mine = lane_id() < kSlots ? distance[turn % 2][lane_id()] : -1;
     const int farthest = warp_max(mine);
-    const float4 found = place[m % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
-    last = __float_as_uint(found.w);
-    at = {found.x, found.y, found.z};
-    if (farthest < 0) last = sampling.start, at = sampling.point(last);
+    found = place[turn % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
+    ++turn;
+    return static_cast<Candidate>(farthest) << 32 | ~__float_as_uint(found.w);
+  };
+  Chosen<kThreads> chosen;
+  unsigned last = sampling.start;
+  float3 at = sampling.point(last);
+  for (unsigned m = 0;; ++m) {
+    if (rank == 0) chosen.put(sampling, m, last);
+    if (m + 1 == sampling.M) return;
+    const Candidate best = farthest_after(last, at, slice, agree);
+    last = sampling.chosen(best);
+    at = best >= 0 ? make_float3(found.x, found.y, found.z) : sampling.point(last);
   }
 }
 
@@ -296,14 +367,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Sampling sampling = sampling_of(a, b, nearest);
     Slice slice;
     slice.load(sampling, blockIdx.x);
-    Chosen<kThreads> chosen;
-    unsigned last = sampling.start;
-    for (unsigned m = 0;; ++m) {
-      const float3 at = sampling.point(last);
-      if (blockIdx.x == 0) chosen.put(sampling, m, last);
-      if (m + 1 == sampling.M) break;
-      slice.take(last);
-      Candidate best = warp_max(slice.add(at));
+    const auto agree = [&](Candidate best) {
+      best = warp_max(best);
       if (lane_id() == 0) of_block[warp_id()] = best;
       __syncthreads();
       // A block is never two turns ahead of another, so two boxes and one bit tell the turns apart.
@@ -324,7 +389,15 @@ __global__ void __launch_bounds__(kThreads, 1)
       best = warp_max(best);
       if (lane_id() == 0) of_row[warp_id()] = best;
       __syncthreads();
-      last = sampling.chosen(warp_max(lane_id() < kWarps ? of_row[lane_id()] : kNone));
+      return warp_max(lane_id() < kWarps ? of_row[lane_id()] : kNone);
+    };
+    Chosen<kThreads> chosen;
+    unsigned last = sampling.start;
+    for (unsigned m = 0;; ++m) {
+      const float3 at = sampling.point(last);
+      if (blockIdx.x == 0) chosen.put(sampling, m, last);
+      if (m + 1 == sampling.M) break;
+      last = sampling.chosen(farthest_after(last, at, slice, agree));
     }
   }
 }

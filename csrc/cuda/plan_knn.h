@@ -40,9 +40,9 @@ constexpr int warps_of(int64_t B, int64_t M, int keys, int tile, const Device& d
 /// - k <= 4 and at least 128 queries per multiprocessor: a thread per query.
 /// - Otherwise a warp per query with the smallest list that holds k, of 512 keys at most; a larger
 ///   k takes several passes, each beginning where the last ended.
-/// - Where the queries alone give fewer than two blocks per multiprocessor, a cloud is split, into
-///   parts of at least 4096 points and 8 k.
-/// The limits are estimates from instruction counts.
+/// - Where the queries alone give at most half a block per multiprocessor, a cloud is split, into
+///   parts of at least 4096 points and 8 k: with more blocks the lists that begin anew cost more
+///   than the idle multiprocessors (benchmarks/plans.cu on an H200).
 constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Device& device) {
   if (k <= 4 && B * M >= 128 * static_cast<int64_t>(device.multiprocessors)) {
     return {.kernel = KnnPlan::Kernel::thread_per_query,
@@ -54,12 +54,12 @@ constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Dev
   KnnPlan plan{.kernel = KnnPlan::Kernel::warp_per_query,
                .keys = 1,
                .warps = 0,
-               .tile = tile_of(N, 2048),
+               .tile = tile_of(N, device.shared_per_block >= 160 * 1024 ? 4096 : 2048),
                .splits = 1};
   while (plan.keys < kMaxKeys && 32 * plan.keys < k) plan.keys *= 2;
   plan.warps = warps_of(B, M, plan.keys, plan.tile, device);
   const int64_t blocks = std::max<int64_t>(B * ceil_div(M, plan.warps), 1);
-  const int64_t wanted = ceil_div(2 * static_cast<int64_t>(device.multiprocessors), blocks);
+  const int64_t wanted = std::max<int64_t>(device.multiprocessors / blocks, 1);
   plan.splits = std::clamp<int64_t>(N / std::max<int64_t>(4096, 8 * k), 1, wanted);
   return plan;
 }

@@ -54,11 +54,11 @@ WRAPPERS = {"async_copy.cuh", "cluster.cuh", "mailbox.cuh"}
 BUFFER = re.compile(r"\[\w+ % 2\]|\b\w+ % 2 \* \w+")
 # file, text, replacement, name
 BUFFERS = [
-    ("fps.cu", "keys + m % 2 * 32", "keys", "one set of keys in a block"),
+    ("fps.cu", "keys + turn % 2 * 32", "keys", "one set of keys in a block"),
     ("fps.cu", "turn % 2 * gridDim.x", "0 * gridDim.x", "one mailbox a block of a grid"),
-    ("fps.cu", "mail[m % 2]", "mail[0]", "one mailbox a block of a cluster"),
-    ("fps.cu", "distance[m % 2][", "distance[0][", "one set of distances in a cluster"),
-    ("fps.cu", "place[m % 2][", "place[0][", "one set of places in a cluster"),
+    ("fps.cu", "mail[turn % 2]", "mail[0]", "one mailbox a block of a cluster"),
+    ("fps.cu", "distance[turn % 2][", "distance[0][", "one set of distances in a cluster"),
+    ("fps.cu", "place[turn % 2][", "place[0][", "one set of places in a cluster"),
 ]
 
 

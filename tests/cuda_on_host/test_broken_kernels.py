@@ -41,7 +41,7 @@ def broken_copy(folder, old, new):
     return [folder / "fps.cu", folder / "export.cpp", CSRC / "cuda" / "device.cu"]
 
 
-BARRIER = "    __syncthreads();\n    last = sampling.chosen("
+BARRIER = "    __syncthreads();\n    return farthest_of<"
 
 
 @pytest.mark.parametrize("broken", [False, True])

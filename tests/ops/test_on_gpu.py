@@ -292,9 +292,11 @@ class TestModel:
             out = own(points.to(device))
             out.square().sum().backward()
             results.append([out.cpu(), *(w.grad.cpu() for _, w in own.own_parameters())])
-        # The head's batch norm over four clouds amplifies rounding.
+        # The head's batch norm over four clouds amplifies rounding, and takes away every gradient
+        # of the bias before it: what is left of that one is rounding alone.
+        largest = max(result.norm() for result in results[0])
         for mine, cpu in zip(results[1], results[0], strict=True):
-            assert (mine - cpu).norm() <= 1e-2 * cpu.norm() + 1e-6
+            assert (mine - cpu).norm() <= 1e-2 * cpu.norm() + 1e-6 * largest
 
     @pytest.mark.skipif(DEVICE != "cuda", reason="needs CUDA")
     def test_a_step_waits_for_nothing(self, model):
