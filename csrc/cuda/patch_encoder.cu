@@ -6,7 +6,6 @@
 namespace dapt::cuda {
 namespace {
 
-constexpr int kWarps = kEncoderThreads / 32;
 constexpr int kPair = 2;  // tiles of 16 columns that share a left factor in registers
 
 /// Numbers as integers of the same order, NaN above all, for atomicMax.
@@ -26,6 +25,13 @@ __device__ __forceinline__ double from_order(long long order) {
 }
 template <class Sum>
 using Order = decltype(order_of(Sum()));
+
+// Strict multiply-adds need twice the registers: half the threads, so a warp asks for the weight of
+// the next block while it multiplies one. With tensor cores other warps use that time.
+template <class Product>
+constexpr bool kAhead = Product::kBlock == Product::kVector;
+template <class Product>
+constexpr int kThreads = kAhead<Product> ? 256 : 512;
 
 template <class Product>
 struct Encoder {
@@ -49,25 +55,31 @@ __device__ __forceinline__ void multiply_rows(const typename Product::Element* r
   constexpr int kUnit = kTileColumns * Product::kBlock, kRowTiles = Product::kRowTiles;
   const int groups = (row_tiles + kRowTiles - 1) / kRowTiles;
   const int units = (column_tiles + kPair - 1) / kPair * groups;
-  for (int unit = warp_id(); unit < units; unit += kWarps) {
+  for (int unit = warp_id(); unit < units; unit += kThreads<Product> / 32) {
     const int row_tile = unit % groups * kRowTiles, tiles = min(kRowTiles, row_tiles - row_tile);
     const int column_tile = unit / groups * kPair;
     const bool paired = column_tile + 1 < column_tiles;
     const auto* left_rows = rows + row_tile * kTileRows * stride;
     const auto* right = packed + static_cast<int64_t>(column_tile) * blocks * kUnit;
     typename Product::Sum sums[kPair][kRowTiles][8] = {};
-#pragma unroll 2
+    const int second = (paired ? blocks : 0) * kUnit;
+    auto right0 = Product::load_right(right), right1 = Product::load_right(right + second);
+#pragma unroll(kAhead<Product> ? 2 : 1)
     for (int block = 0; block < blocks; ++block) {
-      const auto right0 = Product::load_right(right + block * kUnit);
-      const auto right1 = Product::load_right(right + (block + (paired ? blocks : 0)) * kUnit);
+      const auto now0 = right0, now1 = right1;
+      const auto load_next = [&, next = right + min(block + 1, blocks - 1) * kUnit] {
+        right0 = Product::load_right(next), right1 = Product::load_right(next + second);
+      };
+      if (kAhead<Product>) load_next();
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
         if (i >= tiles) break;
         const auto left = Product::load_left(
             left_rows + i * kTileRows * stride + block * Product::kBlock, stride);
-        Product::multiply(sums[0][i], left, right0);
-        Product::multiply(sums[1][i], left, right1);
+        Product::multiply(sums[0][i], left, now0);
+        Product::multiply(sums[1][i], left, now1);
       }
+      if (!kAhead<Product>) load_next();
     }
     const int c = column_tile * kTileColumns + 4 * (lane_id() % 4);
     done(row_tile, tiles, c, sums[0]);
@@ -148,7 +160,7 @@ __device__ __forceinline__ Sum clipped(Sum value) {
 
 // Parallel over groups of patches; in a block a warp per 64 points and 32 channels of a layer.
 template <class Product>
-__global__ void __launch_bounds__(kEncoderThreads, 1)
+__global__ void __launch_bounds__(kThreads<Product>, 1)
     patch_encoder_kernel(const Encoder<Product> a) {
   using Element = typename Product::Element;
   using Sum = typename Product::Sum;
@@ -168,12 +180,12 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
 
   const auto clear_maxima = [&](int width) {
     const Order<Sum> lowest = ~order_of(Sum(__uint_as_float(0x7fffffff)));
-    for (int i = threadIdx.x; i < patches * width; i += kEncoderThreads) maxima[i] = lowest;
+    for (int i = threadIdx.x; i < patches * width; i += kThreads<Product>) maxima[i] = lowest;
   };
   // The first layer of the points from `begin` on.
   const auto encode_points = [&](int begin, int valid, int row_tiles) {
     const int width = a.input_blocks * Product::kBlock;
-    for (int i = threadIdx.x; i < row_tiles * kTileRows * width; i += kEncoderThreads) {
+    for (int i = threadIdx.x; i < row_tiles * kTileRows * width; i += kThreads<Product>) {
       const int row = i / width, d = i % width;
       const bool inside = row < valid && d < a.points.cols;
       const int64_t from = (patch * K + begin + row) * a.points.cols + d;
@@ -204,7 +216,7 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
   }
   __syncthreads();
 
-  for (int i = threadIdx.x; i < kTileRows * plan.middle_width; i += kEncoderThreads) {
+  for (int i = threadIdx.x; i < kTileRows * plan.middle_width; i += kThreads<Product>) {
     const int row = i / plan.middle_width, c = i % plan.middle_width;
     patch_rows[row * plan.middle_stride + c] =
         Product::factor(row < patches ? from_order(maxima[row * plan.middle_width + c]) : Sum(0));
@@ -247,7 +259,7 @@ __global__ void __launch_bounds__(kEncoderThreads, 1)
   }
 
   const int quads = plan.token_width / 4;
-  for (int i = threadIdx.x; i < patches * quads; i += kEncoderThreads) {
+  for (int i = threadIdx.x; i < patches * quads; i += kThreads<Product>) {
     const int row = i / quads, c = i % quads * 4;
     Quad<Sum> token = read_quad<Sum>(a.bias4, 0, c);
 #pragma unroll
@@ -285,7 +297,7 @@ void encode(const PatchEncoderArgs& args, const EncoderPlan& plan, const Context
       .first_tiles = static_cast<int>(padded_width(args.first, shape) / kTileColumns)};
   packer.launch();
   DAPT_LAUNCH((patch_encoder_kernel<Product>), grid_of(ceil_div(args.P, plan.patches)),
-              kEncoderThreads, plan.shared_bytes, context.stream, encoder);
+              kThreads<Product>, plan.shared_bytes, context.stream, encoder);
 }
 
 }  // namespace

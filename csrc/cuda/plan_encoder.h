@@ -1,7 +1,7 @@
 // How the patch encoder is launched: a pure function of shape and device. No CUDA header.
 //
 // A block takes a few whole patches through all four layers in shared memory; weights come packed
-// from L2. With 128 points a block and 8 warps that each hold 64 x 32 sums, a weight is read once
+// from L2. With 128 points a block and warps that each hold 64 x 32 sums, a weight is read once
 // per block and half. Estimates for an H100 at B = 32, G = 128, K = 32, C = 384 in bfloat16: 78
 // GFLOP; 1 GB of weights out of L2, about .2 ms; shared memory and tensor cores together about .4
 // ms; 1.6 MB in and 3.1 MB out of global memory, where the layer-by-layer module moves over 2.5 GB.
@@ -15,7 +15,6 @@
 
 namespace dapt::cuda {
 
-constexpr int kEncoderThreads = 256;
 constexpr int kMostPatches = 16;  // a block's patches are the rows of one left factor
 
 struct EncoderPlan {

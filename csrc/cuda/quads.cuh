@@ -42,18 +42,24 @@ struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) StoredQuad {
   T at[4];
 };
 
+/// Of rows of T that are in quads.
+template <class T, class Sum>
+__device__ __forceinline__ Quad<Sum> read_stored_quad(const Rows& rows, int64_t row, int c) {
+  const T* from = static_cast<const T*>(rows.data) + row * rows.cols + c;
+  const auto stored = *reinterpret_cast<const StoredQuad<T>*>(from);
+  Quad<Sum> quad;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) quad.at[i] = static_cast<Sum>(stored.at[i]);
+  return quad;
+}
+
 template <class T, class Sum>
 __device__ __forceinline__ Quad<Sum> read_quad_of(const Rows& rows, int64_t row, int c) {
+  if (rows.in_quads) return read_stored_quad<T, Sum>(rows, row, c);
   const T* from = static_cast<const T*>(rows.data) + row * rows.cols + c;
   Quad<Sum> quad;
-  if (rows.in_quads) {
-    const auto stored = *reinterpret_cast<const StoredQuad<T>*>(from);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) quad.at[i] = static_cast<Sum>(stored.at[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) quad.at[i] = c + i < rows.cols ? static_cast<Sum>(from[i]) : Sum(0);
-  }
+  for (int i = 0; i < 4; ++i) quad.at[i] = c + i < rows.cols ? static_cast<Sum>(from[i]) : Sum(0);
   return quad;
 }
 

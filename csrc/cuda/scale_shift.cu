@@ -1,6 +1,7 @@
 // A scale and a shift folded into a frozen layer, and sums over tokens for their gradients, on
 // CUDA.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/device.h"
 #include "cuda/plan_rows.h"
@@ -104,19 +105,26 @@ struct Strips {
   int64_t tokens, part_tokens;
 };
 
-// Parallel over strips of 128 columns and parts of the tokens.
-template <class Sum>
+// Parallel over strips of 128 columns and parts of the tokens. Rows in quads of a dtype that is
+// known when this is compiled are on their way four tokens at a time; `void` takes any.
+template <class Stored, class Sum>
 __global__ void __launch_bounds__(kRowThreads) sum_tokens_kernel(const Strips<Sum> strips) {
   __shared__ Quad<Sum> sums[2][kStripWarps][32];
   const int C = strips.grad.cols, c = blockIdx.x * kStripColumns + 4 * lane_id();
+  const auto read = [&](const Rows& rows, int64_t token) {
+    if constexpr (std::is_void_v<Stored>) {
+      return read_quad<Sum>(rows, token, c);
+    } else {
+      return c < C ? read_stored_quad<Stored, Sum>(rows, token, c) : Quad<Sum>{};
+    }
+  };
   const int64_t begin = blockIdx.y * strips.part_tokens;
   const int64_t end = min(begin + strips.part_tokens, strips.tokens);
   const Quad<Sum> shift = read_quad<Sum>(strips.shift, 0, c);
   Quad<Sum> for_scale{}, for_shift{};
 #pragma unroll 4
   for (int64_t token = begin + warp_id(); token < end; token += kStripWarps) {
-    const Quad<Sum> dy = read_quad<Sum>(strips.grad, token, c);
-    const Quad<Sum> y = read_quad<Sum>(strips.output, token, c);
+    const Quad<Sum> dy = read(strips.grad, token), y = read(strips.output, token);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       for_scale.at[i] += dy.at[i] * (y.at[i] - shift.at[i]);
@@ -138,6 +146,18 @@ __global__ void __launch_bounds__(kRowThreads) sum_tokens_kernel(const Strips<Su
     if (c + i < C) to[c + i] = sum.at[i];
 }
 
+/// Calls f with the type for which sum_tokens_kernel is compiled, as a std::type_identity.
+template <class Sum, class Function>
+void with_stored(const Strips<Sum>& strips, Real dtype, const Function& f) {
+  const bool in_quads = strips.grad.in_quads && strips.output.in_quads;
+  if constexpr (sizeof(Sum) == 4) {
+    if (in_quads && dtype == Real::f32) return f(std::type_identity<float>());
+    if (in_quads && dtype == Real::bf16) return f(std::type_identity<__nv_bfloat16>());
+    if (in_quads) return f(std::type_identity<__half>());
+  }
+  f(std::type_identity<void>());
+}
+
 template <class Sum>
 void sum_tokens(const ScaleShiftGradArgs& args, const Context& context) {
   const int64_t C = args.C, columns = ceil_div(C, kStripColumns);
@@ -153,8 +173,11 @@ void sum_tokens(const ScaleShiftGradArgs& args, const Context& context) {
                      .tokens = args.tokens,
                      .part_tokens = part_tokens};
   if (parts > 0) {
-    DAPT_LAUNCH((sum_tokens_kernel<Sum>), dim3(grid_of(columns), static_cast<unsigned>(parts)),
-                kRowThreads, 0, context.stream, strips);
+    with_stored<Sum>(strips, args.dtype, [&](auto stored) {
+      DAPT_LAUNCH((sum_tokens_kernel<typename decltype(stored)::type, Sum>),
+                  dim3(grid_of(columns), static_cast<unsigned>(parts)), kRowThreads, 0,
+                  context.stream, strips);
+    });
   }
   RowSums<Sum> sums;
   sums.add({strips.partials, static_cast<Sum*>(args.grad_scale),
