@@ -8,8 +8,10 @@ raises under torch.func.grad.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from contextlib import AbstractContextManager, nullcontext
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -30,40 +32,39 @@ def register_autograd(
     Args:
         op: The op's name, without the namespace.
         formula: The op written in differentiable torch ops, with the op's arguments and outputs.
-        save: Called as `save(ctx, inputs, outputs)`, with the inputs as attributes named as in the
-            schema and the outputs as a tuple; keeps what the backward needs.
-        backward: Called as `backward(ctx, *grads)`; returns gradients by the inputs' names. Without
-            it, the backward differentiates the formula.
+        save: Called as `save(ctx, inputs, outputs)`, with the inputs as a named tuple with the
+            names of the schema and the outputs as a tuple; keeps what the backward needs.
+        backward: Called as `backward(ctx, *grads)`; returns gradients by the inputs' names, which
+            autograd casts to the inputs' dtypes. Without it, the backward differentiates the
+            formula.
 
     In both, `ctx.needs` holds the names of the inputs that need a gradient.
     """
     overload = getattr(ops, op).default
     schema = overload._schema.arguments
     names = [argument.name for argument in schema]
+    defaults = tuple(argument.default_value for argument in schema)
+    Inputs = namedtuple("Inputs", names)
     if backward is None:
         save, backward = _by_formula(formula, names)
-
-    def needed(ctx) -> set[str]:
-        _, *needs = ctx.needs_input_grad
-        return {name for name, need in zip(names, needs, strict=True) if need}
 
     class Derivative(_SingleLevelFunction):
         @staticmethod
         def forward(ctx, keyset, *args):
-            ctx.needs = needed(ctx)
+            ctx.needs = set(compress(names, ctx.needs_input_grad[1:]))
             outputs = _below_autograd(overload, keyset, args)
-            inputs = SimpleNamespace(**dict(zip(names, args, strict=True)))
-            save(ctx, inputs, outputs if isinstance(outputs, tuple) else (outputs,))
+            save(ctx, Inputs(*args), outputs if isinstance(outputs, tuple) else (outputs,))
             return outputs
 
         @staticmethod
         def backward(ctx, *grads):
-            ctx.needs = needed(ctx)  # this backward may request fewer
-            found = backward(ctx, *grads)
+            ctx.needs = set(compress(names, ctx.needs_input_grad[1:]))  # may be fewer by now
+            with without_autograd():
+                found = backward(ctx, *grads)
             return None, *(found.get(name) if name in ctx.needs else None for name in names)
 
     def kernel(keyset, *args):
-        args += tuple(argument.default_value for argument in schema[len(args) :])
+        args += defaults[len(args) :]
         if has_tangent(*args):
             return formula(*args)
         if not _needs_gradient(*args):
@@ -109,6 +110,24 @@ def _needs_gradient(*args) -> bool:
     )
 
 
+def without_autograd() -> AbstractContextManager:
+    """A context for ops that need no derivatives: there each takes half the time of the host.
+
+    Does nothing where derivatives are wanted, as in a backward with create_graph=True, and under
+    torch.compile.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return _NOTHING
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+_NOTHING = nullcontext()
+
+
 def _below_autograd(overload, keyset, args):
     with torch._C._AutoDispatchBelowAutograd():
         return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
@@ -118,7 +137,7 @@ def _by_formula(formula: Callable, names: list[str]) -> tuple[Callable, Callable
     """`save` and `backward` that differentiate the formula when the gradient is requested."""
 
     def save(ctx, inputs, outputs):
-        given = vars(inputs)
+        given = inputs._asdict()
         ctx.tensors = [name for name in names if isinstance(given[name], Tensor)]
         ctx.others = {name: given[name] for name in names if name not in ctx.tensors}
         ctx.save_for_backward(*(given[name] for name in ctx.tensors))

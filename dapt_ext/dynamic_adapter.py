@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -239,6 +240,8 @@ _PARAMETERS = (
     "up_weight", "up_bias",
 )  # fmt: skip
 _TENSORS = ("x", *_PARAMETERS, "path_factor", "seed")  # also read by the backward
+_tensors = attrgetter(*_TENSORS)
+_NO_TENSORS = dict.fromkeys((*_TENSORS, "mlp_out", "residual"))
 
 
 def _save(ctx, inputs, outputs):
@@ -247,37 +250,34 @@ def _save(ctx, inputs, outputs):
     _, _, hidden, stats = outputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(hidden, stats)
-    ctx.inputs = inputs
-    ctx.dtypes = {name: t.dtype for name, t in vars(inputs).items() if isinstance(t, Tensor)}
-    tensors = [getattr(inputs, name) for name in _TENSORS]
-    ctx.save_for_backward(*tensors, stats, hidden if inputs.keep_hidden else None)
-    for name in ctx.dtypes:
-        delattr(inputs, name)  # otherwise they would live as long as the graph
+    ctx.mlp_dtype = (inputs.x if inputs.mlp_out is None else inputs.mlp_out).dtype
+    # without the tensors, which would live as long as the graph
+    ctx.inputs = inputs._replace(**_NO_TENSORS)
+    ctx.save_for_backward(*_tensors(inputs), stats, hidden if inputs.keep_hidden else None)
 
 
 def _backward(ctx, grad_out, grad_prompt, _, __):
     tensors = ctx.saved_tensors
     path_factor = tensors[_TENSORS.index("path_factor")]
     inputs, needs = ctx.inputs, ctx.needs
-    mlp_dtype = ctx.dtypes.get("mlp_out", ctx.dtypes["x"])
     if not inputs.prompt:
         grad_prompt = None
     grads = {}
     if grad_out is not None:
         # The gradients of terms that are only added are grad_out itself, up to the path factor.
         if "residual" in needs:
-            grads["residual"] = grad_out.to(ctx.dtypes["residual"])
+            grads["residual"] = grad_out
         if "mlp_out" in needs and path_factor is None:
-            grads["mlp_out"] = grad_out.to(mlp_dtype)
+            grads["mlp_out"] = grad_out
     wanted = [name for name in Gradients._fields if name in needs and name not in grads]
     if grad_out is None and "mlp_out" in wanted:
         wanted.remove("mlp_out")
     if wanted and (grad_out is not None or grad_prompt is not None):
         found = Gradients(*ops.dynamic_adapter_backward(
             grad_out, grad_prompt, *tensors, inputs.activation, inputs.static_scale,
-            inputs.dropout, inputs.eps, inputs.compute, mlp_dtype, wanted, inputs.tf32,
+            inputs.dropout, inputs.eps, inputs.compute, ctx.mlp_dtype, wanted, inputs.tf32,
         ))  # fmt: skip
-        grads |= {name: getattr(found, name).to(ctx.dtypes[name]) for name in wanted}
+        grads |= {name: getattr(found, name) for name in wanted}
     return grads
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dapt_ext._autograd import has_tangent, register_autograd
+from dapt_ext._autograd import has_tangent, register_autograd, without_autograd
 from dapt_ext._library import check_tensors, ops, register_fake
-from dapt_ext.autocast import product_dtype
+from dapt_ext.autocast import no_autocast, product_dtype
 
 # Below this scale (the usual is about one), the output no longer determines the input.
 TINY_SCALE = 1e-2
@@ -108,21 +108,20 @@ class _ScaleShiftLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, compute, make_weight):
         ctx.compute, ctx.make_weight = compute, make_weight
-        folded, offset = _fold(weight, bias, scale, shift, compute)
-        with torch.autocast(x.device.type, enabled=False):
-            y = F.linear(x.to(compute), folded, offset)
-        keep_x = (
-            ctx.needs_input_grad[3]
-            and not torch.compiler.is_compiling()
-            and x.is_cpu
-            and bool((scale.detach().abs() < TINY_SCALE).any())
-        )
+        with without_autograd():
+            folded, offset = _fold(weight, bias, scale, shift, compute)
+            y = F.linear(x.to(compute), folded, offset)  # compute is autocast's dtype, if it is on
+            keep_x = (
+                ctx.needs_input_grad[3]
+                and not torch.compiler.is_compiling()
+                and x.is_cpu
+                and bool((scale.abs() < TINY_SCALE).any())
+            )
         needs_y = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
         kept_weight = weight if make_weight is None else None
         ctx.save_for_backward(
             kept_weight, bias, scale, shift, y if needs_y else None, x if keep_x else None
         )
-        ctx.x_dtype = x.dtype
         return y
 
     @staticmethod
@@ -131,10 +130,10 @@ class _ScaleShiftLinear(torch.autograd.Function):
         if weight is None:
             weight = ctx.make_weight()
         grad_x = grad_scale = grad_shift = None
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autograd(), no_autocast(grad.device.type):
             if ctx.needs_input_grad[0]:
                 folded, _ = _fold(weight, None, scale, shift, ctx.compute)
-                grad_x = (grad @ folded).to(ctx.x_dtype)
+                grad_x = grad @ folded
             if y is not None:
                 grad_scale, grad_shift = ops.scale_shift_grad(grad, y, scale, shift, TINY_SCALE)
                 if x is not None:
@@ -146,7 +145,6 @@ class _ScaleShiftLinear(torch.autograd.Function):
                     )
                     exact = (grad[..., tiny] * z).to(grad_scale.dtype).flatten(0, -2).sum(0)
                     grad_scale[tiny] = exact
-                grad_scale, grad_shift = grad_scale.to(scale.dtype), grad_shift.to(shift.dtype)
         if not ctx.needs_input_grad[3]:
             grad_scale = None
         if not ctx.needs_input_grad[4]:
@@ -168,7 +166,6 @@ def _fold_formula(weight, bias, scale, shift, dtype):
 
 
 def _save_layer(ctx, inputs, outputs):
-    ctx.dtypes = {name: t.dtype for name, t in vars(inputs).items() if isinstance(t, Tensor)}
     ctx.save_for_backward(inputs.weight, inputs.bias, inputs.scale)
 
 
@@ -181,7 +178,7 @@ def _fold_backward(ctx, grad_folded, grad_offset):
         grads["weight"] = _by_row(scale, weight) * grad_folded
     if "bias" in ctx.needs:
         grads["bias"] = scale * grad_offset
-    return {name: grad.to(ctx.dtypes[name]) for name, grad in grads.items()}
+    return grads
 
 
 @register_fake("dapt::scale_shift_fold_grad")
