@@ -259,6 +259,11 @@ def test_true_and_false_mean_on_and_off(run, tmp_path, word):
             assert settings.parse("dapt", flags + required).training.cuda_graph == word
 
 
+def test_help_names_the_choices():
+    help = settings.parser_of("dapt", [], settings.ADAPTATION).format_help()
+    assert "--cuda_graph {auto,on,off}" in help
+
+
 def test_without_a_gpu_nothing_is_said(run, caplog):
     assert run("x")[1] == 0
     assert not any("cuda_graph" in message for message in caplog.messages)
