@@ -4,6 +4,7 @@ memory, and ends like the ordinary loop, bit for bit."""
 import copy
 import itertools
 import logging
+from unittest import mock
 
 import pytest
 import torch
@@ -218,6 +219,23 @@ def test_resumed_without_a_graph_is_uninterrupted(run, graphs, monkeypatch):
     folder, code = run("parts", "--resume", **fields)
     assert code == 0
     assert_same_run(whole, folder)
+
+
+def test_a_capture_that_breaks_is_undone(monkeypatch):
+    """What torch.cuda.graph leaves behind; `test_on_gpu.py` breaks a real capture."""
+    cuda, end, release = mock.MagicMock(), mock.Mock(), mock.Mock()
+    cuda.current_device.return_value = 0
+    cuda.graph.return_value.__exit__.side_effect = RuntimeError("the capture was invalidated")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", release, raising=False)
+    with pytest.raises(RuntimeError, match="the capture was invalidated"):
+        step_graph.capture(lambda: None)
+    cuda.set_stream.assert_called_once_with(cuda.current_stream.return_value)
+    generator = cuda.default_generators[0]
+    generator.graphsafe_set_state.assert_called_once_with(generator.clone_state.return_value)
+    for freed in (end, release):
+        freed.assert_called_once_with(0, cuda.graph_pool_handle.return_value)
 
 
 REFUSED = {
