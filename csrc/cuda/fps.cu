@@ -8,7 +8,7 @@
 // farthest point as it goes. A candidate is one 64-bit number (distance above, index below), so a
 // warp finds its best in two instructions, and ties fall to the lowest index by themselves. The
 // chosen points lie at distance 0 of themselves, so they are left out only in steps that find
-// nothing farther. Then the warps have to agree:
+// nothing farther (in a cluster at once, which is faster there). Then the warps have to agree:
 //   block    a cloud in one block: candidates meet in shared memory, one barrier a step
 //   cluster  a cloud in up to 16 blocks of a cluster: candidates are mailed, with the place of the
 //            point, into the shared memory of the others (mailbox.cuh)
@@ -150,10 +150,18 @@ struct RegisterSlice {
     }
   }
 
-  // Point n was chosen.
+  // Point n was chosen, and is hidden by hide_taken(),
   __device__ __forceinline__ void take(unsigned n) {
     const unsigned offset = n - first;
     if (offset < 32 * kPoints && offset % 32 == 0) taken |= 1u << offset / 32;
+  }
+  // or at once.
+  __device__ __forceinline__ void hide(unsigned n) {
+    const unsigned offset = n - first;
+    if (offset < 32 * kPoints) {  // in one warp only
+#pragma unroll
+      for (int p = 0; p < kPoints; ++p) nearest[p] = offset == 32u * p ? kTaken : nearest[p];
+    }
   }
 
   // The chosen points are no candidates any more.
@@ -163,7 +171,8 @@ struct RegisterSlice {
   }
 
   // Adds `at` to the chosen set; returns the farthest point, which may have been chosen before if
-  // its distance is 0.
+  // its distance is 0. As a tree, no comparison waits for all before it; that takes registers.
+  template <bool kTree = kThreads <= 256>
   __device__ __forceinline__ Candidate add(float3 at) {
 #pragma unroll
     for (int p = 0; p < kPoints; ++p)
@@ -310,12 +319,16 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
   slice.copy_to(points, sampling);
   if (threadIdx.x < 2) mail[threadIdx.x].init();
   cluster_sync();
-  unsigned turn = 0;
-  float4 found;  // the place of the one that was agreed on
-  const auto agree = [&](Candidate best) {
-    Mailbox& box = mail[turn % 2];
+  Chosen<kThreads> chosen;
+  unsigned last = sampling.start;
+  float3 at = sampling.point(last);
+  for (unsigned m = 0;; ++m) {
+    if (rank == 0) chosen.put(sampling, m, last);
+    if (m + 1 == sampling.M) return;
+    Mailbox& box = mail[m % 2];
     if (threadIdx.x == 0) box.expect(kSlots * (sizeof(int) + sizeof(float4)));
-    best = warp_max(best);
+    slice.hide(last);
+    Candidate best = warp_max(slice.template add<false>(at));
     if (!kWarpSends) {
       if (lane_id() == 0) keys[warp_id()] = best;
       __syncthreads();
@@ -325,25 +338,16 @@ __global__ void __launch_bounds__(kThreads) fps_cluster_kernel(const FpsArgs a) 
       const unsigned slot = kWarpSends ? rank * kWarps + warp_id() : rank;
       const unsigned n = sampling.chosen(best);
       const float3 p = points[n % slice.kPerBlock];
-      box.send(&distance[turn % 2][slot], static_cast<int>(best >> 32), lane_id());
-      box.send(&place[turn % 2][slot], make_float4(p.x, p.y, p.z, __uint_as_float(n)), lane_id());
+      box.send(&distance[m % 2][slot], static_cast<int>(best >> 32), lane_id());
+      box.send(&place[m % 2][slot], make_float4(p.x, p.y, p.z, __uint_as_float(n)), lane_id());
     }
-    box.wait(turn / 2 % 2);
-    const int mine = lane_id() < kSlots ? distance[turn % 2][lane_id()] : -1;
+    box.wait(m / 2 % 2);
+    const int mine = lane_id() < kSlots ? distance[m % 2][lane_id()] : -1;
     const int farthest = warp_max(mine);
-    found = place[turn % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
-    ++turn;
-    return static_cast<Candidate>(farthest) << 32 | ~__float_as_uint(found.w);
-  };
-  Chosen<kThreads> chosen;
-  unsigned last = sampling.start;
-  float3 at = sampling.point(last);
-  for (unsigned m = 0;; ++m) {
-    if (rank == 0) chosen.put(sampling, m, last);
-    if (m + 1 == sampling.M) return;
-    const Candidate best = farthest_after(last, at, slice, agree);
-    last = sampling.chosen(best);
-    at = best >= 0 ? make_float3(found.x, found.y, found.z) : sampling.point(last);
+    const float4 found = place[m % 2][__ffs(__ballot_sync(kFullWarp, mine == farthest)) - 1];
+    last = __float_as_uint(found.w);
+    at = {found.x, found.y, found.z};
+    if (farthest < 0) last = sampling.start, at = sampling.point(last);
   }
 }
 

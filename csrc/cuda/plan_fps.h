@@ -35,8 +35,8 @@ constexpr FpsKernel kFpsKernels[] = {
     {FpsVersion::block, 256, 16, 1},    {FpsVersion::block, 512, 16, 1},
     {FpsVersion::block, 1024, 8, 1},    {FpsVersion::cluster, 256, 8, 4},
     {FpsVersion::cluster, 512, 8, 4},   {FpsVersion::cluster, 512, 16, 4},
-    {FpsVersion::cluster, 512, 22, 4},  {FpsVersion::cluster, 512, 8, 16},
-    {FpsVersion::cluster, 512, 16, 16}, {FpsVersion::cluster, 512, 22, 16},
+    {FpsVersion::cluster, 512, 24, 4},  {FpsVersion::cluster, 512, 8, 16},
+    {FpsVersion::cluster, 512, 16, 16}, {FpsVersion::cluster, 512, 24, 16},
     {FpsVersion::grid, 512, 8, 0},      {FpsVersion::grid, 512, 16, 0},
     {FpsVersion::grid, 512, 20, 0},     {FpsVersion::streamed, 1024, 0, 0},
 };

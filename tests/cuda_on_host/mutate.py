@@ -56,9 +56,9 @@ BUFFER = re.compile(r"\[\w+ % 2\]|\b\w+ % 2 \* \w+")
 BUFFERS = [
     ("fps.cu", "keys + turn % 2 * 32", "keys", "one set of keys in a block"),
     ("fps.cu", "turn % 2 * gridDim.x", "0 * gridDim.x", "one mailbox a block of a grid"),
-    ("fps.cu", "mail[turn % 2]", "mail[0]", "one mailbox a block of a cluster"),
-    ("fps.cu", "distance[turn % 2][", "distance[0][", "one set of distances in a cluster"),
-    ("fps.cu", "place[turn % 2][", "place[0][", "one set of places in a cluster"),
+    ("fps.cu", "mail[m % 2]", "mail[0]", "one mailbox a block of a cluster"),
+    ("fps.cu", "distance[m % 2][", "distance[0][", "one set of distances in a cluster"),
+    ("fps.cu", "place[m % 2][", "place[0][", "one set of places in a cluster"),
 ]
 
 
