@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import dapt
+from dapt.errors import UsageError
 from dapt.models import create_backbone
-from dapt.runs.settings import parse
+from dapt.runs.settings import ADAPTATION, PRETRAINING, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = ("point_gst", "stag", "ppt", "point_lora", "ga_prompt", "idpt")
@@ -113,3 +114,25 @@ def test_recipes_of_scenes():
     assert (lora["r"], lora["lora_alpha"], lora["target_modules"]) == (8, 16, ["qkv"])
     decoder = parse("dapt train", [*words, "--task.head", "decoder"])
     assert (decoder.method.name, decoder.task.get("head")) == ("linear", "decoder")
+
+
+@pytest.mark.parametrize("config", [["--config", "{}"], ["--config={}"]])
+def test_flags_beat_a_config_wherever_they_stand(config, tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("data: {name: synthetic, train_size: 99, num_points: 512}\nseed: 1\n")
+    second.write_text("data: {name: synthetic, train_size: 98}\nseed: 2\n")
+    configs = [word.format(path) for path in (first, second) for word in config]
+    flags = ["--data.train_size", "64", "--backbone", "point_mae_tiny", "--out", "x"]
+    for words in ([*flags, *configs], [*configs, *flags], [*flags[:2], *configs, *flags[2:]]):
+        for sections in (ADAPTATION, PRETRAINING):
+            settings = parse("dapt", words, sections)
+            given = settings.data.get("train_size"), settings.data.get("num_points")
+            assert (*given, settings.training.seed) == (64, 512, 2)
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed", "--config", "synthetic", "5"], ["--", "--config", "synthetic"]]
+)
+def test_a_config_in_front_hides_no_wrong_words(words):
+    with pytest.raises(UsageError, match="--seed: expected one argument|no option --:"):
+        parse("dapt train", ["--backbone", "point_mae_tiny", "--out", "x", *words])

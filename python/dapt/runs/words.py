@@ -13,29 +13,36 @@ from dapt.runs.trees import NAMED, Tree, config_file, dump, load_yaml, read_yaml
 def completed(argv: Sequence[str]) -> list[str]:
     """Expand section names, recipes, and a run to resume.
 
-    A bare --resume continues the run in `out`; --resume FOLDER needs nothing else.
+    Configs come first, in their order, because the parser lets the later word win and a flag beats
+    a config wherever it stands. A bare --resume continues the run in `out`; --resume FOLDER needs
+    nothing else.
 
     Args:
         argv: The words after the command.
     """
     _check_given(argv)
-    words, done = [_as_named(word) for word in argv], []
+    words, configs, done = [_as_named(word) for word in argv], [], []
     while words:
         flag, equals, value = words.pop(0).partition("=")
         takes_next = not equals and words and not words[0].startswith("--")
+        if flag == "--":  # what follows are no flags
+            return [*configs, *done, flag, *words]
         if flag == "--config":
             value = value if equals else words.pop(0) if words else ""
-            done.append(f"--config={value if _is_text(value) else config_file(value)}")
+            config = f"--config={value if _is_text(value) else config_file(value)}"
+            # a stray word after it must not become the value of the flag before it
+            stray = words and not words[0].startswith("-")
+            (done if stray else configs).append(config)
         elif flag == "--resume":
             value = value if equals else words.pop(0) if takes_next else "true"
             if value not in ("true", "false"):
                 tree = tree_of(Path(value))
-                done.insert(0, f"--config={dump(tree)}")
+                configs.insert(0, f"--config={dump(tree)}")
                 value = "true"
             done.append(f"--resume={value}")
         else:
             done.append(f"{flag}{equals}{value}")
-    return done
+    return [*configs, *done]
 
 
 def _check_given(argv: Sequence[str]) -> None:
