@@ -1,19 +1,22 @@
 """When the machine fails, a run ends with one sentence and resumes bit for bit."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 
+import dapt
 from dapt.data import ArrayDataset
 from dapt.errors import DataError
 from dapt.runs.folder import RunFolder
-from dapt.training import events
+from dapt.training import events, loop
 from dapt.training.loop import Trainer
 from support.runs import assert_same_run
 
@@ -137,3 +140,18 @@ def test_a_peer_that_is_killed(run, tmp_path):
     assert not [line for line in lines if "Traceback" in line or "rank0" in line]
     assert "another process of the run ended" in lines[-1]
     assert RunFolder(tmp_path / "two").load() is not None
+
+
+def test_packages_without_metadata_lose_no_run(run, monkeypatch):
+    """As from a source folder on PYTHONPATH, where importlib finds no dapt."""
+
+    def version(name):
+        if name == "numpy":
+            return "2.0"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(loop, "version", version)
+    folder, code = run("run")
+    versions = json.loads((folder / "result.json").read_text())["versions"]
+    assert code == 0 and versions.pop("python")
+    assert versions == {"dapt": dapt.__version__, "numpy": "2.0"}

@@ -8,8 +8,8 @@ import logging
 import math
 import platform
 import time
-from contextlib import nullcontext
-from importlib.metadata import version
+from contextlib import nullcontext, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 import numpy as np
@@ -34,6 +34,7 @@ from dapt.training.pretraining import Pretraining
 from dapt.training.progress import Progress
 from dapt.training.step_graph import check_graph
 from dapt.training.updates import Updates
+from dapt.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -313,6 +314,12 @@ class Trainer:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that affect the numbers."""
-    packages = ("dapt", "torch", "numpy", "lightning-fabric")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    """The versions of Python and of the packages that affect the numbers.
+
+    A package without metadata is left out; dapt itself has none when run from its source folder.
+    """
+    found = {"python": platform.python_version(), "dapt": __version__}
+    for name in ("torch", "numpy", "lightning-fabric"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
