@@ -112,6 +112,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.as_child:
         return label(args, args.as_child)
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / f"scene{args.suffix}"
         make_scene(path, args.points)
