@@ -14,6 +14,20 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = RESULTS.parents[1] / "docs" / "benchmarks.md"
 
 
+def records_of_ops() -> list[Path]:
+    """The JSON files of `ops.py` that have a chart and a table: ops-*.json, and GPU/ops.json."""
+    return sorted([*RESULTS.glob("ops-*.json"), *RESULTS.glob("*/ops.json")])
+
+
+def table_name(path: Path) -> str:
+    """What marks the table of `path` in the documentation.
+
+    Args:
+        path: A file in results/.
+    """
+    return path.relative_to(RESULTS).with_suffix("").as_posix()
+
+
 def speed_chart(record: dict) -> bytes:
     """Draws the speedup of each case of `ops.py`, as a PNG.
 
@@ -40,17 +54,19 @@ def speed_table(record: dict) -> str:
     Args:
         record: The JSON that ops.py writes.
     """
-    lines = ["| op | case | threads | ours, ms | best peer, ms | faster | goal |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    columns = ["op", "case", "threads", "ours, ms", "best peer, ms", "faster", "goal"]
+    if "gpu" in record["machine"]:
+        columns.remove("threads")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in _sound(record):
-        ours = row["milliseconds"]["dapt_ext"]
-        cells = [row["op"], row["case"], str(row["threads"]), f"{ours:.3g}", "", "", ""]
+        ours = f"{row['milliseconds']['dapt_ext']:.3g}"
+        cells = {"op": row["op"], "case": row["case"], "threads": row["threads"], "ours, ms": ours}
         if best := row["best_peer"]:
-            cells[4] = f"{row['milliseconds'][best]:.3g} ({best})"
-            cells[5] = f"{row['speedup']:.1f}x"
+            cells["best peer, ms"] = f"{row['milliseconds'][best]:.3g} ({best})"
+            cells["faster"] = f"{row['speedup']:.1f}x"
         if row["goal"]:
-            cells[6] = f"{row['goal']:g}x"
-        lines.append("| " + " | ".join(cells) + " |")
+            cells["goal"] = f"{row['goal']:g}x"
+        lines.append("| " + " | ".join(str(cells.get(column, "")) for column in columns) + " |")
     return "\n".join(lines)
 
 
@@ -68,8 +84,8 @@ def draw_ops(path: Path) -> Path:
     record = json.loads(path.read_text())
     picture = path.with_suffix(".png")
     picture.write_bytes(speed_chart(record))
-    if path.parent == RESULTS:
-        page = fill_in(PAGE.read_text(), path.stem, speed_table(record))
+    if path in records_of_ops():
+        page = fill_in(PAGE.read_text(), table_name(path), speed_table(record))
         temporary = PAGE.with_suffix(".tmp")
         temporary.write_text(page)
         os.replace(temporary, PAGE)
@@ -93,7 +109,7 @@ def main() -> None:
         picture = path.with_suffix(".png")
         picture.write_bytes(compare_chart(json.loads(path.read_text())))
         print(picture)
-    for path in sorted(RESULTS.glob("ops-*.json")):
+    for path in records_of_ops():
         print(draw_ops(path))
 
 

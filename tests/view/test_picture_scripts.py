@@ -17,12 +17,6 @@ from dapt.view.viewer import viewer_page
 from support.browser import find_browser
 
 ROOT = Path(__file__).parents[2]
-CHARTS = sorted(
-    path
-    for kind in ("compare", "ops")
-    for path in (ROOT / "benchmarks" / "results").glob(f"{kind}-*.json")
-)
-OPS = [path for path in CHARTS if path.stem.startswith("ops")]
 
 
 def script(path):
@@ -32,10 +26,14 @@ def script(path):
     return module
 
 
-@pytest.mark.parametrize("path", CHARTS, ids=[path.stem for path in CHARTS])
+DRAW = script("benchmarks/draw.py")
+OPS = DRAW.records_of_ops()
+CHARTS = sorted([*DRAW.RESULTS.glob("compare-*.json"), *OPS])
+
+
+@pytest.mark.parametrize("path", CHARTS, ids=map(DRAW.table_name, CHARTS))
 def test_committed_charts_are_those_of_the_json(path):
-    draw = script("benchmarks/draw.py")
-    make = draw.speed_chart if path.stem.startswith("ops") else draw.compare_chart
+    make = DRAW.speed_chart if path in OPS else DRAW.compare_chart
     drawn = Image.open(io.BytesIO(make(json.loads(path.read_text())))).convert("L")
     kept = Image.open(path.with_suffix(".png")).convert("L")
     assert drawn.size == kept.size
@@ -43,11 +41,10 @@ def test_committed_charts_are_those_of_the_json(path):
     assert differ.mean() < 0.001  # a bar 30 % longer would be 0.0012, a dot 2 points lower 0.002
 
 
-@pytest.mark.parametrize("path", OPS, ids=[path.stem for path in OPS])
+@pytest.mark.parametrize("path", OPS, ids=map(DRAW.table_name, OPS))
 def test_committed_tables_are_those_of_the_json(path):
-    draw = script("benchmarks/draw.py")
-    table = draw.speed_table(json.loads(path.read_text()))
-    assert f"<!-- {path.stem} -->\n{table}\n<!-- / -->" in draw.PAGE.read_text()
+    table = DRAW.speed_table(json.loads(path.read_text()))
+    assert f"<!-- {DRAW.table_name(path)} -->\n{table}\n<!-- / -->" in DRAW.PAGE.read_text()
 
 
 def test_a_room_is_labeled_by_its_planes(tmp_path, monkeypatch, capsys):
