@@ -1,4 +1,4 @@
-// Activations with their slopes.
+// Activations and their derivatives.
 #pragma once
 
 #include "cuda/launch.h"
@@ -14,7 +14,7 @@ struct ValueSlope {
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 
-/// Share of the standard normal distribution below x; float to 1e-7.
+/// The standard normal distribution function at x; in float to within 1e-7.
 __device__ __forceinline__ float normal_share(float x) {
   return 0.5f + 0.5f * erff(x * 0.707106781f);
 }

@@ -1,4 +1,4 @@
-// What the adapter's forward and backward share: a tile of 16 tokens, its norm, its hidden units.
+// Shared by the adapter's forward and backward: a tile of 16 tokens, its norm, its hidden units.
 #pragma once
 
 #include "cuda/activations.cuh"
@@ -11,7 +11,7 @@ namespace dapt::cuda {
 
 constexpr int kAdapterWarps = kAdapterThreads / 32;
 
-/// The arguments of both directions as kernels take them.
+/// The arguments common to both directions, in the form the kernels take.
 template <class Product>
 struct Adapter {
   using Element = typename Product::Element;
@@ -56,7 +56,7 @@ struct Adapter {
         eps(static_cast<Sum>(a.eps)),
         activation(a.activation) {}
 
-  /// Whose weights a cloud has; an index out of range leaves no memory.
+  /// The adapter whose weights a cloud uses; an index out of range never reads outside the weights.
   __device__ int adapter_of(int64_t cloud) const {
     const int64_t index = adapters[cloud];
     return index < 0 ? 0 : index < count ? static_cast<int>(index) : count - 1;
@@ -65,7 +65,7 @@ struct Adapter {
   __device__ int wide_tiles() const { return plan.wide_width / kTileColumns; }
   __device__ int narrow_tiles() const { return plan.narrow_width / kTileColumns; }
 
-  /// sums += a tile of wide rows times 16 columns of a packed weight, and the same of narrow rows.
+  /// sums += a tile of wide or narrow rows times 16 columns of a packed weight.
   __device__ void multiply_wide(Sum (&sums)[8], const Element* rows, const Element* packed,
                                 int column_tile) const {
     const int64_t size = static_cast<int64_t>(kTileColumns) * plan.wide_width;
@@ -113,7 +113,7 @@ __device__ __forceinline__ Quad<Sum> normalized(const Adapter<Product>& a, int64
   return z;
 }
 
-/// Four elements of a left factor in shared memory.
+/// Stores four elements of a left factor.
 template <class Product, class Sum>
 __device__ __forceinline__ void store_factors(typename Product::Element* to,
                                               const Quad<Sum>& values) {
@@ -123,8 +123,8 @@ __device__ __forceinline__ void store_factors(typename Product::Element* to,
   *reinterpret_cast<StoredQuad<typename Product::Element>*>(to) = quad;
 }
 
-/// A warp writes z of a token to `to`, zeros up to the padded width; returns its product with
-/// scale_weight. A token below zero is none; `own` is the number of its adapter.
+/// A warp writes a token's z to `to`, padded with zeros to the full width, and returns its dot
+/// product with scale_weight. A negative token stands for none; `own` is the token's adapter.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Sum fill_row(const Adapter<Product>& a, int64_t token,
                                         const Norm<Sum>& norm, typename Product::Element* to,
@@ -141,7 +141,7 @@ __device__ __forceinline__ Sum fill_row(const Adapter<Product>& a, int64_t token
   return warp_sum(dot);
 }
 
-/// What four neighboring hidden units of a token are multiplied by.
+/// The dropout factors of four adjacent hidden units of a token.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Quad<Sum> draw_dropout(const Adapter<Product>& a, int64_t token, int j) {
   if (!a.seed) return {1, 1, 1, 1};
@@ -154,7 +154,7 @@ __device__ __forceinline__ Quad<Sum> draw_dropout(const Adapter<Product>& a, int
   return {factor(words.x), factor(words.y), factor(words.z), factor(words.w)};
 }
 
-/// A warp's sums over the 16 rows of its tile, in lanes 0 to 3; the order is fixed.
+/// A warp's sums over the 16 rows of its tile, left in lanes 0 to 3; the order is fixed.
 template <class Sum>
 __device__ __forceinline__ Quad<Sum> sum_over_rows(Quad<Sum> columns) {
 #pragma unroll

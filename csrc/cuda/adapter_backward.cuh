@@ -1,13 +1,13 @@
-// The first step of the adapter's backward on CUDA: a tile of 16 tokens, from the gradients of the
-// outputs to those of x, with what the weights' gradients are made of on the way.
+// The first step of the adapter's backward on CUDA. It takes a tile of 16 tokens from the gradients
+// of the outputs to those of x and stores the factors of the weights' gradients along the way.
 #pragma once
 
 #include "cuda/adapter.cuh"
 
 namespace dapt::cuda {
 
-/// Column sums of the rows' step: where each parameter's begin in a block's partial sums; -1 where
-/// it is not wanted.
+/// Where the column sums for each parameter begin among a block's partial sums; -1 if its gradient
+/// is not wanted.
 struct Vectors {
   int norm_weight = -1, norm_bias = -1, down_bias = -1, scale_weight = -1, scale_bias = -1,
       up_bias = -1;
@@ -23,7 +23,7 @@ struct AdapterBackward {
   Rows grad_out, grad_prompt;          // [tokens, C], [clouds, C]
   Rows grad_x, grad_mlp_out;           // [tokens, C]
   bool wants_hidden, wants_z, wants_scale;
-  // what the weights' gradients are made of, or null
+  // factors of the weights' gradients, or null
   Element* scaled;       // [tokens, r]: scale * active hidden units
   Element* grad_a;       // [tokens, C]
   Element* grad_hidden;  // [tokens, r]
@@ -31,7 +31,7 @@ struct AdapterBackward {
   Sum* partials;  // [blocks, vectors.size]
 };
 
-/// Sums of a thread's rows g and g + 8, to be added up over the warps of a block.
+/// Each warp's part of one sum per row of a tile; a thread contributes to rows g and g + 8.
 template <class Sum>
 struct RowParts {
   Sum at[kAdapterWarps][kTileRows];
@@ -54,7 +54,7 @@ struct RowParts {
   }
 };
 
-/// Adds the sums over a tile's rows to a block's; always by the same thread.
+/// Adds the sums over a tile's rows to those of its block; the same thread always adds a column.
 template <class Sum>
 __device__ __forceinline__ void add_columns(Sum* block_sums, int cols, int c,
                                             const Quad<Sum>& columns, bool first) {
@@ -70,14 +70,14 @@ __device__ __forceinline__ Element* quad_of(Element* rows, int64_t row, int64_t 
   return rows + row * stride + c;
 }
 
-/// What the steps of a tile tell each other about its rows, in shared memory.
+/// What the steps of a tile pass on about its rows, in shared memory.
 template <class Sum>
 struct BackwardRows {
   Sum means[kTileRows], rstds[kTileRows], scales[kTileRows], grad_scales[kTileRows];
   RowParts<Sum> parts, other_parts;
 };
 
-/// A tile on its way back, one step after another; in each a warp takes 16 columns of the product.
+/// The backward of a tile, step by step; in each step a warp computes 16 columns of a product.
 template <class Product>
 struct BackwardTile {
   using Element = typename Product::Element;
@@ -90,10 +90,10 @@ struct BackwardTile {
   Element *active, *grad_units;  // [16, r]
   Sum* slopes;                   // [16, r]: d hidden / d unit
   Element* wide;                 // [16, C]: z, then the gradient of a
-  Sum* grad_z;                   // [16, C], in its place afterwards
+  Sum* grad_z;                   // [16, C], reuses the memory of `wide`
   Sum* block_sums;               // [vectors.size]
   const Tile tile;
-  const bool first;  // of its block's
+  const bool first;  // tile of its block
   const int g = lane_id() / 4, t = lane_id() % 4;
 
   __device__ __forceinline__ BackwardTile(const AdapterBackward<Product>& args,
@@ -113,7 +113,7 @@ struct BackwardTile {
         tile(a, index),
         first(first) {}
 
-  /// What the forward kept of the rows, and z where it kept no hidden units.
+  /// Reads the statistics the forward kept, and recomputes z if it kept no hidden units.
   __device__ __forceinline__ void read() {
     if (threadIdx.x < kTileRows) {
       const bool inside = static_cast<int>(threadIdx.x) < tile.count;
@@ -131,7 +131,7 @@ struct BackwardTile {
     }
   }
 
-  /// Once more: from what the forward kept of them, or from z.
+  /// Recomputes the active hidden units, from the units that the forward kept or from z.
   __device__ __forceinline__ void make_hidden_units() {
     for (int n = warp_id(); n < a.narrow_tiles(); n += kAdapterWarps) {
       Sum sums[8] = {};
@@ -168,7 +168,7 @@ struct BackwardTile {
     __syncthreads();
   }
 
-  /// From the outputs to a, the product with `up`.
+  /// From the gradients of the outputs to that of a, the product with `up`.
   __device__ __forceinline__ void outputs_to_a() {
     const Sum path = a.path_factor ? a.path_factor[tile.cloud] : Sum(1);
     const Sum share = Sum(1) / static_cast<Sum>(plan.tokens);
@@ -213,8 +213,8 @@ struct BackwardTile {
     __syncthreads();
   }
 
-  /// To the hidden units, and to the scale, whose gradient is a's product with `up`, and that is
-  /// the product of the hidden rows on the other side.
+  /// On to the hidden units and the scale, whose gradient, grad_a · (hidden · up), is computed as
+  /// (grad_a · up) · hidden.
   __device__ __forceinline__ void a_to_hidden_units() {
     Sum low = 0, high = 0;
     for (int n = warp_id(); n < a.narrow_tiles(); n += kAdapterWarps) {
@@ -258,7 +258,7 @@ struct BackwardTile {
     }
   }
 
-  /// To z, which is x where there is no norm; else on through the norm.
+  /// On to z, which is x if there is no norm; otherwise on through the norm.
   __device__ __forceinline__ void hidden_units_to_x() {
     const bool through_norm = args.grad_x.data && a.norm_weight.data;
     Sum low = 0, high = 0, low_tilt = 0, high_tilt = 0;
@@ -310,7 +310,7 @@ struct BackwardTile {
     z_to_x();
   }
 
-  /// Through the norm, whose sums over a row are in `parts`.
+  /// Through the norm; its sums over each row are in `parts` and `other_parts`.
   __device__ __forceinline__ void z_to_x() {
     Sum level[2], tilt[2];
 #pragma unroll

@@ -1,5 +1,5 @@
-// Copies from global to shared memory that do not pass through registers, so that a thread can have
-// many under way.
+// Copies from global to shared memory that bypass the registers, so that a thread can have many in
+// flight.
 #pragma once
 
 #include <cstring>
@@ -8,7 +8,7 @@
 
 namespace dapt::cuda {
 
-/// Both addresses are multiples of kBytes: 4, 8 or 16. The copy is there after wait_for_copies().
+/// Both addresses are multiples of kBytes: 4, 8 or 16. wait_for_copies() waits for the data.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -23,7 +23,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #endif
 }
 
-/// Waits for the copies of this thread; those of the block are there after a barrier.
+/// Waits for this thread's copies; those of the whole block are visible after a barrier.
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");

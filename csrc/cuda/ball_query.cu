@@ -1,5 +1,5 @@
-// Ball query on CUDA: a warp compares its query with 32 points at a time, in their order, and is
-// done with the last hit that is wanted.
+// Ball query on CUDA: a warp compares its query with 32 points at a time, in order, and stops once
+// it has K hits.
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"
 #include "cuda/warp.cuh"
@@ -7,7 +7,7 @@
 namespace dapt::cuda {
 namespace {
 
-// Parallel over queries: a warp each, and a block's warps share each tile of their cloud.
+// Parallel over queries: one warp each; the warps of a block share each tile of their cloud.
 __global__ void __launch_bounds__(32 * kMaxWarps)
     ball_query_kernel(const BallQueryArgs args, unsigned query_blocks, int tile_size) {
   DAPT_DYNAMIC_SHARED(float, tile);  // [tile_size, 3]

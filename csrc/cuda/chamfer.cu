@@ -1,4 +1,4 @@
-// Nearest points of two clouds in each other on CUDA: kNN with k = 1, both ways.
+// Nearest points between two clouds on CUDA: kNN with k = 1, in both directions.
 #include "cuda/plan_knn.h"
 #include "cuda/plan_rows.h"
 #include "cuda/points.cuh"
@@ -6,7 +6,7 @@
 namespace dapt::cuda {
 namespace {
 
-// Parallel over points of B clouds: what lies past the length of its cloud has no neighbor.
+// Parallel over the points of B clouds: a point past the length of its cloud gets no neighbor.
 __global__ void __launch_bounds__(kRowThreads)
     clear_past_kernel(const int64_t* lengths, int64_t B, int64_t N, float* sq_dist, int64_t* idx) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

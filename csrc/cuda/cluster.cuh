@@ -1,8 +1,8 @@
 // Blocks that work together: the clusters of compute capability 9.0 (DAPT_LAUNCH_CLUSTER). In code
-// for older devices the cluster functions stop the kernel.
+// compiled for older devices, the cluster functions abort the kernel.
 //
-// A block may touch another's shared memory only between two barriers of the cluster: after the
-// first all blocks have started, before the last none has ended.
+// A block may access another's shared memory only between two barriers of the cluster: the first
+// ensures that every block has started, the last that none has exited yet.
 #pragma once
 
 #include "cuda/launch.h"
@@ -23,8 +23,8 @@ __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 
-// The two halves of a barrier: what a thread wrote before it arrives is seen by all that have
-// waited.
+// The two halves of a barrier: what a thread writes before it arrives is visible to every thread
+// that has waited.
 __device__ __forceinline__ void cluster_arrive() { DAPT_CLUSTER(__cluster_barrier_arrive()); }
 __device__ __forceinline__ void cluster_wait() { DAPT_CLUSTER(__cluster_barrier_wait()); }
 

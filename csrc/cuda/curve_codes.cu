@@ -1,4 +1,4 @@
-// Places of cells along space-filling curves on CUDA.
+// Positions of cells along space-filling curves on CUDA.
 #include "cells.h"
 #include "cuda/dispatch.h"
 #include "cuda/launch.h"

@@ -18,7 +18,7 @@ __global__ void one_block_per_multiprocessor() {}
 
 #ifdef __CUDACC__
 
-// A part of a GPU (MIG) may lack the neighboring multiprocessors that a large cluster needs.
+// A slice of a GPU (MIG) may lack the neighboring multiprocessors that a large cluster needs.
 int largest_cluster(const Device& device) {
   const auto kernel = one_block_per_multiprocessor;
   DAPT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -37,7 +37,7 @@ int largest_cluster(const Device& device) {
     int fitting = 0;
     if (cudaOccupancyMaxActiveClusters(&fitting, kernel, &config) == cudaSuccess && fitting > 0)
       return blocks;
-    cudaGetLastError();  // a size that the device does not know is no error of a later launch
+    cudaGetLastError();  // so that no later launch reports the unsupported size
   }
   return 1;
 }
@@ -70,7 +70,7 @@ Device current_device() {
   return found != known.end() ? found->second
                               : known.emplace(ordinal, query(ordinal)).first->second;
 #else
-  return query(ordinal);  // the device that the host plays may change
+  return query(ordinal);  // the device that the host emulates may change
 #endif
 }
 

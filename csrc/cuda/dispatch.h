@@ -1,4 +1,4 @@
-// Small helpers of launchers, on the host side.
+// Small host-side helpers for launchers.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace dapt::cuda {
 
-/// Calls f with `value` as a compile-time constant, which has to be one of those listed:
+/// Calls f with `value`, which must be one of those listed, as a compile-time constant:
 /// dispatch<1, 2, 4>("rows", rows, [&](auto rows) { ... kernel<rows()> ... });
 template <int... kListed, class Function>
 void dispatch(const char* name, int value, const Function& f) {
@@ -23,7 +23,7 @@ void dispatch(const char* name, int value, const Function& f) {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// A one-dimensional grid of so many blocks.
+/// A one-dimensional grid of this many blocks.
 inline unsigned grid_of(int64_t blocks) {
   if (blocks > INT32_MAX)
     throw std::length_error("the arguments need " + std::to_string(blocks) +

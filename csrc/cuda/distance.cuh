@@ -1,4 +1,4 @@
-// The one order of float operations of a squared distance, on every backend (ops.h).
+// The squared distance, with the order of float operations that every backend uses (ops.h).
 #pragma once
 
 #include "cuda/launch.h"

@@ -1,4 +1,4 @@
-// DAPT's adapter on CUDA, forward: a block takes 16 tokens through all steps.
+// The forward of DAPT's adapter on CUDA: a block takes 16 tokens through all steps.
 #include "cuda/adapter.cuh"
 
 namespace dapt::cuda {
@@ -12,7 +12,7 @@ struct AdapterForward {
   Rows prompt_sums;             // [tiles, C]: of GELU(a) over a tile's tokens
 };
 
-// A warp measures a token, writes its z and its stats, and returns its scale.
+// A warp computes a token's statistics, writes them and its z, and returns its scale.
 template <class Product, class Sum = typename Product::Sum>
 __device__ __forceinline__ Sum begin_row(const Adapter<Product>& a, int64_t token,
                                          typename Product::Element* to, int own) {
@@ -49,8 +49,8 @@ __device__ __forceinline__ Sum begin_row(const Adapter<Product>& a, int64_t toke
   return scale;
 }
 
-// Parallel over tiles of 16 tokens; in a block a warp per token, then per 16 columns of a product.
-// With kMany each cloud has an adapter of its own.
+// Parallel over tiles of 16 tokens; within a block, a warp per token, then a warp per 16 columns of
+// a product. With kMany, each cloud chooses its adapter.
 template <class Product, bool kMany>
 __global__ void __launch_bounds__(kAdapterThreads,
                                   sizeof(typename Product::Sum) == 8 ? 1 : (kMany ? 2 : 3))
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kAdapterThreads,
       const Quad<Sum> kept = draw_dropout(a, tile.first + row, j);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const Sum hidden = static_cast<Sum>(static_cast<Element>(units.at[i]));  // as it is kept
+        const Sum hidden = static_cast<Sum>(static_cast<Element>(units.at[i]));  // as it is stored
         units.at[i] = activate(a.activation, hidden + bias.at[i]).value * kept.at[i];
       }
       store_factors<Product>(narrow + row * a.plan.narrow_stride + j, units);

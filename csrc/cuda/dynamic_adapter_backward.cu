@@ -1,18 +1,19 @@
-// DAPT's adapter on CUDA, backward, in three steps: rows (a block takes 16 tokens from the outputs'
-// gradients to x's), the weights' gradients as products over tokens, and the sums of both.
+// The backward of DAPT's adapter on CUDA, in three steps: the rows (a block takes 16 tokens from
+// the outputs' gradients to that of x), the weights' gradients as products over tokens, and the
+// sums of the partial results of both.
 #include "cuda/adapter_backward.cuh"
 #include "cuda/sum_rows.cuh"
 
 namespace dapt::cuda {
 namespace {
 
-/// On a multiprocessor; as many as leave a thread enough registers.
+/// Blocks per multiprocessor: as many as leave each thread enough registers.
 template <class Product>
 constexpr int kRowBlocks = sizeof(typename Product::Element) == 2   ? 3
                            : sizeof(typename Product::Element) == 4 ? 2
                                                                     : 1;
 
-// Parallel over runs of tiles of 16 tokens; in a block a warp per 16 columns of each product.
+// Parallel over runs of tiles of 16 tokens; within a block, a warp per 16 columns of each product.
 template <class Product>
 __global__ void __launch_bounds__(kAdapterThreads, kRowBlocks<Product>)
     adapter_rows_kernel(const AdapterBackward<Product> args) {
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kAdapterThreads, kRowBlocks<Product>)
   }
 }
 
-/// A weight's gradient: products over tokens of a row of C elements and one of r.
+/// A weight's gradient: the sum over tokens of a row of C elements times a row of r.
 template <class Product>
 struct OuterProduct {
   const typename Product::Element* wide;    // [tokens, C] padded, or null: z
@@ -50,14 +51,14 @@ struct OuterProducts {
   int64_t tokens;
 };
 
-// Parallel over splits of the tokens and tiles of 64 x 64 elements of the gradients; in a block a
-// warp per 16 x 32.
+// Parallel over splits of the tokens and 64 x 64 tiles of the gradients; within a block, a warp per
+// 16 x 32 elements.
 template <class Product>
 __global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum) == 4 ? 2 : 1)
     adapter_weights_kernel(const OuterProducts<Product> args) {
   using Element = typename Product::Element;
   using Sum = typename Product::Sum;
-  constexpr int kStride = kOuterTile + 8;  // without bank conflicts across
+  constexpr int kStride = kOuterTile + 8;  // avoids bank conflicts when read across
   constexpr int kRowsAtOnce = kAdapterThreads / (kOuterTile / 4),
                 kParts = kOuterTokens / kRowsAtOnce;
   const Adapter<Product>& a = args.adapter;
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(kAdapterThreads, sizeof(typename Product::Sum)
   const int first_j = static_cast<int>(blockIdx.z) % narrow_tiles * kOuterTile;
   __shared__ __align__(16) Element wide[kOuterTokens * kStride], narrow[kOuterTokens * kStride];
 
-  // A thread brings four columns of every 16th token.
+  // A thread loads four columns of every 16th token.
   const int brought = threadIdx.x % (kOuterTile / 4) * 4, bringer = threadIdx.x / (kOuterTile / 4);
   const int c = first_c + brought, j = first_j + brought;
   Quad<Sum> wide_next[kParts], narrow_next[kParts];
@@ -149,7 +150,7 @@ class Launcher {
     if (plan_.tiles > 0) run_rows();
     RowSums<Sum> sums;
     const auto add = [&](void* out, int at, int64_t size) {
-      const Sum* partials = partials_ ? partials_ + at : nullptr;  // without tokens there are none
+      const Sum* partials = partials_ ? partials_ + at : nullptr;  // null without tokens
       if (out)
         sums.add({partials, static_cast<Sum*>(out), nullptr, plan_.backward_blocks, vectors_.size,
                   size});

@@ -1,5 +1,5 @@
 // Row gather on CUDA, and its backward, which inverts the index so that every sum has one owner and
-// one order. An index outside the cloud is no point.
+// a fixed order. An index outside the cloud names no point.
 #include "cuda/dispatch.h"
 #include "cuda/plan_rows.h"
 #include "cuda/rows.cuh"
@@ -9,7 +9,7 @@
 namespace dapt::cuda {
 namespace {
 
-constexpr int kRowsAtOnce = 4;  // of a team, so that several reads are under way
+constexpr int kRowsAtOnce = 4;  // per team, so that several reads are in flight
 
 template <int kBytes>
 using VectorOf = std::conditional_t<
@@ -18,7 +18,7 @@ using VectorOf = std::conditional_t<
                        std::conditional_t<kBytes == 4, uint32_t,
                                           std::conditional_t<kBytes == 2, uint16_t, uint8_t>>>>;
 
-// Parallel over output rows and their vectors: a team of threads per kRowsAtOnce rows.
+// Parallel over output rows and their vectors: one team of threads per kRowsAtOnce rows.
 template <int kBytes>
 __global__ void __launch_bounds__(kRowThreads)
     gather_kernel(const GatherArgs args, int team, unsigned row_blocks) {
@@ -52,10 +52,10 @@ __global__ void __launch_bounds__(kRowThreads)
 
 using Offset = unsigned long long;
 
-/// For each point the slots (q, j) that name it, numbered q * k + j in their cloud.
+/// For each point, the slots (q, j) that name it, numbered q * k + j within their cloud.
 struct InverseIndex {
   unsigned* counts;  // [B, N]
-  Offset* begins;    // [B, N] where a point's slots lie in `slots`; their end until they are placed
+  Offset* begins;    // [B, N] where a point's list starts in `slots`; its end until it is filled
   Offset* used;      // [1] of `slots`
   unsigned* slots;   // [B * Q * k]
 };
@@ -82,7 +82,7 @@ __global__ void count_slots_kernel(const GatherBackwardArgs args, const InverseI
   if (own.point >= 0) atomicAdd(&inverse.counts[own.point], 1u);
 }
 
-// Parallel over points: each gets room for its slots, wherever there is some.
+// Parallel over points: each gets room for its slots, in no particular order.
 __global__ void make_room_kernel(const InverseIndex inverse, int64_t points) {
   const int64_t point = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const unsigned lane = lane_id();
@@ -109,8 +109,8 @@ __global__ void place_slots_kernel(const GatherBackwardArgs args, const InverseI
 
 constexpr int kSortWarps = 8, kSortable = 1024;
 
-// Parallel over points: a warp brings the slots of one into ascending order. A longer list than it
-// can sort is found anew by reading the index in order.
+// Parallel over points: a warp sorts the slots of one point in ascending order. A list too long to
+// sort is instead rebuilt by reading the index in order.
 __global__ void __launch_bounds__(32 * kSortWarps)
     sort_slots_kernel(const GatherBackwardArgs args, const InverseIndex inverse) {
   __shared__ unsigned lists[kSortWarps][kSortable];
@@ -156,7 +156,7 @@ __device__ __forceinline__ float multiply(float a, float b) { return __fmul_rn(a
 __device__ __forceinline__ double multiply(double a, double b) { return __dmul_rn(a, b); }
 
 // Parallel over points and their channels: a team of threads per point sums the gradient rows of
-// its slots, products and sums rounded one by one, in the CPU kernel's order.
+// its slots. Each product and sum is rounded separately, in the CPU kernel's order.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads)
     sum_slots_kernel(const GatherBackwardArgs args, const InverseIndex inverse, int team,

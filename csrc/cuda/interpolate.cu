@@ -13,8 +13,8 @@ struct alignas(4 * kFloats) Floats {
   float at[kFloats];
 };
 
-// Parallel over output rows and their channels: a team of threads per row. Products and sums are
-// rounded one by one, in the CPU kernel's order.
+// Parallel over output rows and their channels: a team of threads per row. Each product and sum is
+// rounded separately, in the CPU kernel's order.
 template <int kFloats>
 __global__ void __launch_bounds__(kRowThreads)
     interpolate_kernel(const InterpolateArgs args, int team, unsigned row_blocks) {

@@ -1,15 +1,15 @@
 // k nearest neighbors on CUDA.
 //
-// A block brings the points of a cloud into shared memory, a tile at a time, and its queries look
-// at all of them: no index is built, as for the few thousand points of a cloud a comparison is
-// cheaper than a walk through a tree. What is kept of a point is one 64-bit key, the bits of its
-// distance and its index, so that the smallest keys are the nearest points with ties in their
-// order. With a warp per query (any k) the k smallest lie sorted across its lanes; keys below the
-// k-th wait in shared memory until there is a batch of them, which is sorted and merged in
-// (topk.cuh). More than 512 neighbors take several passes, each beginning where the last one ended.
-// Few queries on large clouds leave multiprocessors idle: then parts of a cloud are searched by
-// different blocks, and their lists are merged. With k <= 4 and many queries each thread has a
-// query of its own and inserts into a few registers.
+// A block loads the points of a cloud into shared memory, one tile at a time, and compares all of
+// them with its queries. There is no search tree: for the few thousand points of a cloud, comparing
+// is cheaper than descending one. A point is kept as one 64-bit key, the bits of its distance
+// followed by its index, so that the smallest keys are the nearest points and the lower index wins
+// a tie. With a warp per query (any k), the k smallest keys are sorted across its lanes; keys below
+// the k-th wait in shared memory until they fill a batch, which is sorted and merged (topk.cuh).
+// More than 512 neighbors take several passes, each starting where the last one ended. When a few
+// queries on large clouds would leave multiprocessors idle, different blocks search parts of a
+// cloud, and their lists are merged. With k <= 4 and many queries, each thread handles a query and
+// inserts into a few registers.
 #include "cuda/knn_any.h"
 #include "cuda/plan_knn.h"
 #include "cuda/points.cuh"
@@ -25,11 +25,11 @@ struct Search {
   unsigned splits;
   int64_t rank;  // of the first neighbor that this pass finds
   int width;     // how many it finds
-  Key* partial;  // [B, M, splits, width] lists of the parts of a cloud, null with one part
+  Key* partial;  // [B, M, splits, width] lists of a cloud's parts; null with one part
 };
 
-/// `nearest` fills the slots for which there is no neighbor: those beyond the points of the cloud
-/// that have a distance.
+/// `nearest` fills the slots without a neighbor, which exist if fewer than k points of the cloud
+/// have a distance (one that is not NaN).
 __device__ void write_neighbor(const KnnArgs& args, int64_t row, int64_t j, Key key,
                                int64_t nearest, const float* cloud, float3 query) {
   const int64_t slot = row * args.k + j;
@@ -61,7 +61,7 @@ __device__ __forceinline__ void write_list(const Search& s, int64_t row, const T
   }
 }
 
-/// The smallest key that the pass of `s` looks for: the next one after the last neighbor found.
+/// The smallest key that this pass looks for: the one after the last neighbor found.
 __device__ Key first_key(const Search& s, int64_t row, const float* cloud, float3 query) {
   if (s.rank == 0) return 0;
   const int64_t* idx = s.args.idx + row * s.args.k;
@@ -71,8 +71,8 @@ __device__ Key first_key(const Search& s, int64_t row, const float* cloud, float
   return make_key(__float_as_uint(distance), static_cast<unsigned>(last)) + 1;
 }
 
-// Parallel over parts of clouds and queries: a warp per query, and a block's warps share each tile.
-// With more than one block asked for per multiprocessor the compiler would spill.
+// Parallel over parts of clouds and queries: a warp per query; a block's warps share each tile.
+// If asked for more than one block per multiprocessor, the compiler would spill registers.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Search s) {
   const int warps = blockDim.x / 32;
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_warp_kernel(const Searc
   }
 }
 
-// Parallel over queries: a warp merges the lists that the parts of its cloud gave.
+// Parallel over queries: a warp merges the lists found in the parts of its cloud.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_merge_kernel(const Search s) {
   DAPT_DYNAMIC_SHARED(Key, buffers);  // [warps, kBuffer]
@@ -141,8 +141,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1) knn_merge_kernel(const Sear
   write_list(s, row, list, cloud, load_point(s.args.queries, row));
 }
 
-// Parallel over queries: a thread each, and a block's threads share each tile.
-// Four blocks per multiprocessor are enough; left to itself the compiler wants more and spills.
+// Parallel over queries: one thread each; the threads of a block share each tile. Four blocks per
+// multiprocessor are enough; left to itself, the compiler aims for more and spills registers.
 template <int kKeys>
 __global__ void __launch_bounds__(32 * kMaxThreadWarps, 4) knn_thread_kernel(const Search s) {
   DAPT_DYNAMIC_SHARED(float4, tile);  // [s.tile]
@@ -225,7 +225,7 @@ void search_by_warps(const KnnArgs& args, const KnnPlan& plan, const Context& co
   }
 }
 
-/// Only the longest list can begin where another pass ended.
+/// Whether the plan can find k neighbors; only the longest list may take several passes.
 bool fits(const KnnPlan& plan, int64_t k) {
   return plan.kernel == KnnPlan::Kernel::thread_per_query
              ? k == plan.keys

@@ -1,6 +1,6 @@
 // k nearest neighbors in any dimension on CUDA: a warp compares its query with 32 points at a time
-// and keeps the best keys in registers. More than 512 neighbors take several passes, each of which
-// begins where the last one ended.
+// and keeps the smallest keys in registers. More than 512 neighbors take several passes, each
+// starting where the last one ended.
 #include "cuda/knn_any.h"
 
 #include "cuda/dispatch.h"
@@ -22,7 +22,7 @@ __device__ float squared_distance(const float* a, const float* b, int64_t D) {
   return sum;
 }
 
-/// The smallest key that a pass looks for: the next one after the last neighbor found.
+/// The smallest key that a pass looks for: the one after the last neighbor found.
 __device__ Key first_key(const KnnArgs& args, int64_t row, int64_t rank) {
   if (rank == 0) return 0;
   const int64_t* idx = args.idx + row * args.k;
@@ -32,7 +32,7 @@ __device__ Key first_key(const KnnArgs& args, int64_t row, int64_t rank) {
   return make_key(__float_as_uint(distance), static_cast<unsigned>(last)) + 1;
 }
 
-// Parallel over queries: a warp each finds the neighbors from `rank` to `rank` + `width`.
+// Parallel over queries: one warp each finds the neighbors from `rank` up to `rank` + `width`.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     knn_any_kernel(const KnnArgs args, int64_t rank, int width) {

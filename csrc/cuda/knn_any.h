@@ -6,7 +6,7 @@
 
 namespace dapt::cuda {
 
-/// As `knn`, for any D; it gives distances and makes no patches.
+/// Like `knn`, but for any D; writes distances but no patches.
 void knn_any(const KnnArgs& args, const Context& context);
 
 }  // namespace dapt::cuda

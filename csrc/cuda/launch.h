@@ -1,9 +1,9 @@
-// The one CUDA header of this folder, and how kernels are launched. nvcc sees CUDA; a C++ compiler
-// sees tests/cuda_on_host, which runs the same kernels on a CPU for the tests.
+// The one place that includes CUDA, and how kernels are launched. nvcc gets CUDA itself; a C++
+// compiler gets tests/cuda_on_host, which runs the same kernels on a CPU for the tests.
 //
 //   DAPT_LAUNCH((fps_kernel<256, 8>), grid, block, shared_bytes, stream, points, idx);
 //
-// A launch that fails throws std::runtime_error with the kernel's name and the reason.
+// A failed launch throws std::runtime_error with the kernel's name and the reason.
 #pragma once
 
 #ifdef __CUDACC__
@@ -22,7 +22,7 @@
 #include <type_traits>
 #include <utility>
 
-// A pointer to the dynamic shared memory of the block, aligned to 128 bytes:
+// A pointer to the block's dynamic shared memory, aligned to 128 bytes:
 // DAPT_DYNAMIC_SHARED(float, distances); defines float* distances.
 #ifdef __CUDACC__
 #define DAPT_DYNAMIC_SHARED(type, name)                                 \
@@ -33,7 +33,7 @@
   type* const name = static_cast<type*>(::dapt::on_host::dynamic_shared())
 #endif
 
-// Throws when a call of the CUDA run-time fails: DAPT_CUDA_CHECK(cudaMemsetAsync(...));
+// Throws if a CUDA runtime call fails: DAPT_CUDA_CHECK(cudaMemsetAsync(...));
 #define DAPT_CUDA_CHECK(call) ::dapt::cuda::check(call, #call)
 
 #define DAPT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                \
@@ -79,9 +79,9 @@ struct LaunchShape {
 
 #ifdef __CUDACC__
 
-/// Lets `kernel` have all that a block of the current device can have: shared memory beyond 48 KB,
-/// clusters beyond 8 blocks. Once for each kernel and device, and always the same, so that threads
-/// which launch at once do not undo each other's.
+/// Lets `kernel` use all that a block of the current device can: more than 48 KB of shared memory
+/// and clusters of more than 8 blocks. Done once per kernel and device, always with the same
+/// limits, so that threads launching at once do not undo each other's.
 inline void lift_limits(const void* kernel, const char* name) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> lifted;
@@ -104,7 +104,7 @@ inline void lift_limits(const void* kernel, const char* name) {
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments&&... arguments) {
-  // 16 of the 48 KB are left to static shared memory.
+  // 16 of the 48 KB are reserved for static shared memory.
   if (shape.shared_bytes > 32 * 1024 || shape.cluster_size > 8)
     lift_limits(reinterpret_cast<const void*>(kernel), name);
 
@@ -120,7 +120,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
     attributes[config.numAttrs].val.clusterDim.x = shape.cluster_size;
     attributes[config.numAttrs].val.clusterDim.y = 1;
     attributes[config.numAttrs++].val.clusterDim.z = 1;
-    // The blocks of a cluster work at the same time: none should share a multiprocessor.
+    // The blocks of a cluster work at the same time, so no two should share a multiprocessor.
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
     attributes[config.numAttrs++].val.clusterSchedulingPolicyPreference =
         cudaClusterSchedulingPolicySpread;

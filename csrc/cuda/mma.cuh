@@ -1,14 +1,15 @@
-// Products of a warp: 16 rows of shared memory times 16 columns of a weight, whose inner dimension
-// goes by in blocks of `kBlock`. Three ways with one face: tensor cores on float16 and bfloat16,
-// tensor cores on float32 rounded to tf32, and strict fused multiply-adds on float32 and float64.
+// Products of a warp: 16 rows in shared memory times 16 columns of a weight, with the inner
+// dimension in blocks of `kBlock`. One interface, three implementations: tensor cores on float16
+// and bfloat16, tensor cores on float32 rounded to tf32, and strict fused multiply-adds on float32
+// and float64.
 //
 // A thread owns rows g and g + 8 with g = lane / 4, and four columns of each:
 //   sums[i] is row g, sums[4 + i] row g + 8; i of 0 to 3 is column 4 t + i with t = lane % 4.
 //
-// The order in which a tensor core takes the inner dimension is free, as long as both factors keep
-// it. Here a thread takes 16 neighboring bytes of a row, so that every load is one instruction
-// without a bank conflict (rows lie 64 bytes beside a multiple of 128). Weights are packed in the
-// order in which a warp reads them (pack_weights.cuh).
+// The inner dimension may be fed to a tensor core in any order, as long as both factors use the
+// same one. Here a thread takes 16 adjacent bytes of a row, so that every load is one instruction
+// without a bank conflict (the row stride is an odd multiple of 64 bytes). Weights are packed in
+// the order in which a warp reads them (pack_weights.cuh).
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ __device__ __forceinline__ Bytes16 load_bytes(const void* address) {
 #endif
 }
 
-/// Columns 2 t, 2 t + 1, 8 + 2 t and 9 + 2 t: those of `sums` where the right factor was loaded
-/// across.
+/// The columns of `sums` if the right factor was loaded across: 2 t, 2 t + 1, 8 + 2 t and
+/// 9 + 2 t.
 __device__ __forceinline__ int column_across(int i) {
   return i / 2 * 8 + 2 * (lane_id() % 4) + i % 2;
 }
@@ -57,10 +58,10 @@ struct TensorCore {
     Bytes16 low, high;  // rows g, g + 8
   };
   struct Right {
-    Bytes16 at[2];  // of the two instructions, eight columns each
+    Bytes16 at[2];  // one per instruction, eight columns each
   };
 
-  /// What a factor of the product is rounded to.
+  /// Rounds a factor to what the product takes.
   static __device__ __forceinline__ Element factor(float value) {
     if constexpr (!kTf32) {
       return static_cast<Element>(value);
@@ -78,7 +79,7 @@ struct TensorCore {
     }
   }
 
-  /// rows: [16, stride] from the block's first inner element on.
+  /// rows: [16, stride], starting at the block's first inner element.
   static __device__ __forceinline__ Left load_left(const Element* rows, int stride) {
     const Element* own = rows + lane_id() / 4 * stride + lane_id() % 4 * kVector;
     return {load_bytes(own), load_bytes(own + 8 * stride)};
@@ -88,14 +89,14 @@ struct TensorCore {
     return {load_bytes(own), load_bytes(own + 32 * kVector)};
   }
 
-  /// Where element i of 16 x kBlock packed ones comes from.
+  /// The column and inner index of element i of a packed unit of 16 x kBlock.
   static __device__ __forceinline__ int2 packed_from(int i) {
     const int lane = i / kVector % 32, half = i / kVector / 32, g = lane / 4;
     return make_int2(g / 2 * 4 + g % 2 + half * 2, lane % 4 * kVector + i % kVector);
   }
 
-  /// columns: [kBlock, stride], the inner dimension down; factors of a sum over tokens. stride is 8
-  /// beside a multiple of 32 and aligned to 16 bytes.
+  /// columns: [kBlock, stride], with the inner dimension going down, as in a sum over tokens. The
+  /// stride is a multiple of 32 plus or minus 8 and aligned to 16 bytes.
   static __device__ __forceinline__ Left load_left_across(const Element* columns, int stride) {
     Left left;
 #pragma unroll
@@ -177,7 +178,7 @@ struct TensorCore {
     }
 #undef DAPT_MMA
 #else
-    __trap();  // with_product() refuses such code
+    __trap();  // with_product() refuses code compiled for such devices
 #endif
   }
 };
@@ -258,7 +259,7 @@ struct Fma {
   }
 };
 
-/// Calls f with the way in which products of this dtype are computed.
+/// Calls f with the type that computes products of this dtype.
 template <class Function>
 void with_product(Real compute, bool tf32, const Function& f) {
   const int code = current_device().code;

@@ -1,6 +1,6 @@
-// Weights in the order in which warps read them (mma.cuh), padded with zeros: 16 columns by 16
-// columns, the inner dimension block by block. With two strides it transposes on the way. Weights
-// in float32 are rounded to what the product takes, so that training keeps no second copy of them.
+// Packs weights in the order in which warps read them (mma.cuh), padded with zeros: 16 columns at a
+// time, and for these the inner dimension block by block. Two strides let it transpose as well.
+// float32 weights are rounded to what the product takes, so that training keeps no second copy.
 #pragma once
 
 #include "cuda/mma.cuh"
@@ -13,8 +13,8 @@ struct PackedWeight {
   int64_t column_step, inner_step;
   int64_t columns, inner, padded_inner;
   int64_t size;   // packed
-  int64_t count;  // such weights, one after another
-  bool in_float;  // or of the product's element
+  int64_t count;  // weights in the stack, one after another
+  bool in_float;  // otherwise in the product's element type
   void* packed;
 };
 
@@ -25,7 +25,7 @@ struct PackedWeights {
 
 constexpr int kPackThreads = 256;
 
-// Parallel over 16-byte pieces of every packed weight, and over weights in a stack.
+// Parallel over 16-byte pieces of every packed weight, and over the weights of a stack.
 template <class Product>
 __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackedWeights weights) {
   using Element = typename Product::Element;
@@ -107,7 +107,7 @@ class WeightPacker {
 };
 
 /// sums += a tile of 16 rows times 16 packed columns, over `blocks` blocks of the inner dimension.
-/// The weight of the next block is on its way while one is multiplied.
+/// The next block of the weight is loaded while the current one is multiplied.
 template <class Product>
 __device__ __forceinline__ void multiply_tile(typename Product::Sum (&sums)[8],
                                               const typename Product::Element* rows, int stride,

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kPair = 2;  // tiles of 16 columns that share a left factor in registers
 
-/// Numbers as integers of the same order, NaN above all, for atomicMax.
+/// Maps numbers to integers in the same order, NaN above all, for atomicMax.
 __device__ __forceinline__ int order_of(float value) {
   const int bits = __float_as_int(value);
   return value != value ? 0x7fffffff : bits ^ (bits >> 31 & 0x7fffffff);
@@ -26,8 +26,8 @@ __device__ __forceinline__ double from_order(long long order) {
 template <class Sum>
 using Order = decltype(order_of(Sum()));
 
-// Strict multiply-adds need twice the registers: half the threads, so a warp asks for the weight of
-// the next block while it multiplies one. With tensor cores other warps use that time.
+// Strict multiply-adds need twice the registers and so run half the threads: a warp loads the next
+// block of the weight while it multiplies one. With tensor cores, other warps fill that time.
 template <class Product>
 constexpr bool kAhead = Product::kBlock == Product::kVector;
 template <class Product>
@@ -45,8 +45,8 @@ struct Encoder {
   int first_tiles;                                                    // of 16 columns
 };
 
-/// `done(first row tile, how many, column, sums)` for every 16 columns of rows · packed; units of
-/// up to kRowTiles row tiles and two column tiles go to the warps in turn.
+/// Calls `done(first row tile, how many, column, sums)` for every 16 columns of rows · packed.
+/// Units of up to kRowTiles row tiles and two column tiles go to the warps in turn.
 template <class Product, class Done>
 __device__ __forceinline__ void multiply_rows(const typename Product::Element* rows, int stride,
                                               int row_tiles,
@@ -87,7 +87,7 @@ __device__ __forceinline__ void multiply_rows(const typename Product::Element* r
   }
 }
 
-/// Stores what `value(row, i)` makes of the sums as the next layer's left factor.
+/// Stores `value(row, i, sum)` of every sum as the next layer's left factor.
 template <class Product, int kTiles, class Value>
 __device__ __forceinline__ void store_layer(typename Product::Element* layer, int stride,
                                             int row_tile, int tiles, int c,
@@ -108,7 +108,7 @@ __device__ __forceinline__ void store_layer(typename Product::Element* layer, in
   }
 }
 
-/// Raises each patch's maxima [patches, width] to the rows' values; rows from `valid` on are none.
+/// Raises each patch's maxima [patches, width] to the rows' values; ignores rows from `valid` on.
 template <int kTiles, class Sum>
 __device__ __forceinline__ void raise_maxima(Order<Sum>* maxima, int width, int K, int valid,
                                              int row_tile, int tiles, int c,
@@ -129,7 +129,7 @@ __device__ __forceinline__ void raise_maxima(Order<Sum>* maxima, int width, int 
   for (int tile = 0; tile < kTiles; ++tile) {
     if (tile >= tiles) break;
     const int first = (row_tile + tile) * kTileRows, last = first + kTileRows - 1;
-    if (last < valid && first / K == last / K) {  // all rows are of one patch
+    if (last < valid && first / K == last / K) {  // all rows belong to one patch
       if (best_patch != first / K) {
         flush();
         best_patch = first / K;
@@ -155,10 +155,10 @@ __device__ __forceinline__ void raise_maxima(Order<Sum>* maxima, int width, int 
 
 template <class Sum>
 __device__ __forceinline__ Sum clipped(Sum value) {
-  return value < 0 ? Sum(0) : value;  // a NaN stays one
+  return value < 0 ? Sum(0) : value;  // NaN stays NaN
 }
 
-// Parallel over groups of patches; in a block a warp per 64 points and 32 channels of a layer.
+// Parallel over groups of patches; within a block, a warp per 64 points and 32 channels of a layer.
 template <class Product>
 __global__ void __launch_bounds__(kThreads<Product>, 1)
     patch_encoder_kernel(const Encoder<Product> a) {
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kThreads<Product>, 1)
     const Order<Sum> lowest = ~order_of(Sum(__uint_as_float(0x7fffffff)));
     for (int i = threadIdx.x; i < patches * width; i += kThreads<Product>) maxima[i] = lowest;
   };
-  // The first layer of the points from `begin` on.
+  // The first layer of the points starting at `begin`.
   const auto encode_points = [&](int begin, int valid, int row_tiles) {
     const int width = a.input_blocks * Product::kBlock;
     for (int i = threadIdx.x; i < row_tiles * kTileRows * width; i += kThreads<Product>) {

@@ -14,10 +14,10 @@ namespace dapt::cuda {
 struct KnnPlan {
   enum class Kernel { thread_per_query, warp_per_query };
   Kernel kernel;
-  int keys;        // that a thread keeps: k of 1 to 4, or rows of 32 in a warp: 1, 2, 4, 8, 16
+  int keys;        // per thread: k = 1 to 4, or with a warp per query 1, 2, 4, 8 or 16 rows of 32
   int warps;       // per block
   int tile;        // points in shared memory at a time, a multiple of 128
-  int64_t splits;  // of a cloud, each searched by its own blocks; their lists are merged
+  int64_t splits;  // of a cloud, each searched by different blocks; their lists are merged
 };
 
 constexpr int kMaxKeys = 16;
@@ -28,9 +28,9 @@ constexpr int tile_of(int64_t N, int most) {
   return static_cast<int>(std::clamp<int64_t>(ceil_div(N, kTileStep) * kTileStep, kTileStep, most));
 }
 
-/// Warps per block of a kernel with a warp per query. Up to 16 share a tile; 8 where 16 would leave
-/// multiprocessors without a block, or would be alone on one because of their registers. Few
-/// queries still get what loads a tile well.
+/// Warps per block of a kernel with a warp per query. Up to 16 share a tile, but only 8 if 16 would
+/// leave multiprocessors without a block or need so many registers that only one block fits on
+/// each. Even for few queries, a block has enough warps to load a tile well.
 constexpr int warps_of(int64_t B, int64_t M, int keys, int tile, const Device& device) {
   const bool many = keys < 8 && B * ceil_div(M, kMaxWarps) >= device.multiprocessors;
   return static_cast<int>(
@@ -38,11 +38,11 @@ constexpr int warps_of(int64_t B, int64_t M, int keys, int tile, const Device& d
 }
 
 /// - k <= 4 and at least 128 queries per multiprocessor: a thread per query.
-/// - Otherwise a warp per query with the smallest list that holds k, of 512 keys at most; a larger
-///   k takes several passes, each beginning where the last ended.
-/// - Where the queries alone give at most half a block per multiprocessor, a cloud is split, into
-///   parts of at least 4096 points and 8 k: with more blocks the lists that begin anew cost more
-///   than the idle multiprocessors (benchmarks/plans.cu on an H200).
+/// - Otherwise a warp per query with the smallest list that holds k, up to 512 keys; a larger k
+///   takes several passes, each starting where the last one ended.
+/// - If the queries alone make at most half a block per multiprocessor, a cloud is split into parts
+///   of at least 4096 points and 8 k. With more blocks, filling a list for each part would cost
+///   more than the idle multiprocessors do (benchmarks/plans.cu on an H200).
 constexpr KnnPlan plan_knn(int64_t B, int64_t M, int64_t N, int64_t k, const Device& device) {
   if (k <= 4 && B * M >= 128 * static_cast<int64_t>(device.multiprocessors)) {
     return {.kernel = KnnPlan::Kernel::thread_per_query,
@@ -75,11 +75,11 @@ inline std::string describe(const KnnPlan& plan) {
 void knn(const KnnArgs& args, const KnnPlan& plan, const Context& context);
 
 struct BallQueryPlan {
-  int warps;  // per block, a query each
+  int warps;  // per block, one query each
   int tile;   // points in shared memory at a time, a multiple of 128
 };
 
-/// Tiles are small because most queries are full long before the end of a cloud.
+/// Tiles are small because most queries have K hits long before the end of a cloud.
 constexpr BallQueryPlan plan_ball_query(int64_t B, int64_t M, int64_t N, const Device& device) {
   const int tile = tile_of(N, 1024);
   return {.warps = warps_of(B, M, 1, tile, device), .tile = tile};

@@ -1,4 +1,4 @@
-// Sizes of what takes part in the products of mma.cuh. No CUDA header.
+// Sizes of the factors of the products in mma.cuh. No CUDA header.
 #pragma once
 
 #include <algorithm>
@@ -26,13 +26,13 @@ constexpr ProductShape product_shape(Real compute, bool tf32) {
 
 constexpr int64_t round_up(int64_t value, int64_t step) { return ceil_div(value, step) * step; }
 
-/// Columns of a factor in memory, zeros beyond its own, so that it is both left factor and product.
+/// Columns of a factor in memory, zero-padded so that it can be both a left factor and a product.
 constexpr int64_t padded_width(int64_t columns, const ProductShape& shape) {
   return round_up(columns, std::max(kTileColumns, shape.block));
 }
 
-/// Elements from one row of a left factor to the next in shared memory: 64 bytes beside a multiple
-/// of 128, so that eight rows are read without a bank conflict.
+/// Elements from one row of a left factor to the next in shared memory. In bytes it is an odd
+/// multiple of 64, so that eight rows are read without a bank conflict.
 constexpr int64_t row_stride(int64_t columns, const ProductShape& shape) {
   return (round_up(padded_width(columns, shape) * shape.element_bytes + 64, 128) - 64) /
          shape.element_bytes;

@@ -1,4 +1,4 @@
-// How kernels that move or sum rows of channels share them among threads: pure functions of shape
+// How kernels that move or sum rows of channels divide them among threads: pure functions of shape
 // and alignment. No CUDA header.
 #pragma once
 
@@ -7,16 +7,16 @@
 
 namespace dapt::cuda {
 
-/// Rows of one cloud are shared out to blocks of kRowThreads threads.
+/// The rows of a cloud are divided among blocks of kRowThreads threads.
 constexpr int kRowThreads = 256;
 
 struct RowPlan {
   int vector;  // bytes that a thread moves at once: 1, 2, 4, 8 or 16
-  int team;    // threads of one row, a power of two up to 128
+  int team;    // threads per row, a power of two up to 128
 };
 
-/// The widest vector up to `most` bytes to which rows and pointers are aligned, and as many threads
-/// as a row has vectors.
+/// The widest vector of up to `most` bytes to which rows and pointers are aligned, and about as
+/// many threads as a row has vectors.
 inline RowPlan plan_rows(int64_t row_bytes, int most, std::initializer_list<const void*> pointers) {
   uintptr_t alignment = static_cast<uintptr_t>(row_bytes);
   for (const void* pointer : pointers) alignment |= reinterpret_cast<uintptr_t>(pointer);

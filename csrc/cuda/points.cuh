@@ -16,8 +16,8 @@ __device__ __forceinline__ float3 load_point(const float* points, int64_t n) {
   return make_float3(points[3 * n], points[3 * n + 1], points[3 * n + 2]);
 }
 
-/// The whole block copies `count` points, then NaNs up to `padded` points, to the 16-byte aligned
-/// `tile`. Coordinates stay interleaved: a stride of 3 words between lanes has no bank conflicts.
+/// The whole block copies `count` points to the 16-byte aligned `tile` and pads them with NaNs to
+/// `padded` points. Coordinates stay interleaved: lanes 3 words apart have no bank conflicts.
 __device__ __forceinline__ void load_tile(const float* points, int count, int padded, float* tile) {
   const int floats = 3 * count;
   const int in_fours = reinterpret_cast<uintptr_t>(points) % 16 == 0 ? floats / 4 * 4 : 0;
@@ -30,7 +30,7 @@ __device__ __forceinline__ void load_tile(const float* points, int count, int pa
   wait_for_copies();
 }
 
-/// How many points of cloud b there are, within [0, N] whatever `lengths` holds.
+/// The number of points in cloud b, always within [0, N], whatever `lengths` holds.
 __device__ __forceinline__ int length_of(const int64_t* lengths, int64_t b, int64_t N) {
   if (!lengths) return static_cast<int>(N);
   const int64_t length = lengths[b];

@@ -1,4 +1,4 @@
-// Rows of any real dtype, read and written four neighboring elements at a time in `Sum`: double
+// Rows of any real dtype, read and written four adjacent elements at a time as `Sum`: double
 // for float64, float for the others.
 #pragma once
 
@@ -22,12 +22,12 @@ constexpr Real real_of() {
   return sizeof(Sum) == 8 ? Real::f64 : Real::f32;
 }
 
-/// A row-major matrix. Without data it reads as zeros, and so do columns past the last one.
+/// A row-major matrix. Without data it reads as zeros, as do columns past the last one.
 struct Rows {
   void* data = nullptr;
   int cols = 0;
   Real dtype = Real::f32;
-  bool in_quads = false;  // rows are aligned to four elements
+  bool in_quads = false;  // rows are aligned to quads
 
   Rows() = default;
   Rows(Real dtype, const void* data, int64_t cols)
@@ -42,7 +42,7 @@ struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) StoredQuad {
   T at[4];
 };
 
-/// Of rows of T that are in quads.
+/// For rows of T with `in_quads`.
 template <class T, class Sum>
 __device__ __forceinline__ Quad<Sum> read_stored_quad(const Rows& rows, int64_t row, int c) {
   const T* from = static_cast<const T*>(rows.data) + row * rows.cols + c;
@@ -76,7 +76,7 @@ __device__ __forceinline__ Quad<Sum> read_quad(const Rows& rows, int64_t row, in
   }
 }
 
-/// Element c of a matrix of one row.
+/// Writes element c of a matrix with one row.
 template <class Sum>
 __device__ __forceinline__ void write_one(const Rows& rows, int64_t c, Sum value) {
   if constexpr (sizeof(Sum) == 8) {

@@ -1,4 +1,4 @@
-// A scale and a shift folded into a frozen layer, and sums over tokens for their gradients, on
+// Folding a scale and a shift into a frozen layer, and the sums over tokens for their gradients, on
 // CUDA.
 #include <algorithm>
 #include <type_traits>
@@ -22,11 +22,11 @@ struct Folding {
 };
 
 __host__ __device__ constexpr int64_t quads_of(int64_t columns) {
-  return columns > 4 ? (columns + 3) / 4 : 1;  // one where there are no columns: for the offset
+  return columns > 4 ? (columns + 3) / 4 : 1;  // one even without columns, for the offset
 }
 
-// Parallel over rows and their columns four by four; whoever has the first of a row makes its
-// offset.
+// Parallel over rows and groups of four columns; the thread with a row's first columns also
+// computes its offset.
 template <class Sum>
 __global__ void __launch_bounds__(kRowThreads) fold_kernel(const Folding<Sum> layer) {
   const int64_t quads = quads_of(layer.weight.cols);
@@ -65,7 +65,7 @@ struct FoldGrad {
   int64_t rows;
 };
 
-// Parallel over rows, a warp each.
+// Parallel over rows, one warp each.
 template <class Sum>
 __global__ void __launch_bounds__(kRowThreads) fold_grad_kernel(const FoldGrad<Sum> layer) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kRowThreads / 32) + warp_id();
@@ -94,7 +94,7 @@ void fold_grad(const ScaleShiftFoldGradArgs& args, const Context& context) {
               context.stream, layer);
 }
 
-constexpr int kStripColumns = 128;                // of a warp, four a thread
+constexpr int kStripColumns = 128;                // per warp, four per thread
 constexpr int kStripWarps = kRowThreads / 32;     // share the tokens of a part
 constexpr int64_t kPartTokens = 4 * kStripWarps;  // at least
 
@@ -105,8 +105,8 @@ struct Strips {
   int64_t tokens, part_tokens;
 };
 
-// Parallel over strips of 128 columns and parts of the tokens. Rows in quads of a dtype that is
-// known when this is compiled are on their way four tokens at a time; `void` takes any.
+// Parallel over strips of 128 columns and parts of the tokens. With a dtype known at compile time
+// and rows in quads, the rows of four tokens are in flight at a time; `void` accepts any rows.
 template <class Stored, class Sum>
 __global__ void __launch_bounds__(kRowThreads) sum_tokens_kernel(const Strips<Sum> strips) {
   __shared__ Quad<Sum> sums[2][kStripWarps][32];
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kRowThreads) sum_tokens_kernel(const Strips<Su
     if (c + i < C) to[c + i] = sum.at[i];
 }
 
-/// Calls f with the type for which sum_tokens_kernel is compiled, as a std::type_identity.
+/// Calls f with the `Stored` type for sum_tokens_kernel, wrapped in a std::type_identity.
 template <class Sum, class Function>
 void with_stored(const Strips<Sum>& strips, Real dtype, const Function& f) {
   const bool in_quads = strips.grad.in_quads && strips.output.in_quads;

@@ -1,6 +1,5 @@
 // Submanifold convolution and the gradient of its weight on CUDA: products of tiles in shared
-// memory (mma.cuh), of which one factor is gathered row by row. Every sum has one owner and one
-// order.
+// memory (mma.cuh), with one factor gathered row by row. Every sum has one owner and a fixed order.
 #include <algorithm>
 
 #include "cuda/device.h"
@@ -14,8 +13,8 @@ namespace dapt::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kTile = 64;   // rows, and columns, of a block's product
-constexpr int kInner = 32;  // of the dimension that is summed over, at a time
+constexpr int kTile = 64;   // rows and columns of a block's product
+constexpr int kInner = 32;  // elements of the summed dimension at a time
 constexpr int kWarpColumns = kTile / 2, kColumnTiles = kWarpColumns / kTileColumns;
 constexpr int kAcross = kTile + 8;  // row stride of a factor that is read across (mma.cuh)
 
@@ -31,8 +30,8 @@ __device__ __forceinline__ int warp_column() { return warp_id() / 4 * kWarpColum
 template <class Product>
 using Sums = typename Product::Sum[kColumnTiles][8];
 
-/// f(row, column, sum) for each of a thread's sums; `column_of` says which of 16 columns sum i of a
-/// row is.
+/// Calls f(row, column, sum) for each of a thread's sums; `column_of` maps sum i of a row to one of
+/// 16 columns.
 template <class Product, class Column, class Function>
 __device__ __forceinline__ void each_sum(const Sums<Product>& sums, const Column& column_of,
                                          const Function& f) {
@@ -44,7 +43,7 @@ __device__ __forceinline__ void each_sum(const Sums<Product>& sums, const Column
         warp_column() + tile * kTileColumns + column_of(i % 4), sums[tile][i]);
 }
 
-/// Where the right factor was packed.
+/// The column of sum i if the right factor was packed.
 __device__ __forceinline__ int column_packed(int i) {
   return 4 * (static_cast<int>(lane_id()) % 4) + i;
 }
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(kThreads)
   Sums<Product> sums = {};
 
   for (int64_t window = begin; window < end; window += kThreads) {
-    // the rows of this window that have the neighbor, in order
+    // the rows of this window that have this neighbor, in order
     const int64_t row = window + threadIdx.x;
     const int64_t source = row < end ? args.neighbors[row * args.taps + tap] : -1;
     const bool is_one = source >= 0 && source < args.M;

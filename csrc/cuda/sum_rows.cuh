@@ -1,4 +1,4 @@
-// Partial sums that lie in rows, added up in a fixed order.
+// Partial sums stored in rows, added up in a fixed order.
 #pragma once
 
 #include "cuda/dispatch.h"
@@ -6,8 +6,8 @@
 
 namespace dapt::cuda {
 
-/// out[i] = sum over rows of partials[row, i], divided by divisor[i] where there is one: by
-/// `least_divisor` with its sign where it is nearer to zero.
+/// out[i] = sum over rows of partials[row, i], divided by divisor[i] if there is one. A divisor
+/// closer to zero than `least_divisor` is replaced by that, with its own sign.
 template <class Sum>
 struct RowSum {
   const Sum* partials;  // [rows, stride]
@@ -36,7 +36,7 @@ __host__ __device__ constexpr int64_t sum_blocks(int64_t rows, int64_t size) {
   return (size * sum_lanes(rows) + kSumThreads - 1) / kSumThreads;
 }
 
-// Parallel over columns of all sums, and 16 lanes of the rows where those are many.
+// Parallel over the columns of all sums and, if there are many rows, 16 lanes per column.
 template <class Sum>
 __global__ void __launch_bounds__(kSumThreads) sum_rows_kernel(const RowSums<Sum> sums) {
   __shared__ Sum of_lanes[kSumThreads];

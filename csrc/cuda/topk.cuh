@@ -1,12 +1,12 @@
-// The smallest keys among those that a warp is offered, sorted in its registers.
+// The smallest of the keys offered to a warp, kept sorted in its registers.
 #pragma once
 
 #include "cuda/warp.cuh"
 
 namespace dapt::cuda {
 
-/// A neighbor as one number: the bits of its squared distance, which order like the distance
-/// because that is >= 0, then its index.
+/// A neighbor as one number: the bits of its squared distance, which sort like the distance because
+/// it is not negative, followed by its index.
 using Key = unsigned long long;
 /// Above every key whose distance is a number: a NaN distance is never among the smallest.
 constexpr Key kNoKey = 0x7f800001ffffffff;
@@ -19,10 +19,10 @@ __device__ __forceinline__ unsigned distance_bits(Key key) {
 }
 __device__ __forceinline__ unsigned index_of(Key key) { return static_cast<unsigned>(key); }
 
-// A warp's list of 32 * kRows keys: key i stands in row i / 32 of lane i % 32.
+// A warp's list of 32 * kRows keys: key i is in row i / 32 of lane i % 32.
 
-/// One step of a bitonic network: orders the keys that are kStride apart, upwards in every even run
-/// of kSpan keys and downwards in every odd one.
+/// One step of a bitonic network: orders keys that are kStride apart, ascending in every even run
+/// of kSpan keys and descending in every odd one.
 template <int kSpan, int kStride, int kRows>
 __device__ __forceinline__ void order_pairs(Key (&keys)[kRows]) {
   const int lane = static_cast<int>(lane_id());
@@ -41,7 +41,7 @@ __device__ __forceinline__ void order_pairs(Key (&keys)[kRows]) {
   }
 }
 
-/// Sorts every run of kSpan keys, each of which rises and then falls or falls and then rises.
+/// Sorts every run of kSpan keys; each must be bitonic: rising then falling, or the reverse.
 template <int kSpan, int kRows, int kStride = kSpan / 2>
 __device__ __forceinline__ void sort_bitonic(Key (&keys)[kRows]) {
   order_pairs<kSpan, kStride>(keys);
@@ -56,8 +56,8 @@ __device__ __forceinline__ void sort(Key (&keys)[kRows]) {
 
 constexpr int kOffersAtOnce = 4;
 
-/// Keeps the k smallest keys offered, k <= 32 * kRows. Offers are cheap: those that may belong to
-/// the k smallest wait in shared memory until a batch of them is sorted and merged into the list.
+/// Keeps the k smallest keys offered, k <= 32 * kRows. Offers are cheap: keys that may be among the
+/// k smallest wait in shared memory until a batch of them is sorted and merged into the list.
 template <int kRows>
 struct TopK {
   static constexpr int kBatchRows = kRows < 4 ? 1 : kRows / 4;
@@ -75,9 +75,9 @@ struct TopK {
     for (int row = 0; row < kRows; ++row) keys[row] = kNoKey;
   }
 
-  /// One key per lane. Keys of equal distance have to come in ascending index: then one that is no
-  /// nearer than the k-th cannot belong to the k smallest. After kOffersAtOnce offers comes
-  /// merge().
+  /// Offers one key per lane. Keys of equal distance must be offered in ascending order of index,
+  /// so that one no nearer than the k-th cannot be among the k smallest. Call merge() after every
+  /// kOffersAtOnce offers.
   __device__ __forceinline__ void offer(Key key, bool wanted = true) {
     wanted = wanted && distance_bits(key) < limit;
     const unsigned lanes = __ballot_sync(kFullWarp, wanted);
@@ -86,14 +86,14 @@ struct TopK {
     waiting += __popc(lanes);
   }
 
-  /// Merges full batches, with `all` every key that waits.
+  /// Merges the full batches, or with `all` every waiting key.
   __device__ __forceinline__ void merge(bool all) {
     while (waiting >= (all ? 1 : kBatch)) merge_batch(waiting < kBatch ? waiting : kBatch);
   }
 
   /// Key i of the list, for every lane.
   __device__ __forceinline__ Key at(int i) const {
-    Key key = 0;  // by masks: the compiler makes a choice of registers an index into local memory
+    Key key = 0;  // by masks: a selection would be compiled to an index into local memory
 #pragma unroll
     for (int row = 0; row < kRows; ++row) key |= keys[row] & -static_cast<Key>(row == i / 32);
     return __shfl_sync(kFullWarp, key, i % 32);
@@ -111,8 +111,8 @@ struct TopK {
     }
     __syncwarp();
     sort(batch);
-    // Of the list and the reversed batch, the smaller of each pair: the smallest keys of both,
-    // first rising and then falling.
+    // The smaller of each pair from the list and the reversed batch: together these are the
+    // smallest keys of both, first rising and then falling.
 #pragma unroll
     for (int row = 0; row < kBatchRows; ++row) {
       const Key other = __shfl_xor_sync(kFullWarp, batch[kBatchRows - 1 - row], 31);

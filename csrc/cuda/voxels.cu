@@ -1,5 +1,6 @@
-// Points as cells of a grid, different cells, and neighbors of cells, on CUDA. Cells are found by a
-// hash table that threads fill in any order; what is read from it does not depend on the order.
+// The grid cells of points, the unique cells, and the neighbors of cells, on CUDA. Cells are found
+// in a hash table that threads fill in any order; what is read from it does not depend on that
+// order.
 #include "cells.h"
 #include "cuda/dispatch.h"
 #include "cuda/launch.h"
@@ -14,7 +15,7 @@ constexpr unsigned kNone = ~0u;
 
 // --- points -> cells
 
-// Parallel over clouds: a block finds the least coordinates of one.
+// Parallel over clouds: a block finds the smallest coordinates of one.
 __global__ void __launch_bounds__(kThreads)
     corners_kernel(const GridCellsArgs args, float* corners) {
   __shared__ float of_warps[3][kThreads / 32];
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kThreads)
     const double from_corner =
         static_cast<double>(args.points[3 * point + axis]) - corners[3 * b + axis];
     const double index = floor(from_corner / args.size);
-    is_one &= index >= 0;  // also not a number
+    is_one &= index >= 0;  // false for NaN as well
     cell[axis] = index < kMostCells ? static_cast<int64_t>(index) : kMostCells;
   }
   for (int axis = 0; axis < 3; ++axis) args.cells[3 * point + axis] = is_one ? cell[axis] : -1;
@@ -57,11 +58,11 @@ __global__ void __launch_bounds__(kThreads)
 using Key = unsigned long long;
 
 struct CellTable {
-  Key* keys;        // [size], all ones where free
+  Key* keys;        // [size], all bits set where free
   unsigned* first;  // [size] the first cell with the key
   unsigned size;    // a power of two, at least twice the number of cells
 
-  /// The slot of a key, or the free one where it belongs.
+  /// The slot of a key, or the free slot where it belongs.
   __device__ __forceinline__ unsigned find(Key key) const {
     unsigned slot = start(key);
     while (keys[slot] != key && keys[slot] != ~Key(0)) slot = (slot + 1) & (size - 1);
@@ -98,7 +99,7 @@ CellTable make_table(int64_t cells, const Context& context) {
   return table;
 }
 
-/// A cell among the arguments, and its scene.
+/// A cell's scene and coordinates.
 struct Place {
   int64_t scene, x, y, z;
 
@@ -109,14 +110,14 @@ struct Place {
         z(cells[3 * cell + 2]) {}
 };
 
-// --- different cells
+// --- unique cells
 
 struct Numbering {
   CellTable table;
-  unsigned* slots;    // [N] of each cell, or kNone
+  unsigned* slots;    // [N] the slot of each cell, or kNone
   unsigned* counts;   // [table.size]
   unsigned* numbers;  // [table.size]
-  unsigned* before;   // [blocks] first ones in the blocks before this one
+  unsigned* before;   // [blocks] first cells in all earlier blocks
 };
 
 // Parallel over cells.
@@ -134,12 +135,12 @@ __global__ void __launch_bounds__(kThreads)
   own.slots[n] = slot;
 }
 
-/// Whether a cell is the first with its key.
+/// Whether a cell is the first one with its key.
 __device__ __forceinline__ bool is_first(const Numbering& own, int64_t n, int64_t N) {
   return n < N && own.slots[n] != kNone && own.table.first[own.slots[n]] == n;
 }
 
-// Parallel over cells: each block counts its first ones.
+// Parallel over cells: each block counts its first cells.
 __global__ void __launch_bounds__(kThreads)
     count_firsts_kernel(const UniqueCellsArgs args, const Numbering own) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) own.before[blockIdx.x] = static_cast<unsigned>(firsts);
 }
 
-// One warp makes running sums of the blocks' counts, 32 at a time.
+// One warp computes running sums of the blocks' counts, 32 at a time.
 __global__ void __launch_bounds__(32)
     sum_blocks_kernel(const UniqueCellsArgs args, const Numbering own, int64_t blocks) {
   unsigned total = 0;
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(32)
   if (lane_id() == 0) *args.total = total;
 }
 
-// Parallel over cells: the first ones get their numbers.
+// Parallel over cells: the first cells get their numbers.
 __global__ void __launch_bounds__(kThreads)
     number_cells_kernel(const UniqueCellsArgs args, const Numbering own) {
   __shared__ unsigned of_warps[kThreads / 32];

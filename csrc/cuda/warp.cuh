@@ -1,4 +1,4 @@
-// Lanes, and reductions over a warp whose every lane takes part and gets the result. Blocks are
+// Lanes, and reductions over a warp in which every lane takes part and gets the result. Blocks are
 // one-dimensional.
 #pragma once
 
@@ -30,7 +30,7 @@ struct Max {
   }
 };
 
-// By exchange in the order 16, 8, 4, 2, 1: a sum of floats is the same on every run and every lane.
+// Exchanges at distances 16, 8, 4, 2, 1: a float sum is the same in every run and on every lane.
 template <class T, class Operation>
 __device__ __forceinline__ T warp_reduce(T value, Operation operation) {
 #pragma unroll
@@ -42,7 +42,7 @@ __device__ __forceinline__ T warp_reduce(T value, Operation operation) {
 __device__ __forceinline__ float warp_sum(float value) { return warp_reduce(value, Sum()); }
 __device__ __forceinline__ double warp_sum(double value) { return warp_reduce(value, Sum()); }
 
-// 32-bit integers reduce in one instruction from compute capability 8.0 on.
+// From compute capability 8.0 on, 32-bit integers are reduced in one instruction.
 #if defined(DAPT_ON_HOST) || __CUDA_ARCH__ >= 800
 #define DAPT_WARP_REDUCE(name, type, intrinsic, operation)  \
   __device__ __forceinline__ type warp_##name(type value) { \
@@ -62,7 +62,7 @@ DAPT_WARP_REDUCE(max, int, max, Max)
 DAPT_WARP_REDUCE(max, unsigned, max, Max)
 #undef DAPT_WARP_REDUCE
 
-// The largest of 64-bit keys: first by the high halves, then by the low ones of those that lead.
+// The largest 64-bit key: compares the high halves, then the low halves of those that tie.
 __device__ __forceinline__ long long warp_max(long long key) {
   const int high = static_cast<int>(key >> 32);
   const int high_max = warp_max(high);
