@@ -34,9 +34,9 @@ def register_autograd(
         formula: The op written in differentiable torch ops, with the op's arguments and outputs.
         save: Called as `save(ctx, inputs, outputs)`, with the inputs as a named tuple with the
             names of the schema and the outputs as a tuple; keeps what the backward needs.
-        backward: Called as `backward(ctx, *grads)`; returns gradients by the inputs' names, which
-            autograd casts to the inputs' dtypes. Without it, the backward differentiates the
-            formula.
+        backward: Called as `backward(ctx, tensors, *grads)` with the saved tensors; returns
+            gradients by the inputs' names, which autograd casts to the inputs' dtypes. Without it,
+            the backward differentiates the formula.
 
     In both, `ctx.needs` holds the names of the inputs that need a gradient.
     """
@@ -59,8 +59,9 @@ def register_autograd(
         @staticmethod
         def backward(ctx, *grads):
             ctx.needs = set(compress(names, ctx.needs_input_grad[1:]))  # may be fewer by now
+            tensors = ctx.saved_tensors  # a checkpoint runs its forward again here, and records it
             with without_autograd():
-                found = backward(ctx, *grads)
+                found = backward(ctx, tensors, *grads)
             return None, *(found.get(name) if name in ctx.needs else None for name in names)
 
     def kernel(keyset, *args):
@@ -142,8 +143,8 @@ def _by_formula(formula: Callable, names: list[str]) -> tuple[Callable, Callable
         ctx.others = {name: given[name] for name in names if name not in ctx.tensors}
         ctx.save_for_backward(*(given[name] for name in ctx.tensors))
 
-    def backward(ctx, *grads):
-        given = dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))
+    def backward(ctx, tensors, *grads):
+        given = dict(zip(ctx.tensors, tensors, strict=True))
         needed = [name for name in names if name in ctx.needs]
 
         def of_needed(*values):

@@ -75,8 +75,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.qkv, out, log_sum)
 
 
-def _backward(ctx, grad, _):
-    return {"qkv": ops.attention_backward(grad, *ctx.saved_tensors, ctx.num_heads)}
+def _backward(ctx, tensors, grad, _):
+    return {"qkv": ops.attention_backward(grad, *tensors, ctx.num_heads)}
 
 
 register_autograd("attention", _formula, _save, _backward)

@@ -59,8 +59,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.a, inputs.b, idx_ab, idx_ba)
 
 
-def _backward(ctx, grad_ab, _, grad_ba, __):
-    a, b, idx_ab, idx_ba = ctx.saved_tensors
+def _backward(ctx, tensors, grad_ab, _, grad_ba, __):
+    a, b, idx_ab, idx_ba = tensors
     slope_ab = 2 * grad_ab[..., None] * _difference(a.float(), b.float(), idx_ab)  # [B, N, 3]
     slope_ba = 2 * grad_ba[..., None] * _difference(b.float(), a.float(), idx_ba)  # [B, M, 3]
     grads = {}

@@ -256,8 +256,7 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(*_tensors(inputs), stats, hidden if inputs.keep_hidden else None)
 
 
-def _backward(ctx, grad_out, grad_prompt, _, __):
-    tensors = ctx.saved_tensors
+def _backward(ctx, tensors, grad_out, grad_prompt, _, __):
     path_factor = tensors[_TENSORS.index("path_factor")]
     inputs, needs = ctx.inputs, ctx.needs
     if not inputs.prompt:

@@ -43,8 +43,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.idx)
 
 
-def _backward(ctx, grad):
-    (idx,) = ctx.saved_tensors
+def _backward(ctx, tensors, grad):
+    (idx,) = tensors
     return {"values": ops.gather_backward(grad, idx, ctx.num_points)}
 
 
@@ -70,8 +70,8 @@ def _save_sums(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.idx, *([inputs.grad, inputs.weights] if ctx.weighted else []))
 
 
-def _backward_of_sums(ctx, grad_values):
-    idx, *weighted = ctx.saved_tensors
+def _backward_of_sums(ctx, tensors, grad_values):
+    idx, *weighted = tensors
     rows = ops.gather(grad_values, idx)
     if not weighted:
         return {"grad": rows}

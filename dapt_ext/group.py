@@ -91,8 +91,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(patch_idx, center_idx)
 
 
-def _backward(ctx, grad_patches, grad_centers, *_):
-    patch_idx, center_idx = ctx.saved_tensors
+def _backward(ctx, tensors, grad_patches, grad_centers, *_):
+    patch_idx, center_idx = tensors
     grad_centers = grad_centers - grad_patches.sum(2)  # a center is subtracted from all its points
     grad = ops.gather_backward(grad_patches, patch_idx, ctx.num_points)
     grad = grad + ops.gather_backward(grad_centers, center_idx, ctx.num_points)

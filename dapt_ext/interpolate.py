@@ -70,8 +70,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.idx, weights, *([values] if weights.requires_grad else []))
 
 
-def _backward(ctx, grad):
-    idx, weights, *values = ctx.saved_tensors
+def _backward(ctx, tensors, grad):
+    idx, weights, *values = tensors
     grads = {}
     if "values" in ctx.needs:
         grads["values"] = ops.gather_backward(grad, idx, ctx.num_points, weights).to(ctx.dtype)

@@ -50,8 +50,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.queries, inputs.points, idx)
 
 
-def _backward(ctx, grad, _):
-    queries, points, idx = ctx.saved_tensors
+def _backward(ctx, tensors, grad, _):
+    queries, points, idx = tensors
     # d |q - p|^2 = 2 (q - p) (dq - dp)
     slope = 2 * grad[..., None] * _difference(queries, points, idx)  # [B, M, k, 3]
     grads = {}

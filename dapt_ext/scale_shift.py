@@ -169,8 +169,8 @@ def _save_layer(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.weight, inputs.bias, inputs.scale)
 
 
-def _fold_backward(ctx, grad_folded, grad_offset):
-    weight, bias, scale = ctx.saved_tensors
+def _fold_backward(ctx, tensors, grad_folded, grad_offset):
+    weight, bias, scale = tensors
     grads = {"shift": grad_offset}
     if "scale" in ctx.needs:
         grads["scale"] = ops.scale_shift_fold_grad(grad_folded, grad_offset, weight, bias)

@@ -65,8 +65,8 @@ def _save(ctx, inputs, outputs):
     ctx.save_for_backward(x, weight, inputs.neighbors)
 
 
-def _backward(ctx, grad):
-    x, weight, neighbors = ctx.saved_tensors
+def _backward(ctx, tensors, grad):
+    x, weight, neighbors = tensors
     grads = {}
     if "x" in ctx.needs:
         grads["x"] = ops.submanifold_conv_input_grad(grad, weight, neighbors, ctx.tf32)
@@ -87,8 +87,8 @@ def _save_input_grad(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.grad, inputs.weight, inputs.neighbors)
 
 
-def _backward_of_input_grad(ctx, grad_x):
-    grad, weight, neighbors = ctx.saved_tensors
+def _backward_of_input_grad(ctx, tensors, grad_x):
+    grad, weight, neighbors = tensors
     return {
         "grad": ops.submanifold_conv(grad_x, weight, None, neighbors, ctx.tf32),
         "weight": ops.submanifold_conv_weight_grad(grad, grad_x, neighbors, ctx.tf32),
@@ -105,8 +105,8 @@ def _save_weight_grad(ctx, inputs, outputs):
     ctx.save_for_backward(inputs.grad, inputs.x, inputs.neighbors)
 
 
-def _backward_of_weight_grad(ctx, grad_weight):
-    grad, x, neighbors = ctx.saved_tensors
+def _backward_of_weight_grad(ctx, tensors, grad_weight):
+    grad, x, neighbors = tensors
     return {
         "grad": ops.submanifold_conv(x, grad_weight, None, neighbors, ctx.tf32),
         "x": ops.submanifold_conv_input_grad(grad, grad_weight, neighbors, ctx.tf32),

@@ -25,7 +25,11 @@ void run_fps(const float* points, int64_t* idx, int64_t N, int64_t M, uint64_t s
   std::list<std::vector<char>> memory;
   context.scratch = [&](size_t bytes) { return memory.emplace_back(bytes).data(); };
   const auto kernel = dapt::cuda::kFpsKernels[0];
-  dapt::cuda::fps(args, *dapt::cuda::plan_fps_with(kernel, 1, N, dapt::cuda::kH100), context);
+  try {
+    dapt::cuda::fps(args, *dapt::cuda::plan_fps_with(kernel, 1, N, dapt::cuda::kH100), context);
+  } catch (const std::exception&) {
+    idx[0] = -1;  // the host layer found lanes that wait for others in vain
+  }
 }
 """
 
@@ -71,7 +75,7 @@ run(*(ctypes.c_void_p(a.ctypes.data) for a in (points, idx)), *map(ctypes.c_int6
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_index_off_by_one_is_caught(tmp_path, broken):
     old = "if (threadIdx.x < 64) keys[threadIdx.x] = kNone;"
-    new = old.replace("keys[threadIdx.x]", "points[3 * sampling.N + threadIdx.x / 64]")
+    new = old.replace("keys[threadIdx.x]", "points[sampling.N + threadIdx.x / 64].x")
     new = new.replace("kNone", "0")
     sources = broken_copy(tmp_path, old, old + (f" {new}" if broken else ""))
     library = compile_host(sources, sanitize=True)
