@@ -108,7 +108,7 @@ struct Strips {
 // Parallel over strips of 128 columns and parts of the tokens. With a dtype known at compile time
 // and rows in quads, the rows of four tokens are in flight at a time; `void` accepts any rows.
 template <class Stored, class Sum>
-__global__ void __launch_bounds__(kRowThreads) sum_tokens_kernel(const Strips<Sum> strips) {
+__global__ void __launch_bounds__(kRowThreads, 2) sum_tokens_kernel(const Strips<Sum> strips) {
   __shared__ Quad<Sum> sums[2][kStripWarps][32];
   const int C = strips.grad.cols, c = blockIdx.x * kStripColumns + 4 * lane_id();
   const auto read = [&](const Rows& rows, int64_t token) {
