@@ -157,11 +157,11 @@ def chart(record: dict) -> bytes:
     """Draws time and memory against the number of points and clouds, one line per op, as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
     axes = figure.subplots(2, 2)
     rows = record["rows"]
     for op in dict.fromkeys(row["op"] for row in rows):
-        of_op = [row for row in rows if row["op"] == op]
+        of_op = sorted((r for r in rows if r["op"] == op), key=lambda r: (r["N"], r["B"]))
         panels = (
             (axes[0, 0], [r for r in of_op if r["B"] == 1 and r["cloud"] == "spread"], "N"),
             (axes[0, 1], [r for r in of_op if r["B"] == 1 and r["cloud"] == "crowded"], "N"),
@@ -183,7 +183,7 @@ def chart(record: dict) -> bytes:
     for axis, title, label in zip(axes.flat, titles, labels, strict=True):
         axis.set(xscale="log", yscale="log", title=title, xlabel=label)
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     figure.suptitle(f"{record['machine']['cpu']}, one thread", fontsize=9)
     out = io.BytesIO()
     figure.savefig(out, format="png")
