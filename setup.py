@@ -125,7 +125,8 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    # A placeholder that makes setuptools call NativeBuild and tag the wheel with the platform.
+    # CMake has the sources; an extension in this list makes setuptools call NativeBuild and tag the
+    # wheel with the platform.
     ext_modules=[Extension("dapt_ext.libdapt_cpu", sources=[])],
     cmdclass={"bdist_wheel": PlatformWheel, "build": CleanBuild, "build_ext": NativeBuild},
     package_dir={"dapt_ext": "dapt_ext", "dapt": "python/dapt"},

@@ -180,8 +180,7 @@ struct RegisterSlice {
     float farthest[kPoints];
     int slot[kPoints];
     farthest[0] = nearest[0], slot[0] = 0;
-    if constexpr (kThreads <=
-                  256) {  // where registers allow, no comparison waits for all before it
+    if constexpr (kTree) {
 #pragma unroll
       for (int p = 1; p < kPoints; ++p) farthest[p] = nearest[p], slot[p] = p;
 #pragma unroll

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -189,7 +190,7 @@ class StepGraph:
 def _difference(one: list[str], other: list[str]) -> str | None:
     if one == other:
         return None
-    pairs = zip([*one, "the end"], [*other, "the end"], strict=False)
+    pairs = zip_longest(one, other, fillvalue="the end")
     before, after = next((a, b) for a, b in pairs if a != b)
     return (
         f"the steps of this method differ: one has {before} where the next has {after}, so they "
