@@ -1,5 +1,6 @@
 """Published files are recognized by content, fully accounted for, and refused when damaged."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -133,6 +134,34 @@ def test_backbone_of_our_own_pre_training(small_backbone, tmp_path, objective):
     assert set(report.fresh) == {"cls_token", "cls_pos"}
     for entry, value in backbone.state_dict().items():
         assert torch.equal(loaded.state_dict()[entry], value), entry
+
+
+def test_pre_training_starts_from_another_objective_or_from_a_backbone(small_backbone, tmp_path):
+    fields = {**dataclasses.asdict(small_backbone().config)}
+    del fields["class_token"]
+
+    def create(objective, checkpoint="none"):
+        return dapt.create_autoencoder(
+            "point_mae", checkpoint, objective=objective, num_classes=5, decoder_depth=1, **fields
+        )
+
+    for objective in ("rebuild", "classify"):
+        first = create(objective)
+        torch.save(first.state_dict(), tmp_path / "first.pth")
+        torch.save(first.backbone.state_dict(), tmp_path / "backbone.pth")
+        state, random = create("both", tmp_path / "first.pth").state_dict(), create("both")
+        for entry, value in random.state_dict().items():
+            kept = first.state_dict().get(entry)
+            assert state[entry].shape == value.shape
+            assert kept is None or torch.equal(state[entry], kept), entry
+        backbone = create("both", tmp_path / "backbone.pth").backbone
+        assert_same_weights(backbone, first.backbone)
+
+    broken = first.state_dict()
+    del broken["classify.1.bias"]
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises(DaptError, match=r"'classify\.1\.bias' is missing"):
+        create("classify", tmp_path / "broken.pth")
 
 
 def test_a_network_too_small_for_the_file_is_refused(small_backbone, tmp_path):

@@ -11,6 +11,7 @@ from dapt.errors import UsageError
 from dapt.models.checkpoints import load_weights
 from dapt.models.compression import Quantizer, Storage, compress
 from dapt.models.hierarchical import PointM2ae, PointM2aeConfig
+from dapt.models.layout import Layout
 from dapt.models.layouts import AUTOENCODER_LAYOUTS
 from dapt.models.masked_autoencoder import MaskedAutoencoder, Objective
 from dapt.models.point_femae import PointFemaeConfig
@@ -21,7 +22,7 @@ from dapt.models.recon_pp import ReconPpConfig
 from dapt.models.sources import local_file
 from dapt.models.transformer import PointTransformer, PointTransformerConfig
 from dapt.models.uni3d import Uni3dConfig
-from dapt.models.weight_files import read_state
+from dapt.models.weight_files import State, read_state
 from dapt.plugins import entry, installed
 
 BackboneConfig = (
@@ -203,7 +204,9 @@ def create_autoencoder(
 
     Args:
         name: The name of the backbone.
-        checkpoint: Weights to start from; None or "none" means random weights.
+        checkpoint: Weights to start from: of a backbone, or of a pre-training with this or another
+            objective, whose missing parts start at random; "shipped" for the weights that come
+            with the package. None or "none" means random weights.
         mask_ratio: Share of the patches that are hidden.
         decoder_depth: The number of decoder blocks.
         objective: "rebuild", "classify" or "both".
@@ -219,10 +222,28 @@ def create_autoencoder(
     autoencoder = MaskedAutoencoder(
         backbone, mask_ratio, decoder_depth, objective=objective, num_classes=num_classes
     )
-    if checkpoint not in (None, RANDOM):
-        report = load_weights(autoencoder, local_file(checkpoint), AUTOENCODER_LAYOUTS)
-        _log.info("%s", report)
+    if checkpoint in (None, RANDOM):
+        return autoencoder
+    if os.fspath(checkpoint) == SHIPPED:
+        checkpoint = shipped_checkpoint(name)
+        _check_fits(config, name)
+    source = local_file(checkpoint)
+    state = read_state(source)
+    layout = next((layout for layout in AUTOENCODER_LAYOUTS if layout.matches(state)), None)
+    if layout is None:
+        report = load_weights(backbone, source)
+    else:
+        report = load_weights(autoencoder, source, (_without_heads(layout, state, autoencoder),))
+    _log.info("%s", report)
     return autoencoder
+
+
+def _without_heads(layout: Layout, state: State, network: nn.Module) -> Layout:
+    """The layout of a file that may lack whole parts of a network: all but its backbone."""
+    held = {entry: layout.key(entry) in state for entry in network.state_dict()}
+    parts = {entry.partition(".")[0] for entry in held if held[entry]} | {"backbone"}
+    fresh = {entry: "random" for entry in held if entry.partition(".")[0] not in parts}
+    return dataclasses.replace(layout, fresh=fresh)
 
 
 def backbone_config(name: str, **fields) -> BackboneConfig:
