@@ -39,6 +39,16 @@ def test_evaluate_repeats_the_result_of_the_run(trained, tmp_path, capsys):
     assert "mean class accuracy" in capsys.readouterr().out
 
 
+def test_settings_may_stand_before_the_run(trained, tmp_path, capsys):
+    setting, run = ["--data.test", str(tmp_path / "a.npz")], str(trained)
+    said = []
+    for words in ([*setting, run], [run, *setting], [run]):
+        capsys.readouterr()
+        assert cli.main(["evaluate", *words]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+
+
 def test_predict_agrees_with_evaluate(trained, tmp_path):
     """The share of correct labels is the accuracy, and JSON and CSV agree."""
     test = tmp_path / "b.npz"

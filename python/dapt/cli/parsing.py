@@ -25,7 +25,8 @@ class Parser(ArgumentParser):
         super().__init__(prog=f"dapt {command}", description=description)
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse as argparse does, except that argparse accepts `--out=--` as an empty value.
+        """Parse as argparse does, with two differences: `--out=--` has no value, and the word after
+        an unknown option is its value rather than the run folder.
 
         Args:
             args: The words; those of the process by default.
@@ -33,10 +34,20 @@ class Parser(ArgumentParser):
         """
         if is_asked():
             complete(self)
+        words: list[str] = []
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.endswith("=--"):
                 self.error(f"{word[:-3]} has no value")
-        return super().parse_known_args(args, namespace)
+            if words and self._lacks_value(words[-1]) and not word.startswith("--"):
+                words[-1] += f"={word}"
+            else:
+                words.append(word)
+        return super().parse_known_args(words, namespace)
+
+    def _lacks_value(self, word: str) -> bool:
+        """Whether a word is an option that this parser does not know, without a value."""
+        known = any(option.startswith(word) for option in self._option_string_actions)
+        return word.startswith("--") and "=" not in word and not known
 
     def error(self, message: str) -> NoReturn:
         """Raise the error as one sentence, without the usage before it.
