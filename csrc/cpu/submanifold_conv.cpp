@@ -1,97 +1,17 @@
-// Submanifold convolution and the gradient of its weight on the CPU.
+// Submanifold convolution on the CPU.
 //
 // For each tap, the rows that have that neighbor are listed. A block of them is multiplied by the
 // tap's weight in registers: rows are read and sums updated in place, so that nothing is copied for
 // a gather or a scatter. Columns are processed in strips, as wide as the registers allow for the
 // rows of a block.
 #include <algorithm>
-#include <array>
-#include <bit>
 
-#include "cpu/gemm.h"
+#include "cpu/neighbor_pairs.h"
 #include "cpu/parallel.h"
 #include "ops.h"
 
 namespace dapt::cpu::DAPT_ISA {
 namespace {
-
-constexpr int kMostVectors = 3;  // per strip
-template <int kVectors>          // rows x vectors = the sums that fit in registers
-constexpr int kRowsBeside = std::min(kBlockRows, 2 * kBlockRows / kVectors);
-
-/// Columns [begin, begin + width) in `vectors` vectors, the last of which may be partly filled.
-struct Strip {
-  int64_t begin, width;
-  int vectors;
-};
-
-template <class T>
-class Strips {
- public:
-  explicit Strips(int64_t columns)
-      : columns_(columns),
-        vectors_(padded<T>(columns) / kLanesOf<T>),
-        most_(vectors_ % kMostVectors == 0 ? kMostVectors : std::min<int64_t>(vectors_, 2)) {}
-
-  int64_t count() const { return (vectors_ + most_ - 1) / most_; }
-  int64_t longest() const { return most_ * kLanesOf<T>; }
-
-  Strip operator[](int64_t i) const {
-    const int64_t begin = i * longest(), vectors = std::min(most_, vectors_ - i * most_);
-    return {begin, std::min(longest(), columns_ - begin), int(vectors)};
-  }
-
- private:
-  int64_t columns_, vectors_, most_;  // most_: vectors per strip, so that few registers stay empty
-};
-
-/// Calls f with `count`, which is at most kMost, as a compile-time constant.
-template <int kMost, class Function>
-void with_count(int64_t count, const Function& f) {
-  if constexpr (kMost > 0) {
-    count == kMost ? f(std::integral_constant<int, kMost>()) : with_count<kMost - 1>(count, f);
-  }
-}
-
-struct Pair {
-  int32_t row, neighbor;
-};
-
-/// The (row, neighbor) pairs of some rows and taps, tap by tap.
-class Pairs {
- public:
-  Pairs(int64_t rows, int64_t taps)
-      : rows_(rows), pairs_(make_buffer<Pair>(rows * taps)), counts_(make_buffer<int64_t>(taps)) {}
-
-  /// Lists the first `taps` columns of neighbors [rows, all_taps], whose first row is `first`.
-  void list(const int64_t* neighbors, int64_t all_taps, int64_t first, int64_t rows, int64_t taps) {
-    std::fill_n(counts_.get(), taps, 0);
-    for (int64_t row = first; row < first + rows; ++row, neighbors += all_taps) {
-      uint64_t found = 0;  // one bit per tap
-      for (int64_t tap = 0; tap < taps; ++tap) found |= uint64_t(neighbors[tap] >= 0) << tap;
-      for (; found; found &= found - 1) {
-        const int tap = std::countr_zero(found);
-        pairs_[tap * rows_ + counts_[tap]++] = {int32_t(row), int32_t(neighbors[tap])};
-      }
-    }
-  }
-
-  const Pair* of(int64_t tap) const { return pairs_.get() + tap * rows_; }
-  int64_t count(int64_t tap) const { return counts_[tap]; }
-
- private:
-  int64_t rows_;
-  Buffer<Pair> pairs_;  // [taps, rows]
-  Buffer<int64_t> counts_;
-};
-
-/// Prefetches the first lines of a row that is read soon; the hardware fetches the rest.
-template <class T>
-void prefetch(const T* row, int64_t columns) {
-  constexpr int64_t kLine = 64 / sizeof(T), kLines = 4;
-  for (int64_t i = 0; i < std::min(columns, kLines * kLine); i += kLine)
-    __builtin_prefetch(row + i);
-}
 
 /// to[i] += sum over c of from[i][c] * weight[c], for kRows rows of kWide vectors.
 template <int kRows, int kWide, class T>
@@ -205,8 +125,8 @@ void add_tap(const SubmanifoldConvArgs& a, const Pair* list, int64_t count, int6
 
 /// Computes one strip of rows [first, first + count). weight_of(tap) is that tap's packed weight.
 template <class T, class WeightOf>
-void convolve_strip(const SubmanifoldConvArgs& a, const Pairs& pairs, int64_t first, int64_t count,
-                    Strip strip, const WeightOf& weight_of, T* sums) {
+void convolve_strip(const SubmanifoldConvArgs& a, const NeighborPairs& pairs, int64_t first,
+                    int64_t count, Strip strip, const WeightOf& weight_of, T* sums) {
   const int64_t stride = strip.vectors * kLanesOf<T>;
   std::fill_n(sums, count * stride, T(0));
   with_count<kMostVectors>(strip.vectors, [&](auto vectors) {
@@ -231,7 +151,7 @@ void convolve(const SubmanifoldConvArgs& a) {
   if (chunks <= strips.count()) {
     // parallel over strips; each weight is used once, so it is packed just before its use
     parallel_for(strips.count(), 1, [&](int64_t begin, int64_t end) {
-      Pairs pairs(a.M, a.taps);
+      NeighborPairs pairs(a.M, a.taps);
       pairs.list(a.neighbors, a.taps, 0, a.M, a.taps);
       const Buffer<T> sums = make_buffer<T>(a.M * strips.longest());
       const Buffer<T> packed = make_buffer<T>(a.C * strips.longest());
@@ -259,7 +179,7 @@ void convolve(const SubmanifoldConvArgs& a) {
                });
   // parallel over chunks of rows
   parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
-    Pairs pairs(rows, a.taps);
+    NeighborPairs pairs(rows, a.taps);
     const Buffer<T> sums = make_buffer<T>(rows * strips.longest());
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * rows, count = std::min(rows, a.M - first);
@@ -272,148 +192,10 @@ void convolve(const SubmanifoldConvArgs& a) {
   });
 }
 
-/// sums[i] += sum over k of grad[k][d + i] * x[k], for kRows channels and kWide vectors of x.
-template <int kRows, int kWide, class T>
-void sum_products(const T* const* grad, int64_t d, const T* x, int64_t count, T* sums) {
-  constexpr int64_t kStride = kWide * kLanesOf<T>;
-  Vector<T> block[kRows][kWide] = {};
-  for (int64_t k = 0; k < count; ++k, x += kStride) {
-    const T* left = grad[k] + d;
-    Vector<T> right[kWide];
-#pragma GCC unroll 3
-    for (int v = 0; v < kWide; ++v) right[v] = load_vector(x + v * kLanesOf<T>);
-#pragma GCC unroll 12
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 3
-      for (int v = 0; v < kWide; ++v) multiply_add(block[i][v], left[i], right[v]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 3
-    for (int v = 0; v < kWide; ++v) {
-      T* to = sums + i * kStride + v * kLanesOf<T>;
-      block[i][v] += load_vector(to);
-      std::memcpy(to, &block[i][v], sizeof block[i][v]);
-    }
-  }
-}
-
-/// How the sums of a weight's gradient are divided, which also fixes their order: by groups of taps
-/// whose sums fit in the L2 cache, by strips of input channels and, if these are few, by rows.
-struct WeightGradParts {
-  int64_t taps, tap_groups, strips, rows, row_parts;
-
-  template <class T>
-  WeightGradParts(const SubmanifoldConvWeightGradArgs& a, const Strips<T>& strips_of_x) {
-    constexpr int64_t kSums = 65536, kEnough = 16, kFewRows = 2048;
-    taps = std::clamp<int64_t>(kSums / (a.D * strips_of_x.longest()), 3, a.taps);
-    tap_groups = (a.taps + taps - 1) / taps;
-    strips = strips_of_x.count();
-    const int64_t wanted = std::min(kEnough / (tap_groups * strips), a.M / kFewRows);
-    row_parts = std::max<int64_t>(1, wanted);
-    rows = (a.M + row_parts - 1) / row_parts;
-  }
-};
-
-/// Copies a strip of the neighbors' rows to consecutive memory, to [count, kWide vectors].
-template <int kWide, class T>
-void collect(const T* x, int64_t C, int64_t width, const Pair* list, int64_t count, T* to) {
-  constexpr int64_t kStride = kWide * kLanesOf<T>;
-  for (int64_t k = 0; k < count; ++k, to += kStride) {
-    const T* from = x + list[k].neighbor * C;
-    if (width == kStride) {
-      std::memcpy(to, from, kStride * sizeof(T));
-    } else {
-      std::copy_n(from, width, to);
-    }
-  }
-}
-
-/// Computes sums [taps, D, vectors of the strip] over rows [first, end), for some taps and one
-/// strip of input channels.
-template <class T>
-void sum_weight_grad(const SubmanifoldConvWeightGradArgs& a, int64_t first_tap, int64_t taps,
-                     Strip strip, int64_t first, int64_t end, T* sums) {
-  constexpr int64_t kRows = 512;  // per step
-  const int64_t stride = strip.vectors * kLanesOf<T>;
-  const T* x = static_cast<const T*>(a.x) + strip.begin;
-  const Buffer<T> collected = make_zeros<T>(kRows * stride);  // neighbors' rows
-  std::array<const T*, kRows> grad;
-  Pairs pairs(kRows, taps);
-  std::fill_n(sums, taps * a.D * stride, T(0));
-  for (; first < end; first += kRows) {
-    pairs.list(a.neighbors + first * a.taps + first_tap, a.taps, first,
-               std::min(kRows, end - first), taps);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      const Pair* list = pairs.of(tap);
-      const int64_t count = pairs.count(tap);
-      for (int64_t k = 0; k < count; ++k) {
-        grad[k] = static_cast<const T*>(a.grad) + list[k].row * a.D;
-      }
-      with_count<kMostVectors>(strip.vectors, [&](auto vectors) {
-        constexpr int64_t kBlock = kRowsBeside<vectors>;
-        collect<vectors>(x, a.C, strip.width, list, count, collected.get());
-        for (int64_t d = 0; d < a.D; d += kBlock) {
-          T* to = sums + (tap * a.D + d) * stride;
-          with_count<kBlock>(std::min(kBlock, a.D - d), [&](auto rows) {
-            sum_products<rows, vectors>(grad.data(), d, collected.get(), count, to);
-          });
-        }
-      });
-    }
-  }
-}
-
-template <class T>
-void weight_grad(const SubmanifoldConvWeightGradArgs& a) {
-  const Strips<T> strips(a.C);
-  const WeightGradParts parts(a, strips);
-  const int64_t size = parts.taps * a.D * strips.longest();
-  const int64_t blocks = parts.tap_groups * parts.strips;
-  const Buffer<T> sums = make_buffer<T>(blocks * parts.row_parts * size);
-  const auto each_block = [&](int64_t block, const auto& f) {
-    const int64_t tap = block / parts.strips * parts.taps;
-    f(tap, std::min(parts.taps, a.taps - tap), strips[block % parts.strips]);
-  };
-  // parallel over blocks and parts of the rows
-  parallel_for(blocks * parts.row_parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % parts.row_parts * parts.rows;
-      each_block(item / parts.row_parts, [&](int64_t tap, int64_t taps, Strip strip) {
-        sum_weight_grad(a, tap, taps, strip, first, std::min(first + parts.rows, a.M),
-                        sums.get() + item * size);
-      });
-    }
-  });
-  // parallel over blocks
-  parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      T* total = sums.get() + block * parts.row_parts * size;
-      for (int64_t part = 1; part < parts.row_parts; ++part) {
-        for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
-      }
-      each_block(block, [&](int64_t first_tap, int64_t taps, Strip strip) {
-        const int64_t stride = strip.vectors * kLanesOf<T>;
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          for (int64_t d = 0; d < a.D; ++d) {
-            T* to = static_cast<T*>(a.grad_weight) + (d * a.taps + first_tap + tap) * a.C;
-            std::copy_n(total + (tap * a.D + d) * stride, strip.width, to + strip.begin);
-          }
-        }
-      });
-    }
-  });
-}
-
 }  // namespace
 
 void submanifold_conv(const SubmanifoldConvArgs& a) {
   a.dtype == Real::f64 ? convolve<double>(a) : convolve<float>(a);
-}
-
-void submanifold_conv_weight_grad(const SubmanifoldConvWeightGradArgs& a) {
-  a.dtype == Real::f64 ? weight_grad<double>(a) : weight_grad<float>(a);
 }
 
 }  // namespace dapt::cpu::DAPT_ISA

@@ -89,9 +89,11 @@ def test_gathered_where_no_cell_has_neighbors(gathered):
     assert (ops.submanifold_conv_weight_grad(grad, x, neighbors) == 0).all()
 
 
-def test_many_rows_of_few_channels():
-    """There are so many rows that the sums of a weight's gradient are split into parts."""
-    x, weight, _, neighbors = make(40_000, 4, 5, side=40)
+@pytest.mark.parametrize("M, C, D, side", [(40_000, 4, 5, 40), (6000, 48, 64, 22)])
+def test_many_rows(M, C, D, side):
+    """The sums of a weight's gradient are split into parts: by rows, and the wider by taps, too."""
+    x, weight, _, neighbors = make(M, C, D, side)
+    assert len(neighbors) > 4096
     out, grad_x, grad_weight = in_float64(x, weight, None, neighbors)
     mine = submanifold_conv(x, weight, None, neighbors)
     torch.testing.assert_close(mine.double(), out, rtol=1e-5, atol=1e-5)
