@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import safetensors.torch
 import yaml
@@ -53,6 +54,7 @@ def stages(run: Path) -> list[dict]:
     if start not in (None, "none"):
         before = stages(Path(start).parent)
         command += f" --backbone.checkpoint runs/{before[-1]['recipe']}/{Path(start).name}"
+    rate = fmean(line["points_per_second"] for line in epochs)
     stage = {
         "recipe": recipe,
         "command": command,
@@ -62,7 +64,7 @@ def stages(run: Path) -> list[dict]:
         "clouds_seen": best["step"] * settings["batch_size"],
         "steps": best["step"],
         "epochs": f"{best['epoch'] + 1} of {settings['epochs']}",
-        "seconds": round(sum(line["seconds"] for line in epochs if line["step"] <= best["step"])),
+        "seconds": round(best["step"] * settings["batch_size"] * settings["num_points"] / rate),
         "seed": settings["seed"],
         "validation_loss": best["validation_loss"],
     }
