@@ -12,8 +12,10 @@ from dapt.errors import UsageError
 from dapt.methods import side_by_side
 from support.methods import FAMILY, randomize
 
+POSITIONS = ("each_block", "once", "each_block")
 KINDS = {
     "dapt": [dapt.Dapt(rank=8, dropout=0.3), dapt.Dapt(rank=8, drop_path=0.0), dapt.Dapt(rank=8)],
+    "positions in each block": [dapt.Dapt(rank=8, positions=p) for p in POSITIONS],
     "adapter": [dapt.Adapter(rank=5)] * 3,
     "vpt": [dapt.Vpt(prompts=3)] * 3,
     "prefix": [dapt.Prefix(prefixes=3)] * 3,
@@ -123,7 +125,7 @@ def test_heads_that_read_different_blocks(small_backbone):
     "method", [m for m in FAMILY if m not in {"adapter", "dapt", "linear", "prefix", "vpt"}]
 )
 def test_the_others_refuse_in_a_sentence(small_backbone, method):
-    if method in ("dapt, low memory", "peft:lora"):
+    if method in ("dapt, low memory", "dapt, positions in each block", "peft:lora"):
         return
     model = dapt.attach(small_backbone(), FAMILY[method], dapt.Classification(3), "a")
     model.add_adapter("b", FAMILY[method], dapt.Classification(3))

@@ -327,6 +327,25 @@ def test_merge(small_backbone, name):
             forbidden()
 
 
+def test_positions_in_each_block(small_backbone):
+    """All tokens but the prompts get their positions again, before every block."""
+    method = dapt.Dapt(rank=4, positions="each_block")
+    model = dapt.attach(small_backbone(depth=3), method, dapt.Classification(5)).eval().double()
+    randomize(model)
+    network, points = model.backbone, torch.randn(2, 80, 3, dtype=torch.float64)
+    positions = []
+    hook = network.blocks[0].register_forward_pre_hook(lambda _, given: positions.extend(given[:2]))
+    found = network(points)
+    hook.remove()
+    x, added = positions
+    for prompts, block in enumerate(network.blocks):
+        placed = x.clone()
+        placed[:, 0] += added[:, 0]
+        placed[:, 1 + prompts :] += added[:, 1:]
+        x = block.transform(block.attend(placed))
+    assert torch.equal(network.norm(x)[:, -found.patches.shape[1] :], found.patches)
+
+
 def test_a_copy_stands_alone(small_backbone):
     model = dapt.attach(small_backbone(), dapt.Dapt(rank=4), dapt.Classification(5)).eval()
     other, points = copy.deepcopy(model), torch.randn(2, 80, 3)
@@ -344,6 +363,7 @@ def test_settings_are_checked():
         ({"rank": 257}, "rank must be from 1 to 256, got 257"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"drop_path": -0.1}, "drop_path must be at least 0"),
+        ({"positions": "never"}, "positions must be 'once' or 'each_block', got 'never'"),
         ({"memory": "none"}, "memory must be 'default' or 'low', got 'none'"),
     ):
         with pytest.raises(UsageError, match=message):

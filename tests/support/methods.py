@@ -12,6 +12,7 @@ FAMILY = {
     "adapter": dapt.Adapter(rank=5),
     "dapt": dapt.Dapt(rank=8),
     "dapt, low memory": dapt.Dapt(rank=8, memory="low"),
+    "dapt, positions in each block": dapt.Dapt(rank=8, positions="each_block"),
     "dapt, published batch norms": dapt.Dapt(rank=8, freeze_bn=False),
     "density, dapt": dapt.Density.on(dapt.Dapt(rank=8)),
     "density, full, ReLU": dapt.Density.on(dapt.Full(), relu=True),

@@ -38,6 +38,7 @@ class DaptConfig(PeftConfig):
         rank: The number of hidden units of the adapters.
         dropout: The dropout rate inside the adapters.
         drop_path: The drop-path rate of the last block.
+        positions: Where the positions are added: "once" or in "each_block".
         memory: "low" keeps only the inputs of blocks and recomputes the rest.
         target_modules: The names of the backbones to adapt; all by default.
         modules_to_save: Other modules that train and are saved, such as a head.
@@ -46,6 +47,9 @@ class DaptConfig(PeftConfig):
     rank: int = field(default=64, metadata={"help": "Hidden units of the adapters."})
     dropout: float = field(default=0.2, metadata={"help": "Dropout rate inside the adapters."})
     drop_path: float = field(default=0.3, metadata={"help": "Drop-path rate of the last block."})
+    positions: Literal["once", "each_block"] = field(
+        default="once", metadata={"help": "Where the positions are added: once, or in each_block."}
+    )
     memory: Literal["default", "low"] = field(
         default="default", metadata={"help": "low: keep only inputs of blocks, recompute the rest."}
     )
@@ -64,7 +68,11 @@ class DaptConfig(PeftConfig):
     def method(self) -> Dapt:
         """The DAPT method with these settings."""
         return Dapt(
-            rank=self.rank, dropout=self.dropout, drop_path=self.drop_path, memory=self.memory
+            rank=self.rank,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            positions=self.positions,
+            memory=self.memory,
         )
 
 

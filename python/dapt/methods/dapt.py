@@ -31,6 +31,8 @@ class Dapt(Method):
         head_tokens: What the head reads; None for the backbone's own tokens and the mean of the
             prompts.
         freeze_bn: False lets batch norms update their statistics, as in the published code.
+        positions: Where the positions are added: "once", before the first block, as published, or
+            in "each_block", as most backbones do in their pre-training.
         memory: "low" keeps only the inputs of blocks and recomputes the rest in the backward.
     """
 
@@ -41,6 +43,7 @@ class Dapt(Method):
     drop_path: float = 0.3
     head_tokens: tuple[str, ...] | None = None
     freeze_bn: bool = True
+    positions: Literal["once", "each_block"] = "once"
     memory: Literal["default", "low"] = "default"
 
     def __post_init__(self):
@@ -50,6 +53,8 @@ class Dapt(Method):
             rate = getattr(self, name)
             if not 0 <= rate < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, got {rate}")
+        if self.positions not in ("once", "each_block"):
+            raise UsageError(f"positions must be 'once' or 'each_block', got '{self.positions}'")
         if self.memory not in ("default", "low"):
             raise UsageError(f"memory must be 'default' or 'low', got '{self.memory}'")
         if self.head_tokens is not None:
@@ -94,8 +99,9 @@ class Dapt(Method):
                     block,
                     self,
                     drop_path=next(rates),
-                    add_positions=i == 0 or block.own_positions,
-                    prompt_at=backbone.num_class_tokens if with_prompt else None,
+                    add_positions=i == 0 or block.own_positions or self.positions != "once",
+                    prompt_at=backbone.num_class_tokens,
+                    with_prompt=with_prompt,
                 )
                 replacements.put(stack, str(i), wrapped)
         if not self.freeze_bn:
@@ -158,9 +164,9 @@ class DaptBlock(nn.Module):
         frozen: The backbone's block, whose layers already carry their scale and shift.
         config: The settings of the method.
         drop_path: Rate of this block.
-        add_positions: Whether the block adds the positions: DAPT adds them once, before the first
-            block, unless blocks make them themselves.
-        prompt_at: Where among the tokens the prompt is inserted; None for no prompt.
+        add_positions: Whether the block adds the positions, to all tokens but the prompts.
+        prompt_at: Where among the tokens the prompts are inserted.
+        with_prompt: Whether this block inserts one.
     """
 
     def __init__(
@@ -169,13 +175,14 @@ class DaptBlock(nn.Module):
         config: Dapt,
         drop_path: float,
         add_positions: bool,
-        prompt_at: int | None,
+        prompt_at: int,
+        with_prompt: bool,
     ):
         super().__init__()
         self.dim = dim = frozen.dim
         self.frozen = frozen  # its layers already carry their scale and shift
         self.adapter = DynamicAdapter(dim, config.rank, config.dropout, config.memory)
-        self.prompt = None if prompt_at is None else ScaleShift(dim)
+        self.prompt = ScaleShift(dim) if with_prompt else None
         self.prompt_at = prompt_at
         self.drop_path = drop_path
         self.add_positions = add_positions
@@ -188,8 +195,20 @@ class DaptBlock(nn.Module):
         return self._run(x, mask)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The tokens, with their positions if this block adds them."""
-        return self.frozen.place(x, positions) if self.add_positions else x
+        """The tokens, with their positions if this block adds them.
+
+        Args:
+            x: [B, T + P, C], with the P prompts of the blocks before.
+            positions: [B, T, C].
+        """
+        if not self.add_positions:
+            return x
+        prompts = x.shape[1] - positions.shape[1]
+        if prompts and not self.frozen.own_positions:
+            none = positions.new_zeros(len(positions), prompts, self.dim)
+            before, after = positions.tensor_split([self.prompt_at], 1)
+            positions = torch.cat([before, none, after], 1)
+        return self.frozen.place(x, positions)
 
     def attend(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The first half."""
