@@ -2,6 +2,7 @@
 
     python benchmarks/probe.py --backbone point_mae_tiny
     python benchmarks/probe.py --clouds train.npz test.npz --up z    # on your own clouds
+    python benchmarks/probe.py --variants hardest --untrained    # also below an untrained DAPT
 
 Prints JSON.
 """
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--variants", default="only,bg,hardest", help="variants of built-in scans")
     parser.add_argument("--clouds", nargs=2, metavar=("TRAIN", "TEST"), help="npz files to use")
     parser.add_argument("--up", default="y", help="the clouds' vertical axis")
+    parser.add_argument("--untrained", action="store_true", help="also below an untrained DAPT")
     options = parser.parse_args()
     if options.clouds:
         fields = dict(zip(("train", "test"), options.clouds, strict=True)) | {"up": options.up}
@@ -38,9 +40,16 @@ def main() -> None:
         torch.manual_seed(0)
         random = dapt.create_backbone(options.backbone, "none")
         trained = dapt.create_backbone(options.backbone, checkpoint=options.checkpoint)
+        networks = {"random": random, "pretrained": trained}
+        for positions in ("once", "each_block") if options.untrained else ():
+            torch.manual_seed(0)
+            backbone = dapt.create_backbone(options.backbone, checkpoint=options.checkpoint)
+            method = dapt.Dapt(dropout=0.0, drop_path=0.0, positions=positions)
+            model = dapt.attach(backbone, method, dapt.Classification(train.num_classes))
+            networks[f"untrained DAPT, positions {positions}"] = model.backbone
         table[title] = {
-            weights: round(linear_probe(backbone, train, test), 4)
-            for weights, backbone in (("random", random), ("pretrained", trained))
+            weights: round(linear_probe(network, train, test), 4)
+            for weights, network in networks.items()
         }
         print(title, table[title], file=sys.stderr)
     print(json.dumps(table, indent=1))
