@@ -92,6 +92,7 @@ COMPRESSED = [
 ]
 ABLATION = [
     ("dapt", []),
+    ("positions once", ["--method.positions", "once"]),
     ("rank 16", ["--method.rank", "16"]),
     ("rank 32", ["--method.rank", "32"]),
     ("rank 128", ["--method.rank", "128"]),

@@ -58,7 +58,7 @@ def test_every_command_is_one_that_dapt_takes(name, tables, tmp_path, monkeypatc
     monkeypatch.setattr(compare, "compare", plan)
     for line in lines[1:]:
         assert cli.main(shlex.split(line)[1:]) == 0
-    assert len(planned) == {"low_label": 3, "compressed": 5, "ablation": 16}.get(name, 1)
+    assert len(planned) == {"low_label": 3, "compressed": 5, "ablation": 17}.get(name, 1)
     settings = [run.settings for runs in planned for run in runs]
     assert len({repr(each) for each in settings}) == len(settings)  # no two variants are the same
 
