@@ -137,7 +137,7 @@ def test_backbone_of_our_own_pre_training(small_backbone, tmp_path, objective):
 
 
 def test_pre_training_starts_from_another_objective_or_from_a_backbone(small_backbone, tmp_path):
-    fields = {**dataclasses.asdict(small_backbone().config)}
+    fields = dataclasses.asdict(small_backbone().config)
     del fields["class_token"]
 
     def create(objective, checkpoint="none"):

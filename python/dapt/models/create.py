@@ -139,10 +139,7 @@ def create_backbone(
         )
     if checkpoint in (None, RANDOM):
         return _compressed(config.build())
-    if os.fspath(checkpoint) == SHIPPED:
-        checkpoint = shipped_checkpoint(name)
-        _check_fits(config, name)
-    checkpoint = local_file(checkpoint)
+    checkpoint = _file_of(checkpoint, config, name)
     if hasattr(config, "fitted"):
         config = config.fitted(read_state(checkpoint), fields)
     with torch.device("meta"):  # the weights come from the file
@@ -169,6 +166,14 @@ def _shapes(config: BackboneConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
         state = config.build().state_dict()
     return {entry: value.shape for entry, value in state.items() if not entry.startswith("cls_")}
+
+
+def _file_of(checkpoint: str | os.PathLike, config: BackboneConfig, name: str) -> str | os.PathLike:
+    """The file of a checkpoint, which may be "shipped" if those weights fit."""
+    if os.fspath(checkpoint) == SHIPPED:
+        checkpoint = shipped_checkpoint(name)
+        _check_fits(config, name)
+    return local_file(checkpoint)
 
 
 def _check_fits(config: BackboneConfig, name: str) -> None:
@@ -224,10 +229,7 @@ def create_autoencoder(
     )
     if checkpoint in (None, RANDOM):
         return autoencoder
-    if os.fspath(checkpoint) == SHIPPED:
-        checkpoint = shipped_checkpoint(name)
-        _check_fits(config, name)
-    source = local_file(checkpoint)
+    source = _file_of(checkpoint, config, name)
     state = read_state(source)
     layout = next((layout for layout in AUTOENCODER_LAYOUTS if layout.matches(state)), None)
     if layout is None:
