@@ -16,7 +16,8 @@ import dapt
 import dapt_ext
 from dapt import cli
 from dapt.errors import UsageError
-from support.methods import attached, randomize
+from dapt.inference.export import traced
+from support.methods import FAMILY, attached, randomize
 
 ROOT = Path(__file__).parents[2]
 needs_onnx = pytest.mark.skipif(
@@ -70,6 +71,22 @@ def test_onnx_says_what_the_model_says(small_backbone, tmp_path, method, backbon
     assert model.training and not model.is_merged  # left unchanged
     shapes = [(2, 80), (1, 40), (5, 137)]
     assert_like(model.eval(), lambda points: in_onnxruntime(path, points), shapes)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        each
+        if each == "dapt, positions in each block"
+        else pytest.param(each, marks=pytest.mark.slow)
+        for each in FAMILY
+    ],
+)
+def test_every_method_takes_any_number_of_clouds_and_points(small_backbone, method):
+    model = attached(small_backbone(), method)
+    randomize(model)
+    program = traced(model.eval()).module()
+    assert_like(model, lambda points: program(points, None), [(2, 80), (1, 40), (5, 137)])
 
 
 @pytest.mark.slow

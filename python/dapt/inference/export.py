@@ -50,8 +50,7 @@ def export(
     path = Path(path)
     format = path.suffix.removeprefix(".") if format is None else format
     look_up("format", format, dict.fromkeys(FORMATS))
-    adapter = model.adapter if model.is_merged else model.adapter.folded()
-    program, notes = _program(adapter, num_points), _notes(adapter, num_points)
+    program, notes = traced(model, num_points), _notes(model.adapter, num_points)
     content = _pt2(program, notes) if format == "pt2" else _onnx(program, notes)
     write_atomically(path, content)
     return path
@@ -77,7 +76,15 @@ class Exported(nn.Module):
         return self.head(features, points[..., :3], *given)
 
 
-def _program(adapter: Attachment, num_points: int | None) -> torch.export.ExportedProgram:
+@torch.no_grad()
+def traced(model: AdaptedModel, num_points: int | None = None) -> torch.export.ExportedProgram:
+    """The model's program for any number of clouds, as the formats are written from it.
+
+    Args:
+        model: The model, as in `export`.
+        num_points: As in `export`.
+    """
+    adapter = model.adapter if model.is_merged else model.adapter.folded()
     network = adapter.network
     if is_packed(network):
         raise UsageError(

@@ -205,7 +205,7 @@ class DaptBlock(nn.Module):
             return x
         prompts = x.shape[1] - positions.shape[1]
         if prompts and not self.frozen.own_positions:
-            none = positions.new_zeros(len(positions), prompts, self.dim)
+            none = positions.new_zeros(positions.shape[0], prompts, self.dim)
             before, after = positions.tensor_split([self.prompt_at], 1)
             positions = torch.cat([before, none, after], 1)
         return self.frozen.place(x, positions)

@@ -169,7 +169,7 @@ class PointPeftStack(FrozenStack):
     def _geometry(self, centers: Tensor, prompted: bool) -> Geometry:
         coordinates, half = centers, max(centers.shape[1] // 2, 1)
         if prompted:
-            own = self.shared.coordinates.to(centers.dtype).expand(len(centers), -1, -1)
+            own = self.shared.coordinates.to(centers.dtype).expand(centers.shape[0], -1, -1)
             coordinates = torch.cat([own, centers], 1)
         size = min(self.neighbors, coordinates.shape[1])
         groups = dapt_ext.group(coordinates, half, size, near_origin=self.near_origin)
@@ -290,7 +290,7 @@ class BlockAdapter(nn.Module):
         Args:
             prior: [B, P, C], the memory's output for each cloud.
         """
-        learned = self.prompt_tokens.expand(len(prior), -1, -1)
+        learned = self.prompt_tokens.expand(prior.shape[0], -1, -1)
         return F.dropout(learned, self.dropout, self.training) + self.from_prior(
             prior, residual=prior
         )
