@@ -79,7 +79,7 @@ TABLES = {
     "shapes": Table("npz", ALL, 1050, 308, 20, REAL, held_out=True),
     "electronics": Table("npz", ALL, 620, 183, 30, REAL, held_out=True),
     "parts": Table("synthetic_parts", PARTS, 680, 201, 20, REAL, held_out=True),
-    "corrupted": Table("synthetic", FEW, 1080, 300, 15, ("--data.test_size", "300")),
+    "corrupted": Table("npz", FEW, 1050, 308, 20, (*REAL, "--corrupt", "all"), held_out=True),
 }
 # Variants as (name, flags): each is a comparison of its own, and their rows form one table.
 LABELS = [(f"labels_{share}", ["--label_share", share]) for share in ("0.01", "0.05", "0.1")]
@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("table", choices=(*TABLES, *MANY, "ranks"))
     parser.add_argument("files", nargs="*", type=Path, help="for ranks: the comparison.json files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="npz with groups: shapes, electronics, parts")
+    parser.add_argument("--data", type=Path, help="npz with groups, for the tables of files")
     parser.add_argument("--methods", help="comma-separated, instead of the table's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="run as many epochs as fit into this time")
@@ -329,8 +329,6 @@ def main() -> None:
     minutes = times * seconds(table, epochs, options.seeds) / 60
     print(f"{len(methods)} methods, {epochs} epochs, about {minutes:.0f} min on {cores()} cores")
     if variants is None:
-        if options.table == "corrupted":
-            flags = ["--corrupt", "all", *flags]
         run([command(table, methods, epochs, options.seeds, options.out, flags)], options.dry_run)
         return
     run(
