@@ -31,6 +31,15 @@ def test_it_learns(run):
     assert result["saved_activation_bytes"] > 0 and result["seconds_per_step"] > 0
 
 
+def test_a_quantized_weight_counts_as_the_weight_it_encodes(run):
+    quantized = {"backbone": TINY["backbone"] | {"weights": "nf4"}}
+    results = [run("float"), run("nf4", **quantized)]
+    totals = [
+        json.loads((out / "result.json").read_text())["total_parameters"] for out, _ in results
+    ]
+    assert totals[0] == totals[1]
+
+
 def test_the_test_split_does_not_choose_the_epoch(run):
     """The same weights and the same best epoch, with and without a test file."""
     alone, tested = run("alone")[0], run("tested", "--with-test")[0]

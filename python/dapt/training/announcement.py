@@ -5,6 +5,7 @@ import logging
 import torch
 from lightning_fabric import Fabric
 
+from dapt.models import count_parameters
 from dapt.models.pretrained import RANDOM
 from dapt.runs.settings import Settings
 from dapt.training.job import Job
@@ -30,7 +31,7 @@ def announce(job: Job, settings: Settings, fabric: Fabric, trained: int) -> None
     device, precision = fabric.device, settings.training.precision
     where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else _name_of(device)
     log.info("machine: %s%s, %s, precision %s", device.type, processes, where, precision)
-    total = sum(weight.numel() for weight in job.model.parameters())
+    total = count_parameters(job.model)
     what = f"{method.name} on {settings.backbone.name}" if method else "all weights"
     share = f"{trained / total:.2%}"
     log.info("%s: trains %s of %s parameters (%s)", what, f"{trained:,}", f"{total:,}", share)

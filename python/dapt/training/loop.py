@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from dapt.data import BatchSampler, loader
 from dapt.data.transforms import Share
 from dapt.errors import DaptError, Interrupted, UsageError
+from dapt.models import count_parameters
 from dapt.runs.children import on_signals
 from dapt.runs.folder import RunFolder
 from dapt.runs.memory import peak_memory
@@ -298,7 +299,7 @@ class Trainer:
             "method": "pretrain" if method is None else method.name,
             **self.best.result(),
             "trainable_parameters": self._trained(),
-            "total_parameters": sum(weight.numel() for weight in self.job.model.parameters()),
+            "total_parameters": count_parameters(self.job.model),
             "saved_activation_bytes": self.updates.activation_bytes,
             "peak_memory_bytes": peak_memory(self.fabric.device),
             "seconds_per_step": self.spent["seconds"] / max(self.spent["steps"], 1),
